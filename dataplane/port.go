@@ -1,0 +1,100 @@
+// Package dataplane carries frames between Ports and the classifier and
+// applies verdicts: one Worker per queue, no allocation per packet, violations
+// and flow records out. It knows nothing of orchestrators; cmd hands it
+// endpoints and tables.
+package dataplane
+
+import (
+	"gatehouse/classify"
+	"gatehouse/policy"
+)
+
+// Direction is the hook that steered a frame to the slow path.
+type Direction uint8
+
+const (
+	FromEndpoint Direction = iota // tcx ingress of the endpoint's host-side veth
+	ToEndpoint                    // tcx egress of it
+)
+
+// Frame is one Ethernet frame borrowed from a Port: Data is valid until the
+// frame is given back by Send or Release. Data starts at the destination MAC;
+// the steering tag has been read into Slot and Dir and still sits in Data at
+// byte 12 where L3 is 18, so that the frame can go back out uncopied.
+type Frame struct {
+	Data []byte
+	L3   int       // offset of the network header: 18 with the steering tag, 14 without
+	Slot uint16    // which endpoint's hook; number unique in the Port
+	Dir  Direction // which hook
+	Ref  uint64    // the Port's own handle
+}
+
+// Port is a device that frames enter and leave by. A Port has one user
+// goroutine; only Close may be called from another.
+type Port interface {
+	// Recv fills frames with what waits, without blocking, and returns how many.
+	Recv(frames []Frame) int
+	// Send gives frames back to be transmitted to where they came from (same
+	// Slot, same Dir). Order is kept. Nothing leaves before Flush.
+	Send(frames []Frame)
+	// Alloc borrows an empty frame of the port's full size, for a reject.
+	// False when none is free.
+	Alloc() (Frame, bool)
+	// Release gives frames back to be reused; they are dropped.
+	Release(frames []Frame)
+	// Flush transmits what Send queued; it retries what the kernel could not
+	// take yet and reports errors that do not pass (device gone).
+	Flush() error
+	// FD becomes readable when Recv would return frames.
+	FD() int
+	Close() error
+}
+
+// Endpoint is one admitted network interface, as the packet path needs it.
+// Values are immutable once handed over.
+type Endpoint struct {
+	ID        string // policy.Endpoint.ID
+	Workload  string
+	Slot      uint16 // steering tag, unique in Space
+	Space     int    // which network namespace's slow-path pair carries it
+	Zone      policy.Zone
+	Ifindex   uint32 // of the host-side veth, in its own namespace
+	Bridge    uint32 // ifindex of its bridge; redirect_peer only where Space and Bridge are equal
+	MAC       policy.MAC
+	Gateway   policy.MAC // of the bridge device: frames to it leave the network
+	Addrs     [][16]byte // IPv4 as v4-mapped; the link-local one included
+	Overlay   bool       // unknown unicast MACs are remote tasks, not an error
+	ICC       bool
+	Mode      policy.Mode
+	RanBefore bool  // its workload was running before the gateway attached (V9)
+	Attached  int64 // nanoseconds, CLOCK_MONOTONIC
+}
+
+// FlowEntry is one connection in the kernel's flow map. Index 0 of the pairs
+// is the side whose address and port sort first in Key.
+type FlowEntry struct {
+	Key       classify.FlowKey
+	Epoch     uint32
+	Ifindex   [2]uint32      // of the local endpoint on that side, 0 = not local
+	MAC       [2]policy.MAC  // that frames from and to that side carry
+	Initiator uint8          // 0 or 1
+	Verdict   policy.Verdict // Allow or Drop
+	Peer      bool           // redirect_peer may be used
+	App       policy.App
+	Inner     policy.App
+	Closed    uint8     // bit 0,1: FIN from that side; bit 2: RST
+	Packets   [2]uint32 // wraps
+	Bytes     [2]uint64
+	Seen      uint32 // coarse seconds, CLOCK_MONOTONIC
+}
+
+// FlowMap is the kernel's flow map. Safe for concurrent use.
+type FlowMap interface {
+	// Put inserts or replaces entries; the error names how many were refused
+	// because the map is full.
+	Put(entries []FlowEntry) error
+	Delete(keys []classify.FlowKey) error
+	// Scan reads the next slice of the map into entries and returns how many,
+	// and whether the end was reached (the next call starts over).
+	Scan(entries []FlowEntry) (n int, end bool, err error)
+}
