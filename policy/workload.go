@@ -49,14 +49,19 @@ type Label struct {
 
 // Image is what is known of a workload's image.
 type Image struct {
-	Ref          string            `json:"ref"`               // as the deployer wrote it: "wordpress:6-apache"
-	Repository   string            `json:"repository"`        // normalised, no tag: "docker.io/library/wordpress"
-	Tag          string            `json:"tag,omitempty"`     // "6-apache"; "" with a bare digest
-	ID           string            `json:"id,omitempty"`      // the engine's image id, sha256:...
-	RepoDigests  []string          `json:"digests,omitempty"` // "docker.io/library/wordpress@sha256:..." as the engine lists them
-	ClassicStore bool              `json:"classicStore"`      // RepoDigests are proof of origin only with the classic image store (T3)
-	Labels       map[string]string `json:"labels,omitempty"`
-	Built        bool              `json:"built,omitempty"` // built by this workload's own Compose project
+	Ref          string   `json:"ref"`               // as the deployer wrote it: "wordpress:6-apache"
+	Repository   string   `json:"repository"`        // normalised, no tag: "docker.io/library/wordpress"
+	Tag          string   `json:"tag,omitempty"`     // "6-apache"; "" with a bare digest
+	ID           string   `json:"id,omitempty"`      // the engine's image id, sha256:...
+	RepoDigests  []string `json:"digests,omitempty"` // "docker.io/library/wordpress@sha256:..." as the engine lists them
+	ClassicStore bool     `json:"classicStore"`      // RepoDigests are proof of origin only with the classic image store (T3)
+	// PulledFrom are the repositories, normalised, from which the engine's own
+	// image identity says this image was pulled; a retag does not change them
+	// (T3). Empty with engines that keep no identity.
+	PulledFrom []string          `json:"pulledFrom,omitempty"`
+	Labels     map[string]string `json:"labels,omitempty"`
+	EnvKeys    []string          `json:"envKeys,omitempty"` // keys of the image's own environment, hints only (T5)
+	Built      bool              `json:"built,omitempty"`   // built by this workload's own Compose project
 }
 
 // Published is a port that the deployer offers on the host's addresses (R13).
