@@ -30,7 +30,7 @@ type Frame struct {
 }
 
 // Port is a device that frames enter and leave by. A Port has one user
-// goroutine; only Close may be called from another.
+// goroutine; only Close and Stats may be called from another.
 type Port interface {
 	// Recv fills frames with what waits, without blocking, and returns how many.
 	Recv(frames []Frame) int
@@ -45,9 +45,25 @@ type Port interface {
 	// Flush transmits what Send queued; it retries what the kernel could not
 	// take yet and reports errors that do not pass (device gone).
 	Flush() error
+	// Pending is how many sent frames the kernel has not taken yet: while it is
+	// not 0, Flush wants to be called again soon.
+	Pending() int
+	// Stats may be called from any goroutine.
+	Stats() PortStats
 	// FD becomes readable when Recv would return frames.
 	FD() int
 	Close() error
+}
+
+// PortStats counts what a Port did since it was opened.
+type PortStats struct {
+	Received, Sent uint64
+	Malformed      uint64 // without the steering tag: dropped
+	Kicks          uint64 // system calls to transmit
+	Again          uint64 // of those, how many did not take everything
+	NoFrame        uint64 // dropped by the kernel: no frame to receive into
+	RingFull       uint64 // dropped by the kernel: receive ring full
+	Invalid        uint64 // refused by the kernel: too long, or a descriptor of ours it did not like
 }
 
 // Endpoint is one admitted network interface, as the packet path needs it.
