@@ -1,0 +1,140 @@
+#!/usr/bin/env bash
+# setup.sh [build|docker|test|demo|bench|generate]...: what this machine needs.
+#
+# Checks root, kernel and Go, and installs the Debian packages that are
+# missing, and only those. With everything there it takes a fraction of a
+# second and changes nothing. Every missing thing is named before it stops.
+set -euo pipefail
+
+parts=("$@")
+((${#parts[@]})) || parts=(test demo)
+
+missing=()
+lack() { missing+=("$1"); }
+say() { printf 'setup: %s\n' "$*" >&2; }
+
+check_root() { ((EUID == 0)) || lack "root: run it with sudo"; }
+
+check_kernel() {
+	local release major minor
+	release=$(uname -r)
+	IFS=.- read -r major minor _ <<<"$release"
+	if ((major < 6 || (major == 6 && minor < 6))); then
+		lack "a kernel of 6.6 or later (this is $release): the eBPF programs attach by tcx links"
+	fi
+	[[ -r /sys/kernel/btf/vmlinux || -e /proc/sys/net/core/bpf_jit_enable ]] ||
+		lack "a kernel with eBPF (CONFIG_BPF_SYSCALL, CONFIG_BPF_JIT)"
+}
+
+# check_features makes a throw-away namespace and a veth pair in it; the tests
+# themselves probe tcx, XDP and AF_XDP by using them.
+check_features() {
+	unshare --net sh -c 'ip link add gh-probe0 type veth peer name gh-probe1 && ip link add gh-probe2 type bridge' 2>/dev/null ||
+		lack "network namespaces with veth and bridge (CONFIG_NET_NS, CONFIG_VETH, CONFIG_BRIDGE)"
+	unshare --net nft 'add table bridge gh_probe' 2>/dev/null ||
+		lack "nftables in the bridge family (CONFIG_NF_TABLES_BRIDGE)"
+	if ! grep -q ' /sys/fs/bpf bpf ' /proc/mounts; then
+		mount -t bpf bpf /sys/fs/bpf 2>/dev/null || lack "the bpf file system on /sys/fs/bpf"
+	fi
+}
+
+check_go() {
+	local want have
+	PATH=$PATH:/usr/local/go/bin
+	command -v go >/dev/null || { lack "Go on the PATH or in /usr/local/go"; return; }
+	want=$(awk '$1 == "go" {print $2; exit}' "$(dirname "$0")/../go.mod")
+	have=$(GOTOOLCHAIN=local go env GOVERSION)
+	[[ $(printf '%s\n' "$want" "${have#go}" | sort -V | head -1) == "$want" ]] || lack "Go $want or later (this is ${have#go})"
+}
+
+# packages PART: "command package" lines.
+packages() {
+	case $1 in
+	build) ;;
+	docker) echo "dockerd docker.io
+docker docker.io
+iptables iptables" ;;
+	test) packages docker; echo "ip iproute2
+nft nftables
+gcc gcc
+nsenter util-linux" ;;
+	demo) packages docker; echo "ip iproute2
+nft nftables
+dpkg-deb dpkg" ;;
+	bench) echo "ip iproute2
+iptables iptables
+nft nftables" ;;
+	generate) echo "clang clang-14
+llvm-strip llvm-14
+/usr/include/bpf/bpf_helpers.h libbpf-dev
+/usr/include/linux/bpf.h linux-libc-dev" ;;
+	*) say "unknown part \"$1\": one of build, docker, test, demo, bench, generate"; exit 2 ;;
+	esac
+}
+
+# present THING: a command on the PATH, in its versioned form too (clang-14),
+# or a file.
+present() {
+	[[ $1 == /* ]] && { [[ -e $1 ]]; return; }
+	command -v "$1" >/dev/null || command -v "$1-14" >/dev/null
+}
+
+install_packages() {
+	local part thing package want=() list
+	for part in "${parts[@]}"; do
+		list=$(packages "$part")
+		while read -r thing package; do
+			[[ -n $thing ]] || continue
+			present "$thing" || want+=("$package")
+		done <<<"$list"
+	done
+	((${#want[@]})) || return 0
+	mapfile -t want < <(printf '%s\n' "${want[@]}" | sort -u)
+	if ! command -v apt-get >/dev/null; then
+		lack "these, and there is no apt-get to install them with: ${want[*]}"
+		return
+	fi
+	if ((EUID != 0)); then
+		lack "these packages, and installing needs root: ${want[*]}"
+		return
+	fi
+	say "installing ${want[*]}"
+	export DEBIAN_FRONTEND=noninteractive
+	local apt=(apt-get -qq -o DPkg::Lock::Timeout=120 -o Dpkg::Use-Pty=0)
+	# No daemon is started by the installation: with-docker.sh starts one for
+	# as long as it is needed.
+	local policy=/usr/sbin/policy-rc.d made_policy=
+	if [[ ! -e $policy && ! -d /run/systemd/system ]]; then
+		printf '#!/bin/sh\nexit 101\n' >"$policy"
+		chmod 755 "$policy"
+		made_policy=1
+	fi
+	local log failed=
+	log=$(mktemp)
+	"${apt[@]}" update >"$log" 2>&1 </dev/null || true
+	"${apt[@]}" install -y --no-install-recommends "${want[@]}" >>"$log" 2>&1 </dev/null || failed=1
+	[[ -z $made_policy ]] || rm -f "$policy"
+	if [[ -n $failed ]]; then
+		tail -n 15 "$log" >&2
+		lack "packages that apt-get could not install: ${want[*]}"
+	fi
+	rm -f "$log"
+}
+
+needs_root=
+for part in "${parts[@]}"; do
+	packages "$part" >/dev/null
+	[[ $part == build || $part == generate ]] || needs_root=1
+done
+
+[[ -z $needs_root ]] || check_root
+[[ -z $needs_root ]] || check_kernel
+check_go
+install_packages
+[[ -z $needs_root ]] || ((${#missing[@]})) || check_features
+
+if ((${#missing[@]})); then
+	say "this machine lacks:"
+	printf '  - %s\n' "${missing[@]}" >&2
+	exit 1
+fi
