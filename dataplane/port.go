@@ -95,6 +95,7 @@ type FlowEntry struct {
 	MAC       [2]policy.MAC  // that frames from and to that side carry
 	Initiator uint8          // 0 or 1
 	Verdict   policy.Verdict // Allow or Drop
+	Reason    policy.Reason  // of a Drop, for the counters
 	Peer      bool           // redirect_peer may be used
 	App       policy.App
 	Inner     policy.App
