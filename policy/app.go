@@ -103,23 +103,20 @@ func ParseApp(name string) (App, bool) {
 // appParents: a statement for the parent also covers the child, which is
 // spoken inside it: grpc is http2, http2 and websocket are forms of http.
 // ICMPv6 echo is what a statement for icmp means in IPv6 (R21).
-var appParents = map[App]App{
+var appParents = [AppCount]App{
 	AppHTTP2: AppHTTP, AppGRPC: AppHTTP2, AppWebSocket: AppHTTP,
 	AppDocker: AppHTTP, AppKubernetes: AppHTTP, AppEtcd: AppGRPC, AppICMPv6: AppICMP,
 }
 
 // Is reports whether a is b or spoken inside b (http2 is http).
 func (a App) Is(b App) bool {
-	for {
-		if a == b {
-			return true
-		}
-		p, ok := appParents[a]
-		if !ok {
+	for a != b {
+		if a >= AppCount || appParents[a] == AppNone {
 			return false
 		}
-		a = p
+		a = appParents[a]
 	}
+	return true
 }
 
 // TLSForms is the set of ways in which an application may use TLS.

@@ -40,9 +40,6 @@ func splitImage(ref string) (repository, tag, digest string, err error) {
 			return "", "", "", errors.New("want a tag of letters, digits, '_', '.' and '-' after ':'")
 		}
 	}
-	if isHex(name, 64) {
-		return "", "", "", errors.New("this is an image id, not a name")
-	}
 	registry, path := splitRegistry(name)
 	if !isRegistry(registry) {
 		return "", "", "", errors.New("want a registry such as registry.example:5000 before the first '/'")

@@ -1,0 +1,515 @@
+package policy
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+)
+
+// Input is all that a table is compiled from.
+type Input struct {
+	Epoch      uint32
+	Snapshot   *Snapshot
+	Groups     []Group
+	Statements []Statement
+	// ExtraSite counts as site besides the private prefixes, NotSite does not
+	// (A13); of two that hold an address the longer prefix counts.
+	ExtraSite, NotSite []netip.Prefix
+	// ExtraMetadata are metadata addresses besides the known ones (A8).
+	ExtraMetadata []netip.Addr
+}
+
+// These stand in a Rule for the peers that Compile does not write out; no
+// address resolves to them.
+const (
+	IDWorkload Identity = 62 // any workload
+	IDAny      Identity = 63 // every peer but unknown, metadata, orchestrator, multicast, broadcast
+)
+
+// Rule is one line of the compiled table: one statement makes one for each
+// pair of its peers and each of its port ranges.
+type Rule struct {
+	Statement     int       `json:"statement"` // index into Table.Statements
+	From          Identity  `json:"from"`
+	To            Identity  `json:"to"`
+	Ports         PortRange `json:"ports"` // all ports of a protocol where the statement says any
+	App           AppMatch  `json:"app"`
+	Verdict       Verdict   `json:"verdict"`
+	Tier          Tier      `json:"tier"`
+	Speaks        Speaks    `json:"speaks"`
+	EnforceAlways bool      `json:"enforceAlways,omitempty"`
+}
+
+// Compile makes a table. The error joins every fault of the input, each naming
+// what is at fault; there is no table then, and the caller keeps its last.
+//
+// Peers are compiled as pairs of dense numbers. Wildcards (any, workload) stay
+// wildcards in four layers: (from, to), (class, to), (from, class), (class,
+// class), where a class is all peers that the same wildcards match and that are
+// guarded alike. Each layer's spans hold everything of the layers below, so
+// that a lookup takes the first layer that has its key. A pair gets a key of
+// its own where a rule names both ends, and where one rule names its from and
+// another its to.
+func Compile(in Input) (*Table, error) {
+	if in.Snapshot == nil {
+		return nil, errors.New("compile: no snapshot")
+	}
+	c := compiler{in: &in, table: &Table{epoch: in.Epoch, statements: slices.Clone(in.Statements), groups: slices.Clone(in.Groups)}}
+	c.numberGroups()
+	res, err := newResolver(&in, c.member)
+	if err != nil {
+		c.errs = append(c.errs, err)
+	}
+	c.writeRules()
+	if err := errors.Join(c.errs...); err != nil {
+		return nil, fmt.Errorf("compile: %w", err)
+	}
+	c.table.resolver = *res
+	c.layRules()
+	return c.table, nil
+}
+
+type compiler struct {
+	in        *Input
+	table     *Table
+	member    map[string]uint32 // workload id -> dense number
+	byService map[ServiceKey][]uint32
+	balanced  []uint32 // dense numbers of services with a VIP (A2)
+	buckets   map[pairKey][]int32
+	interned  map[string]*Decision
+	errs      []error
+}
+
+func (c *compiler) fault(format string, args ...any) {
+	c.errs = append(c.errs, fmt.Errorf(format, args...))
+}
+
+// class is what peers have in common that no rule names.
+type class uint8
+
+const (
+	classEnforcing class = iota // guarded workloads
+	classObserving
+	classUnguarded // workloads that say yes
+	classOther     // host, node, resolver, site, internet, lb, ingress
+	classSpecial   // metadata, orchestrator: matched only by name
+	classMulticast // and broadcast: the same
+	classUnknown   // matched by nothing
+	classCount
+)
+
+// firstClass makes classes look like dense numbers that no peer has.
+const firstClass = 32
+
+func (k class) dense() uint32 { return firstClass + uint32(k) }
+
+// isIn reports whether a wildcard matches the class.
+func (k class) isIn(wildcard uint32) bool {
+	switch Identity(wildcard) {
+	case IDAny:
+		return k <= classOther
+	case IDWorkload:
+		return k <= classUnguarded
+	}
+	return false
+}
+
+func isWildcard(dense uint32) bool {
+	return dense == uint32(IDAny) || dense == uint32(IDWorkload)
+}
+
+func classOf(id Identity) class {
+	switch id {
+	case IDHost, IDNode, IDResolver, IDSite, IDInternet, IDLB, IDIngress:
+		return classOther
+	case IDMetadata, IDOrchestrator:
+		return classSpecial
+	case IDMulticast, IDBroadcast:
+		return classMulticast
+	}
+	return classUnknown
+}
+
+func classOfGroup(g *Group) class {
+	switch {
+	case !g.Guarded:
+		return classUnguarded
+	case g.Mode == Observe:
+		return classObserving
+	}
+	return classEnforcing
+}
+
+// numberGroups gives each group its dense number, FirstWorkloadIdentity plus
+// its index, and notes who is in it.
+func (c *compiler) numberGroups() {
+	t := c.table
+	t.ids = make([]Identity, FirstWorkloadIdentity, int(FirstWorkloadIdentity)+len(t.groups))
+	t.classes = make([]class, FirstWorkloadIdentity, cap(t.ids))
+	for i := range t.ids {
+		t.ids[i], t.classes[i] = Identity(i), classOf(Identity(i))
+	}
+	t.byIdentity = make(map[Identity]uint32, len(t.groups))
+	c.member = make(map[string]uint32)
+	c.byService = make(map[ServiceKey][]uint32)
+	for i := range t.groups {
+		g := &t.groups[i]
+		dense := uint32(len(t.ids))
+		t.ids, t.classes = append(t.ids, g.Identity), append(t.classes, classOfGroup(g))
+		if g.Identity < FirstWorkloadIdentity {
+			c.fault("group %s: identity %d is reserved", g.Service, g.Identity)
+		}
+		if _, dup := t.byIdentity[g.Identity]; dup {
+			c.fault("group %s: identity %d is another group's too", g.Service, g.Identity)
+		}
+		if g.Mode > Observe {
+			c.fault("group %s: mode %d is neither enforce nor observe", g.Service, g.Mode)
+		}
+		t.byIdentity[g.Identity] = dense
+		c.byService[g.Service] = append(c.byService[g.Service], dense)
+		for _, id := range g.Members {
+			if other, dup := c.member[id]; dup && other != dense {
+				c.fault("workload %s is in two groups: %s and %s", id, t.groups[other-uint32(FirstWorkloadIdentity)].Service, g.Service)
+			}
+			c.member[id] = dense
+		}
+	}
+	for i := range c.in.Snapshot.Workloads {
+		w := &c.in.Snapshot.Workloads[i]
+		if dense := c.member[w.ID]; dense != 0 && len(w.VIPs) > 0 && !slices.Contains(c.balanced, dense) {
+			c.balanced = append(c.balanced, dense)
+		}
+	}
+}
+
+// writeRules expands every statement; faults name the statement.
+func (c *compiler) writeRules() {
+	ids := make(map[string]bool, len(c.table.statements))
+	for i := range c.table.statements {
+		s := &c.table.statements[i]
+		faults := len(c.errs)
+		switch {
+		case s.ID == "":
+			c.fault("statement %d%s: it has no id", i, originText(s))
+		case ids[s.ID]:
+			c.fault("statement %q%s: another statement has this id", s.ID, originText(s))
+		}
+		ids[s.ID] = true
+		if s.Pending != "" {
+			continue
+		}
+		for _, problem := range statementFaults(s) {
+			c.fault("statement %q%s: %s", s.ID, originText(s), problem)
+		}
+		if len(c.errs) == faults {
+			c.writeStatement(i, s)
+		}
+	}
+}
+
+func originText(s *Statement) string {
+	if len(s.Origin) == 0 {
+		return ""
+	}
+	return " (" + strings.Join(s.Origin, "; ") + ")"
+}
+
+// statementFaults lists what no statement may say. Empty sets are no fault:
+// they match nothing.
+func statementFaults(s *Statement) []string {
+	var out []string
+	add := func(format string, args ...any) { out = append(out, fmt.Sprintf(format, args...)) }
+	switch {
+	case s.Verdict != Allow && s.Verdict != Drop && s.Verdict != Reject:
+		add("verdict %s: want allow, drop or reject", s.Verdict)
+	case s.Tier > TierOperator:
+		add("tier %d does not exist", s.Tier)
+	case s.Tier == TierModel && s.Verdict != Allow:
+		add("models only allow; a deny is the operator's or a label's")
+	}
+	if s.Speaks > SpeaksIn {
+		add("speaks %d: want both, out or in", s.Speaks)
+	}
+	if s.AnyPort && s.Verdict == Allow {
+		add("ports any is for deny only: name the ports")
+	}
+	if s.App.App >= AppCount {
+		add("application %d does not exist", s.App.App)
+	}
+	for _, p := range slices.Concat(s.From, s.To) {
+		switch {
+		case p.Kind > PeerCIDR:
+			add("peer kind %d does not exist", p.Kind)
+		case p.Kind == PeerCIDR:
+			add("peer %s: prefixes cannot be compiled yet; remove the statement or mark it pending", p)
+		case p.Kind == PeerName && s.Verdict != Allow:
+			add("peer %s: a deny by name would deny nothing yet; remove the statement or mark it pending", p)
+		}
+	}
+	for _, r := range s.Ports {
+		if problem := r.problem(); problem != "" {
+			add("ports %s: %s", r, problem)
+		}
+	}
+	return out
+}
+
+// problem says what is wrong with a range that a statement uses, or "".
+func (r PortRange) problem() string {
+	switch r.Proto {
+	case ProtoTCP, ProtoUDP:
+		if r.Lo == 0 || r.Hi < r.Lo {
+			return "want numbers from 1 to 65535, the lower first"
+		}
+	case ProtoICMP, ProtoICMPv6:
+		if r.Lo != 0 || r.Hi != 0 {
+			return "icmp has no ports"
+		}
+	default:
+		return "want tcp, udp or icmp"
+	}
+	return ""
+}
+
+// normal is the protocol under which queries and rules meet: echo is
+// ProtoICMP in both families.
+func (p Proto) normal() Proto {
+	if p == ProtoICMPv6 {
+		return ProtoICMP
+	}
+	return p
+}
+
+// everyPort is what AnyPort stands for.
+var everyPort = []PortRange{{ProtoTCP, 0, 65535}, {ProtoUDP, 0, 65535}, {ProtoICMP, 0, 65535}}
+
+func (c *compiler) writeStatement(i int, s *Statement) {
+	if !s.App.Any && (s.App.App == AppNone || s.App.Forms == 0) {
+		return
+	}
+	ports := s.Ports
+	if s.AnyPort {
+		ports = everyPort
+	}
+	from, to := c.terms(s.From, SideOut), c.terms(s.To, SideIn)
+	write := func(from, to uint32, speaks Speaks) {
+		for _, r := range ports {
+			r.Proto = r.Proto.normal()
+			c.writeRule(from, to, Rule{i, c.table.ids[from], c.table.ids[to], r, s.App, s.Verdict, s.Tier, speaks, s.EnforceAlways})
+		}
+	}
+	for _, f := range from {
+		for _, t := range to {
+			write(f, t, s.Speaks)
+		}
+	}
+	for _, t := range c.behindBalancer(s, from, to) {
+		write(uint32(IDLB), t, SpeaksIn)
+	}
+}
+
+func (c *compiler) writeRule(from, to uint32, r Rule) {
+	if c.buckets == nil {
+		c.buckets = make(map[pairKey][]int32)
+	}
+	k := keyOf(from, to, r.Ports.Proto)
+	c.buckets[k] = append(c.buckets[k], int32(len(c.table.rules)))
+	c.table.rules = append(c.table.rules, r)
+}
+
+// behindBalancer lists the services whose own hook sees callers of their VIP
+// as the network's lb: it admits lb where any workload may call (R16), as the
+// caller's hook has judged who really called.
+func (c *compiler) behindBalancer(s *Statement, from, to []uint32) []uint32 {
+	called := slices.ContainsFunc(from, func(f uint32) bool { return f >= uint32(FirstWorkloadIdentity) || f == uint32(IDWorkload) })
+	if s.Verdict != Allow || s.Speaks == SpeaksOut || !called || slices.Contains(from, uint32(IDAny)) {
+		return nil
+	}
+	if slices.ContainsFunc(to, isWildcard) {
+		return c.balanced
+	}
+	var out []uint32
+	for _, t := range to {
+		if slices.Contains(c.balanced, t) {
+			out = append(out, t)
+		}
+	}
+	return out
+}
+
+var peerIdentity = [...]Identity{PeerHost: IDHost, PeerNode: IDNode, PeerResolver: IDResolver, PeerMetadata: IDMetadata,
+	PeerOrchestrator: IDOrchestrator, PeerMulticast: IDMulticast, PeerBroadcast: IDBroadcast, PeerSite: IDSite,
+	PeerInternet: IDInternet, PeerLB: IDLB, PeerIngress: IDIngress, PeerWorkload: IDWorkload, PeerAny: IDAny}
+
+// terms expands peers to dense numbers and wildcards, each once.
+func (c *compiler) terms(peers []Peer, side Side) []uint32 {
+	var out []uint32
+	add := func(d uint32) {
+		if !slices.Contains(out, d) {
+			out = append(out, d)
+		}
+	}
+	for _, p := range peers {
+		switch p.Kind {
+		case PeerNone, PeerName, PeerCIDR:
+		case PeerService:
+			for _, d := range c.byService[p.Service] {
+				if p.Identity == 0 || c.table.ids[d] == p.Identity {
+					add(d)
+				}
+			}
+		case PeerInternet, PeerExternal:
+			if p.Kind == PeerExternal {
+				add(uint32(IDSite))
+			}
+			add(uint32(IDInternet))
+			if side == SideOut { // R14: clients hidden by the routing mesh
+				add(uint32(IDIngress))
+			}
+		default:
+			add(uint32(peerIdentity[p.Kind]))
+		}
+	}
+	return out
+}
+
+// layRules turns the buckets into the spans of the four layers.
+func (c *compiler) layRules() {
+	c.interned = make(map[string]*Decision)
+	for f := range classCount {
+		for t := range classCount {
+			c.table.unruled[f][t] = c.decision(f, t, nil)
+		}
+	}
+	layers := make(map[pairKey][]span)
+	for k := range c.keys() {
+		if spans := c.spans(k); len(spans) > 0 {
+			layers[k] = spans
+		}
+	}
+	c.table.pairs = newPairTable(layers)
+}
+
+// keys lists the keys of all layers.
+func (c *compiler) keys() map[pairKey]bool {
+	keys := make(map[pairKey]bool, 2*len(c.buckets))
+	halves := make(map[Proto]*[2]map[uint32]bool) // peers that a rule names whose other end is a wildcard, by side
+	for k := range c.buckets {
+		f, t, p := k.from(), k.to(), k.proto()
+		if halves[p] == nil {
+			halves[p] = &[2]map[uint32]bool{{}, {}}
+		}
+		switch {
+		case isWildcard(f) && isWildcard(t):
+			for cf := range classUnknown {
+				for ct := range classUnknown {
+					keys[keyOf(cf.dense(), ct.dense(), p)] = true
+				}
+			}
+		case isWildcard(f):
+			halves[p][SideIn][t] = true
+			for cf := range classUnknown {
+				keys[keyOf(cf.dense(), t, p)] = true
+			}
+		case isWildcard(t):
+			halves[p][SideOut][f] = true
+			for ct := range classUnknown {
+				keys[keyOf(f, ct.dense(), p)] = true
+			}
+		default:
+			keys[k] = true
+		}
+	}
+	for p, h := range halves {
+		for f := range h[SideOut] {
+			for t := range h[SideIn] {
+				keys[keyOf(f, t, p)] = true
+			}
+		}
+	}
+	return keys
+}
+
+// classAt is the class behind a dense number, which may stand for a class.
+func (c *compiler) classAt(dense uint32) class {
+	if dense >= firstClass && dense < firstClass+uint32(classCount) {
+		return class(dense - firstClass)
+	}
+	return c.table.classes[dense]
+}
+
+// spans cuts the ports of one key at the edges of all rules that apply there.
+func (c *compiler) spans(k pairKey) []span {
+	cf, ct := c.classAt(k.from()), c.classAt(k.to())
+	var rules []int32
+	for _, f := range [...]uint32{k.from(), uint32(IDAny), uint32(IDWorkload)} {
+		for _, t := range [...]uint32{k.to(), uint32(IDAny), uint32(IDWorkload)} {
+			if (!isWildcard(f) || cf.isIn(f)) && (!isWildcard(t) || ct.isIn(t)) {
+				rules = append(rules, c.buckets[keyOf(f, t, k.proto())]...)
+			}
+		}
+	}
+	slices.Sort(rules)
+	var out []span
+	var here []int32
+	sweep(len(rules),
+		func(i int) (lo, hi uint16) { r := c.table.rules[rules[i]].Ports; return r.Lo, r.Hi },
+		func(lo, hi uint16, of []int32) {
+			here = here[:0]
+			for _, i := range of {
+				here = append(here, rules[i])
+			}
+			d := c.decision(cf, ct, here)
+			if n := len(out); n > 0 && out[n-1].decision == d && out[n-1].hi+1 == lo {
+				out[n-1].hi = hi
+				return
+			}
+			out = append(out, span{lo, hi, d})
+		})
+	return out
+}
+
+// decision returns the one Decision for these rules, ascending, between peers
+// of these classes.
+func (c *compiler) decision(from, to class, rules []int32) *Decision {
+	sig := make([]byte, 2, 2+4*len(rules))
+	sig[0], sig[1] = byte(from), byte(to)
+	for _, r := range rules {
+		sig = binary.LittleEndian.AppendUint32(sig, uint32(r))
+	}
+	if d := c.interned[string(sig)]; d != nil {
+		return d
+	}
+	reason := ReasonNoRule
+	switch {
+	case from == classUnknown || to == classUnknown:
+		reason = ReasonUnknownPeer
+	case from == classMulticast || to == classMulticast:
+		reason = ReasonMulticast
+	}
+	d := &Decision{
+		out: c.sideDecision(from, SpeaksOut, reason, rules),
+		in:  c.sideDecision(to, SpeaksIn, reason, rules),
+	}
+	d.settle()
+	c.interned[string(sig)] = d
+	return d
+}
+
+func (c *compiler) sideDecision(k class, side Speaks, reason Reason, rules []int32) sideDecision {
+	mode := Enforce
+	if k == classObserving {
+		mode = Observe
+	}
+	terms := make([]term, 0, len(rules))
+	for _, i := range rules {
+		r := &c.table.rules[i]
+		if r.Speaks == SpeaksBoth || r.Speaks == side {
+			terms = append(terms, term{r.App, rankOf(r.Tier, r.Verdict), r.Verdict, r.EnforceAlways && r.Verdict != Allow, i})
+		}
+	}
+	return newSideDecision(k <= classObserving, mode, reason, terms)
+}

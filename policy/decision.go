@@ -1,0 +1,235 @@
+package policy
+
+import (
+	"cmp"
+	"slices"
+)
+
+// Decision is what policy says of a pair of peers, a protocol and a port, for
+// every application. It is immutable and shared by all flows that it fits;
+// use Table.Resolve for the peers of one flow. Safe for concurrent use.
+type Decision struct {
+	verdict Verdict
+	denied  bool // of a decided verdict: the no is only recorded
+	out, in sideDecision
+}
+
+// sideDecision is one side's say (V3).
+type sideDecision struct {
+	guarded bool
+	mode    Mode
+	// reason of a no that no term gives: ReasonNoRule, ReasonUnknownPeer or
+	// ReasonMulticast.
+	reason Reason
+	// allows: there are terms that allow, so that a no without a deciding term
+	// is about the application.
+	allows bool
+	// terms in the order in which they decide: the first that matches does.
+	terms []term
+}
+
+// term is one rule as a side weighs it.
+type term struct {
+	app     AppMatch
+	rank    uint8 // V3's order
+	verdict Verdict
+	always  bool // a deny that acts in observe mode too (V4)
+	rule    int32
+}
+
+// rankOf is V3's order; a lower rank decides first.
+func rankOf(tier Tier, v Verdict) uint8 {
+	rank := 2 * uint8(TierOperator-tier)
+	if v == Allow {
+		rank++
+	}
+	return rank
+}
+
+// newSideDecision sorts terms and leaves out what can never decide.
+func newSideDecision(guarded bool, mode Mode, reason Reason, terms []term) sideDecision {
+	s := sideDecision{guarded: guarded, mode: mode, reason: reason}
+	if !guarded {
+		return s
+	}
+	slices.SortStableFunc(terms, func(a, b term) int {
+		return cmp.Or(cmp.Compare(a.rank, b.rank), boolOrder(a.always, b.always), cmp.Compare(a.rule, b.rule))
+	})
+	type what struct {
+		rank uint8
+		app  AppMatch
+	}
+	seen := make(map[what]bool, len(terms))
+	for _, t := range terms {
+		if k := (what{t.rank, t.app}); !seen[k] {
+			seen[k] = true
+			s.terms = append(s.terms, t)
+			s.allows = s.allows || t.verdict == Allow
+		}
+		if t.app.Any {
+			break
+		}
+	}
+	return s
+}
+
+// boolOrder sorts true first.
+func boolOrder(a, b bool) int {
+	switch {
+	case a == b:
+		return 0
+	case a:
+		return -1
+	}
+	return 1
+}
+
+// answer is one side's yes or no.
+type answer struct {
+	no      bool
+	verdict Verdict // what the no comes to: Allow where it is only recorded
+	rule    int32
+	reason  Reason
+}
+
+func (s *sideDecision) ask(sp Spoken) answer {
+	if !s.guarded {
+		return answer{verdict: Allow, rule: -1}
+	}
+	for i := range s.terms {
+		t := &s.terms[i]
+		if !t.app.Matches(sp) {
+			continue
+		}
+		if t.verdict == Allow {
+			return answer{verdict: Allow, rule: t.rule}
+		}
+		a := answer{no: true, verdict: t.verdict, rule: t.rule, reason: ReasonDenied}
+		if s.mode == Observe && !t.always {
+			a.verdict = Allow
+		}
+		return a
+	}
+	a := answer{no: true, verdict: Drop, rule: -1, reason: s.reason}
+	if s.mode == Observe {
+		a.verdict = Allow
+	}
+	switch {
+	case s.allows && sp.App == AppUnknown:
+		a.reason = ReasonAppUnknown
+	case s.allows:
+		a.reason = ReasonApp
+	}
+	return a
+}
+
+// Judge answers for a flow whose application is known; App is AppUnknown when
+// it cannot be known any more. It allocates nothing.
+//
+// A no that is enforced goes before one that is only recorded, the initiator's
+// before the responder's. Rule and Side of a yes are the initiator's, or the
+// responder's where the initiator is not guarded.
+func (d *Decision) Judge(s Spoken) Judgement {
+	out, in := d.out.ask(s), d.in.ask(s)
+	switch {
+	case out.no && out.verdict != Allow:
+		return Judgement{out.verdict, true, SideOut, out.rule, out.reason}
+	case in.no && in.verdict != Allow:
+		return Judgement{in.verdict, true, SideIn, in.rule, in.reason}
+	case out.no:
+		return Judgement{Allow, true, SideOut, out.rule, out.reason}
+	case in.no:
+		return Judgement{Allow, true, SideIn, in.rule, in.reason}
+	case !d.out.guarded && d.in.guarded:
+		return Judgement{Allow, false, SideIn, in.rule, ReasonNone}
+	}
+	return Judgement{Allow, false, SideOut, out.rule, ReasonNone}
+}
+
+// Verdict is what is known before the application is: Drop, Reject or Allow
+// where no application could change whether the flow passes and is recorded
+// (Judge with the zero Spoken then says why), else Undecided.
+func (d *Decision) Verdict() Verdict { return d.verdict }
+
+// Denied reports, where Verdict is not Undecided, whether policy says no
+// whatever the application: Allow and Denied is a violation to record.
+func (d *Decision) Denied() bool { return d.denied }
+
+// settle computes Verdict by trying every application that could make a
+// difference.
+func (d *Decision) settle() {
+	first := d.Judge(Spoken{})
+	d.verdict, d.denied = first.Verdict, first.Denied
+	for _, s := range d.spoken() {
+		j := d.Judge(s)
+		if j.Denied != first.Denied || (j.Verdict == Allow) != (first.Verdict == Allow) {
+			d.verdict, d.denied = Undecided, false
+			return
+		}
+	}
+}
+
+// spoken lists one flow of each kind that the terms can tell apart: an
+// application that no term names behaves as its nearest named parent does, or
+// as an unknown one.
+func (d *Decision) spoken() []Spoken {
+	var out []Spoken
+	for _, t := range slices.Concat(d.out.terms, d.in.terms) {
+		if t.app.Any {
+			continue
+		}
+		if out == nil {
+			out = append(out, Spoken{App: AppUnknown}, Spoken{App: AppTLS}, Spoken{App: AppDTLS},
+				Spoken{App: AppTLS, ALPN: AppUnknown}, Spoken{App: AppDTLS, ALPN: AppUnknown})
+		}
+		out = append(out, forms(t.app.App)...)
+	}
+	return out
+}
+
+// forms are the ways in which an application can be seen.
+func forms(a App) []Spoken {
+	return []Spoken{{App: a}, {App: a, Inner: AppTLS}, {App: AppTLS, ALPN: a}, {App: AppDTLS, ALPN: a}}
+}
+
+// Apps lists what may be spoken: the applications, in those of their forms,
+// that both sides say yes to. Off the packet path.
+func (d *Decision) Apps() []AppMatch {
+	if !d.out.guarded && !d.in.guarded {
+		return []AppMatch{AnyApp}
+	}
+	var out []AppMatch
+	add := func(m AppMatch) {
+		if !slices.Contains(out, m) {
+			out = append(out, m)
+		}
+	}
+	for _, t := range slices.Concat(d.out.terms, d.in.terms) {
+		switch {
+		case t.verdict != Allow:
+		case t.app.Any:
+			if !d.Judge(Spoken{App: AppUnknown}).Denied {
+				add(AnyApp)
+			}
+		default:
+			if m := d.allowedForms(t.app); m.Forms != 0 {
+				add(m)
+			}
+		}
+	}
+	return out
+}
+
+// allowedForms keeps the forms of m in which nobody objects.
+func (d *Decision) allowedForms(m AppMatch) AppMatch {
+	seen := []struct {
+		form TLSForms
+		s    Spoken
+	}{{TLSPlain, Spoken{App: m.App}}, {TLSUpgraded, Spoken{App: m.App, Inner: AppTLS}}, {TLSDirect, Spoken{App: AppTLS}}}
+	for _, f := range seen {
+		if d.Judge(f.s).Denied {
+			m.Forms &^= f.form
+		}
+	}
+	return m
+}

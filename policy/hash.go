@@ -1,0 +1,228 @@
+package policy
+
+import (
+	"encoding/binary"
+	"hash/maphash"
+	"math/bits"
+	"net/netip"
+)
+
+// address is an IPv4 (v4-mapped) or IPv6 address as two big-endian words: what
+// the tables of the packet path are keyed by.
+type address struct{ hi, lo uint64 }
+
+const mappedLo = 0xffff << 32 // the low word of ::ffff:0.0.0.0
+
+// addressOf reads an address and unwraps the IPv4 one inside 64:ff9b::/96
+// (RFC 6052) and 2002::/16 (RFC 3056); ::ffff:0:0/96 is how IPv4 is held.
+func addressOf(b *[16]byte) address {
+	a := address{binary.BigEndian.Uint64(b[:8]), binary.BigEndian.Uint64(b[8:])}
+	switch {
+	case a.hi == 0x0064ff9b<<32 && a.lo>>32 == 0:
+		return address{0, mappedLo | a.lo}
+	case a.hi>>48 == 0x2002:
+		return address{0, mappedLo | a.hi>>16&0xffffffff}
+	}
+	return a
+}
+
+func addressFrom(ip netip.Addr) address {
+	b := ip.As16()
+	return addressOf(&b)
+}
+
+func (a address) is4() bool { return a.hi == 0 && a.lo>>32 == 0xffff }
+
+func (a address) v4() uint32 { return uint32(a.lo) }
+
+func (a address) netip() netip.Addr {
+	if a.is4() {
+		var b [4]byte
+		binary.BigEndian.PutUint32(b[:], a.v4())
+		return netip.AddrFrom4(b)
+	}
+	var b [16]byte
+	binary.BigEndian.PutUint64(b[:8], a.hi)
+	binary.BigEndian.PutUint64(b[8:], a.lo)
+	return netip.AddrFrom16(b)
+}
+
+// isLinkLocal6 reports fe80::/10.
+func (a address) isLinkLocal6() bool { return a.hi>>54 == 0xfe80>>6 }
+
+// isLinkLocal reports fe80::/10 and 169.254/16.
+func (a address) isLinkLocal() bool {
+	return a.isLinkLocal6() || a.is4() && a.v4()>>16 == 169<<8|254
+}
+
+func (a address) isLoopback() bool {
+	return a == address{0, 1} || a.is4() && a.v4()>>24 == 127
+}
+
+func (a address) isMulticast() bool { return a.hi>>56 == 0xff || a.is4() && a.v4()>>28 == 0xe }
+
+// isGlobal reports unicast that may be the internet's once everything private
+// is ruled out: 2000::/3 (RFC 4291), and IPv4 without 0/8, 127/8 and 240/4.
+func (a address) isGlobal() bool {
+	if !a.is4() {
+		return a.hi>>61 == 1
+	}
+	first := a.v4() >> 24
+	return first != 0 && first != 127 && first < 224
+}
+
+// hashSeed keys the tables' hashes. It is drawn per table, so that nobody can
+// prepare addresses that collide.
+type hashSeed struct{ a, b, c uint64 }
+
+func newHashSeed() hashSeed {
+	word := func(s string) uint64 { return maphash.String(maphash.MakeSeed(), s) | 1 }
+	return hashSeed{word("a"), word("b"), word("c")}
+}
+
+// fold multiplies to 128 bits and folds them to 64, the mixing step of wyhash.
+func fold(x, y uint64) uint64 {
+	hi, lo := bits.Mul64(x, y)
+	return hi ^ lo
+}
+
+func (s *hashSeed) words(x, y, z uint64) uint64 {
+	return fold(fold(x^s.a, y^s.b)^z, s.c)
+}
+
+// addrTable maps (scope, address) to an index: open addressing, linear
+// probing, at most half full. Built once, then only read.
+type addrTable struct {
+	seed  hashSeed
+	slots []addrSlot
+	shift uint8 // 64 - log2(len(slots))
+}
+
+type addrSlot struct {
+	address
+	scope uint64
+	value uint32 // index + 1; 0 = empty
+}
+
+type addrKey struct {
+	scope uint64
+	address
+}
+
+func newAddrTable(m map[addrKey]uint32) addrTable {
+	size, shift := tableSize(len(m))
+	t := addrTable{newHashSeed(), make([]addrSlot, size), shift}
+	for k, v := range m {
+		i := t.start(k.scope, k.address)
+		for t.slots[i].value != 0 {
+			i = (i + 1) & (size - 1)
+		}
+		t.slots[i] = addrSlot{k.address, k.scope, v + 1}
+	}
+	return t
+}
+
+// tableSize is the power of two of at least twice n, and the shift that takes
+// a hash's top bits as an index into it.
+func tableSize(n int) (int, uint8) {
+	log := max(bits.Len(uint(2*n)), 1)
+	return 1 << log, uint8(64 - log)
+}
+
+func (t *addrTable) start(scope uint64, a address) int {
+	return int(t.seed.words(a.hi, a.lo, scope) >> t.shift)
+}
+
+// get returns the index stored for the key, or -1.
+func (t *addrTable) get(scope uint64, a address) int {
+	for i := t.start(scope, a); ; i = (i + 1) & (len(t.slots) - 1) {
+		s := &t.slots[i]
+		if s.value == 0 {
+			return -1
+		}
+		if s.address == a && s.scope == scope {
+			return int(s.value) - 1
+		}
+	}
+}
+
+// pairKey packs the dense numbers of both ends and the protocol.
+type pairKey uint64
+
+const pairBits = 28 // of each end's dense number
+
+func keyOf(from, to uint32, proto Proto) pairKey {
+	return pairKey(from)<<(pairBits+8) | pairKey(to)<<8 | pairKey(proto)
+}
+
+func (k pairKey) from() uint32 { return uint32(k >> (pairBits + 8)) }
+func (k pairKey) to() uint32   { return uint32(k>>8) & (1<<pairBits - 1) }
+func (k pairKey) proto() Proto { return Proto(k) }
+
+// pairTable maps (from, to, protocol) to sorted disjoint port spans, in the
+// same way as addrTable.
+type pairTable struct {
+	seed  hashSeed
+	slots []pairSlot
+	shift uint8
+	spans []span
+}
+
+type pairSlot struct {
+	key      pairKey
+	first, n uint32 // spans[first:first+n]; n == 0 is empty
+}
+
+type span struct {
+	lo, hi   uint16
+	decision *Decision
+}
+
+func newPairTable(m map[pairKey][]span) pairTable {
+	size, shift := tableSize(len(m))
+	t := pairTable{seed: newHashSeed(), slots: make([]pairSlot, size), shift: shift}
+	for k, spans := range m {
+		i := t.start(k)
+		for t.slots[i].n != 0 {
+			i = (i + 1) & (size - 1)
+		}
+		t.slots[i] = pairSlot{k, uint32(len(t.spans)), uint32(len(spans))}
+		t.spans = append(t.spans, spans...)
+	}
+	return t
+}
+
+func (t *pairTable) start(k pairKey) int {
+	return int(fold(uint64(k)^t.seed.a, t.seed.b) >> t.shift)
+}
+
+// get returns the spans of that key; nil means that no rule is of that key.
+func (t *pairTable) get(k pairKey) []span {
+	for i := t.start(k); ; i = (i + 1) & (len(t.slots) - 1) {
+		s := &t.slots[i]
+		if s.n == 0 {
+			return nil
+		}
+		if s.key == k {
+			return t.spans[s.first : s.first+s.n]
+		}
+	}
+}
+
+// at returns the decision of the span that holds port, or nil.
+func at(spans []span, port uint16) *Decision {
+	for len(spans) > 4 {
+		mid := len(spans) / 2
+		if port < spans[mid].lo {
+			spans = spans[:mid]
+		} else {
+			spans = spans[mid:]
+		}
+	}
+	for i := range spans {
+		if spans[i].lo <= port && port <= spans[i].hi {
+			return spans[i].decision
+		}
+	}
+	return nil
+}

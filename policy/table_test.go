@@ -1,0 +1,86 @@
+package policy
+
+import (
+	"fmt"
+	"net/netip"
+	"testing"
+)
+
+// key is the service PROJECT/NAME.
+func key(project, name string) ServiceKey {
+	return ServiceKey{ProjectKey{Name: project}, name}
+}
+
+func ip16(s string) [16]byte { return netip.MustParseAddr(s).As16() }
+
+func tcp(n uint16) []PortRange { return []PortRange{Port(ProtoTCP, n)} }
+
+func app(a App) AppMatch { return AppMatch{App: a, Forms: TLSNone} }
+
+func query(zone Zone, src, dst string, p Proto, port uint16) Query {
+	return Query{zone, ip16(src), ip16(dst), p, port}
+}
+
+func mustCompile(t testing.TB, in Input) *Table {
+	t.Helper()
+	table, err := Compile(in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return table
+}
+
+// largeInput is n workloads of n services on one network, each allowed to call
+// the next, and published, a deny for everybody on top.
+func largeInput(n int) Input {
+	snap := &Snapshot{Networks: []Network{{ID: "net", Zone: 1, Subnets: []netip.Prefix{netip.MustParsePrefix("172.18.0.0/16"), netip.MustParsePrefix("fd00:18::/64")}}}}
+	in := Input{Epoch: 1, Snapshot: snap}
+	service := func(i int) ServiceKey { return key("p", fmt.Sprint("s", i)) }
+	for i := range n {
+		id := fmt.Sprintf("%064d", i)
+		snap.Workloads = append(snap.Workloads, Workload{
+			ID: id, Name: fmt.Sprint("c", i), Service: service(i),
+			Endpoints: []Endpoint{{
+				ID: id, Network: "net", MAC: MAC{2, 0x42, 0, 0, byte(i >> 8), byte(i)},
+				Addresses: []netip.Addr{netip.AddrFrom4([4]byte{172, 18, byte(i>>8) + 1, byte(i)}), netip.AddrFrom16([16]byte{0xfd, 0, 0, 0x18, 14: byte(i>>8) + 1, 15: byte(i)})},
+			}},
+		})
+		in.Groups = append(in.Groups, Group{Identity: FirstWorkloadIdentity + Identity(i), Service: service(i), Guarded: true, Members: []string{id}})
+		s := Statement{ID: fmt.Sprint("st", i), Verdict: Allow, From: []Peer{ServicePeer(service(i))}, To: []Peer{ServicePeer(service((i + 1) % n))}, App: app(AppPostgreSQL), Ports: tcp(5432)}
+		if i%10 == 0 {
+			s.From = []Peer{{Kind: PeerExternal}, {Kind: PeerHost}, {Kind: PeerWorkload}}
+		}
+		in.Statements = append(in.Statements, s)
+	}
+	in.Statements[n/2] = Statement{ID: "deny", Verdict: Drop, Tier: TierOperator, From: []Peer{{Kind: PeerAny}}, To: []Peer{{Kind: PeerAny}}, App: app(AppTelnet), AnyPort: true}
+	return in
+}
+
+func BenchmarkCompile(b *testing.B) {
+	in := largeInput(1000)
+	for b.Loop() {
+		mustCompile(b, in)
+	}
+}
+
+func BenchmarkLookup(b *testing.B) {
+	table := mustCompile(b, largeInput(1000))
+	for name, q := range map[string]Query{
+		"rule v4":     query(1, "172.18.1.7", "172.18.1.8", ProtoTCP, 5432),
+		"rule v6":     query(1, "fd00:18::107", "fd00:18::108", ProtoTCP, 5432),
+		"no rule":     query(1, "172.18.1.7", "172.18.3.8", ProtoUDP, 53),
+		"to internet": query(1, "172.18.1.7", "198.51.100.7", ProtoTCP, 443),
+	} {
+		b.Run(name, func(b *testing.B) {
+			for b.Loop() {
+				table.Lookup(q)
+			}
+		})
+	}
+	d := table.Lookup(query(1, "172.18.1.7", "172.18.1.8", ProtoTCP, 5432))
+	b.Run("judge", func(b *testing.B) {
+		for b.Loop() {
+			d.Judge(Spoken{App: AppPostgreSQL})
+		}
+	})
+}
