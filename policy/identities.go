@@ -8,6 +8,9 @@ type Identities struct {
 	last  Identity
 }
 
+// NewIdentities returns an allocator that has numbered nothing yet.
+func NewIdentities() *Identities { return &Identities{} }
+
 // Of returns the identity of key, a new one where key is new.
 func (n *Identities) Of(key string) Identity {
 	if id, ok := n.byKey[key]; ok {

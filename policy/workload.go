@@ -60,7 +60,7 @@ type Image struct {
 	// (T3). Empty with engines that keep no identity.
 	PulledFrom []string          `json:"pulledFrom,omitempty"`
 	Labels     map[string]string `json:"labels,omitempty"`
-	EnvKeys    []string          `json:"envKeys,omitempty"` // keys of the image's own environment, hints only (T5)
+	EnvKeys    []string          `json:"envKeys,omitempty"` // keys of the image's own environment in its order, the base image's first; hints only (T5)
 	Built      bool              `json:"built,omitempty"`   // built by this workload's own Compose project
 }
 
