@@ -11,8 +11,8 @@ type Identities struct {
 // NewIdentities returns an allocator that has numbered nothing yet.
 func NewIdentities() *Identities { return &Identities{} }
 
-// Of returns the identity of key, a new one where key is new.
-func (n *Identities) Of(key string) Identity {
+// Get returns the identity of key, a new one where key is new.
+func (n *Identities) Get(key string) Identity {
 	if id, ok := n.byKey[key]; ok {
 		return id
 	}
