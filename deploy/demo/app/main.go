@@ -6,6 +6,7 @@
 //	DATABASE_URL  postgresql://user@host[:port]/name or mysql://user@host[:port]/name
 //	REDIS_URL     redis://host[:port]
 //	API_URL       http://host[:port]/path
+//	ROUND_EVERY   do a round that often and log what came of it, as workers do
 //
 // GET / does one round of all of them. GET /stream sends a numbered line each
 // 50 ms, made with one connection to the database that is kept. GET /bulk
@@ -13,6 +14,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -50,8 +52,15 @@ func main() {
 	if err != nil {
 		log.Fatal(err)
 	}
+	every, err := time.ParseDuration(cmp.Or(os.Getenv("ROUND_EVERY"), "0s"))
+	if err != nil {
+		log.Fatal("ROUND_EVERY: ", err)
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
 	defer stop()
+	if every > 0 {
+		go a.work(ctx, every)
+	}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /{$}", a.serveRound)
 	mux.HandleFunc("GET /stream", a.serveStream)
@@ -153,6 +162,23 @@ func (a *app) round() (string, error) {
 		said = append(said, fmt.Sprintf("api=%d/%d", reply.StatusCode, n))
 	}
 	return strings.Join(said, " "), nil
+}
+
+// work logs one line a round until ctx ends.
+func (a *app) work(ctx context.Context, every time.Duration) {
+	for {
+		said, err := a.round()
+		if err != nil {
+			fmt.Println("failed", err)
+		} else {
+			fmt.Println("ok", said)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(every):
+		}
+	}
 }
 
 func (a *app) serveRound(w http.ResponseWriter, _ *http.Request) {
