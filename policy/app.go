@@ -163,9 +163,9 @@ func (a App) CanStartTLS() bool { return startTLSApps[a] }
 
 // AppMatch is what a statement allows to be spoken. The zero value matches nothing.
 type AppMatch struct {
-	Any   bool     // any application, unknown ones too; always written out
-	App   App      // else this one
-	Forms TLSForms // in these forms
+	Any   bool     `json:"any,omitempty"`   // any application, unknown ones too; always written out
+	App   App      `json:"app"`             // else this one
+	Forms TLSForms `json:"forms,omitempty"` // in these forms
 }
 
 // AnyApp is the written-out "any".
