@@ -1,0 +1,35 @@
+#!/usr/bin/env bash
+# test.sh: the test suite, with a Docker daemon at hand (make test).
+#
+# Format, vet, staticcheck, all tests one package at a time (the privileged
+# ones share the machine's namespaces), then the packages without privileges
+# under the race detector. Seed corpora of the fuzz tests run as tests. Every
+# skip is listed; one for a missing capability fails, since here is root.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+PATH=$PATH:/usr/local/go/bin
+
+part() { printf '\n== %s ==\n' "$*"; }
+
+part format
+unformatted=$(gofmt -l .)
+[[ -z $unformatted ]] || { printf 'not formatted:\n%s\n' "$unformatted"; exit 1; }
+
+part vet
+go vet ./...
+
+part staticcheck
+go tool staticcheck ./...
+
+part images
+deploy/images/build.sh
+
+go build -o bin/verdict ./deploy/verdict
+
+part tests
+go test -json -count=1 -p 1 -timeout 15m ./... | bin/verdict -strict
+
+part race detector
+# Out of it: what needs the machine to itself, and what only measures.
+mapfile -t packages < <(go list ./... | grep -vE '/(bench|deploy|dataplane/(steer|afxdp))(/|$)|/cmd/gatehouse$')
+go test -json -count=1 -short -race -timeout 15m "${packages[@]}" | bin/verdict
