@@ -1,0 +1,140 @@
+package docker
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"gatehouse/policy"
+)
+
+// Labels that orchestrators put on containers and networks.
+const (
+	composeProject    = "com.docker.compose.project"
+	composeService    = "com.docker.compose.service"
+	composeConfigHash = "com.docker.compose.config-hash"
+	composeNumber     = "com.docker.compose.container-number"
+	composeOneOff     = "com.docker.compose.oneoff"
+	composeDependsOn  = "com.docker.compose.depends_on"
+	swarmServiceID    = "com.docker.swarm.service.id"
+	swarmServiceName  = "com.docker.swarm.service.name"
+	swarmTaskID       = "com.docker.swarm.task.id"
+	stackNamespace    = "com.docker.stack.namespace"
+)
+
+// provesMembership reports whether an orchestrator alone may set the label. An
+// image that bakes one is reported; Compose bakes .project, .service and
+// .version into what it builds, which is no offence.
+func provesMembership(key string) bool {
+	return key == composeConfigHash || key == composeNumber || key == stackNamespace || strings.HasPrefix(key, "com.docker.swarm.")
+}
+
+// tellLabels says of each label who set it (I3): the engine merges an image's
+// labels into the container's. With an unknown image all count as baked in.
+func tellLabels(container map[string]string, img *image) (labels map[string]policy.Label, notes []string) {
+	if len(container) == 0 {
+		return nil, nil
+	}
+	labels = make(map[string]policy.Label, len(container))
+	for key, value := range container {
+		by := policy.SetByImage
+		if img != nil {
+			if baked, ok := img.labels[key]; !ok || baked != value {
+				by = policy.SetByDeployer
+			}
+		}
+		labels[key] = policy.Label{Value: value, By: by}
+	}
+	if img == nil {
+		return labels, nil
+	}
+	for _, key := range slices.Sorted(maps.Keys(img.labels)) {
+		if (strings.HasPrefix(key, "gatehouse.") || provesMembership(key)) && labels[key].By == policy.SetByImage {
+			notes = append(notes, fmt.Sprintf("label %s is baked into the image: ignored", key))
+		}
+	}
+	return labels, notes
+}
+
+// addServiceLabels adds a Swarm service's own labels, which are its deployer's;
+// a label that the deployer set on the container itself stays.
+func addServiceLabels(labels map[string]policy.Label, service map[string]string) map[string]policy.Label {
+	for key, value := range service {
+		if old, ok := labels[key]; ok && old.By == policy.SetByDeployer {
+			continue
+		}
+		if labels == nil {
+			labels = map[string]policy.Label{}
+		}
+		labels[key] = policy.Label{Value: value, By: policy.SetByDeployer}
+	}
+	return labels
+}
+
+func setByDeployer(labels map[string]policy.Label, key string) bool {
+	l, ok := labels[key]
+	return ok && l.By == policy.SetByDeployer
+}
+
+// isCompose proves membership of a Compose project (I2). A container of `compose
+// run` has no number; that it is a one-off stands in its place.
+func isCompose(labels map[string]policy.Label) bool {
+	if labels[composeProject].Value == "" || labels[composeService].Value == "" || !setByDeployer(labels, composeConfigHash) {
+		return false
+	}
+	oneOff := setByDeployer(labels, composeOneOff) && strings.EqualFold(labels[composeOneOff].Value, "true")
+	return setByDeployer(labels, composeNumber) || oneOff
+}
+
+// isSwarm proves that a container is a Swarm task.
+func isSwarm(labels map[string]policy.Label) bool {
+	return setByDeployer(labels, swarmServiceID) && setByDeployer(labels, swarmServiceName) && setByDeployer(labels, swarmTaskID)
+}
+
+// domains are the name spaces of projects (I1).
+type domains struct {
+	engine string // Compose projects and hand-made networks
+	swarm  string // stacks; "" where this node does not know its cluster
+}
+
+func (d domains) ofSwarm() string {
+	if d.swarm == "" {
+		return d.engine
+	}
+	return d.swarm
+}
+
+// networkOwner is the project in a network's labels (I8).
+func networkOwner(labels map[string]string, d domains) policy.ProjectKey {
+	if stack := labels[stackNamespace]; stack != "" {
+		return policy.ProjectKey{Domain: d.ofSwarm(), Name: stack}
+	}
+	if project := labels[composeProject]; project != "" {
+		return policy.ProjectKey{Domain: d.engine, Name: project}
+	}
+	return policy.ProjectKey{}
+}
+
+// serviceKey says to which project and service a container belongs (I2, I4, I5).
+// handMade is the hand-made network that it was started on, "" if none.
+func serviceKey(name string, labels map[string]policy.Label, d domains, handMade string) (key policy.ServiceKey, compose, swarm bool) {
+	switch {
+	case isSwarm(labels):
+		stack := ""
+		if setByDeployer(labels, stackNamespace) {
+			stack = labels[stackNamespace].Value
+		}
+		service := labels[swarmServiceName].Value
+		if stack != "" {
+			service = strings.TrimPrefix(service, stack+"_")
+		}
+		return policy.ServiceKey{Project: policy.ProjectKey{Domain: d.ofSwarm(), Name: stack}, Name: service}, false, true
+	case isCompose(labels):
+		project := policy.ProjectKey{Domain: d.engine, Name: labels[composeProject].Value}
+		return policy.ServiceKey{Project: project, Name: labels[composeService].Value}, true, false
+	case handMade != "":
+		return policy.ServiceKey{Project: policy.ProjectKey{Domain: d.engine, Name: "net:" + handMade}, Name: name}, false, false
+	}
+	return policy.ServiceKey{Project: policy.ProjectKey{Domain: d.engine}, Name: name}, false, false
+}
