@@ -1,0 +1,87 @@
+package steer
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+
+	"golang.org/x/sys/unix"
+)
+
+// netns is a network namespace that is held open. Its cookie tells it apart
+// from every other of this boot; the inode number does not, the kernel reuses
+// it.
+type netns struct {
+	path   string // where it was opened, "" = this process's own
+	file   *os.File
+	cookie uint64
+}
+
+const ownNetNS = "/proc/self/ns/net"
+
+// openNetNS opens the namespace at path, "" = this process's own.
+func openNetNS(path string) (*netns, error) {
+	name := path
+	if name == "" {
+		name = ownNetNS
+	}
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, fmt.Errorf("open network namespace: %w", err)
+	}
+	ns := &netns{path: path, file: f}
+	err = ns.do(func() (err error) {
+		ns.cookie, err = currentCookie()
+		return err
+	})
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return ns, nil
+}
+
+func (ns *netns) close() error { return ns.file.Close() }
+
+// do runs f on a thread inside the namespace. f must not start goroutines:
+// they would run outside.
+func (ns *netns) do(f func() error) error {
+	done := make(chan error, 1)
+	go func() { done <- ns.enter(f) }()
+	return <-done
+}
+
+// enter leaves the thread locked where it cannot go back, so that the runtime
+// ends the thread with the goroutine.
+func (ns *netns) enter(f func() error) error {
+	runtime.LockOSThread()
+	home, err := os.Open("/proc/thread-self/ns/net")
+	if err != nil {
+		runtime.UnlockOSThread()
+		return fmt.Errorf("open this thread's network namespace: %w", err)
+	}
+	defer home.Close()
+	if err := unix.Setns(int(ns.file.Fd()), unix.CLONE_NEWNET); err != nil {
+		runtime.UnlockOSThread()
+		return fmt.Errorf("enter network namespace %s: %w", ns.path, err)
+	}
+	err = f()
+	if unix.Setns(int(home.Fd()), unix.CLONE_NEWNET) == nil {
+		runtime.UnlockOSThread()
+	}
+	return err
+}
+
+// currentCookie is the cookie of the calling thread's network namespace.
+func currentCookie() (uint64, error) {
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return 0, fmt.Errorf("network namespace cookie: %w", err)
+	}
+	defer unix.Close(fd)
+	cookie, err := unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
+	if err != nil {
+		return 0, fmt.Errorf("network namespace cookie (needs Linux 5.14): %w", err)
+	}
+	return cookie, nil
+}

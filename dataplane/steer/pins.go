@@ -1,0 +1,196 @@
+package steer
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+	"golang.org/x/sys/unix"
+)
+
+// layout names the meaning of everything pinned: maps of another layout are
+// not taken over. It changes with the structs in steer.bpf.c.
+const layout = "v1"
+
+// bpffs refuses names with a dot, which is why no interface's name is in one.
+const (
+	mapsDir  = "maps"
+	linksDir = "links"
+)
+
+// mountBPF mounts a BPF file system at dir's root if there is none yet.
+func mountBPF(dir string) error {
+	root := "/sys/fs/bpf"
+	if !strings.HasPrefix(dir, root+"/") {
+		return nil
+	}
+	var st unix.Statfs_t
+	if err := unix.Statfs(root, &st); err == nil && st.Type == unix.BPF_FS_MAGIC {
+		return nil
+	}
+	if err := unix.Mount("bpf", root, "bpf", 0, "mode=0700"); err != nil {
+		return fmt.Errorf("mount the BPF file system at %s: %w", root, err)
+	}
+	return nil
+}
+
+// pinDirs makes the directories of this layout and removes other layouts'.
+// Without their links nothing is admitted: the standing default holds what it
+// guards until each endpoint is admitted again.
+func pinDirs(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	for _, e := range entries {
+		if e.Name() == layout {
+			continue
+		}
+		if err := os.RemoveAll(filepath.Join(dir, e.Name())); err != nil {
+			return fmt.Errorf("remove pins of another version: %w", err)
+		}
+	}
+	for _, sub := range []string{mapsDir, linksDir} {
+		if err := os.MkdirAll(filepath.Join(dir, layout, sub), 0o700); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// takeMap opens the pinned map of that spec, or makes and pins it. A pinned one
+// that does not fit (another size was configured) is replaced.
+func takeMap(spec *ebpf.MapSpec, path string) (*ebpf.Map, error) {
+	m, err := ebpf.LoadPinnedMap(path, nil)
+	if err == nil {
+		if spec.Compatible(m) == nil {
+			return m, nil
+		}
+		err = errors.Join(m.Unpin(), m.Close())
+	}
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("map %s: %w", spec.Name, err)
+	}
+	m, err = ebpf.NewMap(spec)
+	if err != nil {
+		return nil, fmt.Errorf("make map %s: %w", spec.Name, err)
+	}
+	if err := m.Pin(path); err != nil {
+		return nil, errors.Join(fmt.Errorf("pin map %s: %w", spec.Name, err), m.Close())
+	}
+	return m, nil
+}
+
+// hook is one place where a program sits.
+type hook struct {
+	cookie  uint64 // of the network namespace
+	ifindex uint32
+	attach  ebpf.AttachType
+}
+
+func (h hook) pinName() string {
+	side := "in"
+	if h.attach == ebpf.AttachTCXEgress {
+		side = "out"
+	}
+	return fmt.Sprintf("%x-%d-%s", h.cookie, h.ifindex, side)
+}
+
+func parsePinName(name string) (h hook, ok bool) {
+	parts := strings.Split(name, "-")
+	if len(parts) != 3 {
+		return h, false
+	}
+	cookie, err := strconv.ParseUint(parts[0], 16, 64)
+	if err != nil {
+		return h, false
+	}
+	ifindex, err := strconv.ParseUint(parts[1], 10, 32)
+	if err != nil {
+		return h, false
+	}
+	h = hook{cookie, uint32(ifindex), ebpf.AttachTCXIngress}
+	if parts[2] == "out" {
+		h.attach = ebpf.AttachTCXEgress
+	}
+	return h, h.pinName() == name
+}
+
+// attach puts prog at the hook: in place of the program of the pinned link if
+// there is one, in one step, else by a new link, pinned. ns must be the hook's.
+func (s *Steer) attach(ns *netns, h hook, prog *ebpf.Program) error {
+	path := filepath.Join(s.links, h.pinName())
+	old, err := link.LoadPinnedLink(path, nil)
+	if err == nil {
+		err = errors.Join(old.Update(prog), old.Close())
+		if err == nil {
+			return nil
+		}
+		// The interface that it was attached to is gone.
+		if !errors.Is(err, unix.ENOLINK) {
+			return fmt.Errorf("update link %s: %w", h.pinName(), err)
+		}
+		err = os.Remove(path)
+	}
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("link %s: %w", h.pinName(), err)
+	}
+	return ns.do(func() error {
+		l, err := link.AttachTCX(link.TCXOptions{
+			Interface: int(h.ifindex),
+			Program:   prog,
+			Attach:    h.attach,
+			Anchor:    link.Head(),
+		})
+		if errors.Is(err, ebpf.ErrNotSupported) {
+			return fmt.Errorf("the kernel has no tcx, which needs Linux 6.6 or later: %w", err)
+		}
+		if err != nil {
+			return fmt.Errorf("attach to interface %d: %w", h.ifindex, err)
+		}
+		return errors.Join(l.Pin(path), l.Close())
+	})
+}
+
+// detach removes the hook's link; the program leaves the interface with it.
+func (s *Steer) detach(h hook) error {
+	err := os.Remove(filepath.Join(s.links, h.pinName()))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
+// pinnedHooks lists the hooks that have a pinned link.
+func (s *Steer) pinnedHooks() ([]hook, error) {
+	entries, err := os.ReadDir(s.links)
+	if err != nil {
+		return nil, err
+	}
+	var hooks []hook
+	for _, e := range entries {
+		if h, ok := parsePinName(e.Name()); ok {
+			hooks = append(hooks, h)
+		}
+	}
+	return hooks, nil
+}
+
+// severed reports whether the interface of the hook's link is gone.
+func (s *Steer) severed(h hook) bool {
+	l, err := link.LoadPinnedLink(filepath.Join(s.links, h.pinName()), nil)
+	if err != nil {
+		return false
+	}
+	defer l.Close()
+	info, err := l.Info()
+	if err != nil || info.TCX() == nil {
+		return false
+	}
+	return info.TCX().Ifindex == 0
+}

@@ -1,0 +1,1028 @@
+//go:build ignore
+
+// SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause
+//
+// The steering programs: three tcx programs that carry what is decided and hand
+// the rest to user space.
+//
+//   from_endpoint  tcx ingress of the host end of an endpoint's veth
+//   to_endpoint    tcx egress of it
+//   gh_return      tcx ingress of gh0, where the worker's frames come back
+//
+// A frame of a decided flow costs one hash lookup. All else takes the way
+// through miss: the port is looked up, the sender is checked, and what user
+// space can judge leaves through gh0 with a VLAN tag that says which endpoint
+// and which hook it came from.
+//
+// from_endpoint and to_endpoint are loaded once per network, gh_return once per
+// network namespace: what is constant there is in .rodata. Every program
+// returns TCX_NEXT for "on with the kernel's path", never TC_ACT_OK, which
+// would hide the tc programs that others have put on the same hook.
+
+#include <stdbool.h>
+
+#include <linux/bpf.h>
+#include <linux/if_ether.h>
+#include <linux/in.h>
+#include <linux/ip.h>
+#include <linux/ipv6.h>
+#include <linux/pkt_cls.h>
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
+
+// From linux/icmp.h, icmpv6.h, if_arp.h and if_packet.h, which include libc's headers.
+#define ARPHRD_ETHER 1
+#define PACKET_HOST 0
+#define ICMP_ECHOREPLY 0
+#define ICMP_DEST_UNREACH 3
+#define ICMP_SOURCE_QUENCH 4
+#define ICMP_REDIRECT 5
+#define ICMP_ECHO 8
+#define ICMP_TIME_EXCEEDED 11
+#define ICMP_PARAMETERPROB 12
+#define ICMPV6_PARAMPROB 4 // the last of the errors
+#define ICMPV6_ECHO_REQUEST 128
+#define ICMPV6_ECHO_REPLY 129
+#define MLD_QUERY 130
+#define MLD_REPORT 131
+#define MLD_DONE 132
+#define ND_ROUTER_SOLICIT 133
+#define ND_NEIGHBOR_SOLICIT 135
+#define ND_NEIGHBOR_ADVERT 136
+#define ND_REDIRECT 137
+#define MLD2_REPORT 143
+
+#define NEXT -1 // TCX_NEXT, in linux/bpf.h from 6.6 on
+
+// The mark of a frame that the slow path has judged. The upper half is one of
+// these, the lower half a slot. A mark is compared whole: the host's own MLD
+// packets carry garbage in it.
+//
+// MARK_IN stands on frames that go through the bridge after from_endpoint's
+// hook; its slot is the destination's, 0 = no endpoint of this network, which
+// the second pass of the ingress hook clears. MARK_OUT stands only between
+// gh_return and the egress hook that it transmits to.
+#define MARK_IN 0x4757u
+#define MARK_OUT 0x4758u
+
+#define HEARTBEAT_NS 200000000ull // a worker that has not shown itself for longer is gone
+#define BURST_NS 100000000ull     // the miss budget's depth
+#define TICK_SHIFT 30             // a tick is 2^30 ns, the unit of seen and via
+#define VIA_TICKS 56              // 60 s
+#define ECHO_MAX 1472             // bytes of an echo's payload (R21)
+
+// The numbers are policy.Reason's.
+enum reason {
+	REASON_NONE,
+	REASON_NO_RULE,
+	REASON_DENIED,
+	REASON_APP,
+	REASON_APP_UNKNOWN,
+	REASON_UNKNOWN_PEER,
+	REASON_POLICY_CHANGED,
+	REASON_MULTICAST,
+	REASON_SOURCE_MAC,
+	REASON_SOURCE_ADDRESS,
+	REASON_DESTINATION_MAC,
+	REASON_ARP_SENDER,
+	REASON_ND_SENDER,
+	REASON_ROUTER_ADVERTISEMENT,
+	REASON_ROUTER_SOLICITATION,
+	REASON_VLAN,
+	REASON_ETHERTYPE,
+	REASON_TRUNCATED,
+	REASON_BAD_HEADER,
+	REASON_IP_OPTIONS,
+	REASON_EXTENSION_HEADER,
+	REASON_FRAGMENT,
+	REASON_PROTOCOL,
+	REASON_ICMP_TYPE,
+	REASON_ICMP_UNRELATED,
+	REASON_ICMP_SIZE,
+	REASON_NO_FLOW,
+	REASON_CONFLICT,
+	REASON_PROTOCOL_MISMATCH,
+	REASON_NOT_ADMITTED,
+	REASON_GATEWAY_DOWN,
+	REASON_STALE,
+	REASON_FLOW_QUOTA,
+	REASON_MISS_BUDGET,
+	REASON_INTERNAL,
+	REASON_COUNT,
+};
+
+// What counters counts beside the drops by reason.
+enum counter {
+	COUNT_HIT = 64,  // carried by an entry of the flow map
+	COUNT_PEER,      // of those, put into the peer's namespace at once
+	COUNT_STEERED,   // handed to user space
+	COUNT_RETURNED,  // came back from it
+	COUNT_OPEN,      // passed unjudged: the gateway is down or busy and the endpoint is open then
+	COUNT_UNGUARDED, // passed: the port is not guarded, or not admitted in an open network
+	COUNT_NOISE,     // dropped without blame: the host's own MLD chatter
+	COUNT_MAX,
+};
+
+struct flow_key {
+	__be32 addr_a[4]; // IPv4 is v4-mapped; (address, port) of A sorts first
+	__be32 addr_b[4];
+	__u16 port_a; // host order
+	__u16 port_b;
+	__u16 zone;
+	__u8 proto;
+	__u8 pad;
+};
+
+#define FLOW_INITIATOR 1 // side 1 opened it, else side 0
+#define FLOW_PEER 2      // redirect_peer may be used
+#define FLOW_ALLOW 4     // else its packets are dropped
+
+#define CLOSED_FIN 1
+#define CLOSED_RST 2
+
+// One connection. Index 0 of the pairs is side A of the key. User space writes
+// all but what is marked; the marked fields are written by one direction's
+// packets each, so that plain stores do.
+struct flow {
+	__u32 epoch;
+	__u32 ifindex[2]; // of the local endpoint on that side, 0 = not local
+	__u8 mac[2][6];   // that frames from and to that side carry
+	__u16 via[2];     // kernel: tick when that side's frame was last delivered through the bridge, 0 = never
+	__u8 flags;
+	__u8 reason;    // what a drop counts as
+	__u8 closed[2]; // kernel: FIN and RST seen from that side
+	__u16 app;      // policy.App, for user space
+	__u16 inner;
+	__u32 seen;       // kernel: tick of the last packet
+	__u32 packets[2]; // kernel
+	__u64 bytes[2];   // kernel
+};
+
+struct port_key {
+	__u32 space;
+	__u32 ifindex;
+};
+
+#define PORT_OBSERVE 1   // its mode is observe
+#define PORT_OPEN 2      // passes what nobody can judge
+#define PORT_UNGUARDED 4 // not enrolled: only the sender is checked
+#define PORT_GROUPS 8
+
+// One admitted endpoint. User space writes all but what is marked.
+struct port {
+	__u64 due[2];   // kernel: when the miss budget of each hook is used up to
+	__u64 drops;    // kernel
+	__u64 steered;  // kernel
+	__u64 attached; // CLOCK_MONOTONIC ns, for user space
+	__u32 cost;    // ns of budget that a steered frame takes, 0 = no limit
+	__u16 slot;
+	__u16 zone;
+	__u8 mac[6];
+	__u8 flags;
+	__u8 reason;               // kernel: of the last drop
+	__u32 groups[PORT_GROUPS]; // last 24 bits of its IPv6 addresses, host order, | 1<<24; 0 = none
+};
+
+struct owner_key {
+	__be32 addr[4];
+	__u32 zone;
+};
+
+struct owner {
+	__u32 ifindex;
+	__u16 slot;
+	__u8 mac[6];
+};
+
+struct slot {
+	__u32 ifindex;
+	__u32 zone;
+};
+
+struct state {
+	__u32 epoch;
+	__u32 pad;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 262144);
+	__type(key, struct flow_key);
+	__type(value, struct flow);
+} flows SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 8192);
+	__type(key, struct port_key);
+	__type(value, struct port);
+} ports SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 65536);
+	__type(key, struct owner_key);
+	__type(value, struct owner);
+} owners SEC(".maps");
+
+// Key: space << 16 | slot.
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 8192);
+	__type(key, __u32);
+	__type(value, struct slot);
+} slots SEC(".maps");
+
+// Zones whose unadmitted ports pass. What is not in it is closed.
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 4096);
+	__type(key, __u32);
+	__type(value, __u32);
+} open_zones SEC(".maps");
+
+// Numbers of network namespaces, by their cookie. Only user space reads it: it
+// keeps the numbers over a restart.
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1024);
+	__type(key, __u64);
+	__type(value, __u32);
+} spaces SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct state);
+} states SEC(".maps");
+
+// When each worker last showed itself, CLOCK_MONOTONIC ns. Index: queue.
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 64);
+	__type(key, __u32);
+	__type(value, __u64);
+} beats SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, COUNT_MAX);
+	__type(key, __u32);
+	__type(value, __u64);
+} counters SEC(".maps");
+
+const volatile __u16 zone;         // of the network
+const volatile __u32 space;        // of the network namespace
+const volatile __u32 gh0;          // ifindex of the slow-path device there
+const volatile __u32 queues = 1;   // how many it has
+const volatile __u8 gateway[6];    // MAC of the network's bridge
+
+// bpf2go generates Go types from these.
+const enum counter *unused_counter __attribute__((unused));
+const enum reason *unused_reason __attribute__((unused));
+
+static __always_inline void count(__u32 i)
+{
+	__u64 *c = bpf_map_lookup_elem(&counters, &i);
+	if (c)
+		*c += 1;
+}
+
+static __always_inline int drop(__u32 reason)
+{
+	count(reason);
+	return TC_ACT_SHOT;
+}
+
+static __always_inline int pass(__u32 counter)
+{
+	count(counter);
+	return NEXT;
+}
+
+static __always_inline int blame(struct port *port, __u32 reason)
+{
+	port->drops++;
+	port->reason = reason;
+	return drop(reason);
+}
+
+// same_mac compares two addresses that are 2-aligned.
+static __always_inline bool same_mac(const void *a, const void *b)
+{
+	const __u16 *x = a, *y = b;
+	return !((x[0] ^ y[0]) | (x[1] ^ y[1]) | (x[2] ^ y[2]));
+}
+
+// Loads that the compiler must not narrow: the verifier knows a packet pointer
+// only in a whole register.
+#define LOAD(field)                                                                                  \
+	({                                                                                           \
+		void *v;                                                                             \
+		asm volatile("%0 = *(u32 *)(%1 + %2)"                                                \
+			     : "=r"(v)                                                               \
+			     : "r"(skb), "i"(__builtin_offsetof(struct __sk_buff, field)));          \
+		v;                                                                                   \
+	})
+
+static __always_inline void *packet_start(struct __sk_buff *skb) { return LOAD(data); }
+
+static __always_inline void *packet_end(struct __sk_buff *skb) { return LOAD(data_end); }
+
+enum kind {
+	KIND_FLOW,  // has a key to look up
+	KIND_OTHER, // IP, for user space to judge
+	KIND_ARP,
+	KIND_ND,  // neighbour and router discovery
+	KIND_MLD, // multicast listener reports
+	KIND_BAD, // dropped for reason
+};
+
+struct packet {
+	struct flow_key key; // addresses of everything that is IP; ports of flows
+	__u32 hash;          // the same for both directions
+	__u8 side;           // whose address the source is
+	__u8 kind;
+	__u8 reason; // of KIND_BAD
+	__u8 tcp;    // flags
+	__u8 request; // of an echo
+	__u8 icmp;    // type, of KIND_ND and KIND_MLD
+};
+
+// The first 8 bytes of ICMP and of ICMPv6.
+struct icmp {
+	__u8 type, code;
+	__be16 checksum;
+	__be16 id, sequence;
+};
+
+#define TCP_FIN 0x01
+#define TCP_SYN 0x02
+#define TCP_RST 0x04
+#define TCP_ACK 0x10
+
+static __always_inline void bad(struct packet *p, __u8 reason)
+{
+	p->kind = KIND_BAD;
+	p->reason = reason;
+}
+
+// set_sides puts the two ends into the key in their order. sport and dport are
+// host order. An address that talks to itself is never on a wire.
+static __always_inline void set_sides4(struct packet *p, __be32 s, __be32 d, __u16 sport, __u16 dport)
+{
+	struct flow_key *k = &p->key;
+
+	k->addr_a[2] = k->addr_b[2] = bpf_htonl(0xffff);
+	p->hash = s ^ d;
+	if (bpf_ntohl(s) < bpf_ntohl(d)) {
+		k->addr_a[3] = s;
+		k->addr_b[3] = d;
+		k->port_a = sport;
+		k->port_b = dport;
+		return;
+	}
+	p->side = 1;
+	k->addr_a[3] = d;
+	k->addr_b[3] = s;
+	k->port_a = dport;
+	k->port_b = sport;
+	if (s == d)
+		bad(p, REASON_BAD_HEADER);
+}
+
+static __always_inline bool before6(const __be32 *a, const __be32 *b)
+{
+#pragma unroll
+	for (int i = 0; i < 4; i++)
+		if (a[i] != b[i])
+			return bpf_ntohl(a[i]) < bpf_ntohl(b[i]);
+	return false;
+}
+
+static __always_inline bool mapped(const __be32 *a)
+{
+	return !a[0] && !a[1] && a[2] == bpf_htonl(0xffff);
+}
+
+static __always_inline void set_sides6(struct packet *p, struct ipv6hdr *ip, __u16 sport, __u16 dport)
+{
+	const __be32 *s = ip->saddr.in6_u.u6_addr32, *d = ip->daddr.in6_u.u6_addr32;
+	struct flow_key *k = &p->key;
+
+	p->hash = s[0] ^ s[1] ^ s[2] ^ s[3] ^ d[0] ^ d[1] ^ d[2] ^ d[3];
+	if (before6(s, d)) {
+		__builtin_memcpy(k->addr_a, s, 16);
+		__builtin_memcpy(k->addr_b, d, 16);
+		k->port_a = sport;
+		k->port_b = dport;
+	} else {
+		p->side = 1;
+		__builtin_memcpy(k->addr_a, d, 16);
+		__builtin_memcpy(k->addr_b, s, 16);
+		k->port_a = dport;
+		k->port_b = sport;
+		if (!before6(d, s))
+			bad(p, REASON_BAD_HEADER);
+	}
+	// They would share keys with IPv4 flows.
+	if (mapped(s) || mapped(d))
+		bad(p, REASON_BAD_HEADER);
+}
+
+// transport reads ports, or the echo identifier, and says whether there is a
+// flow to look up.
+static __always_inline bool transport(struct packet *p, __u8 proto, void *l4, void *end, __u16 *sport, __u16 *dport)
+{
+	struct icmp *icmp = l4;
+	__be16 *port = l4;
+
+	switch (proto) {
+	case IPPROTO_TCP:
+		if (l4 + 20 > end)
+			goto truncated;
+		p->tcp = *(__u8 *)(l4 + 13);
+		break;
+	case IPPROTO_UDP:
+		if (l4 + 8 > end)
+			goto truncated;
+		break;
+	case IPPROTO_ICMP:
+	case IPPROTO_ICMPV6:
+		if (l4 + 8 > end)
+			goto truncated;
+		p->icmp = icmp->type;
+		if (proto == IPPROTO_ICMP && (icmp->type == ICMP_ECHO || icmp->type == ICMP_ECHOREPLY))
+			p->request = icmp->type == ICMP_ECHO;
+		else if (proto == IPPROTO_ICMPV6 && (icmp->type == ICMPV6_ECHO_REQUEST || icmp->type == ICMPV6_ECHO_REPLY))
+			p->request = icmp->type == ICMPV6_ECHO_REQUEST;
+		else
+			return false;
+		*sport = *dport = bpf_ntohs(icmp->id);
+		p->key.proto = IPPROTO_ICMP;
+		return true;
+	default:
+		return false;
+	}
+	*sport = bpf_ntohs(port[0]);
+	*dport = bpf_ntohs(port[1]);
+	p->key.proto = proto;
+	return true;
+
+truncated:
+	bad(p, REASON_TRUNCATED);
+	return false;
+}
+
+static __always_inline void parse4(struct packet *p, void *l3, void *end)
+{
+	struct iphdr *ip = l3;
+	__u16 sport = 0, dport = 0;
+	bool flow = false;
+
+	if (l3 + sizeof(*ip) > end)
+		return bad(p, REASON_TRUNCATED);
+	p->kind = KIND_OTHER;
+	if (*(__u8 *)l3 == 0x45) {
+		if (!(ip->frag_off & bpf_htons(0x3fff)))
+			flow = transport(p, ip->protocol, l3 + sizeof(*ip), end, &sport, &dport);
+	} else if (ip->version != 4 || ip->ihl < 5) {
+		return bad(p, REASON_BAD_HEADER);
+	}
+	if (p->kind == KIND_BAD)
+		return;
+	if (flow)
+		p->kind = KIND_FLOW;
+	set_sides4(p, ip->saddr, ip->daddr, sport, dport);
+	if (flow || ip->protocol != IPPROTO_ICMP || *(__u8 *)l3 != 0x45)
+		return;
+	// An error belongs to the flow that it quotes, and so to that flow's worker.
+	if (p->icmp != ICMP_DEST_UNREACH && p->icmp != ICMP_SOURCE_QUENCH && p->icmp != ICMP_REDIRECT &&
+	    p->icmp != ICMP_TIME_EXCEEDED && p->icmp != ICMP_PARAMETERPROB)
+		return;
+	if (l3 + 20 + 8 + sizeof(*ip) > end)
+		return;
+	ip = l3 + 20 + 8;
+	p->hash = ip->saddr ^ ip->daddr;
+}
+
+static __always_inline bool is_mld(__u8 type)
+{
+	return (type >= MLD_QUERY && type <= MLD_DONE) || type == MLD2_REPORT;
+}
+
+static __always_inline void parse6(struct packet *p, void *l3, void *end)
+{
+	struct ipv6hdr *ip = l3;
+	void *l4 = l3 + sizeof(*ip);
+	__u16 sport = 0, dport = 0;
+	bool flow;
+
+	if (l4 > end)
+		return bad(p, REASON_TRUNCATED);
+	if (ip->version != 6)
+		return bad(p, REASON_BAD_HEADER);
+	p->kind = KIND_OTHER;
+	flow = ip->nexthdr != IPPROTO_ICMP && transport(p, ip->nexthdr, l4, end, &sport, &dport);
+	if (p->kind == KIND_BAD)
+		return;
+	if (flow)
+		p->kind = KIND_FLOW;
+	set_sides6(p, ip, sport, dport);
+	if (flow || p->kind == KIND_BAD)
+		return;
+	if (ip->nexthdr == IPPROTO_ICMPV6) {
+		if (p->icmp >= ND_ROUTER_SOLICIT && p->icmp <= ND_REDIRECT) {
+			p->kind = KIND_ND;
+		} else if (is_mld(p->icmp)) {
+			p->kind = KIND_MLD;
+		} else if (p->icmp >= 1 && p->icmp <= ICMPV6_PARAMPROB && l4 + 8 + sizeof(*ip) <= end) {
+			__be32 *w = l4 + 8 + 8;
+			p->hash = w[0] ^ w[1] ^ w[2] ^ w[3] ^ w[4] ^ w[5] ^ w[6] ^ w[7];
+		}
+		return;
+	}
+	// MLD comes behind a hop-by-hop header that holds the router alert alone.
+	if (ip->nexthdr == IPPROTO_HOPOPTS && l4 + 9 <= end && ((__u8 *)l4)[0] == IPPROTO_ICMPV6 && ((__u8 *)l4)[1] == 0) {
+		__u8 type = ((__u8 *)l4)[8];
+		if (is_mld(type)) {
+			p->icmp = type;
+			p->kind = KIND_MLD;
+		}
+	}
+}
+
+// Headers of at most this size are read in place: an IPv6 header and what an
+// ICMPv6 error quotes.
+#define LINEAR (ETH_HLEN + 40 + 8 + 40)
+
+static __always_inline void parse(struct __sk_buff *skb, struct packet *p)
+{
+	void *data = packet_start(skb), *end = packet_end(skb);
+	struct ethhdr *eth;
+
+	__builtin_memset(p, 0, sizeof(*p));
+	p->key.zone = zone;
+	// The tag is out of the packet here: a tagged frame would parse as plain IP.
+	if (skb->vlan_present)
+		return bad(p, REASON_VLAN);
+	if (data + LINEAR > end && end - data < skb->len) {
+		bpf_skb_pull_data(skb, skb->len < LINEAR ? skb->len : LINEAR);
+		data = packet_start(skb);
+		end = packet_end(skb);
+	}
+	eth = data;
+	if (data + sizeof(*eth) > end)
+		return bad(p, REASON_TRUNCATED);
+	switch (eth->h_proto) {
+	case bpf_htons(ETH_P_IP):
+		return parse4(p, data + sizeof(*eth), end);
+	case bpf_htons(ETH_P_IPV6):
+		return parse6(p, data + sizeof(*eth), end);
+	case bpf_htons(ETH_P_ARP):
+		p->kind = KIND_ARP;
+		return;
+	case bpf_htons(ETH_P_8021Q):
+	case bpf_htons(ETH_P_8021AD):
+		return bad(p, REASON_VLAN);
+	}
+	bad(p, REASON_ETHERTYPE);
+}
+
+// hit returns the flow's entry if it speaks for this very frame at this port.
+static __always_inline struct flow *hit(struct __sk_buff *skb, struct packet *p, __u32 own)
+{
+	void *data = packet_start(skb), *end = packet_end(skb);
+	__u32 zero = 0, side = p->side & 1;
+	struct ethhdr *eth = data;
+	struct state *state;
+	struct flow *f;
+
+	if (p->kind != KIND_FLOW || (p->tcp & (TCP_SYN | TCP_ACK)) == TCP_SYN)
+		return 0;
+	f = bpf_map_lookup_elem(&flows, &p->key);
+	if (!f)
+		return 0;
+	state = bpf_map_lookup_elem(&states, &zero);
+	if (!state || f->epoch != state->epoch || f->ifindex[own & 1] != skb->ifindex)
+		return 0;
+	if (data + sizeof(*eth) > end)
+		return 0;
+	if (!same_mac(eth->h_source, f->mac[side]) || !same_mac(eth->h_dest, f->mac[!side]))
+		return 0;
+	// An identifier is the initiator's for asking and the other's for answering.
+	if (p->key.proto == IPPROTO_ICMP &&
+	    (p->request != (side == (f->flags & FLOW_INITIATOR)) || skb->len > ETH_HLEN + 20 + 8 + ECHO_MAX))
+		return 0;
+	return f;
+}
+
+static __always_inline void account(struct __sk_buff *skb, struct packet *p, struct flow *f, __u32 tick)
+{
+	__u32 side = p->side & 1;
+
+	f->packets[side] += skb->gso_segs ? skb->gso_segs : 1;
+	f->bytes[side] += skb->len;
+	if (f->seen != tick)
+		f->seen = tick;
+	if (p->tcp & (TCP_FIN | TCP_RST))
+		f->closed[side] |= (p->tcp & TCP_FIN ? CLOSED_FIN : 0) | (p->tcp & TCP_RST ? CLOSED_RST : 0);
+}
+
+static __always_inline __u32 now_tick(void) { return bpf_ktime_get_coarse_ns() >> TICK_SHIFT; }
+
+static __always_inline struct port *find_port(struct __sk_buff *skb)
+{
+	struct port_key k = {.space = space, .ifindex = skb->ifindex};
+	return bpf_map_lookup_elem(&ports, &k);
+}
+
+static __always_inline int unadmitted(void)
+{
+	__u32 z = zone;
+	if (bpf_map_lookup_elem(&open_zones, &z))
+		return pass(COUNT_UNGUARDED);
+	return drop(REASON_NOT_ADMITTED);
+}
+
+// owns reports whether the address at off is this port's.
+static __always_inline bool owns(struct __sk_buff *skb, const __be32 *addr)
+{
+	struct owner_key k = {.zone = zone};
+	struct owner *o;
+
+	__builtin_memcpy(k.addr, addr, 16);
+	o = bpf_map_lookup_elem(&owners, &k);
+	return o && o->ifindex == skb->ifindex;
+}
+
+// steer hands the frame to user space: dir 0 from the endpoint, 1 to it.
+static __always_inline int steer(struct __sk_buff *skb, struct port *port, __u32 hash, __u32 dir)
+{
+	__u32 q = ((__u64)(hash * 0x9e3779b1u) * queues) >> 32;
+	__u64 now = bpf_ktime_get_ns(), due = port->due[dir & 1];
+	__u64 *beat = bpf_map_lookup_elem(&beats, &q);
+
+	if (!beat || now > *beat + HEARTBEAT_NS) {
+		if (port->flags & PORT_OPEN)
+			return pass(COUNT_OPEN);
+		return blame(port, REASON_GATEWAY_DOWN);
+	}
+	if (due > now + BURST_NS) {
+		if (port->flags & PORT_OPEN)
+			return pass(COUNT_OPEN);
+		return blame(port, REASON_MISS_BUDGET);
+	}
+	if (due < now)
+		due = now;
+	// A super-packet arrives in user space as its segments.
+	port->due[dir & 1] = due + (__u64)port->cost * (skb->gso_segs ? skb->gso_segs : 1);
+	port->steered++;
+	skb->queue_mapping = q + 1;
+	if (bpf_skb_vlan_push(skb, bpf_htons(ETH_P_8021Q), (port->slot << 1 | dir) & 0xfff))
+		return blame(port, REASON_INTERNAL);
+	count(COUNT_STEERED);
+	return bpf_redirect(gh0, 0);
+}
+
+struct arp_ipv4 {
+	__be16 htype, ptype;
+	__u8 hlen, plen;
+	__be16 op;
+	__u8 sha[6];
+	__u8 spa[4];
+	__u8 tha[6];
+	__u8 tpa[4];
+} __attribute__((packed));
+
+// arp_sent: the sender must be this endpoint; a probe asks for its own address.
+static __always_inline bool arp_sent(struct __sk_buff *skb, struct port *port)
+{
+	__be32 addr[4] = {0, 0, bpf_htonl(0xffff), 0};
+	struct arp_ipv4 arp __attribute__((aligned(4)));
+
+	if (bpf_skb_load_bytes(skb, ETH_HLEN, &arp, sizeof(arp)))
+		return false;
+	if (arp.htype != bpf_htons(ARPHRD_ETHER) || arp.ptype != bpf_htons(ETH_P_IP) || arp.hlen != 6 || arp.plen != 4)
+		return false;
+	if (!same_mac(arp.sha, port->mac))
+		return false;
+	__builtin_memcpy(&addr[3], arp.spa, 4);
+	if (!addr[3])
+		__builtin_memcpy(&addr[3], arp.tpa, 4);
+	return owns(skb, addr);
+}
+
+struct nd {
+	__u8 type, code;
+	__be16 checksum;
+	__be32 flags;
+	__be32 target[4];
+};
+
+#define ND_OPTIONS 4 // a solicitation has one, with a nonce two
+
+// nd_sent: solicitations and advertisements whose addresses, target and
+// link-layer option are this endpoint's.
+static __always_inline bool nd_sent(struct __sk_buff *skb, struct port *port, __u8 type)
+{
+	struct ipv6hdr ip;
+	struct nd nd;
+	__u32 off = ETH_HLEN + sizeof(ip) + sizeof(nd), end;
+	bool unspecified;
+
+	if (bpf_skb_load_bytes(skb, ETH_HLEN, &ip, sizeof(ip)) || bpf_skb_load_bytes(skb, ETH_HLEN + sizeof(ip), &nd, sizeof(nd)))
+		return false;
+	if (ip.hop_limit != 255 || nd.code != 0)
+		return false;
+	const __be32 *s = ip.saddr.in6_u.u6_addr32;
+	unspecified = !(s[0] | s[1] | s[2] | s[3]);
+	if (unspecified ? type != ND_NEIGHBOR_SOLICIT : !owns(skb, s))
+		return false;
+	if ((unspecified || type == ND_NEIGHBOR_ADVERT) && !owns(skb, nd.target))
+		return false;
+	end = ETH_HLEN + sizeof(ip) + bpf_ntohs(ip.payload_len);
+	for (int i = 0; i < ND_OPTIONS && off < end; i++) {
+		__u8 option[8] __attribute__((aligned(8)));
+		if (bpf_skb_load_bytes(skb, off, option, sizeof(option)))
+			return false;
+		if (option[1] == 0)
+			return false;
+		if ((option[0] == 1 || option[0] == 2) && (unspecified || option[1] != 1 || !same_mac(option + 2, port->mac)))
+			return false;
+		off += option[1] * 8;
+	}
+	return off == end;
+}
+
+static __always_inline bool own_group(struct port *port, const __be32 *group)
+{
+	__u32 low = bpf_ntohl(group[3]);
+	bool found = false;
+
+	if (group[0] != bpf_htonl(0xff020000) || group[1] || group[2] != bpf_htonl(1) || low >> 24 != 0xff)
+		return false;
+	low = (low & 0xffffff) | 1 << 24;
+#pragma unroll
+	for (int i = 0; i < PORT_GROUPS; i++)
+		if (port->groups[i] == low)
+			found = true;
+	return found;
+}
+
+struct mld_record {
+	__u8 type, aux;
+	__be16 sources;
+	__be32 group[4];
+};
+
+#define MLD_RECORDS 8
+
+// mld_sent: reports of the solicited-node groups of the endpoint's own addresses.
+static __always_inline bool mld_sent(struct __sk_buff *skb, struct port *port, struct packet *p)
+{
+	__u32 icmp = ETH_HLEN + sizeof(struct ipv6hdr);
+	__be16 records;
+	struct ipv6hdr ip;
+
+	if (bpf_skb_load_bytes(skb, ETH_HLEN, &ip, sizeof(ip)))
+		return false;
+	const __be32 *s = ip.saddr.in6_u.u6_addr32;
+	if (ip.hop_limit != 1 || ((s[0] | s[1] | s[2] | s[3]) && !owns(skb, s)))
+		return false;
+	if (ip.nexthdr == IPPROTO_HOPOPTS)
+		icmp += 8;
+	if (p->icmp == MLD_REPORT || p->icmp == MLD_DONE) {
+		__be32 group[4];
+		return !bpf_skb_load_bytes(skb, icmp + 8, group, sizeof(group)) && own_group(port, group);
+	}
+	if (p->icmp != MLD2_REPORT || bpf_skb_load_bytes(skb, icmp + 6, &records, sizeof(records)))
+		return false;
+	if (bpf_ntohs(records) > MLD_RECORDS)
+		return false;
+	for (int i = 0; i < MLD_RECORDS && i < bpf_ntohs(records); i++) {
+		struct mld_record r;
+		if (bpf_skb_load_bytes(skb, icmp + 8 + i * sizeof(r), &r, sizeof(r)))
+			return false;
+		if (r.aux || r.sources || !own_group(port, r.group))
+			return false;
+	}
+	return true;
+}
+
+// from_miss: what no entry of the flow map speaks for. The sender is checked
+// for everything that leaves here alive.
+static __noinline int from_miss(struct __sk_buff *skb, struct packet *p)
+{
+	struct port *port = find_port(skb);
+	__be32 src[4];
+	__u8 mac[6] __attribute__((aligned(2)));
+
+	if (!p)
+		return TC_ACT_SHOT;
+	if (!port)
+		return unadmitted();
+	if (bpf_skb_load_bytes(skb, 6, mac, sizeof(mac)))
+		return blame(port, REASON_TRUNCATED);
+	if (!same_mac(mac, port->mac))
+		return blame(port, REASON_SOURCE_MAC);
+	switch (p->kind) {
+	case KIND_BAD:
+		if (port->flags & PORT_UNGUARDED)
+			return pass(COUNT_UNGUARDED);
+		return blame(port, p->reason);
+	case KIND_ARP:
+		return arp_sent(skb, port) ? NEXT : blame(port, REASON_ARP_SENDER);
+	case KIND_ND:
+		if (p->icmp == ND_ROUTER_SOLICIT)
+			return blame(port, REASON_ROUTER_SOLICITATION);
+		if (p->icmp != ND_NEIGHBOR_SOLICIT && p->icmp != ND_NEIGHBOR_ADVERT)
+			return blame(port, REASON_ROUTER_ADVERTISEMENT);
+		return nd_sent(skb, port, p->icmp) ? NEXT : blame(port, REASON_ND_SENDER);
+	case KIND_MLD:
+		if (mld_sent(skb, port, p) || port->flags & (PORT_OBSERVE | PORT_UNGUARDED))
+			return NEXT;
+		return blame(port, REASON_MULTICAST);
+	}
+	if (p->side & 1)
+		__builtin_memcpy(src, p->key.addr_b, 16);
+	else
+		__builtin_memcpy(src, p->key.addr_a, 16);
+	if (!owns(skb, src))
+		return blame(port, REASON_SOURCE_ADDRESS);
+	if (port->flags & PORT_UNGUARDED)
+		return pass(COUNT_UNGUARDED);
+	return steer(skb, port, p->hash, 0);
+}
+
+SEC("tcx/ingress")
+int from_endpoint(struct __sk_buff *skb)
+{
+	struct packet p;
+	struct flow *f;
+	__u32 side, tick;
+
+	if (skb->mark >> 16 == MARK_IN) {
+		if (!(skb->mark & 0xffff))
+			skb->mark = 0;
+		return NEXT;
+	}
+	parse(skb, &p);
+	f = hit(skb, &p, p.side);
+	if (!f)
+		return from_miss(skb, &p);
+	side = p.side & 1;
+	tick = now_tick();
+	account(skb, &p, f, tick);
+	if (!(f->flags & FLOW_ALLOW))
+		return drop(f->reason < REASON_COUNT ? f->reason : REASON_DENIED);
+	count(COUNT_HIT);
+	// Past the bridge only where the bridge delivered this very direction a
+	// minute ago at most: then netfilter and isolation let it by, and the
+	// bridge's table of addresses stays fresh.
+	if (!(f->flags & FLOW_PEER) || !f->ifindex[!side] || !f->via[side] || (__u16)((__u16)tick - f->via[side]) > VIA_TICKS)
+		return NEXT;
+	if (same_mac(f->mac[!side], (const void *)gateway))
+		return NEXT;
+	count(COUNT_PEER);
+	bpf_skb_change_type(skb, PACKET_HOST);
+	skb->mark = 0; // kernels before 6.16 do not scrub it on the way into the container
+	return bpf_redirect_peer(f->ifindex[!side], 0);
+}
+
+// to_marked: a frame that the slow path has judged passes here only if it was
+// judged for this endpoint.
+static __noinline int to_marked(struct __sk_buff *skb, struct packet *p)
+{
+	struct port *port = find_port(skb);
+	__be32 dst[4];
+	__u8 mac[6] __attribute__((aligned(2)));
+
+	if (!p || !port || bpf_skb_load_bytes(skb, 0, mac, sizeof(mac)))
+		return 0;
+	if (skb->mark == (MARK_OUT << 16 | port->slot))
+		return 1;
+	if (skb->mark != (MARK_IN << 16 | port->slot) || !same_mac(mac, port->mac))
+		return 0;
+	if (p->kind != KIND_FLOW && p->kind != KIND_OTHER)
+		return 0;
+	if (p->side & 1)
+		__builtin_memcpy(dst, p->key.addr_a, 16);
+	else
+		__builtin_memcpy(dst, p->key.addr_b, 16);
+	return owns(skb, dst);
+}
+
+static __noinline int to_miss(struct __sk_buff *skb, struct packet *p)
+{
+	struct port *port = find_port(skb);
+	struct ethhdr eth;
+
+	if (!p)
+		return TC_ACT_SHOT;
+	if (!port)
+		return unadmitted();
+	if (port->flags & PORT_UNGUARDED)
+		return pass(COUNT_UNGUARDED);
+	if (p->kind == KIND_BAD)
+		return blame(port, p->reason);
+	if (bpf_skb_load_bytes(skb, 0, &eth, sizeof(eth)))
+		return blame(port, REASON_TRUNCATED);
+	if (!(eth.h_dest[0] & 1) && !same_mac(eth.h_dest, port->mac))
+		return drop(REASON_DESTINATION_MAC); // flooded: nobody's fault
+	switch (p->kind) {
+	case KIND_ARP:
+		return NEXT;
+	case KIND_ND:
+		if (p->icmp == ND_NEIGHBOR_SOLICIT || p->icmp == ND_NEIGHBOR_ADVERT)
+			return NEXT;
+		if (p->icmp == ND_ROUTER_SOLICIT)
+			return drop(COUNT_NOISE);
+		if (same_mac(eth.h_source, (const void *)gateway))
+			return NEXT;
+		return blame(port, REASON_ROUTER_ADVERTISEMENT);
+	case KIND_MLD:
+		return port->flags & PORT_OBSERVE ? NEXT : drop(COUNT_NOISE);
+	}
+	if (eth.h_dest[0] & 1) {
+		if (port->flags & PORT_OBSERVE)
+			return NEXT;
+		return blame(port, REASON_MULTICAST);
+	}
+	return steer(skb, port, p->hash, 1);
+}
+
+SEC("tcx/egress")
+int to_endpoint(struct __sk_buff *skb)
+{
+	__u32 side, tick, high = skb->mark >> 16;
+	struct packet p;
+	struct flow *f;
+
+	parse(skb, &p);
+	if (high == MARK_IN || high == MARK_OUT) {
+		int judged = to_marked(skb, &p);
+		skb->mark = 0;
+		if (judged)
+			return NEXT;
+	}
+	f = hit(skb, &p, !p.side);
+	if (!f)
+		return to_miss(skb, &p);
+	side = p.side & 1;
+	tick = now_tick();
+	if (!f->ifindex[side])
+		account(skb, &p, f, tick);
+	if (!(f->flags & FLOW_ALLOW))
+		return drop(f->reason < REASON_COUNT ? f->reason : REASON_DENIED);
+	if (f->ifindex[side]) {
+		__u16 stamp = (__u16)tick ? (__u16)tick : 1;
+		if (f->via[side] != stamp)
+			f->via[side] = stamp;
+		return NEXT;
+	}
+	count(COUNT_HIT);
+	return NEXT;
+}
+
+// gh_return takes what the worker let pass back to where it came from.
+SEC("tcx/ingress")
+int gh_return(struct __sk_buff *skb)
+{
+	struct owner_key k = {};
+	__u32 key, mark = MARK_IN << 16;
+	struct owner *o;
+	struct slot *s;
+	__be16 proto;
+	__u8 mac[6] __attribute__((aligned(2)));
+	__u16 tci = skb->vlan_tci & 0xfff;
+
+	if (!skb->vlan_present)
+		return drop(REASON_INTERNAL);
+	key = space << 16 | tci >> 1;
+	s = bpf_map_lookup_elem(&slots, &key);
+	if (!s || bpf_skb_vlan_pop(skb))
+		return drop(REASON_INTERNAL);
+	count(COUNT_RETURNED);
+	if (tci & 1) {
+		skb->mark = MARK_OUT << 16 | tci >> 1;
+		return bpf_redirect(s->ifindex, 0);
+	}
+	if (bpf_skb_load_bytes(skb, 0, mac, sizeof(mac)) || bpf_skb_load_bytes(skb, 12, &proto, sizeof(proto)))
+		return drop(REASON_INTERNAL);
+	k.zone = s->zone;
+	if (proto == bpf_htons(ETH_P_IP)) {
+		k.addr[2] = bpf_htonl(0xffff);
+		bpf_skb_load_bytes(skb, ETH_HLEN + 16, &k.addr[3], 4);
+	} else {
+		bpf_skb_load_bytes(skb, ETH_HLEN + 24, k.addr, 16);
+	}
+	o = bpf_map_lookup_elem(&owners, &k);
+	if (o && same_mac(o->mac, mac))
+		mark |= o->slot;
+	skb->mark = mark;
+	return bpf_redirect(s->ifindex, BPF_F_INGRESS);
+}
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";

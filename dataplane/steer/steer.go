@@ -1,0 +1,296 @@
+// Package steer puts the kernel's part of Gatehouse in place: the tcx programs
+// at each endpoint's veth that carry decided flows and hand the rest to user
+// space, the maps they share with it, the slow-path device pair of each network
+// namespace, and the standing default that holds what nobody has admitted.
+//
+// cmd opens one Steer, guards networks, admits endpoints as the orchestrator
+// tells of them, and gives the FlowMap to the dataplane's workers. Everything
+// is pinned and outlives the process: closed stays closed and decided flows go
+// on while no gateway runs, and the next Open takes over. All methods are safe
+// for concurrent use.
+package steer
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/btf"
+	"github.com/cilium/ebpf/rlimit"
+	"golang.org/x/sys/unix"
+
+	"gatehouse/policy"
+)
+
+// What Config's zero values stand for, and its limits.
+const (
+	DefaultPinDir      = "/sys/fs/bpf/gatehouse"
+	DefaultPrefix      = "gh"
+	DefaultNetNSDir    = "/var/run/docker/netns"
+	DefaultFlowEntries = 262144
+	DefaultMissBudget  = 50000
+	MaxQueues          = 64 // entries of the map beats
+
+	// PairMTU is the MTU of the slow-path devices: native XDP takes no larger
+	// one without multi-buffer support.
+	PairMTU = 3500
+	// MaxEndpointMTU leaves room for the steering tag. A larger endpoint's
+	// frames would vanish on the way to user space, so it is refused.
+	MaxEndpointMTU = PairMTU - 4
+)
+
+// Config says how to run. Zero values are defaults.
+type Config struct {
+	PinDir      string // in a BPF file system, for this gateway alone
+	Prefix      string // of the slow-path devices: gh is gh0 and gh1
+	Table       string // of the standing default in nftables; "" = gatehouse
+	NetNSDir    string // where the engine keeps its network namespaces
+	FlowEntries uint32 // size of the flow map, made in advance
+	Queues      int    // of the slow-path devices, one worker each
+	MissBudget  uint32 // frames a second that each hook of an endpoint may send to user space
+}
+
+func (c *Config) setDefaults() error {
+	c.PinDir = or(c.PinDir, DefaultPinDir)
+	c.Prefix = or(c.Prefix, DefaultPrefix)
+	c.Table = or(c.Table, "gatehouse")
+	c.NetNSDir = or(c.NetNSDir, DefaultNetNSDir)
+	c.FlowEntries = or(c.FlowEntries, DefaultFlowEntries)
+	c.MissBudget = or(c.MissBudget, DefaultMissBudget)
+	c.Queues = or(c.Queues, 1)
+	if c.Queues < 1 || c.Queues > MaxQueues {
+		return fmt.Errorf("%d queues: want 1 to %d", c.Queues, MaxQueues)
+	}
+	if len(c.Prefix)+1 >= unix.IFNAMSIZ {
+		return fmt.Errorf("device prefix %q is too long", c.Prefix)
+	}
+	return nil
+}
+
+func or[T comparable](v, def T) T {
+	var zero T
+	if v == zero {
+		return def
+	}
+	return v
+}
+
+// Steer is the kernel's side of one gateway.
+type Steer struct {
+	cfg   Config
+	links string // directory of pinned links
+	maps  steerMaps
+	flows *FlowMap
+	cache *btf.Cache
+
+	attaching sync.Mutex // one attachment at a time: the kernel's own lock allows no more
+
+	mu        sync.Mutex
+	spaces    map[uint64]*Space // by cookie of the namespace
+	networks  map[policy.Zone]*network
+	endpoints map[string]*endpoint
+	ports     map[steerPortKey]string // ids of endpoints
+	found     map[steerPortKey]uint16 // slots that an earlier gateway gave
+	defaults  map[uint64]*standing    // by cookie
+	mended    uint64
+	reports   chan Report
+	more      chan struct{} // a space was added; Watch looks at it
+}
+
+// Open loads what the kernel needs, or takes over what an earlier gateway has
+// pinned. It needs root and Linux 6.6.
+func Open(cfg Config) (*Steer, error) {
+	if err := cfg.setDefaults(); err != nil {
+		return nil, err
+	}
+	if err := rlimit.RemoveMemlock(); err != nil {
+		return nil, fmt.Errorf("lift the limit on locked memory (needs root): %w", err)
+	}
+	if err := mountBPF(cfg.PinDir); err != nil {
+		return nil, err
+	}
+	if err := pinDirs(cfg.PinDir); err != nil {
+		return nil, fmt.Errorf("pin directory %s: %w", cfg.PinDir, err)
+	}
+	s := &Steer{
+		cfg:       cfg,
+		links:     filepath.Join(cfg.PinDir, layout, linksDir),
+		cache:     btf.NewCache(),
+		spaces:    make(map[uint64]*Space),
+		networks:  make(map[policy.Zone]*network),
+		endpoints: make(map[string]*endpoint),
+		ports:     make(map[steerPortKey]string),
+		found:     make(map[steerPortKey]uint16),
+		defaults:  make(map[uint64]*standing),
+		reports:   make(chan Report, 64),
+		more:      make(chan struct{}, 1),
+	}
+	if err := s.openMaps(); err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	s.flows = newFlowMap(s.maps.Flows)
+	if err := s.recall(); err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	return s, nil
+}
+
+func (s *Steer) openMaps() error {
+	spec, err := s.loadSpec()
+	if err != nil {
+		return err
+	}
+	for name, to := range map[string]**ebpf.Map{
+		"beats":      &s.maps.Beats,
+		"counters":   &s.maps.Counters,
+		"flows":      &s.maps.Flows,
+		"open_zones": &s.maps.OpenZones,
+		"owners":     &s.maps.Owners,
+		"ports":      &s.maps.Ports,
+		"slots":      &s.maps.Slots,
+		"spaces":     &s.maps.Spaces,
+		"states":     &s.maps.States,
+	} {
+		*to, err = takeMap(spec.Maps[name], filepath.Join(s.cfg.PinDir, layout, mapsDir, name))
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *Steer) loadSpec() (*ebpf.CollectionSpec, error) {
+	spec, err := loadSteer()
+	if err != nil {
+		return nil, fmt.Errorf("steering programs: %w", err)
+	}
+	spec.Maps["flows"].MaxEntries = s.cfg.FlowEntries
+	return spec, nil
+}
+
+// load makes programs with these values for their variables, on the shared maps.
+func (s *Steer) load(to any, variables map[string]any) error {
+	spec, err := s.loadSpec()
+	if err != nil {
+		return err
+	}
+	for name, value := range variables {
+		if err := spec.Variables[name].Set(value); err != nil {
+			return fmt.Errorf("variable %s of the steering programs: %w", name, err)
+		}
+	}
+	err = spec.LoadAndAssign(to, &ebpf.CollectionOptions{
+		Cache: s.cache,
+		MapReplacements: map[string]*ebpf.Map{
+			"beats":      s.maps.Beats,
+			"counters":   s.maps.Counters,
+			"flows":      s.maps.Flows,
+			"open_zones": s.maps.OpenZones,
+			"owners":     s.maps.Owners,
+			"ports":      s.maps.Ports,
+			"slots":      s.maps.Slots,
+			"spaces":     s.maps.Spaces,
+			"states":     s.maps.States,
+		},
+	})
+	if err != nil {
+		return fmt.Errorf("load the steering programs: %w", err)
+	}
+	return nil
+}
+
+// recall remembers the slots of an earlier gateway's endpoints, so that frames
+// that wait in rings keep their meaning.
+func (s *Steer) recall() error {
+	var k steerPortKey
+	var v steerPort
+	it := s.maps.Ports.Iterate()
+	for it.Next(&k, &v) {
+		s.found[k] = v.Slot
+	}
+	if err := it.Err(); err != nil {
+		return fmt.Errorf("take over endpoints: %w", err)
+	}
+	return nil
+}
+
+// Flows is the kernel's flow map.
+func (s *Steer) Flows() *FlowMap { return s.flows }
+
+// SetEpoch tells the programs the number of the present table: entries of
+// another epoch are no longer valid. It never goes back.
+func (s *Steer) SetEpoch(epoch uint32) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	present, err := s.epoch()
+	if err != nil {
+		return err
+	}
+	if epoch < present {
+		return fmt.Errorf("epoch %d is behind the present one, %d", epoch, present)
+	}
+	if err := s.maps.States.Put(uint32(0), steerState{Epoch: epoch}); err != nil {
+		return fmt.Errorf("set epoch: %w", err)
+	}
+	return nil
+}
+
+// Epoch is the number that the programs go by, 0 if none was ever set. After a
+// takeover the next table's must be greater.
+func (s *Steer) Epoch() (uint32, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.epoch()
+}
+
+func (s *Steer) epoch() (uint32, error) {
+	var st steerState
+	if err := s.maps.States.Lookup(uint32(0), &st); err != nil {
+		return 0, fmt.Errorf("read epoch: %w", err)
+	}
+	return st.Epoch, nil
+}
+
+// Beat says that the worker of that queue was alive at now, CLOCK_MONOTONIC in
+// nanoseconds. Only the worker's own loop may call it, every 50 ms at least:
+// after 200 ms without, new flows find no gateway.
+func (s *Steer) Beat(queue int, now int64) error {
+	return s.maps.Beats.Put(uint32(queue), uint64(now))
+}
+
+// Close lets go of the kernel's side and leaves it working: everything is
+// pinned for the next gateway.
+func (s *Steer) Close() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var errs []error
+	for _, n := range s.networks {
+		errs = append(errs, n.close())
+	}
+	for _, sp := range s.spaces {
+		errs = append(errs, sp.ns.close())
+	}
+	return errors.Join(append(errs, s.maps.Close())...)
+}
+
+// Uninstall removes everything from the kernel: the network is as it was found.
+func (s *Steer) Uninstall() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var errs []error
+	for _, d := range s.defaults {
+		errs = append(errs, d.remove())
+	}
+	hooks, err := s.pinnedHooks()
+	errs = append(errs, err)
+	for _, h := range hooks {
+		errs = append(errs, s.detach(h))
+	}
+	for _, sp := range s.spaces {
+		errs = append(errs, sp.remove())
+	}
+	return errors.Join(append(errs, os.RemoveAll(s.cfg.PinDir))...)
+}

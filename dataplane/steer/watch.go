@@ -1,0 +1,330 @@
+package steer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/cilium/ebpf"
+	mdlnetlink "github.com/mdlayher/netlink"
+	"github.com/vishvananda/netlink"
+	vnetns "github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+)
+
+// Report is something that an operator should know, and no call returned.
+type Report struct {
+	NetNS string // path of the namespace
+	Text  string
+	Err   error // nil = mended
+}
+
+// Reports is where Watch tells what it had to mend. What nobody reads is
+// dropped.
+func (s *Steer) Reports() <-chan Report { return s.reports }
+
+func (s *Steer) report(r Report) {
+	select {
+	case s.reports <- r:
+	default:
+	}
+}
+
+func notify(c chan<- struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// checkEvery is how often the standing default is looked at without an event.
+const checkEvery = 5 * time.Second
+
+// Watch looks after the guarded namespaces until ctx ends: it puts the programs
+// on new ports of guarded bridges before anyone admits them, lets the ports of
+// open and unguarded bridges by, and puts the standing default back when others
+// remove it. Each change of an interface there, and of the engine's directory
+// of namespaces, is hinted to hints, which should hold one: what changed is for
+// FindVeth to say.
+func (s *Steer) Watch(ctx context.Context, hints chan<- struct{}) error {
+	var running sync.WaitGroup
+	defer running.Wait()
+	running.Go(func() { s.watchDir(ctx, hints) })
+
+	watched := make(map[uint64]bool)
+	tick := time.NewTicker(checkEvery)
+	defer tick.Stop()
+	for {
+		for _, sp := range s.unwatched(watched) {
+			running.Go(func() { s.watchLinks(ctx, sp, hints) })
+			running.Go(func() { s.watchRules(ctx, sp) })
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-s.more:
+		case <-tick.C:
+			s.checkDefaults()
+		}
+	}
+}
+
+// unwatched lists the spaces that are not in watched, and puts them in.
+func (s *Steer) unwatched(watched map[uint64]bool) []*Space {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var fresh []*Space
+	for cookie, sp := range s.spaces {
+		if !watched[cookie] {
+			watched[cookie] = true
+			fresh = append(fresh, sp)
+		}
+	}
+	return fresh
+}
+
+func (s *Steer) checkDefaults() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for cookie := range s.defaults {
+		s.checkDefault(s.spaces[cookie])
+	}
+}
+
+// checkDefault mends a namespace's standing default. s.mu is held.
+func (s *Steer) checkDefault(sp *Space) {
+	d := s.defaults[sp.ns.cookie]
+	if d == nil {
+		return
+	}
+	mended, err := d.check()
+	if mended || err != nil {
+		s.report(Report{sp.NetNS, "the standing default was removed by others", err})
+	}
+	if mended && err == nil {
+		s.mended++
+	}
+}
+
+// Mended is how often the standing default had to be put back.
+func (s *Steer) Mended() uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.mended
+}
+
+// watchLinks follows the interfaces of one namespace. When events were lost it
+// starts over from a full list.
+func (s *Steer) watchLinks(ctx context.Context, sp *Space, hints chan<- struct{}) {
+	for ctx.Err() == nil {
+		err := s.followLinks(ctx, sp, hints)
+		select {
+		case <-ctx.Done():
+		case <-sp.done:
+			return
+		case <-time.After(100 * time.Millisecond):
+			s.report(Report{sp.NetNS, "events of interfaces were lost", err})
+		}
+	}
+}
+
+func (s *Steer) followLinks(ctx context.Context, sp *Space, hints chan<- struct{}) error {
+	stop := make(chan struct{})
+	defer close(stop)
+	updates := make(chan netlink.LinkUpdate, 256)
+	handle := vnetns.NsHandle(sp.ns.file.Fd())
+	err := netlink.LinkSubscribeWithOptions(updates, stop, netlink.LinkSubscribeOptions{
+		Namespace:         &handle,
+		ListExisting:      true,
+		ReceiveBufferSize: 1 << 20,
+	})
+	if err != nil {
+		return fmt.Errorf("follow interfaces: %w", err)
+	}
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-sp.done:
+			return nil
+		case u, ok := <-updates:
+			if !ok {
+				return errors.New("the subscription ended")
+			}
+			s.linkChanged(sp, u)
+			notify(hints)
+		}
+	}
+}
+
+// linkChanged deals with one interface that came, changed or went.
+func (s *Steer) linkChanged(sp *Space, u netlink.LinkUpdate) {
+	a := u.Link.Attrs()
+	if u.Header.Type == unix.RTM_DELLINK {
+		// A port that only leaves its bridge is told by the bridge's own message.
+		if u.IfInfomsg.Family == unix.AF_UNSPEC {
+			s.linkGone(sp, uint32(a.Index))
+		}
+		return
+	}
+	if u.Link.Type() != "veth" || a.MasterIndex == 0 {
+		return
+	}
+	if err := s.prepare(sp, uint32(a.Index), uint32(a.MasterIndex)); err != nil && !gone(err) {
+		s.report(Report{sp.NetNS, "new port " + a.Name, err})
+	}
+}
+
+// gone: the interface went while we looked at it.
+func gone(err error) bool {
+	return errors.Is(err, unix.ENODEV) || errors.Is(err, unix.ENXIO) || errors.As(err, &netlink.LinkNotFoundError{})
+}
+
+// prepare meets a port before anyone admits it.
+func (s *Steer) prepare(sp *Space, ifindex, bridge uint32) error {
+	n, err := s.letPass(sp, ifindex, bridge)
+	if err != nil || n == nil {
+		return err
+	}
+	s.attaching.Lock()
+	defer s.attaching.Unlock()
+	for attach, program := range map[ebpf.AttachType]*ebpf.Program{
+		ebpf.AttachTCXIngress: n.from,
+		ebpf.AttachTCXEgress:  n.to,
+	} {
+		h := hook{sp.ns.cookie, ifindex, attach}
+		if _, err := os.Stat(filepath.Join(s.links, h.pinName())); err == nil {
+			continue
+		}
+		if err := s.attach(sp.ns, h, program); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// letPass admits a port in the standing default unless its bridge is closed; n
+// is the network of the bridge, nil if it is not guarded.
+func (s *Steer) letPass(sp *Space, ifindex, bridge uint32) (n *network, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, have := range s.networks {
+		if have.space == sp && have.bridge == bridge {
+			n = have
+		}
+	}
+	d := s.defaults[sp.ns.cookie]
+	if d == nil || n != nil && n.Closed {
+		return n, nil
+	}
+	return n, d.admit(ifindex)
+}
+
+func (s *Steer) linkGone(sp *Space, ifindex uint32) {
+	s.mu.Lock()
+	if d := s.defaults[sp.ns.cookie]; d != nil {
+		if err := d.revoke(ifindex); err != nil {
+			s.report(Report{sp.NetNS, "a port that is gone", err})
+		}
+	}
+	s.mu.Unlock()
+	if err := s.detachBoth(sp.ns.cookie, ifindex); err != nil {
+		s.report(Report{sp.NetNS, "a port that is gone", err})
+	}
+}
+
+// watchRules follows the nftables events of one namespace and mends the
+// standing default after each removal that is not ours.
+func (s *Steer) watchRules(ctx context.Context, sp *Space) {
+	for ctx.Err() == nil {
+		err := s.followRules(ctx, sp)
+		select {
+		case <-ctx.Done():
+			return
+		case <-sp.done:
+			return
+		case <-time.After(100 * time.Millisecond):
+			s.report(Report{sp.NetNS, "events of nftables were lost", err})
+		}
+	}
+}
+
+func (s *Steer) followRules(ctx context.Context, sp *Space) error {
+	c, err := mdlnetlink.Dial(unix.NETLINK_NETFILTER, &mdlnetlink.Config{NetNS: int(sp.ns.file.Fd())})
+	if err != nil {
+		return fmt.Errorf("follow nftables: %w", err)
+	}
+	defer c.Close()
+	if err := c.JoinGroup(unix.NFNLGRP_NFTABLES); err != nil {
+		return fmt.Errorf("follow nftables: %w", err)
+	}
+	closer := context.AfterFunc(ctx, func() { c.SetReadDeadline(time.Now()) })
+	defer closer()
+	for {
+		messages, err := c.Receive()
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err != nil && !errors.Is(err, unix.ENOBUFS) {
+			return err
+		}
+		if err != nil || removes(messages) {
+			s.mu.Lock()
+			s.checkDefault(sp)
+			s.mu.Unlock()
+		}
+	}
+}
+
+func removes(messages []mdlnetlink.Message) bool {
+	for _, m := range messages {
+		if m.Header.Type>>8 != unix.NFNL_SUBSYS_NFTABLES {
+			continue
+		}
+		switch m.Header.Type & 0xff {
+		case unix.NFT_MSG_DELTABLE, unix.NFT_MSG_DELCHAIN, unix.NFT_MSG_DELRULE, unix.NFT_MSG_DELSET, unix.NFT_MSG_DELSETELEM:
+			return true
+		}
+	}
+	return false
+}
+
+// watchDir hints when the engine makes or removes a namespace.
+func (s *Steer) watchDir(ctx context.Context, hints chan<- struct{}) {
+	for ctx.Err() == nil {
+		// Without the directory there is no engine yet.
+		_ = followDir(ctx, s.cfg.NetNSDir, hints)
+		select {
+		case <-ctx.Done():
+		case <-time.After(time.Second):
+		}
+	}
+}
+
+func followDir(ctx context.Context, dir string, hints chan<- struct{}) error {
+	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
+	if err != nil {
+		return err
+	}
+	// A file whose descriptor is in non-blocking mode takes deadlines.
+	f := os.NewFile(uintptr(fd), "inotify")
+	defer f.Close()
+	_, err = unix.InotifyAddWatch(fd, dir, unix.IN_CREATE|unix.IN_DELETE|unix.IN_MOVED_TO|unix.IN_DELETE_SELF|unix.IN_ATTRIB|unix.IN_ONLYDIR)
+	if err != nil {
+		return err
+	}
+	notify(hints)
+	closer := context.AfterFunc(ctx, func() { f.SetReadDeadline(time.Now()) })
+	defer closer()
+	buf := make([]byte, 16<<10)
+	for {
+		if _, err := f.Read(buf); err != nil {
+			return err
+		}
+		notify(hints)
+	}
+}
