@@ -1,0 +1,271 @@
+package models
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+
+	"gatehouse/policy"
+)
+
+// exposure is one target port as the deployer published it (R13).
+type exposure struct {
+	port     policy.PortRange
+	bindings []policy.Published
+	loopback bool // only bound to loopback addresses
+	hidden   bool // docker-proxy relays IPv6 clients under the host's address (R14)
+	ingress  bool // only by the routing mesh, which hides every client (A4, R14)
+}
+
+// exposures are the published ports of all members, by target port.
+func (s *subject) exposures() []exposure {
+	var out []exposure
+	for _, p := range s.publishedPorts() {
+		target := policy.Port(p.Proto, p.Port)
+		i := slices.IndexFunc(out, func(e exposure) bool { return e.port == target })
+		if i < 0 {
+			i = len(out)
+			out = append(out, exposure{port: target, loopback: true, ingress: true})
+		}
+		e := &out[i]
+		e.bindings = append(e.bindings, p)
+		e.loopback = e.loopback && p.HostIP.IsLoopback()
+		e.ingress = e.ingress && p.Ingress
+		e.hidden = e.hidden || !s.ipv6 && !p.Ingress && !p.HostIP.IsLoopback() && (!p.HostIP.IsValid() || p.HostIP.Unmap().Is6())
+	}
+	slices.SortFunc(out, func(a, b exposure) int {
+		return cmp.Or(cmp.Compare(a.port.Proto, b.port.Proto), cmp.Compare(a.port.Lo, b.port.Lo))
+	})
+	return out
+}
+
+// published proposes the deployer's offers: each published port to those whom
+// the entry on it lets it reach, at most (R13).
+func (g *generator) published(s *subject) {
+	type line struct {
+		offer *offer
+		from  policy.PeerKind
+	}
+	var lines []line
+	ports := make(map[line][]policy.PortRange)
+	bindings := make(map[line][]policy.Published)
+	for _, e := range s.exposures() {
+		offers := s.offersOn(e.port)
+		if len(offers) == 0 {
+			g.find(FindingPortNotInModel, s, fmt.Sprintf("published %s leads to %s, which %s does not serve", bindingsText(e.bindings), e.port, s.group.Model))
+			continue
+		}
+		open := false
+		for _, o := range offers {
+			for _, from := range e.reach(o.part.model.PublishOf(o.entry)) {
+				l := line{o, from}
+				if ports[l] == nil {
+					lines = append(lines, l)
+				}
+				ports[l] = append(ports[l], e.port)
+				bindings[l] = append(bindings[l], e.bindings...)
+				open = true
+			}
+		}
+		g.findPublished(s, e, offers, open)
+	}
+	for _, l := range lines {
+		g.propose(kindEnd(l.from), subjectEnd(s), draft{
+			app: l.offer.entry.appMatch(), ports: joinPorts(ports[l]), offer: l.offer,
+			origin: []string{"published " + bindingsText(bindings[l]), l.offer.origin + " publish " + l.offer.part.model.PublishOf(l.offer.entry).String()},
+		})
+	}
+}
+
+// reach is who may come by a published port. Where the engine hides clients
+// from outside behind the host's address, entries below any refuse the host
+// too; where it hides all, they refuse everybody (R14).
+func (e *exposure) reach(p Publish) []policy.PeerKind {
+	switch {
+	case p == PublishNone:
+		return nil
+	case e.loopback:
+		return []policy.PeerKind{policy.PeerHost}
+	case p == PublishAny:
+		return []policy.PeerKind{policy.PeerExternal, policy.PeerHost}
+	case e.ingress:
+		return nil
+	case e.hidden && p == PublishSite:
+		return []policy.PeerKind{policy.PeerSite}
+	case e.hidden:
+		return nil
+	case p == PublishSite:
+		return []policy.PeerKind{policy.PeerSite, policy.PeerHost}
+	}
+	return []policy.PeerKind{policy.PeerHost}
+}
+
+func (g *generator) findPublished(s *subject, e exposure, offers []*offer, open bool) {
+	widest := PublishNone
+	for _, o := range offers {
+		widest = max(widest, o.part.model.PublishOf(o.entry))
+	}
+	text := bindingsText(e.bindings)
+	switch {
+	case widest == PublishNone:
+		g.find(FindingNotPublished, s, fmt.Sprintf("published %s: %s publishes %s to nobody", text, offers[0].origin, e.port))
+	case e.loopback || widest == PublishAny:
+	case e.ingress:
+		g.find(FindingSourceHidden, s, fmt.Sprintf("published %s by the routing mesh, which hides who calls: nobody may come; publish it with mode=host", text))
+	case e.hidden:
+		g.find(FindingSourceHidden, s, fmt.Sprintf(
+			"published %s: on IPv6 the engine relays clients from outside under the host's own address, so the host may not come in either; publish on 127.0.0.1 or 0.0.0.0 only, or give the network IPv6", text))
+	case !open:
+		g.find(FindingNotPublished, s, fmt.Sprintf("published %s: %s publishes %s to nobody there", text, offers[0].origin, e.port))
+	}
+}
+
+// offersOn are the offers that hold the port, those that an entry names before
+// those by a word.
+func (s *subject) offersOn(port policy.PortRange) []*offer {
+	var out []*offer
+	for i := range s.parts {
+		for j := range s.parts[i].serves {
+			o := &s.parts[i].serves[j]
+			if portsOverlap(o.ports(), []policy.PortRange{port}) {
+				out = append(out, o)
+			}
+		}
+	}
+	return out
+}
+
+// bindingsText lists "0.0.0.0:8080, [::]:8080", IPv4 first.
+func bindingsText(ps []policy.Published) string {
+	ps = slices.Clone(ps)
+	slices.SortFunc(ps, func(a, b policy.Published) int {
+		return cmp.Or(cmp.Compare(a.HostIP.Unmap().BitLen(), b.HostIP.Unmap().BitLen()), a.HostIP.Compare(b.HostIP),
+			cmp.Compare(a.HostPort, b.HostPort), cmp.Compare(a.Proto, b.Proto))
+	})
+	var out []string
+	for _, p := range ps {
+		text := fmt.Sprint(p.HostPort)
+		if p.HostIP.IsValid() {
+			text = hostOf(p.HostIP.Unmap()) + ":" + text
+		}
+		if p.Proto != policy.ProtoTCP {
+			text += "/" + p.Proto.String()
+		}
+		if p.Ingress {
+			text += " (ingress)"
+		}
+		if !slices.Contains(out, text) {
+			out = append(out, text)
+		}
+	}
+	return strings.Join(out, ", ")
+}
+
+// servedOutside proposes entries that name peers which are no workload as
+// callers. From outside there is only the way over a published port (R1); the
+// host reaches its containers directly.
+func (g *generator) servedOutside(s *subject) {
+	for i := range s.parts {
+		p := &s.parts[i]
+		if p.clipped {
+			continue
+		}
+		for j := range p.serves {
+			o := &p.serves[j]
+			for k := range o.entry.To {
+				t := &o.entry.To[k]
+				peer, pending, ok := t.outsidePeer()
+				if !ok || peer.Kind == policy.PeerName {
+					continue
+				}
+				ports := o.ports()
+				if peer.Kind != policy.PeerHost && peer.Kind != policy.PeerMulticast && peer.Kind != policy.PeerBroadcast {
+					ports = intersectPorts(ports, s.reachable())
+				}
+				g.propose(peerEnd(peer), subjectEnd(s), draft{app: o.entry.appMatch(), ports: ports, pending: pending, offer: o,
+					origin: []string{o.origin + " serves " + t.text()}})
+			}
+		}
+	}
+}
+
+// fronts proposes, pending, that a service calls itself by the public address
+// that a front of it publishes (R12).
+func (g *generator) fronts(s *subject) {
+	for i := range s.parts {
+		for j := range s.parts[i].calls {
+			c := &s.parts[i].calls[j]
+			if !slices.ContainsFunc(c.entry.To, func(t PeerTerm) bool { return t.Peer == "front" }) {
+				continue
+			}
+			for _, f := range g.frontsOf(s) {
+				g.front(s, c, f)
+			}
+		}
+	}
+}
+
+// frontsOf are the published proxies that may call s.
+func (g *generator) frontsOf(s *subject) []*subject {
+	var out []*subject
+	for _, f := range g.index.subjects {
+		if f != s && f.isFront() && g.has(pair{subjectEnd(f), subjectEnd(s)}) {
+			out = append(out, f)
+		}
+	}
+	return out
+}
+
+func (g *generator) front(s *subject, c *call, f *subject) {
+	for i := range f.parts {
+		for j := range f.parts[i].serves {
+			o := &f.parts[i].serves[j]
+			if o.entry.Kind != KindData || o.part.model.PublishOf(o.entry) != PublishAny {
+				continue
+			}
+			app, ok := intersectApps(c.appFor(o), o.entry.appMatch())
+			if !ok {
+				continue
+			}
+			g.propose(subjectEnd(s), subjectEnd(f), draft{app: app, ports: intersectPorts(o.ports(), f.reachable()), pending: pendingHostURL, offer: o,
+				origin: []string{c.origin + " calls front", "host address (A5)"}})
+		}
+	}
+}
+
+// routes tells which services carry a proxy's route labels, which nothing is
+// made of yet (R9).
+func (g *generator) routes(s *subject) {
+	for _, f := range g.index.subjects {
+		if !f.isFront() || len(commonNetworks(f, s)) == 0 {
+			continue
+		}
+		for i := range f.parts {
+			r := f.parts[i].model.Routes
+			if r == nil {
+				continue
+			}
+			for _, key := range sortedKeys(s.labels) {
+				if isRouteKey(r.Port, key) || isRouteKey(r.Host, key) {
+					g.find(FindingPendingFront, s, fmt.Sprintf("label %s of %s: routes (R9) are not compiled yet", key, f.parts[i].model.Title))
+				}
+			}
+		}
+	}
+}
+
+// isRouteKey compares a label key with a pattern in which '*' stands for one
+// key part.
+func isRouteKey(pattern, key string) bool {
+	want, have := strings.Split(pattern, "."), strings.Split(key, ".")
+	if pattern == "" || len(want) != len(have) {
+		return false
+	}
+	for i := range want {
+		if want[i] != "*" && want[i] != have[i] {
+			return false
+		}
+	}
+	return true
+}

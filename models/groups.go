@@ -1,0 +1,399 @@
+package models
+
+import (
+	"cmp"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"slices"
+	"strings"
+
+	"gatehouse/policy"
+)
+
+// The labels by which a deployer says how a workload is guarded (V5).
+const (
+	LabelEnable   = "gatehouse.enable"
+	LabelMode     = "gatehouse.mode"
+	LabelFeatures = "gatehouse.features"
+	labelPrefix   = "gatehouse."
+)
+
+// Settings are the operator's choices that groups and statements depend on.
+type Settings struct {
+	Trust TrustSettings
+	// DefaultMode is the mode of a service for which nobody said anything. Its
+	// zero value enforces; a fresh install sets Observe.
+	DefaultMode policy.Mode
+	// ModeFloorEnforce stops labels from loosening to observe.
+	ModeFloorEnforce bool
+	// Modes is what `gatehouse mode` set, by the text of the service ("shop/db").
+	Modes map[string]policy.Mode
+	// Features are switched on or off for every model; they beat the label.
+	Features map[string]bool
+}
+
+// Population is a snapshot as policy sees it: every workload matched to its
+// model, grouped into identities, its references resolved. It is immutable;
+// Generate and WhyNot read it.
+type Population struct {
+	Groups  []policy.Group   // sorted by service, then by what tells them apart
+	Matches map[string]Match // by Workload.ID; those of shared namespaces too
+
+	findings []Finding
+	index    *index
+}
+
+// Groups matches each workload, resolves its mode and joins workloads that are
+// equal in policy into one identity (I9). ids gives each identity its number;
+// the same key always gets the same number. A workload that lives in another
+// one's network namespace is part of that one's identity (I6).
+func Groups(lib *Library, snap *policy.Snapshot, set Settings, ids interface {
+	Get(key string) policy.Identity
+}) *Population {
+	match := func(w *policy.Workload) Match { return lib.Match(w, set.Trust) }
+	return populate(match, snap, set, ids.Get)
+}
+
+func populate(match func(*policy.Workload) Match, snap *policy.Snapshot, set Settings, number func(string) policy.Identity) *Population {
+	p := &Population{Matches: make(map[string]Match, len(snap.Workloads))}
+	for i := range snap.Workloads {
+		w := &snap.Workloads[i]
+		p.Matches[w.ID] = match(w)
+	}
+	a := assembly{population: p, set: set, selected: selectedLabels(p.Matches)}
+	subjects := a.subjects(a.namespaces(snap))
+	p.Groups = make([]policy.Group, len(subjects))
+	for i, s := range subjects {
+		s.group.Identity = number(s.key)
+		p.Groups[i] = s.group
+	}
+	p.index = newIndex(snap, subjects)
+	p.index.resolveAll(p)
+	sortFindings(p.findings)
+	return p
+}
+
+func (p *Population) find(kind FindingKind, s *subject, format string, args ...any) {
+	p.findings = append(p.findings, Finding{Kind: kind, Service: s.service, Text: fmt.Sprintf(format, args...)})
+}
+
+func (p *Population) findWorkload(kind FindingKind, w *policy.Workload, format string, args ...any) {
+	p.findings = append(p.findings, Finding{Kind: kind, Service: w.Service, Workload: w.ID, Text: fmt.Sprintf(format, args...)})
+}
+
+// subject is one identity as the generator sees it. Its members are equal in
+// everything but addresses and networks; of those it has the union.
+type subject struct {
+	key      string // what its identity stands for, stable over restarts
+	group    policy.Group
+	service  policy.ServiceKey
+	members  []*policy.Workload // sorted by id: the owners of the namespaces
+	within   []*policy.Workload // and those that live in them (I6)
+	parts    []part
+	labels   map[string]string // the deployer's
+	project  *project
+	networks []*policy.Network // not the system's, sorted by id (I7)
+	system   []*policy.Network
+	onHost   bool // lives in the host's network namespace (A6)
+	ipv6     bool // some endpoint has a routable IPv6 address
+
+	named   map[*subject][]hit // references that resolved to a service
+	outside []outsider         // and those that lead out of all projects
+	// asksResolver: some name server of it is no workload (A7).
+	asksResolver bool
+}
+
+// part is one model of a subject: a namespace shared by several workloads has
+// one for each kind of software in it.
+type part struct {
+	model   *Model
+	roles   []string
+	clipped bool // T4: its own project only
+	serves  []offer
+	calls   []call
+	facts   facts
+}
+
+func (p *part) origin(entry string) string {
+	return fmt.Sprintf("%s@%d#%s", p.model.Name, p.model.Revision, entry)
+}
+
+// is reports whether some part of s is of that model or was made from it.
+func (s *subject) is(model string) bool {
+	return slices.ContainsFunc(s.parts, func(p part) bool {
+		return p.model.Name == model || slices.Contains(p.model.Ancestors, model)
+	})
+}
+
+func (s *subject) hasRole(role string) bool { return slices.Contains(s.group.Roles, role) }
+
+// namespace is one network namespace: the workload that owns it, and those
+// that joined it.
+type namespace struct {
+	owner *policy.Workload
+	all   []*policy.Workload // owner first, the others by id
+}
+
+type assembly struct {
+	population *Population
+	set        Settings
+	selected   []string // label keys that entries select by, sorted
+}
+
+// namespaces joins each workload to the owner of its network namespace. One
+// whose owner is not there stays on its own and is reported.
+func (a *assembly) namespaces(snap *policy.Snapshot) []namespace {
+	byID := make(map[string]*policy.Workload, len(snap.Workloads))
+	for i := range snap.Workloads {
+		byID[snap.Workloads[i].ID] = &snap.Workloads[i]
+	}
+	joined := make(map[string][]*policy.Workload)
+	var owners []*policy.Workload
+	for i := range snap.Workloads {
+		w := &snap.Workloads[i]
+		owner := ownerOf(w, byID)
+		if owner == w {
+			owners = append(owners, w)
+			continue
+		}
+		joined[owner.ID] = append(joined[owner.ID], w)
+	}
+	byWorkloadID := func(x, y *policy.Workload) int { return cmp.Compare(x.ID, y.ID) }
+	slices.SortFunc(owners, byWorkloadID)
+	out := make([]namespace, len(owners))
+	for i, w := range owners {
+		others := joined[w.ID]
+		slices.SortFunc(others, byWorkloadID)
+		out[i] = namespace{owner: w, all: append([]*policy.Workload{w}, others...)}
+	}
+	return out
+}
+
+// ownerOf follows SharedWith; a loop or a missing owner ends at w itself.
+func ownerOf(w *policy.Workload, byID map[string]*policy.Workload) *policy.Workload {
+	at := w
+	for range 8 {
+		if at.SharedWith == "" {
+			return at
+		}
+		next, ok := byID[at.SharedWith]
+		if !ok {
+			return w
+		}
+		at = next
+	}
+	return w
+}
+
+// subjects groups namespaces by key; the result is sorted by key.
+func (a *assembly) subjects(spaces []namespace) []*subject {
+	byKey := make(map[string]*subject)
+	var out []*subject
+	for _, ns := range spaces {
+		s := a.subject(ns)
+		a.report(ns, s)
+		first, ok := byKey[s.key]
+		if !ok {
+			byKey[s.key] = s
+			out = append(out, s)
+			continue
+		}
+		first.members = append(first.members, s.members...)
+		first.within = append(first.within, s.within...)
+		first.group.Members = append(first.group.Members, s.group.Members...)
+	}
+	slices.SortFunc(out, func(x, y *subject) int {
+		return cmp.Or(cmp.Compare(x.service.String(), y.service.String()), cmp.Compare(x.key, y.key))
+	})
+	return out
+}
+
+// subject is what policy knows of one namespace, before it is joined with its equals.
+func (a *assembly) subject(ns namespace) *subject {
+	w := ns.owner
+	s := &subject{service: w.Service, members: []*policy.Workload{w}, within: ns.all[1:], labels: make(map[string]string)}
+	for k, l := range w.Labels {
+		if l.By == policy.SetByDeployer {
+			s.labels[k] = l.Value
+		}
+	}
+	s.parts = a.parts(ns)
+	g := policy.Group{
+		Service:    w.Service,
+		Model:      modelNames(s.parts),
+		Revision:   s.parts[0].model.Revision,
+		Trust:      policy.TrustLabel,
+		Mode:       a.mode(w),
+		Guarded:    w.Uncovered == "" && !a.disabled(w),
+		Confidence: a.population.Matches[w.ID].Confidence,
+	}
+	for _, p := range s.parts {
+		m := a.population.Matches[p.facts.workload.ID]
+		g.Trust = min(g.Trust, m.Trust)
+		g.Reasons = append(g.Reasons, m.Reasons...)
+		g.Roles = append(g.Roles, p.roles...)
+	}
+	for _, member := range ns.all {
+		g.Members = append(g.Members, member.ID)
+	}
+	slices.Sort(g.Roles)
+	g.Roles = slices.Compact(g.Roles)
+	s.group = g
+	s.key = a.key(s)
+	return s
+}
+
+func modelNames(parts []part) string {
+	var names []string
+	for _, p := range parts {
+		if !slices.Contains(names, p.model.Name) {
+			names = append(names, p.model.Name)
+		}
+	}
+	return strings.Join(names, "+")
+}
+
+// parts resolves the entries of each workload of the namespace. Ports that the
+// models of the others name are theirs, not taken by a word such as
+// "published" (R25).
+func (a *assembly) parts(ns namespace) []part {
+	published := make([]policy.Published, 0, len(ns.owner.Published))
+	for _, w := range ns.all {
+		published = append(published, w.Published...)
+	}
+	out := make([]part, len(ns.all))
+	for i, w := range ns.all {
+		m := a.population.Matches[w.ID]
+		roles, _ := Roles(w, m)
+		out[i] = part{
+			model:   m.Model,
+			roles:   roles,
+			clipped: m.Trust <= policy.TrustName && m.Model.Name != Custom,
+			facts:   facts{workload: w, published: published, features: a.features(w, m.Model)},
+		}
+	}
+	for i := range out {
+		var others []policy.PortRange
+		for j := range out {
+			if j != i {
+				others = append(others, out[j].fixedPorts()...)
+			}
+		}
+		out[i].resolve(others)
+	}
+	return out
+}
+
+// deployerLabel is the value of a label that the deployer set (I3).
+func deployerLabel(w *policy.Workload, key string) (string, bool) {
+	l, ok := w.Labels[key]
+	if !ok || l.By != policy.SetByDeployer {
+		return "", false
+	}
+	return l.Value, true
+}
+
+func splitList(s string) []string {
+	return strings.FieldsFunc(s, func(r rune) bool { return r == ',' || r == ' ' })
+}
+
+// mode is V5: `gatehouse mode`, then the deployer's label, then the default.
+func (a *assembly) mode(w *policy.Workload) policy.Mode {
+	if m, ok := a.set.Modes[w.Service.String()]; ok {
+		return m
+	}
+	v, ok := deployerLabel(w, LabelMode)
+	if !ok {
+		return a.set.DefaultMode
+	}
+	m, ok := policy.ParseMode(v)
+	switch {
+	case !ok:
+		a.population.findWorkload(FindingIgnoredLabel, w, "label %s=%s: want enforce or observe", LabelMode, v)
+		return a.set.DefaultMode
+	case m == policy.Observe && a.set.ModeFloorEnforce:
+		a.population.findWorkload(FindingIgnoredLabel, w, "label %s=observe: the operator's mode.floor is enforce", LabelMode)
+		return a.set.DefaultMode
+	}
+	return m
+}
+
+// disabled reports whether the deployer took this workload out (V5).
+func (a *assembly) disabled(w *policy.Workload) bool {
+	v, ok := deployerLabel(w, LabelEnable)
+	if !ok || v == "true" {
+		return false
+	}
+	if v != "false" {
+		a.population.findWorkload(FindingIgnoredLabel, w, "label %s=%s: want true or false", LabelEnable, v)
+		return false
+	}
+	return true
+}
+
+// features says which of the model's features are on: the model's default,
+// the deployer's label, the operator's setting; the later beats the earlier.
+func (a *assembly) features(w *policy.Workload, m *Model) map[string]bool {
+	on := make(map[string]bool, len(m.Features))
+	for name, f := range m.Features {
+		on[name] = f.Default
+	}
+	if v, ok := deployerLabel(w, LabelFeatures); ok {
+		for _, item := range splitList(v) {
+			name, off := strings.CutPrefix(item, "-")
+			if _, known := m.Features[name]; !known {
+				a.population.findWorkload(FindingIgnoredLabel, w, "label %s: model %s has no feature %q", LabelFeatures, m.Name, name)
+				continue
+			}
+			on[name] = !off
+		}
+	}
+	for name, v := range a.set.Features {
+		if _, known := m.Features[name]; known {
+			on[name] = v
+		}
+	}
+	return on
+}
+
+// key says what the identity stands for (I9). The last field is a digest of
+// the model's variant: which of its entries hold for this workload, with which
+// ports.
+func (a *assembly) key(s *subject) string {
+	fields := []string{s.service.Project.Domain, s.service.Project.Name, s.service.Name,
+		s.group.Model, s.group.Trust.String(), strings.Join(s.group.Roles, ","), s.group.Mode.String(), fmt.Sprint(s.group.Guarded)}
+	for _, k := range a.selected {
+		if v, ok := s.labels[k]; ok {
+			fields = append(fields, k+"="+v)
+		}
+	}
+	h := sha256.New()
+	for i := range s.parts {
+		s.parts[i].describe(h)
+	}
+	return strings.Join(append(fields, hex.EncodeToString(h.Sum(nil)[:16])), "\x1f")
+}
+
+// selectedLabels are the label keys by which entries of the models in use
+// select peers; only those are part of an identity.
+func selectedLabels(matches map[string]Match) []string {
+	seen := make(map[*Model]bool)
+	keys := make(map[string]bool)
+	for _, m := range matches {
+		if seen[m.Model] {
+			continue
+		}
+		seen[m.Model] = true
+		m.Model.lists(func(_ string, entries []Entry) {
+			for _, e := range entries {
+				for _, t := range e.To {
+					if k, _, ok := strings.Cut(t.Label, "="); ok {
+						keys[k] = true
+					}
+				}
+			}
+		})
+	}
+	return sortedKeys(keys)
+}
