@@ -1,0 +1,68 @@
+package appid
+
+import "gatehouse/policy"
+
+// AMQP 0-9-1 (section 4.2.2, protocol header), 0-8, 0-9, 0-10 and 1.0 (OASIS
+// 1.0 part 2 section 2.2; TLS and SASL headers in part 5). The header is proof;
+// a 0-9-1 server answers with the method connection.start.
+var amqpProtocol = protocol{
+	app: policy.AppAMQP, tcp: true,
+	client: func(v *view) match { return amqpHeader(v.c, v.cFull) }, server: amqpServer,
+	clientFirsts: oneOf("A"), serverFirsts: oneOf("A\x01"),
+	upgraded: amqpUpgraded,
+}
+
+const amqpHeaderSize = 8
+
+func amqpHeader(b []byte, full bool) match {
+	if m := begins(b, "AMQP"); m != yes {
+		return m
+	}
+	if len(b) < amqpHeaderSize {
+		return until(full)
+	}
+	switch [4]byte(b[4:8]) {
+	case [4]byte{0, 0, 9, 1}, // 0-9-1
+		[4]byte{1, 1, 0, 10},                     // 0-10
+		[4]byte{1, 1, 8, 0}, [4]byte{1, 1, 0, 8}, // 0-8
+		[4]byte{1, 1, 0, 9}, [4]byte{1, 1, 9, 0}, [4]byte{1, 1, 9, 1}, // 0-9
+		[4]byte{0, 1, 0, 0}, [4]byte{2, 1, 0, 0}, [4]byte{3, 1, 0, 0}: // 1.0, its TLS, its SASL
+		return yes
+	}
+	return no
+}
+
+func amqpServer(v *view) match {
+	b := v.s
+	if b[0] == 'A' {
+		if m := amqpHeader(b, v.sFull); m != yes {
+			return m
+		}
+		return fits
+	}
+	// Frame type 1, channel 0, size, class 10 (connection), method 10 (start), versions.
+	const head = "\x01\x00\x00"
+	if m := begins(b, head); m != yes {
+		return m
+	}
+	if len(b) < 13 {
+		return until(v.sFull)
+	}
+	if n := be.Uint32(b[3:]); n < 8 || n > 1<<17 || be.Uint32(b[7:]) != 0x000a000a || b[11] > 1 {
+		return no
+	}
+	return yes
+}
+
+func amqpUpgraded(v *view) match {
+	if len(v.c) < amqpHeaderSize {
+		return more
+	}
+	if v.c[4] != 2 { // protocol id 2: TLS
+		return no
+	}
+	if len(v.c) == amqpHeaderSize {
+		return more
+	}
+	return startsTLS(v.c[amqpHeaderSize:])
+}

@@ -1,0 +1,24 @@
+package appid
+
+// protocols are all signatures, in the order in which they win where several
+// fit equally well: stricter ones first. Their index is their bit in evidence,
+// so there can be 64.
+var protocols = [...]protocol{
+	tlsProtocol,
+	sshProtocol,
+	httpProtocol,
+	http2Protocol,
+	postgresqlProtocol,
+	mysqlProtocol,
+	mongodbProtocol,
+	amqpProtocol,
+	redisProtocol,
+	dnsTCPProtocol,
+	dnsUDPProtocol,
+	kafkaProtocol,
+	memcachedProtocol,
+	memcachedUDPProtocol,
+	smtpProtocol,
+	ftpProtocol,
+	ntpProtocol,
+}

@@ -1,0 +1,348 @@
+package appid
+
+import (
+	"bytes"
+
+	"gatehouse/policy"
+)
+
+// What an undecided flow may cost. A packet's worth is 16 units; smaller
+// payloads cost what they carry, so that a stream split into single bytes is
+// still read while its bytes stay bounded.
+const (
+	clientKeep = 4096 // bytes kept of the client's side: a TLS hello with post-quantum key shares fits
+	serverKeep = 1536 // of the server's: banners and the heads of replies
+
+	unitsPerPacket = 16
+	unitsTCP       = 10 * unitsPerPacket
+	unitsUDP       = 6 * unitsPerPacket
+	bytesPerDir    = 4 << 10
+	bytesHello     = 16 << 10 // while a hello that began is incomplete
+
+	maxSpans = 6 // separate pieces kept of one direction that arrives out of order
+)
+
+// span is a kept piece [lo, hi) of a direction.
+type span struct{ lo, hi uint16 }
+
+// stream is one direction's prefix and budget.
+type stream struct {
+	base    uint32 // sequence number of the first byte
+	based   bool
+	n       uint16 // contiguous bytes kept
+	spans   [maxSpans]span
+	nspans  uint8
+	full    bool // the prefix is complete, or a datagram was longer than it
+	bytes   uint32
+	units   uint16
+	packets uint16
+}
+
+// State is what app-ID keeps of one undecided flow: at most 6 KiB, reused.
+type State struct {
+	udp, mid bool
+	watching bool
+	upgrades match // of the settled protocol: more = it may still go over to TLS
+	proto    int8  // index of the settled protocol, -1 = none
+	reversed bool
+	port     uint16
+	outcome  Outcome
+	dir      [2]stream
+	ev       [2]evidence
+	buf      [clientKeep + serverKeep]byte
+}
+
+// Reset makes s ready for a new flow of that transport. port is the
+// responder's: it only tells names of one wire format apart (dns, mdns). mid
+// says that the flow's beginning was not seen.
+func (s *State) Reset(proto policy.Proto, port uint16, mid bool) {
+	s.udp, s.mid, s.watching, s.reversed = proto == policy.ProtoUDP, mid, false, false
+	s.upgrades, s.proto, s.port = no, -1, port
+	s.outcome = Outcome{}
+	s.dir = [2]stream{}
+	s.ev = [2]evidence{}
+}
+
+// Open fixes where a direction's data begins: at a SYN's sequence number plus one.
+func (s *State) Open(dir Dir, seq uint32) {
+	if d := &s.dir[dir]; !d.based {
+		d.base, d.based = seq, true
+	}
+}
+
+// Outcome is what the last Feed returned, without an anomaly of its packet.
+func (s *State) Outcome() Outcome { return s.outcome }
+
+// MayUpgrade reports whether the answer's protocol may still go over to TLS in-band.
+func (s *State) MayUpgrade() bool { return s.outcome.Decided && s.upgrades == more }
+
+// Watch goes on with a decided flow until it went over to TLS, cannot any
+// more, or the budget, which starts anew, is used up.
+func (s *State) Watch() {
+	s.watching, s.outcome.Decided = true, false
+	for d := range s.dir {
+		s.dir[d].units, s.dir[d].bytes, s.dir[d].packets = 0, 0, 0
+	}
+}
+
+// Charge counts payload that is forwarded without being looked at, such as
+// later fragments of a datagram.
+func (s *State) Charge(dir Dir, n int) {
+	s.dir[dir].charge(n)
+	if s.exhausted() && !s.outcome.Decided {
+		s.giveUp()
+	}
+}
+
+func (d *stream) charge(n int) {
+	d.packets++
+	d.bytes += uint32(n)
+	d.units += uint16(max(1, min(n, unitsPerPacket)))
+}
+
+func (s *State) kept(dir Dir) []byte {
+	if dir == FromClient {
+		return s.buf[:clientKeep]
+	}
+	return s.buf[clientKeep:]
+}
+
+func (s *State) view() view {
+	c, r := &s.dir[FromClient], &s.dir[FromServer]
+	return view{
+		c: s.buf[:c.n], s: s.buf[clientKeep : clientKeep+int(r.n)],
+		cFull: c.full, sFull: r.full, udp: s.udp,
+		cSeen: c.packets > 0, sSeen: r.packets > 0,
+		port: s.port, cCount: c.packets, sCount: r.packets,
+	}
+}
+
+func (v view) swapped() view {
+	v.c, v.s = v.s, v.c
+	v.cFull, v.sFull = v.sFull, v.cFull
+	v.cSeen, v.sSeen = v.sSeen, v.cSeen
+	v.cCount, v.sCount = v.sCount, v.cCount
+	return v
+}
+
+func (s *State) datagram(dir Dir, payload []byte) {
+	d := &s.dir[dir]
+	d.charge(len(payload))
+	n := copy(s.kept(dir), payload)
+	d.n, d.full = uint16(n), n < len(payload)
+}
+
+// segment keeps what a TCP segment adds to its direction's prefix. The first
+// bytes to arrive stay; other bytes for the same place are a conflict, and
+// then nothing of the segment is kept. grew: the contiguous part grew.
+func (s *State) segment(dir Dir, seq uint32, payload []byte) (grew, conflict bool) {
+	d, keep := &s.dir[dir], s.kept(dir)
+	if !d.based {
+		d.base, d.based = seq, true
+	}
+	off := int(int32(seq - d.base))
+	if len(payload) == 1 && off == int(d.n)-1 && d.nspans == 0 {
+		return false, payload[0] != keep[off] // keep-alive; free
+	}
+	if off < 0 {
+		// From before what was met mid-stream, or a keep-alive of a side that sent nothing yet.
+		if off+len(payload) <= 0 {
+			if off != -1 || len(payload) != 1 {
+				d.charge(len(payload))
+			}
+			return false, false
+		}
+		payload, off = payload[-off:], 0
+	}
+	if off >= len(keep) {
+		d.charge(len(payload))
+		return false, false
+	}
+	data := payload
+	if off+len(data) > len(keep) {
+		data = data[:len(keep)-off]
+	}
+	if d.conflicts(keep, off, data) {
+		return false, true
+	}
+	d.charge(len(payload))
+	return d.insert(keep, off, data), false
+}
+
+func (d *stream) conflicts(keep []byte, off int, data []byte) bool {
+	differs := func(lo, hi int) bool {
+		lo, hi = max(lo, off), min(hi, off+len(data))
+		return lo < hi && !bytes.Equal(keep[lo:hi], data[lo-off:hi-off])
+	}
+	if differs(0, int(d.n)) {
+		return true
+	}
+	for _, p := range d.spans[:d.nspans] {
+		if differs(int(p.lo), int(p.hi)) {
+			return true
+		}
+	}
+	return false
+}
+
+// insert keeps data at off; where bytes are kept already they are the same.
+func (d *stream) insert(keep []byte, off int, data []byte) (grew bool) {
+	lo, hi := uint16(off), uint16(off+len(data))
+	if lo > d.n {
+		d.hold(keep, span{lo, hi}, data)
+		return false
+	}
+	if hi <= d.n {
+		return false
+	}
+	copy(keep[off:], data)
+	d.n = hi
+	// Pieces that were waiting may join now; each pass removes one.
+	for i := 0; i < int(d.nspans); {
+		p := d.spans[i]
+		if p.lo > d.n {
+			i++
+			continue
+		}
+		d.n = max(d.n, p.hi)
+		d.nspans--
+		d.spans[i] = d.spans[d.nspans]
+		i = 0
+	}
+	d.full = int(d.n) == len(keep)
+	return true
+}
+
+// hold keeps a piece beyond a gap. With too many pieces it is forwarded and
+// not kept: its sender will fill the gap or run out of budget.
+func (d *stream) hold(keep []byte, p span, data []byte) {
+	at := p.lo
+	for i := 0; i < int(d.nspans); {
+		q := d.spans[i]
+		if q.lo > p.hi || p.lo > q.hi {
+			i++
+			continue
+		}
+		p = span{min(p.lo, q.lo), max(p.hi, q.hi)}
+		d.nspans--
+		d.spans[i] = d.spans[d.nspans]
+		i = 0
+	}
+	if d.nspans == maxSpans {
+		return
+	}
+	copy(keep[at:], data)
+	d.spans[d.nspans] = p
+	d.nspans++
+}
+
+// exhausted reports whether either direction has used up its budget.
+func (s *State) exhausted() bool {
+	units, limit := uint16(unitsTCP), uint32(bytesPerDir)
+	if s.udp {
+		units, limit = unitsUDP, bytesPerDir*2
+	}
+	if s.helloPending() {
+		units, limit = units*4, bytesHello
+	}
+	for i := range s.dir {
+		if s.dir[i].units >= units || s.dir[i].bytes >= limit {
+			return true
+		}
+	}
+	return false
+}
+
+// helloPending reports whether the client's side begins a TLS hello that is incomplete.
+func (s *State) helloPending() bool {
+	b := s.buf[:s.dir[FromClient].n]
+	return !s.udp && s.outcome.Confidence == ConfidenceNone && !s.dir[FromClient].full &&
+		len(b) >= 6 && b[0] == recordHandshake && b[1] == 3 && b[5] == helloClient
+}
+
+// giveUp decides with what there is: proof of one side, or unknown.
+func (s *State) giveUp() {
+	s.outcome.Decided = true
+	if s.outcome.Confidence == ConfidenceNone {
+		s.outcome.Spoken = policy.Spoken{App: policy.AppUnknown}
+	}
+}
+
+// settle names protocol i.
+func (s *State) settle(i int, v *view, c Confidence, reversed bool) {
+	p := &protocols[i]
+	s.proto, s.reversed = int8(i), reversed
+	s.outcome.Spoken = policy.Spoken{App: p.app}
+	s.outcome.Confidence, s.outcome.Reversed = c, reversed
+	if p.refine != nil {
+		s.outcome.Spoken.App = p.refine(v)
+	}
+	if p.alpn != nil {
+		s.outcome.Spoken.ALPN = p.alpn(v)
+	}
+	s.upgrades = no
+	if p.upgraded != nil {
+		if s.upgrades = p.upgraded(v); s.upgrades == yes {
+			s.outcome.Spoken.Inner = policy.AppTLS
+		}
+	}
+}
+
+// watch looks for the upgrade only.
+func (s *State) watch() {
+	v := s.view()
+	if s.reversed {
+		v = v.swapped()
+	}
+	switch s.upgrades = protocols[s.proto].upgraded(&v); s.upgrades {
+	case yes:
+		s.outcome.Spoken.Inner = policy.AppTLS
+		s.outcome.Decided = true
+	case no:
+		s.outcome.Decided = true
+	}
+}
+
+// Attrs is what may be shown of a flow beside its application. Filled on
+// demand; bounded copies, as the peer wrote them: escape before printing.
+type Attrs struct {
+	sni     [253]byte
+	sniLen  uint8
+	alpn    [64]byte
+	alpnLen uint8
+	text    [96]byte
+	textLen uint8
+}
+
+// SNI is the server name of a TLS hello.
+func (a *Attrs) SNI() []byte { return a.sni[:a.sniLen] }
+
+// ALPN is the list of application protocols of a TLS hello, comma separated.
+func (a *Attrs) ALPN() []byte { return a.alpn[:a.alpnLen] }
+
+// Banner is a server's greeting, version or software name, or a client's if only that is known.
+func (a *Attrs) Banner() []byte { return a.text[:a.textLen] }
+
+func (a *Attrs) setBanner(b []byte) { a.textLen = uint8(copy(a.text[:], b)) }
+
+func (a *Attrs) addALPN(name []byte) {
+	n := int(a.alpnLen)
+	if n > 0 && n < len(a.alpn) {
+		a.alpn[n] = ','
+		n++
+	}
+	a.alpnLen = uint8(n + copy(a.alpn[n:], name))
+}
+
+// Attrs fills a from what is kept of the flow.
+func (s *State) Attrs(a *Attrs) {
+	*a = Attrs{}
+	if s.proto < 0 || protocols[s.proto].attrs == nil {
+		return
+	}
+	v := s.view()
+	if s.reversed {
+		v = v.swapped()
+	}
+	protocols[s.proto].attrs(&v, a)
+}

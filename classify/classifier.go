@@ -1,0 +1,603 @@
+package classify
+
+import (
+	"time"
+
+	"gatehouse/classify/appid"
+	"gatehouse/policy"
+)
+
+// The order of events for a packet: find its flow, or open one by asking the
+// table who may begin it; judge the flow again if the table is a newer one;
+// follow TCP's state; while the flow is undecided let app-ID read the payload
+// and ask policy about the answer, before the packet is forwarded.
+
+// Limits and timeouts.
+const (
+	idleOpening  = int64(30 * time.Second)
+	idleLasting  = int64(2 * time.Hour) // TCP
+	idleHalf     = int64(2 * time.Minute)
+	idleClosed   = int64(10 * time.Second)
+	idleUDP      = int64(180 * time.Second)
+	idleUDPOnce  = int64(30 * time.Second)
+	idleOther    = int64(30 * time.Second)
+	idleDropped  = int64(5 * time.Second)
+	idleHearsay  = int64(60 * time.Second) // met mid-stream and heard from one side only
+	idleSearch   = int64(2 * time.Minute)  // undecided and silent, while app-ID holds its bytes
+	udpOldFlows  = int64(60 * time.Second) // V9
+	offerAgain   = int64(100 * time.Millisecond)
+	echoMax      = 1472 // bytes of payload (R21)
+	echoInterval = int64(time.Second / 50)
+	echoBurst    = 100 * echoInterval
+)
+
+// Config sizes a Classifier. Everything is allocated by New.
+type Config struct {
+	Flows     int // conversations known at once; 0 = 65,536
+	Undecided int // of those, how many app-ID may read at once (6 KiB each); 0 = 1,024
+	// PerEndpoint is one endpoint's share of Flows, 0 = a quarter; of Undecided
+	// it gets the same share.
+	PerEndpoint int
+	Fragments   int // datagrams in pieces known at once; 0 = 4,096
+	// AnyChecksum takes segments whose checksum is wrong, for captures that were
+	// made before the sender's hardware filled it in.
+	AnyChecksum bool
+	// Live, if not nil, says whether a flow that this Classifier does not know
+	// is alive elsewhere (in the kernel's map, at another worker), for ICMP errors.
+	Live func(key FlowKey) bool
+	// Ended, if not nil, is told of every flow that goes, before it does.
+	Ended func(f *Flow)
+}
+
+// Ingress is where a packet was met.
+type Ingress struct {
+	Zone         policy.Zone
+	FromEndpoint bool        // at the hook of what the endpoint sends; else of what it is sent
+	Slot         uint16      // of that endpoint
+	Mode         policy.Mode // of that endpoint
+	RanBefore    bool        // its workload ran before the gateway attached (V9)
+	Attached     int64       // when that was, on the clock of now
+}
+
+// Result is what becomes of a packet.
+type Result struct {
+	Forward bool
+	// Verdict is the flow's: Undecided is forwarded within its budget, unless
+	// Reason says why not this packet.
+	Verdict policy.Verdict
+	Reason  policy.Reason
+	// Flow is nil for packets that belong to none; valid until the next call.
+	Flow      *Flow
+	Judgement policy.Judgement
+	// Attrs is set when the packet decided a flow whose bytes were read; valid
+	// until the next call.
+	Attrs *appid.Attrs
+	// New: the packet opened the flow. Decided: the verdict is from this packet on.
+	New, Decided bool
+	// Offload: the flow is decided, and the kernel should know (after this
+	// packet is transmitted, where it is forwarded).
+	Offload bool
+	// Retract: what the kernel knows of this key is over; a new conversation
+	// has begun on it.
+	Retract bool
+	// Violation: to be recorded. Once per flow and reason; for packets without
+	// a flow every time.
+	Violation bool
+}
+
+// Classifier judges the packets of one worker. Not safe for concurrent use.
+type Classifier struct {
+	table       *policy.Table
+	flows       *flowTable
+	engine      *appid.Engine
+	states      []appid.State
+	freeStates  []int32
+	fragments   *fragments
+	attrs       appid.Attrs
+	perEndpoint uint32
+	perStates   uint32
+	count       []uint32 // flows by slot
+	reading     []uint16 // app-ID states by slot
+	anyChecksum bool
+	live        func(FlowKey) bool
+	ended       func(*Flow)
+}
+
+// New returns a Classifier that drops everything until SetTable.
+func New(cfg Config) *Classifier {
+	def := func(n *int, v int) {
+		if *n <= 0 {
+			*n = v
+		}
+	}
+	def(&cfg.Flows, 1<<16)
+	def(&cfg.Undecided, 1<<10)
+	def(&cfg.PerEndpoint, max(1, cfg.Flows/4))
+	def(&cfg.Fragments, 1<<12)
+	c := &Classifier{
+		flows:       newFlowTable(cfg.Flows),
+		engine:      appid.New(),
+		states:      make([]appid.State, cfg.Undecided),
+		freeStates:  make([]int32, cfg.Undecided),
+		fragments:   newFragments(cfg.Fragments),
+		perEndpoint: uint32(cfg.PerEndpoint),
+		perStates:   uint32(max(1, cfg.Undecided*cfg.PerEndpoint/cfg.Flows)),
+		count:       make([]uint32, 1<<16),
+		reading:     make([]uint16, 1<<16),
+		anyChecksum: cfg.AnyChecksum,
+		live:        cfg.Live,
+		ended:       cfg.Ended,
+	}
+	for i := range c.freeStates {
+		c.freeStates[i] = int32(len(c.freeStates) - 1 - i)
+	}
+	return c
+}
+
+// SetTable makes t the policy from the next packet on; call it once per batch.
+// Flows are judged again as their packets come.
+func (c *Classifier) SetTable(t *policy.Table) { c.table = t }
+
+// Len is how many flows are known.
+func (c *Classifier) Len() int { return c.flows.live }
+
+// Packet judges p, which Decode has filled, met at in. now is nanoseconds of
+// any monotonic clock. out is overwritten.
+func (c *Classifier) Packet(p *Packet, in *Ingress, now int64, out *Result) {
+	*out = Result{}
+	if c.table == nil {
+		out.Reason = policy.ReasonNotAdmitted
+		return
+	}
+	p.Key.Zone, p.Inner.Zone = uint16(in.Zone), uint16(in.Zone)
+	switch {
+	case p.ARP:
+		out.Reason = policy.ReasonEtherType
+	case p.Fragment == LaterFragment:
+		c.laterFragment(p, in, now, out)
+	case p.Proto == policy.ProtoTCP, p.Proto == policy.ProtoUDP:
+		c.flowPacket(p, in, now, out)
+	case p.Proto == policy.ProtoICMP, p.Proto == policy.ProtoICMPv6:
+		c.icmp(p, in, now, out)
+	default:
+		p.Key, p.Reversed = MakeKey(uint16(in.Zone), p.Proto, p.Src, p.Dst, 0, 0)
+		c.flowPacket(p, in, now, out)
+	}
+	if p.Fragment == FirstFragment {
+		c.firstFragment(p, in, now, out)
+	}
+}
+
+func (p *Packet) side() uint8 {
+	if p.Reversed {
+		return 1
+	}
+	return 0
+}
+
+func (c *Classifier) flowPacket(p *Packet, in *Ingress, now int64, out *Result) {
+	f := c.flows.find(&p.Key)
+	if f != nil && f.State == Closed && p.Proto != policy.ProtoTCP {
+		c.retire(f)
+		f = nil
+	}
+	if f == nil {
+		if f = c.open(p, in, now, out); f == nil {
+			return
+		}
+	} else if f.Epoch != c.table.Epoch() {
+		c.rejudge(f, out)
+	}
+	c.carry(f, p, in, now, out)
+}
+
+// refuse drops a packet that belongs to no flow. Where every side that objects
+// only observes, it is recorded and passes.
+func (c *Classifier) refuse(p *Packet, in *Ingress, r policy.Reason, out *Result) {
+	out.Reason, out.Violation = r, true
+	out.Judgement = policy.Judgement{Denied: true, Rule: -1, Reason: r}
+	if in.Mode != policy.Observe {
+		return
+	}
+	q := policy.Query{Zone: in.Zone, Src: p.Src, Dst: p.Dst, Proto: p.Proto, DstPort: p.DstPort}
+	if p.Proto == policy.ProtoICMP || p.Proto == policy.ProtoICMPv6 {
+		q.DstPort = 0
+	}
+	if j := c.table.Lookup(q).Judge(policy.Spoken{App: policy.AppUnknown}); j.Verdict == policy.Allow {
+		out.Forward, out.Verdict, out.Judgement.Verdict = true, policy.Allow, policy.Allow
+	}
+}
+
+// open makes the flow that p begins, or refuses p.
+func (c *Classifier) open(p *Packet, in *Ingress, now int64, out *Result) *Flow {
+	q := policy.Query{Zone: in.Zone, Src: p.Src, Dst: p.Dst, Proto: p.Key.Proto, DstPort: p.DstPort}
+	if q.Proto == policy.ProtoICMP {
+		q.DstPort = 0
+	}
+	var d *policy.Decision
+	midStream, reversed := false, false
+	switch {
+	case p.Proto == policy.ProtoTCP && p.Flags&(SYN|ACK) == SYN:
+		d = c.table.Lookup(q)
+	case p.Proto == policy.ProtoTCP:
+		ok := false
+		if p.Flags&SYN == 0 {
+			d, reversed, ok = c.table.Initiator(q, p.SrcPort)
+		}
+		if !ok {
+			c.refuse(p, in, policy.ReasonNoFlow, out)
+			out.Violation = out.Violation && p.Flags&RST == 0
+			return nil
+		}
+		if p.Flags&RST != 0 { // the end of something forgotten
+			out.Forward, out.Verdict = true, policy.Allow
+			return nil
+		}
+		midStream = true
+	case p.Proto == policy.ProtoUDP && in.RanBefore && now-in.Attached < udpOldFlows:
+		// Only a reply: what the sender may begin itself begins now.
+		d, reversed, midStream = c.table.Initiator(q, p.SrcPort)
+		midStream = midStream && reversed
+	default:
+		d = c.table.Lookup(q)
+	}
+	if c.count[in.Slot] >= c.perEndpoint {
+		out.Reason, out.Violation = policy.ReasonFlowQuota, true
+		return nil
+	}
+	f := c.flows.add(&p.Key)
+	if f == nil {
+		out.Reason, out.Violation = policy.ReasonFlowQuota, true
+		return nil
+	}
+	c.count[in.Slot]++
+	f.Decision, f.Epoch, f.Slot = d, c.table.Epoch(), in.Slot
+	f.First, f.Seen, f.State = now, now, Opening
+	f.MidStream, f.lenient = midStream, midStream && in.RanBefore
+	if f.Initiator = p.side(); reversed {
+		f.Initiator ^= 1
+	}
+	if midStream && p.Proto == policy.ProtoTCP {
+		f.State = Answered
+	}
+	out.New = true
+	c.start(f, out)
+	return f
+}
+
+// start gives a flow its first verdict.
+func (c *Classifier) start(f *Flow, out *Result) {
+	if f.Decision.Verdict() != policy.Undecided {
+		c.decide(f, policy.Spoken{}, policy.ReasonNone, out)
+		return
+	}
+	switch f.Key.Proto {
+	case policy.ProtoTCP, policy.ProtoUDP:
+		f.Verdict = policy.Undecided
+	case policy.ProtoICMP:
+		app := policy.AppICMP
+		if f.V6() {
+			app = policy.AppICMPv6
+		}
+		c.decide(f, policy.Spoken{App: app}, policy.ReasonNone, out)
+	default:
+		c.decide(f, policy.Spoken{App: policy.AppUnknown}, policy.ReasonNone, out)
+	}
+}
+
+// decide asks policy about what is spoken. why, if set, replaces the reason of a no.
+func (c *Classifier) decide(f *Flow, s policy.Spoken, why policy.Reason, out *Result) {
+	j := f.Decision.Judge(s)
+	if j.Denied && j.Reason == policy.ReasonNoRule && !namable(f.Key.Proto) {
+		j.Reason = policy.ReasonProtocol
+	}
+	if j.Denied && why != policy.ReasonNone {
+		j.Reason = why
+	}
+	if f.app >= 0 {
+		c.states[f.app].Attrs(&c.attrs)
+		out.Attrs = &c.attrs
+		c.release(f)
+	}
+	f.Spoken, f.Judgement, f.Verdict, f.Reason = s, j, j.Verdict, j.Reason
+	f.offered = 0
+	out.Decided = true
+}
+
+// namable: protocols that statements can name.
+func namable(p policy.Proto) bool {
+	return p == policy.ProtoTCP || p == policy.ProtoUDP || p == policy.ProtoICMP || p == policy.ProtoICMPv6
+}
+
+// violation counts a packet against policy and reports each reason once per flow.
+func (c *Classifier) violation(f *Flow, r policy.Reason, out *Result) {
+	f.Violations++
+	if f.reported&(1<<r) == 0 {
+		f.reported |= 1 << r
+		out.Violation = true
+	}
+}
+
+// rejudge applies a newer table: who began and what is spoken stay (V8).
+func (c *Classifier) rejudge(f *Flow, out *Result) {
+	was := f.Verdict
+	f.Decision, f.Epoch, f.offered = c.table.Lookup(f.Query()), c.table.Epoch(), 0
+	why := policy.ReasonNone
+	if was == policy.Allow || was == policy.Undecided {
+		why = policy.ReasonPolicyChanged
+	}
+	switch {
+	case f.Decision.Verdict() != policy.Undecided:
+		s := f.Spoken
+		if was == policy.Undecided {
+			s = policy.Spoken{}
+		}
+		c.redecide(f, s, why, out)
+	case was == policy.Undecided:
+	case f.Spoken.App != policy.AppNone:
+		c.redecide(f, f.Spoken, why, out)
+	case f.Key.Proto == policy.ProtoTCP || f.Key.Proto == policy.ProtoUDP:
+		// Policy had not asked for the application; it must be found mid-stream.
+		f.Verdict, f.MidStream, f.lenient, f.reported = policy.Undecided, true, false, 0
+	default:
+		c.start(f, out)
+	}
+}
+
+// redecide is decide for a flow that lived under an older table: a no that was
+// known and only recorded keeps its reason, one that ends the flow is the change's.
+func (c *Classifier) redecide(f *Flow, s policy.Spoken, why policy.Reason, out *Result) {
+	if f.Decision.Judge(s).Verdict == policy.Allow {
+		why = policy.ReasonNone
+	}
+	c.decide(f, s, why, out)
+}
+
+// carry takes p through its flow.
+func (c *Classifier) carry(f *Flow, p *Packet, in *Ingress, now int64, out *Result) {
+	out.Flow = f
+	if p.Proto == policy.ProtoTCP {
+		if f = c.follow(f, p, in, now, out); f == nil {
+			return
+		}
+	} else if f.State == Opening && p.side() != f.Initiator {
+		f.State = Answered
+	}
+	side := p.side()
+	f.Packets[side]++
+	f.Bytes[side] += uint64(p.Length)
+	f.Seen = now
+	if f.Verdict == policy.Undecided && len(p.Payload) > 0 {
+		c.read(f, p, out)
+	}
+	out.Verdict, out.Judgement = f.Verdict, f.Judgement
+	if f.Verdict != policy.Undecided && f.Judgement.Denied {
+		c.violation(f, f.Reason, out)
+		if f.Verdict != policy.Allow {
+			out.Reason = f.Reason
+		}
+	}
+	out.Forward = f.Allowed() && out.Reason == policy.ReasonNone
+	c.offer(f, p, now, out)
+}
+
+// offer hands decided flows to the kernel. What still comes here although it
+// was handed over is offered again, now and then: the entry may be gone.
+func (c *Classifier) offer(f *Flow, p *Packet, now int64, out *Result) {
+	switch {
+	case f.Verdict == policy.Undecided, !namable(f.Key.Proto), p.Fragment != Whole, f.State == Closed:
+		return
+	case f.Key.Proto == policy.ProtoICMP && f.Verdict == policy.Allow:
+		return // its size and rate are looked at here
+	case f.offered != 0 && now-f.offered < offerAgain:
+		return
+	}
+	f.offered = now
+	out.Offload = true
+}
+
+// drop refuses this packet of a flow and leaves the flow as it is.
+func (c *Classifier) drop(f *Flow, r policy.Reason, out *Result) {
+	out.Reason, out.Verdict, out.Judgement = r, f.Verdict, f.Judgement
+	c.violation(f, r, out)
+}
+
+// object drops a packet of an undecided flow that must not be trusted. Where
+// every side that would object only observes, it is recorded and passes unread.
+func (c *Classifier) object(f *Flow, r policy.Reason, out *Result) {
+	if f.Decision.Judge(policy.Spoken{App: policy.AppUnknown}).Verdict == policy.Allow {
+		c.violation(f, r, out)
+		return
+	}
+	c.drop(f, r, out)
+}
+
+// follow keeps TCP's state. It returns nil if p was refused; the flow may be a
+// new one on the same key.
+func (c *Classifier) follow(f *Flow, p *Packet, in *Ingress, now int64, out *Result) *Flow {
+	side := p.side()
+	fromInitiator := side == f.Initiator
+	switch {
+	case p.Flags&(SYN|ACK) == SYN:
+		switch {
+		case out.New:
+			f.isn[side], f.hasISN[side] = p.Seq, true
+			return f
+		case fromInitiator && f.hasISN[side] && f.isn[side] == p.Seq && f.State != Closed:
+			return f // retransmitted
+		case !fromInitiator && f.State != Closed:
+			// Simultaneous open, split handshake: only one side begins.
+			c.drop(f, policy.ReasonBadHeader, out)
+			return nil
+		}
+		return c.restart(f, p, in, now, out)
+	case p.Flags&SYN != 0:
+		if fromInitiator {
+			c.drop(f, policy.ReasonBadHeader, out)
+			return nil
+		}
+		f.isn[side], f.hasISN[side] = p.Seq, true
+		if f.State == Opening {
+			f.State = Answered
+		}
+	case p.Flags&RST != 0:
+		f.State = Closed
+	case p.Flags&FIN != 0:
+		f.fins |= 1 << side
+		if f.State != Closed {
+			f.State = HalfClosed
+			if f.fins == 3 {
+				f.State = Closed
+			}
+		}
+	case f.State == Answered && (fromInitiator || f.MidStream):
+		if !f.MidStream || f.Packets[side^1] > 0 {
+			f.State = Lasting
+		}
+	}
+	return f
+}
+
+// restart begins a new conversation on the key of one that is over, or that its
+// initiator has given up.
+func (c *Classifier) restart(f *Flow, p *Packet, in *Ingress, now int64, out *Result) *Flow {
+	c.retire(f)
+	*out = Result{Retract: true}
+	if f = c.open(p, in, now, out); f == nil {
+		return nil
+	}
+	out.Flow = f
+	return c.follow(f, p, in, now, out)
+}
+
+// read lets app-ID see the payload and asks policy about its answer.
+func (c *Classifier) read(f *Flow, p *Packet, out *Result) {
+	isTCP := p.Proto == policy.ProtoTCP
+	if isTCP {
+		switch {
+		case p.Fragment != Whole:
+			c.object(f, policy.ReasonFragment, out)
+			return
+		case p.Flags&URG != 0: // receivers disagree whether that byte is part of the stream
+			c.object(f, policy.ReasonBadHeader, out)
+			return
+		}
+	}
+	if p.Fragment == Whole && !c.anyChecksum && !p.checksumOK() {
+		out.Reason = policy.ReasonBadHeader // damaged: its receiver would not take it either
+		return
+	}
+	s := c.state(f)
+	if s == nil {
+		c.object(f, policy.ReasonMissBudget, out)
+		return
+	}
+	seq := p.Seq
+	if p.Flags&SYN != 0 {
+		seq++
+	}
+	c.weigh(f, s, c.engine.Feed(s, direction(f, p.side()), seq, p.Payload), out)
+}
+
+// weigh acts on what app-ID says.
+func (c *Classifier) weigh(f *Flow, s *appid.State, o appid.Outcome, out *Result) {
+	spoken := o.Spoken
+	switch {
+	case o.Anomaly == appid.AnomalyConflict:
+		c.object(f, policy.ReasonConflict, out)
+		return
+	case o.Anomaly == appid.AnomalyMismatch:
+		c.decide(f, policy.Spoken{App: policy.AppUnknown}, policy.ReasonProtocolMismatch, out)
+		return
+	case o.Reversed:
+		// Policy let the other side begin: what is spoken is not what it asked about.
+		spoken = policy.Spoken{App: policy.AppUnknown}
+	}
+	if spoken.App == policy.AppNone {
+		return
+	}
+	j := f.Decision.Judge(spoken)
+	if f.lenient && o.Confidence != appid.ConfidenceBothSides && j.Denied && (spoken.App == policy.AppUnknown || spoken.App == policy.AppTLS) {
+		// An old flow in the middle of its life cannot show what it is (V9).
+		if o.Decided {
+			c.accept(f, spoken, out)
+		}
+		return
+	}
+	if s.MayUpgrade() && c.upgradeMatters(f, spoken, j) {
+		s.Watch()
+		return
+	}
+	// A no counts at once; a yes waits for the other side.
+	if o.Decided || j.Verdict != policy.Allow && !c.upgradePossible(f, spoken) {
+		c.decide(f, spoken, policy.ReasonNone, out)
+	}
+}
+
+// upgradeMatters reports whether policy tells the upgraded form from the plain one.
+func (c *Classifier) upgradeMatters(f *Flow, s policy.Spoken, j policy.Judgement) bool {
+	u := s
+	u.Inner = policy.AppTLS
+	k := f.Decision.Judge(u)
+	return k.Verdict != j.Verdict || k.Denied != j.Denied
+}
+
+// upgradePossible reports whether a refused protocol could be allowed once it
+// has gone over to TLS.
+func (c *Classifier) upgradePossible(f *Flow, s policy.Spoken) bool {
+	if !s.App.CanStartTLS() || s.Inner != policy.AppNone {
+		return false
+	}
+	s.Inner = policy.AppTLS
+	return f.Decision.Judge(s).Verdict == policy.Allow
+}
+
+// accept lets an old flow go on that policy lets its two ends have.
+func (c *Classifier) accept(f *Flow, s policy.Spoken, out *Result) {
+	c.release(f)
+	f.Spoken, f.Verdict, f.Reason = s, policy.Allow, policy.ReasonNone
+	f.Judgement = policy.Judgement{Verdict: policy.Allow, Rule: -1}
+	f.offered = 0
+	out.Decided = true
+}
+
+// state is the flow's app-ID state, taken from the pool at its first payload.
+func (c *Classifier) state(f *Flow) *appid.State {
+	if f.app >= 0 {
+		return &c.states[f.app]
+	}
+	n := len(c.freeStates)
+	if n == 0 || uint32(c.reading[f.Slot]) >= c.perStates {
+		return nil
+	}
+	f.app = c.freeStates[n-1]
+	c.freeStates = c.freeStates[:n-1]
+	c.reading[f.Slot]++
+	s := &c.states[f.app]
+	q := f.Query()
+	s.Reset(f.Key.Proto, q.DstPort, f.MidStream)
+	for side := range uint8(2) {
+		if f.hasISN[side] {
+			s.Open(direction(f, side), f.isn[side]+1)
+		}
+	}
+	return s
+}
+
+func (c *Classifier) release(f *Flow) {
+	if f.app < 0 {
+		return
+	}
+	c.freeStates = append(c.freeStates, f.app)
+	c.reading[f.Slot]--
+	f.app = -1
+}
+
+func (c *Classifier) retire(f *Flow) {
+	if c.ended != nil {
+		c.ended(f)
+	}
+	c.release(f)
+	c.count[f.Slot]--
+	c.flows.remove(f)
+}

@@ -1,0 +1,162 @@
+package classify
+
+import "gatehouse/policy"
+
+// Entry is a decided flow as the kernel's map keeps it.
+type Entry struct {
+	Key       FlowKey
+	Epoch     uint32
+	Initiator uint8
+	Slot      uint16 // of the endpoint whose quota it counts against
+	Verdict   policy.Verdict
+	Reason    policy.Reason // of a Drop
+	Spoken    policy.Spoken
+	Closed    uint8 // bit 0, 1: FIN from that side; bit 2: RST
+}
+
+// Adopt makes a flow of what the kernel kept while user space was away: its
+// direction and application count as known. With an older epoch it is judged
+// again at its next packet. False: it is known already, or there is no room.
+func (c *Classifier) Adopt(e Entry, now int64) bool {
+	if c.table == nil || c.flows.find(&e.Key) != nil {
+		return false
+	}
+	f := c.flows.add(&e.Key)
+	if f == nil {
+		return false
+	}
+	c.count[e.Slot]++
+	f.Initiator, f.Slot, f.Spoken = e.Initiator, e.Slot, e.Spoken
+	f.First, f.Seen, f.State = now, now, Answered
+	f.MidStream = true
+	f.setClosed(e.Closed)
+	// What it was decided by is in the table that is gone; the one at hand
+	// gives reason and rule, and the verdict once they differ in epoch.
+	f.Decision, f.Epoch = c.table.Lookup(f.Query()), e.Epoch
+	f.Verdict, f.Reason = e.Verdict, e.Reason
+	f.Judgement = f.Decision.Judge(f.Spoken)
+	f.Judgement.Verdict = e.Verdict
+	f.offered = now
+	return true
+}
+
+func (f *Flow) setClosed(bits uint8) {
+	if f.Key.Proto != policy.ProtoTCP || bits == 0 {
+		return
+	}
+	f.fins |= bits & 3
+	f.State = HalfClosed
+	if bits&4 != 0 || f.fins == 3 {
+		f.State = Closed
+	}
+}
+
+// Touch adds what the kernel carried of a flow since the last Touch, and what
+// it saw of its end. seen is on the clock of Packet. False: no such flow.
+func (c *Classifier) Touch(key FlowKey, packets, bytes [2]uint64, closed uint8, seen int64) bool {
+	f := c.flows.find(&key)
+	if f == nil {
+		return false
+	}
+	for i := range 2 {
+		f.Packets[i] += packets[i]
+		f.Bytes[i] += bytes[i]
+	}
+	if f.State == Answered && packets[0] > 0 && packets[1] > 0 {
+		f.State = Lasting
+	}
+	f.setClosed(closed)
+	f.Seen = max(f.Seen, seen)
+	return true
+}
+
+// Find returns the flow of that key, or nil; valid until the next call.
+func (c *Classifier) Find(key FlowKey) *Flow { return c.flows.find(&key) }
+
+// Retire forgets one flow.
+func (c *Classifier) Retire(key FlowKey) bool {
+	f := c.flows.find(&key)
+	if f == nil {
+		return false
+	}
+	c.retire(f)
+	return true
+}
+
+// RetireAddress forgets every flow of an address of a zone: its endpoint is
+// gone, and whoever gets the address next inherits nothing. It walks the whole
+// table; off the packet path.
+func (c *Classifier) RetireAddress(zone policy.Zone, addr [16]byte) (n int) {
+	for i := range c.flows.flows {
+		f := &c.flows.flows[i]
+		if f.State != Free && f.Key.Zone == uint16(zone) && (f.Key.AddrA == addr || f.Key.AddrB == addr) {
+			c.retire(f)
+			n++
+		}
+	}
+	return n
+}
+
+// Each calls yield for every flow until it returns false. Nothing may be
+// retired meanwhile.
+func (c *Classifier) Each(yield func(*Flow) bool) {
+	for i := range c.flows.flows {
+		if f := &c.flows.flows[i]; f.State != Free && !yield(f) {
+			return
+		}
+	}
+}
+
+// idle is how long f may be silent.
+func (f *Flow) idle() int64 {
+	if f.Verdict == policy.Drop || f.Verdict == policy.Reject {
+		return idleDropped
+	}
+	heardBoth := f.Packets[0] > 0 && f.Packets[1] > 0
+	switch f.Key.Proto {
+	case policy.ProtoTCP:
+		switch {
+		case f.State == Closed:
+			return idleClosed
+		case f.State == HalfClosed:
+			return idleHalf
+		case f.MidStream && !heardBoth:
+			return idleHearsay
+		case f.State == Opening:
+			return idleOpening
+		}
+		return idleLasting
+	case policy.ProtoUDP:
+		if heardBoth {
+			return idleUDP
+		}
+		return idleUDPOnce
+	}
+	return idleOther
+}
+
+// Sweep looks at the next n places of the table and forgets the flows there
+// that were silent for too long; it returns how many. Flows that the kernel
+// carries live by Touch. A flow that fell silent while app-ID was reading it is
+// decided with what is known.
+func (c *Classifier) Sweep(now int64, n int) (gone int) {
+	t := c.flows
+	for range min(n, len(t.flows)) {
+		if t.cursor++; t.cursor >= len(t.flows) {
+			t.cursor = 0
+		}
+		f := &t.flows[t.cursor]
+		switch {
+		case f.State == Free:
+		case now-f.Seen > f.idle():
+			c.retire(f)
+			gone++
+		case f.app >= 0 && now-f.Seen > idleSearch:
+			var out Result
+			s := &c.states[f.app]
+			c.weigh(f, s, c.engine.Finish(s), &out)
+			f.reported = 0 // its next packet reports
+		}
+	}
+	return gone
+}
