@@ -19,6 +19,10 @@ const (
 	KindCluster
 )
 
+var kindNames = [...]string{"data", "admin", "metrics", "cluster"}
+
+func (k Kind) String() string { return kindNames[k] }
+
 // Publish is how far a published port may reach (R13).
 type Publish uint8
 
@@ -30,6 +34,10 @@ const (
 	PublishAny
 )
 
+var publishNames = [...]string{"default", "none", "host", "site", "any"}
+
+func (p Publish) String() string { return publishNames[p] }
+
 // DNS says which name lookups a model's workloads may make (R18).
 type DNS uint8
 
@@ -38,6 +46,10 @@ const (
 	DNSNames
 	DNSNone
 )
+
+var dnsNames = [...]string{"resolver", "names", "none"}
+
+func (d DNS) String() string { return dnsNames[d] }
 
 // Model is how software of one kind is expected to behave (section 5).
 type Model struct {
@@ -56,8 +68,21 @@ type Model struct {
 	Features map[string]Feature
 	Serves   []Entry
 	Calls    []Entry
+	Hints    Hints  // what proposes this model where no name fits (T5)
 	File     string // where it was read from, for errors and explain
 	Operator bool   // from the operator's folder, not the library
+	// Ancestors are the models that a Library's model was resolved from, the
+	// nearest first. Extends and Remove are empty then.
+	Ancestors []string
+
+	decl *declaration // where its keys stand in File; nil if built by hand
+}
+
+// Hints are signs of a kind of software that prove nothing: they propose a
+// model, and give one only to images that the workload's own project built (T5).
+type Hints struct {
+	Env      []string // keys in the image's own environment: NGINX_VERSION
+	Commands []string // base names of the program that the deployer starts
 }
 
 // Routes are the label or environment keys by which callees offer themselves
@@ -135,4 +160,7 @@ type Match struct {
 	Reasons    []string
 	// Proposed names a model that a hint suggests while Model stays custom (T5).
 	Proposed string
+	// Notes are findings for the workload's owner: labels that an image bakes,
+	// names of models that do not exist.
+	Notes []string
 }
