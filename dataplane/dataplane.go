@@ -1,0 +1,243 @@
+package dataplane
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+
+	"golang.org/x/sync/errgroup"
+
+	"gatehouse/policy"
+)
+
+// Config says what a Dataplane is made of.
+type Config struct {
+	Workers int // one per queue of the ports; 0 = 1
+	// Flows is how many conversations each worker knows at once; 0 = the
+	// classifier's default.
+	Flows   int
+	FlowMap FlowMap
+	// Beat, if not nil, is called from each worker's own loop at least every
+	// 50 ms with the time on CLOCK_MONOTONIC in nanoseconds. It must not block.
+	Beat func(queue int, now int64)
+	// PortFailed, if not nil, is told in a goroutine of its own that the kernel
+	// has taken a port away. The port is closed; the others go on.
+	PortFailed func(space, queue int, err error)
+	Logger     *slog.Logger // nil = slog.Default
+}
+
+// Dataplane is all workers with what they share. All methods are safe for
+// concurrent use.
+type Dataplane struct {
+	config     Config
+	table      atomic.Pointer[policy.Table]
+	endpoints  atomic.Pointer[endpoints]
+	workers    []*Worker
+	events     *mailbox[event]
+	violations *Violations
+	ended      *flowStream
+	sweeper    *sweeper
+	clock      clock
+
+	mu    sync.Mutex // orders SetEndpoints; guards ports
+	ports map[portKey]Port
+}
+
+type portKey struct{ space, queue int }
+
+// eventsKept is how many violations may wait for the log.
+const eventsKept = 4096
+
+// New returns a Dataplane that drops everything until it has a table and
+// endpoints. Run serves; ports may be added before.
+func New(c Config) (*Dataplane, error) {
+	if c.FlowMap == nil {
+		return nil, errors.New("dataplane: no flow map")
+	}
+	if c.Workers <= 0 {
+		c.Workers = 1
+	}
+	if c.Beat == nil {
+		c.Beat = func(int, int64) {}
+	}
+	if c.PortFailed == nil {
+		c.PortFailed = func(int, int, error) {}
+	}
+	if c.Logger == nil {
+		c.Logger = slog.Default()
+	}
+	d := &Dataplane{
+		config: c,
+		events: newMailbox[event](eventsKept),
+		ended:  newFlowStream(),
+		clock:  newClock(),
+		ports:  make(map[portKey]Port),
+	}
+	d.endpoints.Store(noEndpoints())
+	d.violations = newViolations(d.clock)
+	d.sweeper = newSweeper(c.FlowMap, &d.endpoints, d.violations, d.touch, c.Logger, d.clock)
+	for queue := range c.Workers {
+		w, err := newWorker(d, queue)
+		if err != nil {
+			return nil, fmt.Errorf("worker %d: %w", queue, err)
+		}
+		d.workers = append(d.workers, w)
+	}
+	return d, nil
+}
+
+// Run serves until ctx ends, then closes all ports. Call it once.
+func (d *Dataplane) Run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	for _, w := range d.workers {
+		g.Go(func() error { return w.run(ctx) })
+	}
+	g.Go(func() error { d.violations.run(ctx, d.events); return nil })
+	g.Go(func() error { d.ended.run(ctx); return nil })
+	g.Go(func() error { d.sweeper.run(ctx); return nil })
+	return g.Wait()
+}
+
+// AddPort gives a space's port on one queue to the worker of that queue, which
+// owns and closes it from now on, whatever AddPort returns.
+func (d *Dataplane) AddPort(space, queue int, p Port) error {
+	if queue < 0 || queue >= len(d.workers) {
+		return errors.Join(fmt.Errorf("add port: queue %d, there are %d workers", queue, len(d.workers)), p.Close())
+	}
+	d.mu.Lock()
+	d.ports[portKey{space, queue}] = p
+	d.mu.Unlock()
+	if !d.workers[queue].ask(func(w *Worker) { w.addPort(space, p) }) {
+		return errors.Join(errors.New("add port: the dataplane has stopped"), p.Close())
+	}
+	return nil
+}
+
+// RemoveSpace closes the ports of a space.
+func (d *Dataplane) RemoveSpace(space int) error {
+	d.mu.Lock()
+	for k := range d.ports {
+		if k.space == space {
+			delete(d.ports, k)
+		}
+	}
+	d.mu.Unlock()
+	var mu sync.Mutex
+	var errs []error
+	for _, w := range d.workers {
+		w.ask(func(w *Worker) {
+			err := w.removePorts(space)
+			mu.Lock()
+			defer mu.Unlock()
+			errs = append(errs, err)
+		})
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	return errors.Join(errs...)
+}
+
+// SetEndpoints replaces the set of admitted endpoints. When it returns, no
+// frame is judged by the old set any more, and the flows of endpoints that are
+// gone have ended. So call it after the steering side let an old endpoint go,
+// and before it admits a new one.
+func (d *Dataplane) SetEndpoints(list []Endpoint) {
+	d.mu.Lock()
+	d.endpoints.Store(newEndpoints(list, d.endpoints.Load()))
+	d.mu.Unlock()
+	d.settle()
+}
+
+// SetTable makes t the policy. When it returns, no frame is judged by the old
+// table any more.
+func (d *Dataplane) SetTable(t *policy.Table) {
+	d.table.Store(t)
+	d.settle()
+}
+
+// Table returns the present table, nil before the first.
+func (d *Dataplane) Table() *policy.Table { return d.table.Load() }
+
+// settle waits until each worker has begun another turn.
+func (d *Dataplane) settle() {
+	for _, w := range d.workers {
+		w.ask(func(*Worker) {})
+	}
+}
+
+// Adopt takes over the flows that a former process left in the kernel's map:
+// they keep their direction and application. Call it after SetTable and
+// SetEndpoints, before frames come. It returns how many were taken; the others
+// are met mid-stream.
+func (d *Dataplane) Adopt(entries []FlowEntry) int {
+	var adopted atomic.Int64
+	for _, w := range d.workers {
+		w.ask(func(w *Worker) { adopted.Store(max(adopted.Load(), int64(w.adopt(entries)))) })
+	}
+	return int(adopted.Load())
+}
+
+// Violations returns the log of violations.
+func (d *Dataplane) Violations() *Violations { return d.violations }
+
+// Flows returns all conversations that the workers know, in no order. What the
+// kernel carried is counted up to the last sweep, some seconds ago at most.
+func (d *Dataplane) Flows() []Flow {
+	var mu sync.Mutex
+	var out []Flow
+	for _, w := range d.workers {
+		w.ask(func(w *Worker) {
+			list := w.flows(d.sweeper)
+			mu.Lock()
+			defer mu.Unlock()
+			out = append(out, list...)
+		})
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	return out
+}
+
+// SubscribeEnded sends each flow when it has ended, until stop is called. A
+// reader that is not there in time loses some.
+func (d *Dataplane) SubscribeEnded() (flows <-chan Flow, stop func()) { return d.ended.subscribe() }
+
+// Counters returns the totals of all workers.
+func (d *Dataplane) Counters() Counters {
+	var c Counters
+	for _, w := range d.workers {
+		c.add(&w.counters)
+	}
+	c.LostViolations = d.violations.Lost()
+	return c
+}
+
+// PortStats returns the sums over the ports that are open, by space.
+func (d *Dataplane) PortStats() map[int]PortStats {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	out := make(map[int]PortStats)
+	for k, p := range d.ports {
+		s, t := out[k.space], p.Stats()
+		s.Received += t.Received
+		s.Sent += t.Sent
+		s.Malformed += t.Malformed
+		s.Kicks += t.Kicks
+		s.Again += t.Again
+		s.NoFrame += t.NoFrame
+		s.RingFull += t.RingFull
+		s.Invalid += t.Invalid
+		out[k.space] = s
+	}
+	return out
+}
+
+// touch tells every worker what the kernel carried; each knows its own flows.
+func (d *Dataplane) touch(ts []touch) {
+	for _, w := range d.workers {
+		w.do(func(w *Worker) { w.touch(ts) })
+	}
+}

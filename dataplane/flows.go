@@ -1,0 +1,133 @@
+package dataplane
+
+import (
+	"net/netip"
+	"time"
+
+	"gatehouse/classify"
+	"gatehouse/policy"
+)
+
+// Flow is one connection as people see it: 0 of the pairs is the initiator's
+// side.
+type Flow struct {
+	Zone     policy.Zone    `json:"zone"`
+	Proto    policy.Proto   `json:"proto"`
+	Src      netip.AddrPort `json:"src"`      // the initiator
+	Dst      netip.AddrPort `json:"dst"`      // the responder
+	Endpoint [2]string      `json:"endpoint"` // of the local ends, "" = not here
+	Workload [2]string      `json:"workload"`
+	// Verdict is Undecided while app-ID still reads the flow.
+	Verdict policy.Verdict `json:"verdict"`
+	Reason  policy.Reason  `json:"reason"` // of a drop, or of a violation that was only recorded
+	Denied  bool           `json:"denied"` // policy said no, whatever the modes made of it
+	Spoken  policy.Spoken  `json:"spoken"`
+	Rule    int32          `json:"rule"`  // in the table of Epoch, -1 = none
+	Epoch   uint32         `json:"epoch"` // of the table that judged it last
+	Packets [2]uint64      `json:"packets"`
+	Bytes   [2]uint64      `json:"bytes"` // of IP
+	First   time.Time      `json:"first"`
+	Last    time.Time      `json:"last"`
+	// MidStream: its beginning was not seen.
+	MidStream bool `json:"midStream,omitempty"`
+	// Offloaded: the kernel carries it, as of the last sweep.
+	Offloaded bool `json:"offloaded"`
+}
+
+// newFlow turns a worker's flow into one to show.
+func newFlow(f *classify.Flow, c clock) Flow {
+	a := netip.AddrPortFrom(netip.AddrFrom16(f.Key.AddrA).Unmap(), f.Key.PortA)
+	b := netip.AddrPortFrom(netip.AddrFrom16(f.Key.AddrB).Unmap(), f.Key.PortB)
+	out := Flow{
+		Zone:      policy.Zone(f.Key.Zone),
+		Proto:     f.Key.Proto,
+		Src:       a,
+		Dst:       b,
+		Verdict:   f.Verdict,
+		Reason:    f.Reason,
+		Denied:    f.Judgement.Denied,
+		Spoken:    f.Spoken,
+		Rule:      f.Judgement.Rule,
+		Epoch:     f.Epoch,
+		Packets:   f.Packets,
+		Bytes:     f.Bytes,
+		First:     c.wall(f.First),
+		Last:      c.wall(f.Seen),
+		MidStream: f.MidStream,
+	}
+	if f.Initiator == 1 {
+		out.Src, out.Dst = b, a
+		out.Packets[0], out.Packets[1] = f.Packets[1], f.Packets[0]
+		out.Bytes[0], out.Bytes[1] = f.Bytes[1], f.Bytes[0]
+	}
+	return out
+}
+
+// setEndpoints names the local ends.
+func (f *Flow) setEndpoints(e *endpoints) {
+	for i, addr := range [2]netip.Addr{f.Src.Addr(), f.Dst.Addr()} {
+		if l := e.byAddr[zoneAddr{f.Zone, addr.As16()}]; l != nil {
+			f.Endpoint[i], f.Workload[i] = l.ID, l.Workload
+		}
+	}
+}
+
+// touch is what the kernel carried of a flow between two sweeps.
+type touch struct {
+	key            classify.FlowKey
+	packets, bytes [2]uint64
+	closed         uint8
+	seen           int64
+}
+
+// carried is what the sweeper remembers of an entry between two visits.
+type carried struct {
+	bytes   [2]uint64
+	packets [2]uint32
+	seen    uint32
+	closed  uint8
+	round   uint32
+}
+
+// grown takes the entry as it is now and returns what it has counted since the
+// last visit; false if nothing changed. An entry that was written anew counts
+// from zero again.
+func (c *carried) grown(e *FlowEntry) (t touch, changed bool) {
+	for i := range e.Bytes {
+		if e.Bytes[i] < c.bytes[i] {
+			c.bytes[i], c.packets[i] = 0, 0
+		}
+		t.bytes[i] = e.Bytes[i] - c.bytes[i]
+		t.packets[i] = uint64(e.Packets[i] - c.packets[i]) // wraps as the count does
+	}
+	changed = e.Seen != c.seen || e.Closed != c.closed || t.bytes != [2]uint64{}
+	t.key, t.closed, t.seen = e.Key, e.Closed, int64(e.Seen)*int64(time.Second)
+	c.bytes, c.packets, c.seen, c.closed = e.Bytes, e.Packets, e.Seen, e.Closed
+	return t, changed
+}
+
+// How long an entry that no worker knows may be silent, in seconds, before the
+// sweeper takes it out. All are longer than the classifier's own patience,
+// which takes out the others.
+const (
+	orphanTCP    = 2*60*60 + 60
+	orphanClosed = 30
+	orphanOther  = 240
+	orphanDrop   = 30
+)
+
+// orphaned reports whether the entry is silent for longer than any worker would
+// have kept it; now is in seconds of CLOCK_MONOTONIC.
+func (e *FlowEntry) orphaned(now uint32) bool {
+	limit := uint32(orphanOther)
+	switch {
+	case e.Verdict != policy.Allow:
+		limit = orphanDrop
+	case e.Key.Proto == policy.ProtoTCP && (e.Closed&4 != 0 || e.Closed&3 == 3):
+		limit = orphanClosed
+	case e.Key.Proto == policy.ProtoTCP:
+		limit = orphanTCP
+	}
+	// The kernel's clock is coarse: Seen may be a little ahead.
+	return now > e.Seen && now-e.Seen > limit
+}

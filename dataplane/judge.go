@@ -1,0 +1,226 @@
+package dataplane
+
+import (
+	"time"
+
+	"gatehouse/classify"
+	"gatehouse/policy"
+)
+
+// judge decides on one frame and puts it where it goes: w.send or w.drop, and
+// its flow into w.decided. ep is the endpoint at whose hook the frame was met,
+// nil if it is gone.
+func (w *Worker) judge(p *servedPort, f *Frame, ep *localEndpoint) {
+	if ep == nil || w.current == nil {
+		w.counters.reasons[policy.ReasonNotAdmitted].Add(1)
+		w.drop = append(w.drop, *f)
+		return
+	}
+	if r := classify.Decode(f.Data, f.L3, &w.packet); r != policy.ReasonNone {
+		w.refuse(f, ep, r, policy.Enforce)
+		w.drop = append(w.drop, *f)
+		return
+	}
+	wrongMAC := !w.rightMAC(f, ep)
+	if wrongMAC {
+		w.refuse(f, ep, policy.ReasonDestinationMAC, ep.Mode)
+		if ep.Mode == policy.Enforce {
+			w.drop = append(w.drop, *f)
+			return
+		}
+	}
+	in := classify.Ingress{
+		Zone:         ep.Zone,
+		FromEndpoint: f.Dir == FromEndpoint,
+		Slot:         ep.number,
+		Mode:         ep.Mode,
+		RanBefore:    ep.RanBefore,
+		Attached:     ep.Attached,
+	}
+	w.classifier.Packet(&w.packet, &in, w.now, &w.result)
+	w.record(f, ep)
+	if w.result.Offload && !wrongMAC {
+		w.decide(f, ep)
+	}
+	if w.result.Forward {
+		w.send = append(w.send, *f)
+		return
+	}
+	w.counters.reasons[w.result.Reason].Add(1)
+	w.turnAway(p, f, ep)
+}
+
+// rightMAC reports whether the frame is addressed to who has its destination
+// address. At the hook towards an endpoint the kernel has looked already.
+func (w *Worker) rightMAC(f *Frame, ep *localEndpoint) bool {
+	mac := policy.MAC(f.Data[0:6])
+	if f.Dir == FromEndpoint {
+		return w.local.mayLeaveTo(ep, w.packet.Dst, mac)
+	}
+	return mac == ep.MAC || mac[0]&1 != 0
+}
+
+// refuse records a packet that is no flow's.
+func (w *Worker) refuse(f *Frame, ep *localEndpoint, r policy.Reason, mode policy.Mode) {
+	if mode == policy.Enforce {
+		w.counters.reasons[r].Add(1)
+	} else {
+		w.counters.observed.Add(1)
+	}
+	e := event{reason: r, mode: mode, dir: f.Dir, rule: -1, endpoint: ep, table: w.current, last: w.now}
+	w.events.add(&e)
+}
+
+// record hands on a violation: each that the classifier calls one, and every
+// further packet of a flow that is dropped for the same reason.
+func (w *Worker) record(f *Frame, ep *localEndpoint) {
+	r := &w.result
+	again := r.Flow != nil && !r.Forward && r.Reason != policy.ReasonNone && r.Reason == r.Flow.Reason
+	if !r.Violation && !again {
+		return
+	}
+	e := event{
+		reason:   r.Reason,
+		side:     r.Judgement.Side,
+		mode:     policy.Enforce,
+		dir:      f.Dir,
+		rule:     r.Judgement.Rule,
+		endpoint: ep,
+		table:    w.current,
+		last:     w.now,
+	}
+	if r.Forward {
+		e.mode = policy.Observe
+		w.counters.observed.Add(1)
+	}
+	if r.Flow != nil {
+		e.ofFlow(r.Flow)
+	} else {
+		e.ofPacket(&w.packet)
+	}
+	if e.reason == policy.ReasonNone {
+		e.reason = r.Judgement.Reason
+	}
+	w.events.add(&e)
+}
+
+func (e *event) ofFlow(f *classify.Flow) {
+	e.key, e.proto, e.spoken = f.Key, f.Key.Proto, f.Spoken
+	e.src, e.dst, e.sport, e.dport = f.Key.AddrA, f.Key.AddrB, f.Key.PortA, f.Key.PortB
+	if f.Initiator == 1 {
+		e.src, e.dst, e.sport, e.dport = e.dst, e.src, e.dport, e.sport
+	}
+	if e.proto == policy.ProtoICMP { // the identifier is no port
+		e.sport, e.dport = 0, 0
+	}
+	if e.reason == policy.ReasonNone {
+		e.reason = f.Reason
+	}
+}
+
+func (e *event) ofPacket(p *classify.Packet) {
+	e.key, e.proto = p.Key, p.Proto
+	e.src, e.dst, e.sport, e.dport = p.Src, p.Dst, p.SrcPort, p.DstPort
+	if e.proto == policy.ProtoICMP || e.proto == policy.ProtoICMPv6 {
+		e.sport, e.dport = 0, 0
+	}
+}
+
+// turnAway drops the frame and tells those who should know.
+func (w *Worker) turnAway(p *servedPort, f *Frame, ep *localEndpoint) {
+	r := &w.result
+	switch {
+	case r.Verdict == policy.Reject:
+		w.answer(p, f, ep, adminProhibited)
+		// A conversation that was under way ends at both ends.
+		if r.Decided && !r.New {
+			if n := cutTo(f.Data, f.L3); n > 0 {
+				f.Data = f.Data[:n]
+				w.send = append(w.send, *f)
+				w.counters.rejected.Add(1)
+				return
+			}
+		}
+	case w.isRefusedLookup(f, ep):
+		w.answer(p, f, ep, portUnreachable)
+	}
+	w.drop = append(w.drop, *f)
+}
+
+// isRefusedLookup reports a DNS query of an enforcing endpoint that policy does
+// not allow: it is answered, so that lookups fail at once and not after the
+// resolver's patience (R18).
+func (w *Worker) isRefusedLookup(f *Frame, ep *localEndpoint) bool {
+	r, p := &w.result, &w.packet
+	return f.Dir == FromEndpoint && ep.Mode == policy.Enforce && p.DstPort == 53 &&
+		(p.Proto == policy.ProtoUDP || p.Proto == policy.ProtoTCP) &&
+		(r.Reason == policy.ReasonNoRule || r.Reason == policy.ReasonDenied)
+}
+
+// answer tells the sender of f that its packet went nowhere. The answer leaves
+// by the other hook of the same endpoint: to the endpoint what it sent, to
+// outside what came from there.
+func (w *Worker) answer(p *servedPort, f *Frame, ep *localEndpoint, why unreachable) {
+	if !ep.rejects.take(w.now) {
+		return
+	}
+	out, ok := p.Alloc()
+	if !ok {
+		return
+	}
+	n := 0
+	if out.L3 == f.L3 {
+		n = writeReject(out.Data, f.Data, f.L3, why)
+	}
+	if n == 0 {
+		w.drop = append(w.drop, out)
+		return
+	}
+	out.Data, out.Slot, out.Dir = out.Data[:n], f.Slot, f.Dir^1
+	w.send = append(w.send, out)
+	w.counters.rejected.Add(1)
+}
+
+// decide queues the frame's flow for the kernel's map. Refused flows whose
+// packets are answered stay here, and so does multicast, which is judged at
+// each receiver.
+func (w *Worker) decide(f *Frame, ep *localEndpoint) {
+	flow := w.result.Flow
+	dst, src := policy.MAC(f.Data[0:6]), policy.MAC(f.Data[6:12])
+	switch {
+	case flow == nil, len(w.decided) == cap(w.decided), dst[0]&1 != 0:
+		return
+	case flow.Verdict == policy.Drop && w.isRefusedLookup(f, ep):
+		return
+	case flow.Verdict != policy.Allow && flow.Verdict != policy.Drop:
+		return
+	}
+	from, to := 0, 1
+	if w.packet.Reversed {
+		from, to = 1, 0
+	}
+	e := FlowEntry{
+		Key:       flow.Key,
+		Epoch:     flow.Epoch,
+		Initiator: flow.Initiator,
+		Verdict:   flow.Verdict,
+		App:       flow.Spoken.App,
+		Inner:     flow.Spoken.Inner,
+		Seen:      uint32(w.now / int64(time.Second)),
+	}
+	if flow.Verdict == policy.Drop {
+		e.Reason = flow.Reason
+	}
+	e.MAC[from], e.MAC[to] = src, dst
+	sender := w.local.byAddr[zoneAddr{ep.Zone, w.packet.Src}]
+	receiver := w.local.byAddr[zoneAddr{ep.Zone, w.packet.Dst}]
+	if sender != nil && sender.Space == ep.Space && sender.MAC == src {
+		e.Ifindex[from] = sender.Ifindex
+	}
+	if receiver != nil && receiver.Space == ep.Space && receiver.MAC == dst {
+		e.Ifindex[to] = receiver.Ifindex
+	}
+	e.Peer = e.Verdict == policy.Allow && e.Ifindex[0] != 0 && e.Ifindex[1] != 0 &&
+		sender.Bridge == receiver.Bridge && sender.ICC && receiver.ICC
+	w.decided = append(w.decided, e)
+}

@@ -1,0 +1,163 @@
+package dataplane
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"gatehouse/classify"
+	"gatehouse/policy"
+)
+
+const (
+	sweepEvery = 250 * time.Millisecond
+	// sweepSlice entries are read with one call, sweepMost with one tick, so
+	// that a full map is seen every four seconds and a tick stays short.
+	sweepSlice = 4096
+	sweepMost  = 16384
+)
+
+// sweeper walks the kernel's flow map slice by slice and tells the workers what
+// the kernel carried, so that they know which flows live and take out those
+// that do not. Entries that no worker knows any more it deletes itself.
+type sweeper struct {
+	flowMap    FlowMap
+	endpoints  *atomic.Pointer[endpoints]
+	violations *Violations
+	tell       func([]touch) // the workers; the slice is theirs
+	log        *slog.Logger
+	clock      clock
+
+	buf     []FlowEntry
+	round   uint32
+	touches []touch
+	orphans []classify.FlowKey
+	failing bool // the last scan failed, and it was said
+
+	mu      sync.Mutex
+	entries map[classify.FlowKey]*carried
+}
+
+func newSweeper(m FlowMap, e *atomic.Pointer[endpoints], v *Violations, tell func([]touch), log *slog.Logger, c clock) *sweeper {
+	return &sweeper{
+		flowMap: m, endpoints: e, violations: v, tell: tell, log: log, clock: c,
+		buf:     make([]FlowEntry, sweepSlice),
+		entries: make(map[classify.FlowKey]*carried),
+	}
+}
+
+func (s *sweeper) run(ctx context.Context) {
+	tick := time.NewTicker(sweepEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			s.sweep()
+		}
+	}
+}
+
+// sweep visits the next part of the map.
+func (s *sweeper) sweep() {
+	for seen := 0; seen < sweepMost; {
+		n, end, err := s.flowMap.Scan(s.buf)
+		if err != nil {
+			if !s.failing {
+				s.log.Error("cannot read the kernel's flow map; ended flows stay in it", "err", err)
+			}
+			s.failing = true
+			return
+		}
+		s.failing = false
+		s.visit(s.buf[:n])
+		if end {
+			s.endRound()
+			return
+		}
+		seen += n
+	}
+}
+
+// visit hands on what entries have counted, and deletes those that nobody
+// wants.
+func (s *sweeper) visit(entries []FlowEntry) {
+	local := s.endpoints.Load()
+	now := uint32(s.clock.now() / int64(time.Second))
+	s.mu.Lock()
+	for i := range entries {
+		e := &entries[i]
+		if e.orphaned(now) || !local.carry(e) {
+			s.orphans = append(s.orphans, e.Key)
+			continue
+		}
+		c := s.entries[e.Key]
+		if c == nil {
+			c = new(carried)
+			s.entries[e.Key] = c
+		}
+		c.round = s.round
+		t, changed := c.grown(e)
+		if !changed {
+			continue
+		}
+		s.touches = append(s.touches, t)
+		if e.Verdict != policy.Allow && t.bytes != [2]uint64{} {
+			s.violations.addKernel(e.Key, e.Reason, t.packets[0]+t.packets[1])
+		}
+	}
+	s.mu.Unlock()
+	if len(s.touches) > 0 {
+		s.tell(s.touches)
+		s.touches = make([]touch, 0, len(s.touches))
+	}
+	if len(s.orphans) > 0 {
+		if err := s.flowMap.Delete(s.orphans); err != nil {
+			s.log.Error("cannot delete ended flows", "flows", len(s.orphans), "err", err)
+		}
+		s.orphans = s.orphans[:0]
+	}
+}
+
+// endRound forgets the entries that are gone.
+func (s *sweeper) endRound() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for k, c := range s.entries {
+		if c.round != s.round {
+			delete(s.entries, k)
+		}
+	}
+	s.round++
+}
+
+// carries reports whether the kernel had an entry for key at the last visit.
+func (s *sweeper) carries(key *classify.FlowKey) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.entries[*key] != nil
+}
+
+// carry reports whether the entry's local ends are still the endpoints that it
+// was made for.
+func (e *endpoints) carry(f *FlowEntry) bool {
+	if e.unset {
+		return true
+	}
+	zone := policy.Zone(f.Key.Zone)
+	some := false
+	for i, addr := range [2][16]byte{f.Key.AddrA, f.Key.AddrB} {
+		if f.Ifindex[i] == 0 {
+			continue
+		}
+		l := e.byAddr[zoneAddr{zone, addr}]
+		if l == nil || l.Ifindex != f.Ifindex[i] {
+			return false
+		}
+		some = true
+	}
+	return some
+}

@@ -1,0 +1,355 @@
+package dataplane
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"hash/fnv"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/golang-lru/v2/simplelru"
+
+	"gatehouse/classify"
+	"gatehouse/policy"
+)
+
+// Violation is one flow that policy did not allow, for one reason; packets of
+// no flow are recorded per endpoint and reason, without addresses where they
+// could not be read.
+type Violation struct {
+	// ID is the same for the same flow and reason, also over restarts.
+	ID       string         `json:"id"`
+	First    time.Time      `json:"first"`
+	Last     time.Time      `json:"last"`
+	Zone     policy.Zone    `json:"zone"`
+	Proto    policy.Proto   `json:"proto"`
+	Src      netip.AddrPort `json:"src"`      // the flow's initiator
+	Dst      netip.AddrPort `json:"dst"`      // its responder
+	Endpoint string         `json:"endpoint"` // at whose interface it was seen
+	Workload string         `json:"workload"`
+	// Outgoing: that endpoint sent the packet which gave the reason.
+	Outgoing bool            `json:"outgoing"`
+	From     policy.Identity `json:"from"`
+	FromName string          `json:"fromName"`
+	To       policy.Identity `json:"to"`
+	ToName   string          `json:"toName"`
+	Side     policy.Side     `json:"side"` // whose no it was
+	Reason   policy.Reason   `json:"reason"`
+	Epoch    uint32          `json:"epoch"` // the table that said so
+	Rule     int32           `json:"rule"`  // in that table; -1 = none
+	// Statement is the ID of the rule's statement, "" where no rule decided.
+	Statement string        `json:"statement,omitempty"`
+	Spoken    policy.Spoken `json:"spoken"`
+	// Mode says what became of it: enforce = dropped, observe = only recorded.
+	Mode    policy.Mode `json:"mode"`
+	Packets uint64      `json:"packets"` // that gave the reason, those dropped by the kernel included
+	Count   uint64      `json:"count"`   // how often user space judged it so
+}
+
+// event is what a worker knows of a violation; no pointers but to immutable
+// values.
+type event struct {
+	key        classify.FlowKey // zero where there is no flow
+	src, dst   [16]byte         // of the flow's initiator and responder
+	sport      uint16
+	dport      uint16
+	proto      policy.Proto
+	reason     policy.Reason
+	side       policy.Side
+	mode       policy.Mode
+	dir        Direction
+	rule       int32
+	spoken     policy.Spoken
+	endpoint   *localEndpoint
+	table      *policy.Table
+	last       int64 // CLOCK_MONOTONIC
+	first      int64
+	packets    uint32
+	judgements uint32
+}
+
+// same reports whether two events belong to one record.
+func (e *event) same(o *event) bool {
+	return e.reason == o.reason && e.key == o.key && e.endpoint == o.endpoint && e.mode == o.mode
+}
+
+// pendingSlots is how many violations a worker gathers before it hands them on:
+// a flood of one flow's packets becomes one event.
+const pendingSlots = 512
+
+// pendingEvents gathers a worker's violations, in a table where each has one
+// place; who finds it taken hands the holder on.
+type pendingEvents struct {
+	events [pendingSlots]event
+	used   [pendingSlots]bool
+	taken  []uint16 // places in use
+	out    *mailbox[event]
+}
+
+func newPendingEvents(out *mailbox[event]) *pendingEvents {
+	return &pendingEvents{taken: make([]uint16, 0, pendingSlots), out: out}
+}
+
+// add counts one packet.
+func (p *pendingEvents) add(e *event) {
+	k := &e.key
+	h := binary.LittleEndian.Uint64(k.AddrA[8:])*0x9e3779b97f4a7c15 ^
+		binary.LittleEndian.Uint64(k.AddrB[8:])*0xc2b2ae3d27d4eb4f ^
+		(uint64(k.PortA)<<24|uint64(k.PortB)<<8|uint64(e.reason))*0x165667b19e3779f9
+	if e.endpoint != nil {
+		h ^= uint64(e.endpoint.Slot) << 40
+	}
+	i := uint16((h ^ h>>29) * 0xff51afd7ed558ccd >> 55)
+	held := &p.events[i]
+	switch {
+	case !p.used[i]:
+		p.used[i] = true
+		p.taken = append(p.taken, i)
+	case held.same(e):
+		held.packets++
+		held.judgements++
+		held.last = e.last
+		held.spoken = e.spoken
+		return
+	default:
+		p.out.put(held)
+	}
+	*held = *e
+	held.first, held.packets, held.judgements = e.last, 1, 1
+}
+
+// flush hands on all that is held.
+func (p *pendingEvents) flush() {
+	for _, i := range p.taken {
+		p.out.put(&p.events[i])
+		p.events[i] = event{}
+		p.used[i] = false
+	}
+	p.taken = p.taken[:0]
+}
+
+// recordsKept bounds the log of violations; the one that was touched longest
+// ago goes first.
+const recordsKept = 8192
+
+type recordKey struct {
+	flow     classify.FlowKey
+	reason   policy.Reason
+	mode     policy.Mode
+	endpoint string
+}
+
+// Violations is the log of violations: bounded, one record per flow and reason.
+// Safe for concurrent use.
+type Violations struct {
+	mu      sync.Mutex
+	records *simplelru.LRU[recordKey, *Violation]
+	byID    map[string]recordKey
+	// offloaded finds the record of a flow whose packets the kernel drops.
+	offloaded map[classify.FlowKey]recordKey
+	streams   map[*stream[Violation]]struct{}
+	lost      atomic.Uint64
+	clock     clock
+}
+
+func newViolations(c clock) *Violations {
+	v := &Violations{
+		byID:      make(map[string]recordKey),
+		offloaded: make(map[classify.FlowKey]recordKey),
+		streams:   make(map[*stream[Violation]]struct{}),
+		clock:     c,
+	}
+	v.records, _ = simplelru.NewLRU(recordsKept, func(k recordKey, r *Violation) {
+		delete(v.byID, r.ID)
+		if v.offloaded[k.flow] == k {
+			delete(v.offloaded, k.flow)
+		}
+	})
+	return v
+}
+
+// List returns the records, the one last touched first.
+func (v *Violations) List() []Violation {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	out := make([]Violation, 0, v.records.Len())
+	for _, r := range v.records.Values() {
+		out = append(out, *r)
+	}
+	for i, j := 0, len(out)-1; i < j; i, j = i+1, j-1 {
+		out[i], out[j] = out[j], out[i]
+	}
+	return out
+}
+
+// Get returns the record of that id.
+func (v *Violations) Get(id string) (Violation, bool) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	k, ok := v.byID[id]
+	if !ok {
+		return Violation{}, false
+	}
+	r, ok := v.records.Peek(k)
+	return *r, ok
+}
+
+// Lost is how many events found no room on their way into the log: their
+// packets were counted by reason, but have no record.
+func (v *Violations) Lost() uint64 { return v.lost.Load() }
+
+// Subscribe sends each new record, and each that grew after a pause of a
+// second, until stop is called. A reader that is not there in time loses some;
+// the log goes on.
+func (v *Violations) Subscribe() (records <-chan Violation, stop func()) {
+	s := newStream[Violation]()
+	v.mu.Lock()
+	v.streams[s] = struct{}{}
+	v.mu.Unlock()
+	return s.c, func() {
+		v.mu.Lock()
+		delete(v.streams, s)
+		v.mu.Unlock()
+	}
+}
+
+// run moves events from the workers' mailbox into the log until ctx ends.
+func (v *Violations) run(ctx context.Context, in *mailbox[event]) {
+	spare := make([]event, 0, cap(in.items))
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-in.full:
+		}
+		events, lost := in.take(spare)
+		v.lost.Add(lost)
+		for i := range events {
+			v.record(&events[i])
+		}
+		clear(events)
+		spare = events[:0]
+	}
+}
+
+// announcePause is how long a record must have been quiet to be sent to
+// subscribers again when it grows.
+const announcePause = time.Second
+
+func (v *Violations) record(e *event) {
+	k := recordKey{flow: e.key, reason: e.reason, mode: e.mode}
+	if e.endpoint != nil {
+		k.endpoint = e.endpoint.ID
+	}
+	last := v.clock.wall(e.last)
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	r, ok := v.records.Get(k)
+	if !ok {
+		r = newRecord(k, e, v.clock.wall(e.first))
+		v.byID[r.ID] = k
+		v.records.Add(k, r)
+		if k.mode == policy.Enforce && k.flow != (classify.FlowKey{}) {
+			v.offloaded[k.flow] = k
+		}
+	}
+	quiet := last.Sub(r.Last)
+	r.Last = last
+	r.Packets += uint64(e.packets)
+	r.Count += uint64(e.judgements)
+	r.Spoken = e.spoken
+	if !ok || quiet > announcePause {
+		for s := range v.streams {
+			s.send(*r)
+		}
+	}
+}
+
+// addKernel adds packets that the kernel dropped, since the last time, for an
+// offloaded drop.
+func (v *Violations) addKernel(key classify.FlowKey, reason policy.Reason, packets uint64) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	k, ok := v.offloaded[key]
+	if !ok || k.reason != reason {
+		return
+	}
+	if r, ok := v.records.Get(k); ok {
+		r.Packets += packets
+		r.Last = time.Now()
+	}
+}
+
+func newRecord(k recordKey, e *event, first time.Time) *Violation {
+	r := &Violation{
+		First:    first,
+		Last:     first,
+		Zone:     policy.Zone(e.key.Zone),
+		Proto:    e.proto,
+		Endpoint: k.endpoint,
+		Outgoing: e.dir == FromEndpoint,
+		Side:     e.side,
+		Reason:   e.reason,
+		Rule:     e.rule,
+		Spoken:   e.spoken,
+		Mode:     e.mode,
+	}
+	if e.endpoint != nil {
+		r.Workload, r.Zone = e.endpoint.Workload, e.endpoint.Zone
+	}
+	if e.proto != 0 {
+		r.Src = netip.AddrPortFrom(netip.AddrFrom16(e.src).Unmap(), e.sport)
+		r.Dst = netip.AddrPortFrom(netip.AddrFrom16(e.dst).Unmap(), e.dport)
+	}
+	r.ID = k.id()
+	if e.table == nil {
+		r.Rule = -1
+		return r
+	}
+	r.Epoch = e.table.Epoch()
+	if e.proto != 0 {
+		q := policy.Query{Zone: r.Zone, Src: e.src, Dst: e.dst, Proto: e.proto, DstPort: e.dport}
+		r.From, r.To, _ = e.table.Resolve(q)
+		r.FromName, r.ToName = e.table.IdentityName(r.From), e.table.IdentityName(r.To)
+	}
+	if rules := e.table.Rules(); r.Rule >= 0 && int(r.Rule) < len(rules) {
+		r.Statement = e.table.Statements()[rules[r.Rule].Statement].ID
+	}
+	return r
+}
+
+// id is a digest of the key: 48 bits are enough to tell a few thousand apart,
+// and short enough to type.
+func (k recordKey) id() string {
+	h := fnv.New64a()
+	_, _ = h.Write(k.flow.AddrA[:])
+	_, _ = h.Write(k.flow.AddrB[:])
+	var b [8]byte
+	binary.BigEndian.PutUint16(b[0:], k.flow.PortA)
+	binary.BigEndian.PutUint16(b[2:], k.flow.PortB)
+	binary.BigEndian.PutUint16(b[4:], k.flow.Zone)
+	b[6], b[7] = byte(k.flow.Proto), byte(k.reason)<<1|byte(k.mode)
+	_, _ = h.Write(b[:])
+	_, _ = h.Write([]byte(k.endpoint))
+	return fmt.Sprintf("%012x", h.Sum64()>>16)
+}
+
+// streamSize is how far a subscriber may fall behind.
+const streamSize = 256
+
+// stream is one subscriber.
+type stream[T any] struct {
+	c chan T
+}
+
+func newStream[T any]() *stream[T] { return &stream[T]{c: make(chan T, streamSize)} }
+
+func (s *stream[T]) send(v T) {
+	select {
+	case s.c <- v:
+	default:
+	}
+}

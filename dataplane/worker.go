@@ -1,0 +1,464 @@
+package dataplane
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"gatehouse/classify"
+	"gatehouse/policy"
+)
+
+// The way of a batch, in Worker.serve:
+//
+//	Recv → decode → endpoint of the steering tag → destination MAC → classify
+//	→ Send, Release or reject → Flush → decided flows into the kernel's map
+//
+// The map is written after the transmit, so that the packets of a flow which
+// the kernel then carries cannot overtake the one that decided it.
+
+const (
+	batchSize = 64
+	// idleWait is how long a worker sleeps at most: a quarter of the age at
+	// which the kernel programs take its heartbeat for stale.
+	idleWait = 50 * time.Millisecond
+	// beatEvery is how often a busy worker shows that it is alive.
+	beatEvery = 25 * time.Millisecond
+	// staleGap is the age of that heartbeat. A worker that finds itself
+	// stopped for longer drops what waited meanwhile: the programs have begun
+	// to answer for it.
+	staleGap = 200 * time.Millisecond
+	// kickWait is the sleep while a port has frames that the kernel did not
+	// take yet.
+	kickWait = time.Millisecond
+	// eventsEvery is how long violations are gathered before they are handed on.
+	eventsEvery = 100 * time.Millisecond
+	// sweepFlows places of the classifier's table are looked at every sweepTurn.
+	sweepTurn  = 50 * time.Millisecond
+	sweepFlows = 1024
+	// stalePasses bounds what is thrown away after a stop; a ring holds less.
+	stalePasses = 1024
+)
+
+// Worker serves one queue of every space's port on one locked thread. All
+// fields after control belong to that thread.
+type Worker struct {
+	queue     int
+	table     *atomic.Pointer[policy.Table]
+	endpoints *atomic.Pointer[endpoints]
+	flowMap   FlowMap
+	beat      func(queue int, now int64)
+	failed    func(space, queue int, err error)
+	ended     *flowStream
+	log       *slog.Logger
+	clock     clock
+	counters  counters
+
+	control struct {
+		sync.Mutex
+		pending          []func(*Worker)
+		some             atomic.Bool
+		running, stopped bool
+		eventFD          int
+	}
+
+	ports      []*servedPort
+	polled     []unix.PollFd // the control's eventfd, then ports in order
+	classifier *classify.Classifier
+	current    *policy.Table // of this turn
+	local      *endpoints    // of this turn
+	packet     classify.Packet
+	result     classify.Result
+	events     *pendingEvents
+	frames     [batchSize]Frame
+	send, drop []Frame
+	decided    []FlowEntry
+	over       []classify.FlowKey // ended flows that the kernel may have
+	now        int64              // of this turn
+	lastTurn   int64
+	lastBeat   int64
+	lastEvents int64
+	lastSweep  int64
+	lastFull   int64 // when a full flow map was last logged
+}
+
+func newWorker(d *Dataplane, queue int) (*Worker, error) {
+	fd, err := unix.Eventfd(0, unix.EFD_NONBLOCK|unix.EFD_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("eventfd: %w", err)
+	}
+	w := &Worker{
+		queue:     queue,
+		table:     &d.table,
+		endpoints: &d.endpoints,
+		flowMap:   d.config.FlowMap,
+		beat:      d.config.Beat,
+		failed:    d.config.PortFailed,
+		ended:     d.ended,
+		log:       d.config.Logger,
+		clock:     d.clock,
+		local:     d.endpoints.Load(),
+		events:    newPendingEvents(d.events),
+		// A frame can become three: the answer to its sender, and itself.
+		send:    make([]Frame, 0, 2*batchSize),
+		drop:    make([]Frame, 0, 2*batchSize),
+		decided: make([]FlowEntry, 0, batchSize),
+		over:    make([]classify.FlowKey, 0, 2*sweepFlows),
+	}
+	w.control.eventFD = fd
+	w.classifier = classify.New(classify.Config{Flows: d.config.Flows, Ended: w.flowEnded})
+	w.setPolled()
+	return w, nil
+}
+
+type servedPort struct {
+	Port
+	space int
+}
+
+// do runs f on the worker's thread before its next batch; false after the
+// worker has stopped.
+func (w *Worker) do(f func(*Worker)) bool {
+	w.control.Lock()
+	defer w.control.Unlock()
+	if w.control.stopped {
+		return false
+	}
+	w.control.pending = append(w.control.pending, f)
+	w.control.some.Store(true)
+	w.wake()
+	return true
+}
+
+// ask is do, and waits until f has run if the worker is running.
+func (w *Worker) ask(f func(*Worker)) bool {
+	done := make(chan struct{})
+	if !w.do(func(w *Worker) { defer close(done); f(w) }) {
+		return false
+	}
+	w.control.Lock()
+	running := w.control.running
+	w.control.Unlock()
+	if running {
+		<-done
+	}
+	return true
+}
+
+func (w *Worker) wake() {
+	one := [8]byte{1}
+	_, _ = unix.Write(w.control.eventFD, one[:])
+}
+
+// run serves until ctx ends, then closes the ports.
+func (w *Worker) run(ctx context.Context) error {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	w.control.Lock()
+	w.control.running = true
+	w.control.Unlock()
+	woken := make(chan struct{})
+	context.AfterFunc(ctx, func() { defer close(woken); w.wake() })
+	for ctx.Err() == nil {
+		if !w.turn() {
+			w.sleep()
+		}
+	}
+	w.runControl(true)
+	w.events.flush()
+	var errs []error
+	for _, p := range w.ports {
+		errs = append(errs, p.Close())
+	}
+	w.ports = nil
+	<-woken
+	return errors.Join(append(errs, unix.Close(w.control.eventFD))...)
+}
+
+// turn is one pass over all ports; false when there was nothing to do.
+func (w *Worker) turn() bool {
+	w.now = w.clock.now()
+	if w.lastTurn != 0 && w.now-w.lastTurn > int64(staleGap) {
+		w.dropStale()
+	}
+	w.lastTurn = w.now
+	if w.now-w.lastBeat >= int64(beatEvery) {
+		w.beat(w.queue, w.now)
+		w.lastBeat = w.now
+	}
+	if w.control.some.Load() {
+		w.runControl(false)
+	}
+	w.follow()
+	busy := false
+	for i := 0; i < len(w.ports); i++ {
+		p := w.ports[i]
+		n := p.Recv(w.frames[:])
+		if n == 0 && p.Pending() == 0 {
+			continue
+		}
+		busy = busy || n > 0
+		if err := w.serve(p, w.frames[:n]); err != nil {
+			w.giveUp(i, err)
+			i--
+		}
+	}
+	w.keepHouse()
+	return busy
+}
+
+// follow takes over a new table and a new set of endpoints. Flows of endpoints
+// that are gone end here, before a frame of whoever has their addresses next is
+// judged.
+func (w *Worker) follow() {
+	if t := w.table.Load(); t != w.current {
+		w.current = t
+		w.classifier.SetTable(t)
+	}
+	e := w.endpoints.Load()
+	if e == w.local {
+		return
+	}
+	gone := w.local.gone(e)
+	w.local = e
+	if len(gone) > 0 && w.classifier.Len() > 0 {
+		w.retireFlowsOf(gone)
+	}
+}
+
+func (w *Worker) retireFlowsOf(gone []*localEndpoint) {
+	addrs := make(map[zoneAddr]bool)
+	for _, l := range gone {
+		for _, a := range l.Addrs {
+			addrs[zoneAddr{l.Zone, a}] = true
+		}
+	}
+	var keys []classify.FlowKey
+	w.classifier.Each(func(f *classify.Flow) bool {
+		zone := policy.Zone(f.Key.Zone)
+		if addrs[zoneAddr{zone, f.Key.AddrA}] || addrs[zoneAddr{zone, f.Key.AddrB}] {
+			keys = append(keys, f.Key)
+		}
+		return true
+	})
+	for _, k := range keys {
+		w.classifier.Retire(k)
+	}
+	w.forget()
+}
+
+// keepHouse does now and then what no packet asks for.
+func (w *Worker) keepHouse() {
+	if w.now-w.lastSweep >= int64(sweepTurn) {
+		w.lastSweep = w.now
+		w.classifier.Sweep(w.now, sweepFlows)
+		w.forget()
+	}
+	if len(w.events.taken) > 0 && w.now-w.lastEvents >= int64(eventsEvery) {
+		w.lastEvents = w.now
+		w.events.flush()
+	}
+}
+
+// flowEnded is called by the classifier for every flow that it forgets.
+func (w *Worker) flowEnded(f *classify.Flow) {
+	w.ended.put(f, w.clock, w.local)
+	if f.Verdict == policy.Undecided {
+		return
+	}
+	if len(w.over) == cap(w.over) {
+		w.forget()
+	}
+	w.over = append(w.over, f.Key)
+}
+
+// forget takes ended flows out of the kernel's map.
+func (w *Worker) forget() {
+	if len(w.over) == 0 {
+		return
+	}
+	if err := w.flowMap.Delete(w.over); err != nil {
+		w.log.Error("cannot delete ended flows", "queue", w.queue, "flows", len(w.over), "err", err)
+	}
+	w.over = w.over[:0]
+}
+
+// touch tells the classifier what the kernel carried.
+func (w *Worker) touch(ts []touch) {
+	for i := range ts {
+		t := &ts[i]
+		w.classifier.Touch(t.key, t.packets, t.bytes, t.closed, t.seen)
+	}
+}
+
+// adopt takes over flows that a former process left in the kernel's map.
+func (w *Worker) adopt(entries []FlowEntry) (n int) {
+	w.follow()
+	for i := range entries {
+		e := &entries[i]
+		owner := w.local.charged(e)
+		if owner == nil {
+			continue
+		}
+		ok := w.classifier.Adopt(classify.Entry{
+			Key:       e.Key,
+			Epoch:     e.Epoch,
+			Initiator: e.Initiator,
+			Slot:      owner.number,
+			Verdict:   e.Verdict,
+			Reason:    e.Reason,
+			Spoken:    policy.Spoken{App: e.App, Inner: e.Inner},
+			Closed:    e.Closed,
+		}, w.clock.now())
+		if ok {
+			n++
+		}
+	}
+	return n
+}
+
+// sleep waits for frames, for control, or for the next heartbeat.
+func (w *Worker) sleep() {
+	wait := idleWait
+	for _, p := range w.ports {
+		if p.Pending() > 0 {
+			wait = kickWait
+			break
+		}
+	}
+	n, err := unix.Poll(w.polled, int(wait/time.Millisecond))
+	if err != nil || n == 0 || w.polled[0].Revents == 0 {
+		return
+	}
+	var b [8]byte
+	_, _ = unix.Read(w.control.eventFD, b[:])
+}
+
+func (w *Worker) runControl(last bool) {
+	w.control.Lock()
+	pending := w.control.pending
+	w.control.pending = nil
+	w.control.some.Store(false)
+	w.control.stopped = w.control.stopped || last
+	w.control.Unlock()
+	for _, f := range pending {
+		f(w)
+	}
+}
+
+func (w *Worker) addPort(space int, p Port) {
+	w.ports = append(w.ports, &servedPort{p, space})
+	w.setPolled()
+}
+
+// removePorts closes the ports of a space.
+func (w *Worker) removePorts(space int) error {
+	var errs []error
+	kept := w.ports[:0]
+	for _, p := range w.ports {
+		if p.space == space {
+			errs = append(errs, p.Close())
+			continue
+		}
+		kept = append(kept, p)
+	}
+	clear(w.ports[len(kept):])
+	w.ports = kept
+	w.setPolled()
+	return errors.Join(errs...)
+}
+
+// giveUp closes a port that the kernel has taken away. Its endpoints' new flows
+// are dropped until somebody opens another.
+func (w *Worker) giveUp(i int, err error) {
+	p := w.ports[i]
+	w.ports = append(w.ports[:i], w.ports[i+1:]...)
+	w.setPolled()
+	go w.failed(p.space, w.queue, errors.Join(err, p.Close()))
+}
+
+func (w *Worker) setPolled() {
+	w.polled = append(w.polled[:0], unix.PollFd{Fd: int32(w.control.eventFD), Events: unix.POLLIN})
+	for _, p := range w.ports {
+		w.polled = append(w.polled, unix.PollFd{Fd: int32(p.FD()), Events: unix.POLLIN})
+	}
+}
+
+// dropStale throws away what waited while the process was stopped.
+func (w *Worker) dropStale() {
+	for _, p := range w.ports {
+		for range stalePasses {
+			n := p.Recv(w.frames[:])
+			if n == 0 {
+				break
+			}
+			p.Release(w.frames[:n])
+			w.counters.reasons[policy.ReasonStale].Add(uint64(n))
+			w.counters.dropped.Add(uint64(n))
+		}
+	}
+}
+
+// serve judges a batch and gives every frame back to the port. The error is the
+// port's end.
+func (w *Worker) serve(p *servedPort, frames []Frame) error {
+	slots := w.local.slots[p.space]
+	w.send, w.drop, w.decided = w.send[:0], w.drop[:0], w.decided[:0]
+	for i := range frames {
+		w.judge(p, &frames[i], at(slots, frames[i].Slot))
+	}
+	// An entry of a conversation that is over must not speak for the one that
+	// a frame of this batch begins on the same key.
+	w.forget()
+	if len(w.send) > 0 {
+		p.Send(w.send)
+		w.counters.forwarded.Add(uint64(len(w.send)))
+	}
+	if len(w.drop) > 0 {
+		p.Release(w.drop)
+		w.counters.dropped.Add(uint64(len(w.drop)))
+	}
+	if err := p.Flush(); err != nil {
+		return fmt.Errorf("space %d queue %d: %w", p.space, w.queue, err)
+	}
+	w.offload()
+	return nil
+}
+
+// offload writes the flows that this batch has decided into the kernel's map.
+func (w *Worker) offload() {
+	if len(w.decided) == 0 {
+		return
+	}
+	err := w.flowMap.Put(w.decided)
+	if err == nil {
+		w.counters.offloaded.Add(uint64(len(w.decided)))
+		return
+	}
+	// Flows that are not in the map go on through user space.
+	w.counters.notOffloaded.Add(uint64(len(w.decided)))
+	if w.now-w.lastFull > int64(time.Minute) {
+		w.lastFull = w.now
+		w.log.Warn("flows stay in user space", "queue", w.queue, "err", err)
+	}
+}
+
+// flows lists what the classifier knows.
+func (w *Worker) flows(s *sweeper) []Flow {
+	out := make([]Flow, 0, w.classifier.Len())
+	w.classifier.Each(func(f *classify.Flow) bool {
+		x := newFlow(f, w.clock)
+		x.setEndpoints(w.local)
+		x.Offloaded = s.carries(&f.Key)
+		out = append(out, x)
+		return true
+	})
+	return out
+}
