@@ -57,17 +57,19 @@ iptables iptables" ;;
 	test) packages docker; echo "ip iproute2
 nft nftables
 gcc gcc
-nsenter util-linux" ;;
+/usr/include/stdlib.h libc6-dev
+/etc/ssl/certs/ca-certificates.crt ca-certificates" ;;
 	demo) packages docker; echo "ip iproute2
 nft nftables
-dpkg-deb dpkg" ;;
+/etc/ssl/certs/ca-certificates.crt ca-certificates" ;;
 	bench) echo "ip iproute2
 iptables iptables
 nft nftables" ;;
 	generate) echo "clang clang-14
 llvm-strip llvm-14
 /usr/include/bpf/bpf_helpers.h libbpf-dev
-/usr/include/linux/bpf.h linux-libc-dev" ;;
+/usr/include/linux/bpf.h linux-libc-dev
+git git" ;;
 	*) say "unknown part \"$1\": one of build, docker, test, demo, bench, generate"; exit 2 ;;
 	esac
 }
