@@ -17,6 +17,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"runtime"
 	"syscall"
 	"time"
 )
@@ -26,6 +27,9 @@ func main() {
 	intruder := flag.String("intruder", "bin/intruder", "the intruder's binary")
 	without := flag.Bool("without", false, "only show that every attempt succeeds where no gateway is")
 	flag.Parse()
+	// The gateway gets a signal when the thread that started it ends: this one
+	// lives as long as the demo.
+	runtime.LockOSThread()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	if err := run(ctx, *gatehouse, *intruder, *without); err != nil {

@@ -55,10 +55,12 @@ var plays = []cast{
 	{project: "blog", service: "site", image: "demo/app:1", also: partners, env: []string{"DATABASE_URL=mysql://blog@db/blog", "ROUND_EVERY=500ms"}},
 }
 
-// swarmPlays are services of the stack media on a one-node overlay network.
+// swarmPlays are services of the stack media on a one-node overlay network. A
+// Swarm node asks the registry even for an image that it has; nobody's demo
+// is at localhost.
 var swarmPlays = []cast{
 	{project: "media", service: "web", image: "nginx:1"},
-	{project: "media", service: "client", image: "demo/app:1", env: []string{"API_URL=http://web/", "ROUND_EVERY=500ms"}},
+	{project: "media", service: "client", image: "localhost/demo/app:1", env: []string{"API_URL=http://web/", "ROUND_EVERY=500ms"}},
 }
 
 type stage struct {

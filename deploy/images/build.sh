@@ -5,7 +5,7 @@
 # common base, and configured while the image is built. They carry the names
 # that such images have in the world (nginx:1, postgres:15, redis:7,
 # mariadb:10), so the models match them by name; the application of the demo
-# is demo/app:1. Packages are kept in GATEHOUSE_CACHE, default
+# is demo/app:1, and localhost/demo/app:1. Packages are kept in GATEHOUSE_CACHE, default
 # /var/cache/gatehouse. An image made by the same recipe is left as it is.
 set -euo pipefail
 
@@ -95,10 +95,12 @@ build_app() {
 	mkdir -p "$dir"
 	(cd "$root" && CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags='-s -w' -o "$dir/app" ./deploy/demo/app)
 	hash=$(cat "$dir/app" "$here/app.Dockerfile" | sha256sum | cut -c1-16)
-	current demo/app:1 "$hash" && return
-	say "building demo/app:1"
-	cp "$here/app.Dockerfile" "$dir/Dockerfile"
-	build app demo/app:1 "$hash"
+	if ! current demo/app:1 "$hash"; then
+		say "building demo/app:1"
+		cp "$here/app.Dockerfile" "$dir/Dockerfile"
+		build app demo/app:1 "$hash"
+	fi
+	docker tag demo/app:1 localhost/demo/app:1 # for Swarm, which would ask a registry for the other
 }
 
 servers="nginx nginx:1 nginx-light
