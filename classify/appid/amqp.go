@@ -9,7 +9,7 @@ var amqpProtocol = protocol{
 	app: policy.AppAMQP, tcp: true,
 	client: func(v *view) match { return amqpHeader(v.c, v.cFull) }, server: amqpServer,
 	clientFirsts: oneOf("A"), serverFirsts: oneOf("A\x01"),
-	upgraded: amqpUpgraded,
+	upgraded: amqpUpgraded, mid: amqpFrames,
 }
 
 const amqpHeaderSize = 8
@@ -65,4 +65,36 @@ func amqpUpgraded(v *view) match {
 		return more
 	}
 	return startsTLS(v.c[amqpHeaderSize:])
+}
+
+// amqpFrames: 0-9-1 section 4.2.3, frames of type, channel, size, payload and
+// the octet CE, to the end of the bytes.
+func amqpFrames(b []byte) match {
+	const head, end = 7, 0xce
+	for n := 0; ; n++ {
+		if len(b) < head+1 {
+			if n > 0 && len(b) == 0 {
+				return yes
+			}
+			return no
+		}
+		size := int(be.Uint32(b[3:]))
+		if b[0] != 1 && b[0] != 2 && b[0] != 3 && b[0] != 8 || size > 1<<20 || b[0] == 8 && size != 0 {
+			return no
+		}
+		// Classes are 10 (connection) to 90 (tx); methods and headers begin with one.
+		if b[0] <= 2 && (size < 4 || len(b) < head+2 || be.Uint16(b[head:]) < 10 || be.Uint16(b[head:]) > 90) {
+			return no
+		}
+		if head+size+1 > len(b) {
+			if n > 1 {
+				return yes
+			}
+			return more
+		}
+		if b[head+size] != end {
+			return no
+		}
+		b = b[head+size+1:]
+	}
 }

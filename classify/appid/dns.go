@@ -2,21 +2,38 @@ package appid
 
 import "gatehouse/policy"
 
-// DNS: RFC 1035 section 4, EDNS RFC 6891, over TCP RFC 7766; mDNS RFC 6762 has
-// the same messages on port 5353. A message must parse to its exact end. Off
-// the wire alone a query is no proof: the reply must fit too.
+// DNS: RFC 1035 section 4, EDNS RFC 6891, over TCP RFC 7766. A message must
+// parse to its exact end. A query alone is no proof; a reply with answers is.
 var dnsUDPProtocol = protocol{
 	app: policy.AppDNS, udp: true,
-	client:       func(v *view) match { return dnsMessage(v.c, false, v.cFull, v.port) },
-	server:       func(v *view) match { return dnsMessage(v.s, true, v.sFull, v.port) },
+	client:       func(v *view) match { return dnsMessage(v.c, dnsQuestion, v.cFull) },
+	server:       func(v *view) match { return dnsMessage(v.s, dnsReply, v.sFull) },
 	clientFirsts: anyByte(), serverFirsts: anyByte(),
-	refine: dnsRefine,
+}
+
+// mDNS: RFC 6762. The same messages, to a group, so that no reply comes back;
+// their id is 0 (section 18.1). The port only parts the name from DNS's.
+var mdnsProtocol = protocol{
+	app: policy.AppMDNS, udp: true,
+	client:       func(v *view) match { return mdnsMessage(v.c, v.port, v.cFull) },
+	server:       func(v *view) match { return mdnsMessage(v.s, v.port, v.sFull) },
+	clientFirsts: oneOf("\x00"), serverFirsts: oneOf("\x00"),
+}
+
+func mdnsMessage(b []byte, port uint16, cut bool) match {
+	if port != portMDNS || len(b) < dnsHead || be.Uint16(b) != 0 {
+		return no
+	}
+	if dnsMessage(b, dnsMulticast, cut) == no {
+		return no
+	}
+	return yes
 }
 
 var dnsTCPProtocol = protocol{
 	app: policy.AppDNS, tcp: true,
-	client:       func(v *view) match { return dnsStream(v.c, false, v.cFull) },
-	server:       func(v *view) match { return dnsStream(v.s, true, v.sFull) },
+	client:       func(v *view) match { return dnsStream(v.c, dnsQuestion, v.cFull) },
+	server:       func(v *view) match { return dnsStream(v.s, dnsReply, v.sFull) },
 	clientFirsts: between(0, 16), serverFirsts: anyByte(),
 }
 
@@ -25,15 +42,17 @@ const (
 	dnsHead  = 12
 )
 
-func dnsRefine(v *view) policy.App {
-	if v.port == portMDNS {
-		return policy.AppMDNS
-	}
-	return policy.AppDNS
-}
+// dnsKind is what a message is expected to be.
+type dnsKind uint8
+
+const (
+	dnsQuestion dnsKind = iota
+	dnsReply
+	dnsMulticast
+)
 
 // dnsStream: messages after two bytes of length.
-func dnsStream(b []byte, reply, full bool) match {
+func dnsStream(b []byte, kind dnsKind, full bool) match {
 	if len(b) < 2 {
 		return until(full)
 	}
@@ -43,32 +62,32 @@ func dnsStream(b []byte, reply, full bool) match {
 	}
 	b = b[2:]
 	if len(b) >= n {
-		return dnsMessage(b[:n], reply, false, 0)
+		return dnsMessage(b[:n], kind, false)
 	}
-	if len(b) >= dnsHead && !dnsHeader(b, reply, false) {
+	if len(b) >= dnsHead && !dnsHeader(b, kind) {
 		return no
 	}
 	if full {
-		return dnsMessage(b, reply, true, 0)
+		return dnsMessage(b, kind, true)
 	}
 	return more
 }
 
 // dnsHeader checks flags and counts. mDNS answers without a question.
-func dnsHeader(b []byte, reply, mdns bool) bool {
+func dnsHeader(b []byte, kind dnsKind) bool {
 	flags := be.Uint16(b[2:])
 	qd, an, ns, ar := be.Uint16(b[4:]), be.Uint16(b[6:]), be.Uint16(b[8:]), be.Uint16(b[10:])
 	opcode := flags >> 11 & 15
 	if opcode > 6 || opcode == 1 || opcode == 3 || flags&0x40 != 0 {
 		return false
 	}
-	if mdns {
+	if kind == dnsMulticast {
 		return opcode == 0 && flags&15 == 0 && int(qd)+int(an)+int(ns)+int(ar) > 0
 	}
-	if flags&0x8000 != 0 != reply {
+	if flags&0x8000 != 0 != (kind == dnsReply) {
 		return false
 	}
-	if reply {
+	if kind == dnsReply {
 		return flags&15 <= 11 && qd <= 1 && (qd == 1 || flags&15 != 0 || an > 0)
 	}
 	// An update (opcode 5) and a notification (4) carry records in a query.
@@ -76,12 +95,8 @@ func dnsHeader(b []byte, reply, mdns bool) bool {
 }
 
 // dnsMessage parses one message; cut says that its end is not kept.
-func dnsMessage(b []byte, reply, cut bool, port uint16) match {
-	mdns := port == portMDNS
-	if len(b) < dnsHead || !dnsHeader(b, reply, mdns) {
-		return no
-	}
-	if !mdns && !reply && len(b) < dnsHead+5 {
+func dnsMessage(b []byte, kind dnsKind, cut bool) match {
+	if len(b) < dnsHead || !dnsHeader(b, kind) || netbiosName(b[dnsHead:]) {
 		return no
 	}
 	pos := dnsHead
@@ -109,7 +124,24 @@ func dnsMessage(b []byte, reply, cut bool, port uint16) match {
 	if pos != len(b) {
 		return no
 	}
+	if kind == dnsReply && be.Uint16(b[6:]) > 0 {
+		return yes
+	}
 	return fits
+}
+
+// netbiosName: NetBIOS name service (RFC 1002 4.1) has DNS's format, with names
+// of 16 bytes written as 32 letters from A to P.
+func netbiosName(b []byte) bool {
+	if len(b) < 33 || b[0] != 32 {
+		return false
+	}
+	for _, c := range b[1:33] {
+		if c < 'A' || c > 'P' {
+			return false
+		}
+	}
+	return true
 }
 
 // dnsEnd: running out of bytes is an error only where all bytes are there.

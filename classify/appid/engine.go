@@ -73,12 +73,10 @@ const (
 // view is what the protocols look at: of TCP the contiguous prefix of each
 // direction, of UDP the latest datagram.
 type view struct {
-	c, s           []byte // from the client, from the server
-	cFull, sFull   bool   // no more of it will be kept (UDP: the datagram was longer)
-	udp            bool
-	cSeen, sSeen   bool // that side has sent something (in UDP: ever)
-	port           uint16
-	cCount, sCount uint16 // UDP: datagrams so far
+	c, s         []byte // from the client, from the server; empty while that side is silent
+	cFull, sFull bool   // no more of it will be kept (UDP: the datagram was longer)
+	udp          bool
+	port         uint16 // the responder's
 }
 
 // firsts is the set of bytes that a direction may begin with.
@@ -224,20 +222,20 @@ func (e *Engine) judge(s *State, dir Dir) {
 		s.watch()
 		return
 	}
-	v := s.view()
-	e.gather(&s.ev[0], &v, dir)
-	st := e.conclude(s, &s.ev[0], &v, false)
+	v := s.look(false)
+	e.gather(&s.ev[0], v, dir)
+	st := e.conclude(s, &s.ev[0], v, false)
 	if st == final || !s.mid {
 		return
 	}
 	// Met mid-stream, the initiator may be the server.
-	w := v.swapped()
-	e.gather(&s.ev[1], &w, 1-dir)
+	v = s.look(true)
+	e.gather(&s.ev[1], v, 1-dir)
 	if st == open {
-		st = e.conclude(s, &s.ev[1], &w, true)
+		st = e.conclude(s, &s.ev[1], v, true)
 	}
 	if st == open {
-		e.midStream(s, &v)
+		e.midStream(s, v)
 	}
 }
 
@@ -301,11 +299,13 @@ func (e *Engine) conclude(s *State, ev *evidence, v *view, reversed bool) standi
 	}
 	alive := e.all[t] &^ ev.no[0] &^ ev.no[1]
 	proved := ev.yes[0] | ev.yes[1]
-	if both := (ev.yes[0] | ev.fits[0]) & (ev.yes[1] | ev.fits[1]) & alive; both != 0 {
-		// What a side proves goes before what merely fits.
-		if sure := both & proved; sure != 0 {
-			both = sure
+	// A side that proves something speaks nothing else.
+	for _, y := range ev.yes {
+		if y != 0 {
+			alive &= y
 		}
+	}
+	if both := (ev.yes[0] | ev.fits[0]) & (ev.yes[1] | ev.fits[1]) & alive; both != 0 {
 		s.settle(bits.TrailingZeros64(both), v, ConfidenceBothSides, reversed)
 		s.outcome.Decided = true
 		return final

@@ -11,7 +11,7 @@ var ftpProtocol = protocol{
 	upgraded: textUpgrade, attrs: greetingAttrs,
 }
 
-var ftpVerbs = []string{"USER", "AUTH", "FEAT", "SYST", "OPTS", "HOST", "CLNT", "PASS", "ACCT", "PBSZ", "REIN"}
+var ftpVerbs = []string{"USER", "AUTH TLS", "AUTH SSL", "AUTH GSSAPI", "FEAT", "SYST", "OPTS", "CLNT", "PASS", "ACCT", "PBSZ", "REIN"}
 
 func ftpCommand(v *view) match {
 	m := word(v.c, ftpVerbs)

@@ -93,11 +93,17 @@ func httpStatus(v *view) match {
 			return no
 		}
 	}
+	// What the connection switches to stands in the head.
+	if begins(b, httpSwitching) == yes && !v.sFull && !contains(b, "\r\n\r\n") {
+		return more
+	}
 	return yes
 }
 
+const httpSwitching = "HTTP/1.1 101"
+
 func httpRefine(v *view) policy.App {
-	if begins(v.s, "HTTP/1.1 101") != yes {
+	if begins(v.s, httpSwitching) != yes {
 		return policy.AppHTTP
 	}
 	up := bytes.TrimSpace(header(v.s, "UPGRADE"))

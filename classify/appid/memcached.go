@@ -72,7 +72,7 @@ func memcachedCommand(b []byte, full bool) match {
 	}
 	l, _, ok := line(b)
 	if !ok {
-		l = b
+		l = bytes.TrimSuffix(b, []byte{'\r'})
 	}
 	end := bytes.IndexByte(l, ' ')
 	if end < 0 {

@@ -14,7 +14,7 @@ var postgresqlProtocol = protocol{
 	app: policy.AppPostgreSQL, tcp: true,
 	client: postgresqlStartup, server: postgresqlReply,
 	clientFirsts: oneOf("\x00"), serverFirsts: oneOf("RSNEvG"),
-	upgraded: postgresqlUpgraded,
+	upgraded: postgresqlUpgraded, mid: postgresqlMessages,
 }
 
 const (
@@ -77,16 +77,13 @@ func postgresqlStartup(v *view) match {
 
 func postgresqlReply(v *view) match {
 	b := v.s
-	request := uint32(0)
-	if len(v.c) >= 8 {
-		request = be.Uint32(v.c[4:])
-	}
-	if len(b) == 1 || request == postgresqlSSL || request == postgresqlGSS {
-		switch b[0] {
-		case 'S', 'N', 'G':
-			return fits
-		case 'E':
-		default:
+	// One letter answers a request for encryption, or begins an error.
+	if len(v.c) >= 8 && b[0] != 'E' {
+		switch be.Uint32(v.c[4:]) {
+		case postgresqlSSL, postgresqlGSS:
+			if b[0] == 'S' || b[0] == 'N' || b[0] == 'G' {
+				return fits
+			}
 			return no
 		}
 	}
@@ -131,4 +128,41 @@ func postgresqlUpgraded(v *view) match {
 		return more
 	}
 	return startsTLS(rest)
+}
+
+// postgresqlMessages: messages of type, length and body to the end of the
+// bytes, of which the last is what ends a client's or server's turn: Query,
+// Sync, ReadyForQuery.
+func postgresqlMessages(b []byte) match {
+	for {
+		if len(b) < 5 {
+			return no
+		}
+		n := int(be.Uint32(b[1:]))
+		if !alpha(b[0]) && !digit(b[0]) || n < 4 || n > 1<<24 {
+			return no
+		}
+		if 1+n < len(b) {
+			b = b[1+n:]
+			continue
+		}
+		if 1+n > len(b) {
+			return no
+		}
+		switch b[0] {
+		case 'Q':
+			if n > 5 && b[n] == 0 && text(b[5:n]) {
+				return yes
+			}
+		case 'S':
+			if n == 4 {
+				return yes
+			}
+		case 'Z':
+			if n == 5 && (b[5] == 'I' || b[5] == 'T' || b[5] == 'E') {
+				return yes
+			}
+		}
+		return no
+	}
 }

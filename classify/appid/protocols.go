@@ -14,6 +14,7 @@ var protocols = [...]protocol{
 	amqpProtocol,
 	redisProtocol,
 	dnsTCPProtocol,
+	mdnsProtocol,
 	dnsUDPProtocol,
 	kafkaProtocol,
 	memcachedProtocol,
@@ -22,3 +23,6 @@ var protocols = [...]protocol{
 	ftpProtocol,
 	ntpProtocol,
 }
+
+// tlsIndex is where tlsProtocol stands.
+const tlsIndex = 0

@@ -7,18 +7,18 @@ import "gatehouse/policy"
 var smtpProtocol = protocol{
 	app: policy.AppSMTP, tcp: true,
 	client: smtpHello, server: smtpGreeting,
-	clientFirsts: oneOf("EeHhLl"), serverFirsts: oneOf("245"),
+	clientFirsts: oneOf("EeHhLlAa"), serverFirsts: oneOf("245"),
 	upgraded: textUpgrade, attrs: greetingAttrs,
 }
 
-var smtpVerbs = []string{"EHLO", "HELO", "LHLO"}
+var smtpVerbs = []string{"EHLO", "HELO", "LHLO", "AUTH LOGIN", "AUTH PLAIN", "AUTH CRAM-MD5"}
 
 func smtpHello(v *view) match {
 	m := word(v.c, smtpVerbs)
 	if m != yes {
 		return m
 	}
-	l, _, ok := line(v.c)
+	l, rest, ok := line(v.c)
 	if !ok {
 		if !text(v.c) || len(v.c) > 512 {
 			return no
@@ -27,6 +27,9 @@ func smtpHello(v *view) match {
 	}
 	if !text(l) {
 		return no
+	}
+	if beginsFold(rest, "MAIL FROM:") == yes {
+		return yes
 	}
 	return fits
 }

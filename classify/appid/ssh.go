@@ -58,20 +58,17 @@ func sshServer(v *view) match {
 		if m := sshIdent(b, v.sFull); m == yes || m == more {
 			return m
 		}
-		l, rest, ok := line(b)
-		if !ok {
-			if !text(b) || len(b) > 1024 {
-				return no
-			}
-			return until(v.sFull)
-		}
-		if !text(l) {
+		_, rest, ok := line(b)
+		switch {
+		case !text(b[:len(b)-len(rest)]):
 			return no
+		case ok && len(rest) > 0:
+			b = rest
+			continue
+		case v.sFull && sshIdent(v.c, v.cFull) == yes:
+			return fits // lines longer than what is kept
 		}
-		if len(rest) == 0 {
-			return until(v.sFull)
-		}
-		b = rest
+		return until(v.sFull)
 	}
 	return no
 }

@@ -19,6 +19,10 @@ const (
 	bytesPerDir    = 4 << 10
 	bytesHello     = 16 << 10 // while a hello that began is incomplete
 
+	// A hello that is cut too fine to be read to its end within the budget is
+	// one if this much of it was consistent: all up to the cipher suites.
+	helloEvidence = recordHead + 4 + 2 + 32 + 1
+
 	maxSpans = 6 // separate pieces kept of one direction that arrives out of order
 )
 
@@ -49,6 +53,7 @@ type State struct {
 	outcome  Outcome
 	dir      [2]stream
 	ev       [2]evidence
+	v        view // borrowed by the signatures; slices of buf
 	buf      [clientKeep + serverKeep]byte
 }
 
@@ -107,22 +112,16 @@ func (s *State) kept(dir Dir) []byte {
 	return s.buf[clientKeep:]
 }
 
-func (s *State) view() view {
+// look fills the view of the flow, with the sides as they are or, for flows
+// met mid-stream, exchanged.
+func (s *State) look(exchanged bool) *view {
 	c, r := &s.dir[FromClient], &s.dir[FromServer]
-	return view{
-		c: s.buf[:c.n], s: s.buf[clientKeep : clientKeep+int(r.n)],
-		cFull: c.full, sFull: r.full, udp: s.udp,
-		cSeen: c.packets > 0, sSeen: r.packets > 0,
-		port: s.port, cCount: c.packets, sCount: r.packets,
+	cb, rb := s.buf[:c.n], s.buf[clientKeep:clientKeep+int(r.n)]
+	if exchanged {
+		c, r, cb, rb = r, c, rb, cb
 	}
-}
-
-func (v view) swapped() view {
-	v.c, v.s = v.s, v.c
-	v.cFull, v.sFull = v.sFull, v.cFull
-	v.cSeen, v.sSeen = v.sSeen, v.cSeen
-	v.cCount, v.sCount = v.sCount, v.cCount
-	return v
+	s.v = view{c: cb, s: rb, cFull: c.full, sFull: r.full, udp: s.udp, port: s.port}
+	return &s.v
 }
 
 func (s *State) datagram(dir Dir, payload []byte) {
@@ -141,7 +140,7 @@ func (s *State) segment(dir Dir, seq uint32, payload []byte) (grew, conflict boo
 		d.base, d.based = seq, true
 	}
 	off := int(int32(seq - d.base))
-	if len(payload) == 1 && off == int(d.n)-1 && d.nspans == 0 {
+	if len(payload) == 1 && d.n > 0 && off == int(d.n)-1 {
 		return false, payload[0] != keep[off] // keep-alive; free
 	}
 	if off < 0 {
@@ -260,11 +259,21 @@ func (s *State) helloPending() bool {
 		len(b) >= 6 && b[0] == recordHandshake && b[1] == 3 && b[5] == helloClient
 }
 
-// giveUp decides with what there is: proof of one side, or unknown.
+// giveUp decides with what there is: proof of one side where the other is
+// silent, or unknown.
 func (s *State) giveUp() {
 	s.outcome.Decided = true
-	if s.outcome.Confidence == ConfidenceNone {
+	if s.watching {
+		return
+	}
+	silent := s.dir[FromClient].n == 0 || s.dir[FromServer].n == 0
+	if silent && s.helloPending() && s.dir[FromClient].n >= helloEvidence {
+		s.settle(tlsIndex, s.look(false), ConfidenceOneSide, false)
+		return
+	}
+	if s.outcome.Confidence == ConfidenceNone || !silent && !s.mid {
 		s.outcome.Spoken = policy.Spoken{App: policy.AppUnknown}
+		s.outcome.Confidence = ConfidenceNone
 	}
 }
 
@@ -290,11 +299,7 @@ func (s *State) settle(i int, v *view, c Confidence, reversed bool) {
 
 // watch looks for the upgrade only.
 func (s *State) watch() {
-	v := s.view()
-	if s.reversed {
-		v = v.swapped()
-	}
-	switch s.upgrades = protocols[s.proto].upgraded(&v); s.upgrades {
+	switch s.upgrades = protocols[s.proto].upgraded(s.look(s.reversed)); s.upgrades {
 	case yes:
 		s.outcome.Spoken.Inner = policy.AppTLS
 		s.outcome.Decided = true
@@ -340,9 +345,5 @@ func (s *State) Attrs(a *Attrs) {
 	if s.proto < 0 || protocols[s.proto].attrs == nil {
 		return
 	}
-	v := s.view()
-	if s.reversed {
-		v = v.swapped()
-	}
-	protocols[s.proto].attrs(&v, a)
+	protocols[s.proto].attrs(s.look(s.reversed), a)
 }

@@ -283,30 +283,27 @@ func tlsServer(v *view) match {
 	return h.result(v.sFull)
 }
 
-// tlsRecords: at least two records that follow each other, or one whose end is
-// beyond what is kept, of the types that an established session uses.
+// tlsRecords: records of an established session, one that ends where the bytes
+// end or several that follow each other.
 func tlsRecords(b []byte) match {
 	for n := 0; ; n++ {
 		if len(b) < recordHead {
-			if n >= 2 {
+			if n > 0 && len(b) == 0 || n > 1 {
 				return yes
 			}
 			return more
 		}
 		size := int(be.Uint16(b[3:]))
-		if b[0] < recordChangeCipher || b[0] > recordData || b[1] != 3 || b[2] > 4 || size == 0 || size > recordMax {
+		if b[0] < recordChangeCipher || b[0] > recordData || b[1] != 3 || b[2] == 0 || b[2] > 3 || size == 0 || size > recordMax {
 			return no
 		}
 		if recordHead+size > len(b) {
-			if n >= 1 || b[0] == recordData && b[2] == 3 {
+			if n > 0 || b[0] == recordData && b[2] == 3 {
 				return yes
 			}
 			return more
 		}
 		b = b[recordHead+size:]
-		if len(b) == 0 && n == 0 {
-			return more
-		}
 	}
 }
 

@@ -1,0 +1,5 @@
+//go:build !race
+
+package appid
+
+const raceEnabled = false
