@@ -57,7 +57,7 @@ func Compile(in Input) (*Table, error) {
 	if in.Snapshot == nil {
 		return nil, errors.New("compile: no snapshot")
 	}
-	c := compiler{in: &in, table: &Table{epoch: in.Epoch, statements: slices.Clone(in.Statements), groups: slices.Clone(in.Groups)}}
+	c := compiler{in: &in, table: &Table{epoch: in.Epoch, statements: slices.Clone(in.Statements), groups: slices.Clone(in.Groups), snapshot: in.Snapshot}}
 	c.numberGroups()
 	res, err := newResolver(&in, c.member)
 	if err != nil {
@@ -106,6 +106,10 @@ const firstClass = 32
 
 func (k class) dense() uint32 { return firstClass + uint32(k) }
 
+func isClass(dense uint32) bool {
+	return dense >= firstClass && dense < firstClass+uint32(classCount)
+}
+
 // isIn reports whether a wildcard matches the class.
 func (k class) isIn(wildcard uint32) bool {
 	switch Identity(wildcard) {
@@ -148,9 +152,9 @@ func classOfGroup(g *Group) class {
 func (c *compiler) numberGroups() {
 	t := c.table
 	t.ids = make([]Identity, FirstWorkloadIdentity, int(FirstWorkloadIdentity)+len(t.groups))
-	t.classes = make([]class, FirstWorkloadIdentity, cap(t.ids))
+	t.peers = make([]peerInfo, FirstWorkloadIdentity, cap(t.ids))
 	for i := range t.ids {
-		t.ids[i], t.classes[i] = Identity(i), classOf(Identity(i))
+		t.ids[i], t.peers[i].class = Identity(i), classOf(Identity(i))
 	}
 	t.byIdentity = make(map[Identity]uint32, len(t.groups))
 	c.member = make(map[string]uint32)
@@ -158,7 +162,7 @@ func (c *compiler) numberGroups() {
 	for i := range t.groups {
 		g := &t.groups[i]
 		dense := uint32(len(t.ids))
-		t.ids, t.classes = append(t.ids, g.Identity), append(t.classes, classOfGroup(g))
+		t.ids, t.peers = append(t.ids, g.Identity), append(t.peers, peerInfo{class: classOfGroup(g)})
 		if g.Identity < FirstWorkloadIdentity {
 			c.fault("group %s: identity %d is reserved", g.Service, g.Identity)
 		}
@@ -384,13 +388,28 @@ func (c *compiler) layRules() {
 			c.table.unruled[f][t] = c.decision(f, t, nil)
 		}
 	}
-	layers := make(map[pairKey][]span)
+	byKey := make(map[pairKey][]span)
 	for k := range c.keys() {
 		if spans := c.spans(k); len(spans) > 0 {
-			layers[k] = spans
+			byKey[k] = spans
+			c.noteLayers(k.from(), k.to())
 		}
 	}
-	c.table.pairs = newPairTable(layers)
+	c.table.pairs = newPairTable(byKey)
+}
+
+func (c *compiler) noteLayers(from, to uint32) {
+	peers := c.table.peers
+	switch {
+	case isClass(from) && isClass(to):
+	case isClass(from):
+		peers[to].layers |= classFrom
+	case isClass(to):
+		peers[from].layers |= classTo
+	default:
+		peers[from].layers |= pairFrom
+		peers[to].layers |= pairTo
+	}
 }
 
 // keys lists the keys of all layers.
@@ -435,10 +454,10 @@ func (c *compiler) keys() map[pairKey]bool {
 
 // classAt is the class behind a dense number, which may stand for a class.
 func (c *compiler) classAt(dense uint32) class {
-	if dense >= firstClass && dense < firstClass+uint32(classCount) {
+	if isClass(dense) {
 		return class(dense - firstClass)
 	}
-	return c.table.classes[dense]
+	return c.table.peers[dense].class
 }
 
 // spans cuts the ports of one key at the edges of all rules that apply there.

@@ -32,12 +32,30 @@ type Table struct {
 	pairs      pairTable
 	unruled    [classCount][classCount]*Decision
 	ids        []Identity // by dense number
-	classes    []class    // by dense number
+	peers      []peerInfo // by dense number
 	byIdentity map[Identity]uint32
 	rules      []Rule
 	statements []Statement
 	groups     []Group
+	snapshot   *Snapshot
 }
+
+// peerInfo is what decide must know of an end before it looks for its rules.
+type peerInfo struct {
+	class  class
+	layers layers
+}
+
+// layers says in which of the keys of Table.pairs a peer occurs, so that a
+// lookup skips layers that cannot have its key.
+type layers uint8
+
+const (
+	pairFrom  layers = 1 << iota // (this, a peer)
+	pairTo                       // (a peer, this)
+	classTo                      // (this, a class)
+	classFrom                    // (a class, this)
+)
 
 // Epoch is the table's number.
 func (t *Table) Epoch() uint32 { return t.epoch }
@@ -52,21 +70,24 @@ func (t *Table) Lookup(q Query) *Decision {
 
 // decide looks through the layers, the most particular first (see Compile).
 func (t *Table) decide(from, to uint32, proto Proto, port uint16) *Decision {
-	cf, ct := t.classes[from], t.classes[to]
-	spans := t.pairs.get(keyOf(from, to, proto))
-	if spans == nil {
-		spans = t.pairs.get(keyOf(cf.dense(), to, proto))
+	caller, callee := t.peers[from], t.peers[to]
+	var spans []span
+	if caller.layers&pairFrom != 0 && callee.layers&pairTo != 0 {
+		spans = t.pairs.get(keyOf(from, to, proto))
+	}
+	if spans == nil && callee.layers&classFrom != 0 {
+		spans = t.pairs.get(keyOf(caller.class.dense(), to, proto))
+	}
+	if spans == nil && caller.layers&classTo != 0 {
+		spans = t.pairs.get(keyOf(from, callee.class.dense(), proto))
 	}
 	if spans == nil {
-		spans = t.pairs.get(keyOf(from, ct.dense(), proto))
-	}
-	if spans == nil {
-		spans = t.pairs.get(keyOf(cf.dense(), ct.dense(), proto))
+		spans = t.pairs.get(keyOf(caller.class.dense(), callee.class.dense(), proto))
 	}
 	if d := at(spans, port); d != nil {
 		return d
 	}
-	return t.unruled[cf][ct]
+	return t.unruled[caller.class][callee.class]
 }
 
 // Resolve returns who is at both ends of that flow (section 1), and the
