@@ -142,8 +142,9 @@ func (d *Dataplane) RemoveSpace(space int) error {
 
 // SetEndpoints replaces the set of admitted endpoints. When it returns, no
 // frame is judged by the old set any more, and the flows of endpoints that are
-// gone have ended. So call it after the steering side let an old endpoint go,
-// and before it admits a new one.
+// gone have ended. So call it when the steering side has let an endpoint go,
+// before its slot or address is used again, and when it has admitted one: until
+// then frames of that one are dropped.
 func (d *Dataplane) SetEndpoints(list []Endpoint) {
 	d.mu.Lock()
 	d.endpoints.Store(newEndpoints(list, d.endpoints.Load()))

@@ -145,11 +145,11 @@ func at(slots []*localEndpoint, slot uint16) *localEndpoint {
 // remote task. Without this a container could hand frames judged for one
 // neighbour to another.
 func (e *endpoints) mayLeaveTo(ep *localEndpoint, dst [16]byte, mac policy.MAC) bool {
-	if mac[0]&1 != 0 {
-		return multicastMAC(dst, mac)
-	}
 	if owner := e.byAddr[zoneAddr{ep.Zone, dst}]; owner != nil {
 		return mac == owner.MAC
+	}
+	if mac[0]&1 != 0 {
+		return multicastMAC(dst, mac)
 	}
 	if mac == ep.Gateway {
 		return true
