@@ -99,7 +99,7 @@ type Status struct {
 	Since     time.Time `json:"since,omitzero"`     // of the present connection, or of its loss
 	FirstList time.Time `json:"firstList,omitzero"` // when the first full list was asked for; zero = not yet
 	LastList  time.Time `json:"lastList,omitzero"`  // the last one that was answered
-	Synced    bool      `json:"synced"`             // the inventory holds a full list, maybe an old one
+	Synced    bool      `json:"synced"`             // the inventory holds what this connection listed
 	Error     string    `json:"error,omitempty"`    // what fails at present, "" if nothing
 	Swarm     string    `json:"swarm,omitempty"`    // "", "worker" or "manager"
 	Connects  uint64    `json:"connects"`
@@ -176,14 +176,14 @@ func (w *Watcher) Status() Status {
 func (w *Watcher) Ready() error {
 	s := w.Status()
 	switch {
-	case s.Error != "" && s.Synced:
+	case s.Error != "" && !s.LastList.IsZero():
 		return fmt.Errorf("%s (the last known state of %s stays in force)", s.Error, s.LastList.Format(time.RFC3339))
 	case s.Error != "":
 		return errors.New(s.Error)
 	case !s.Connected:
 		return fmt.Errorf("docker: not connected to %s yet", w.config.Host)
 	case !s.Synced:
-		return fmt.Errorf("docker: the first list of %s is not complete yet", w.config.Host)
+		return fmt.Errorf("docker: the list of %s is not complete yet", w.config.Host)
 	case time.Since(s.LastList) > staleAfter:
 		return fmt.Errorf("docker: %s has not answered a full list since %s", w.config.Host, s.LastList.Format(time.RFC3339))
 	}
@@ -229,7 +229,7 @@ func (w *Watcher) lost(err error) {
 		if s.Connected {
 			s.Since = time.Now()
 		}
-		s.Connected, s.Error = false, text
+		s.Connected, s.Synced, s.Error = false, false, text
 	})
 	if news {
 		w.log.Warn(text, "keeps", "the last known state")

@@ -242,11 +242,10 @@ func (p *referenceParser) authority(source, scheme, rest string) {
 			hosts, tail = token[:i+1+j], token[i+1+j:]
 		}
 	}
-	if at := strings.LastIndexByte(hosts, '@'); at >= 0 {
-		hosts = hosts[at+1:]
-	} else if strings.Contains(tail, "@") && strings.Contains(hosts, ":") && !strings.HasPrefix(hosts, "[") {
-		return // user:pa/ss@host, or a port and an @ in the path
+	if strings.Contains(tail, "@") && strings.ContainsAny(strings.TrimPrefix(hosts, "["), ":@") {
+		return // user:pa/ss@host, or an @ in the path: cannot be told apart
 	}
+	hosts = hosts[strings.LastIndexByte(hosts, '@')+1:]
 	for host := range strings.SplitSeq(hosts, ",") {
 		if name, port, ok := hostPort(host); ok {
 			p.add(source, name, port, scheme, false)
@@ -451,9 +450,10 @@ func hostStem(key string) (stem string, ok bool) {
 }
 
 // secretParts are the parts of keys whose values are never read. They are
-// matched against whole parts, secretWords anywhere.
+// matched against whole parts, secretWords anywhere; see looksSecret for the ends
+// of parts.
 var (
-	secretParts = []string{"PASS", "PWD", "PW", "KEY", "KEYS", "AUTH", "SALT", "PIN", "CRED", "CREDS", "LOGIN", "CERT", "SIGNATURE", "COOKIE", "SESSION"}
+	secretParts = []string{"PW", "KEY", "KEYS", "SALT", "PIN", "CRED", "CREDS", "LOGIN", "CERT", "SIGNATURE", "COOKIE", "SESSION"}
 	secretWords = []string{"PASSWORD", "PASSWD", "PASSPHRASE", "SECRET", "TOKEN", "CREDENTIAL", "APIKEY", "PRIVATE", "USERPASS"}
 )
 
@@ -465,7 +465,9 @@ func looksSecret(key string) bool {
 			return true
 		}
 	}
-	return slices.ContainsFunc(keyParts(key), func(part string) bool { return slices.Contains(secretParts, part) })
+	return slices.ContainsFunc(keyParts(key), func(part string) bool {
+		return slices.Contains(secretParts, part) || strings.HasSuffix(part, "PASS") || strings.HasSuffix(part, "PWD") || strings.HasSuffix(part, "AUTH")
+	})
 }
 
 // notHosts reports whether a value of the form a:1 under that key is something
@@ -532,7 +534,16 @@ func normalScheme(s string) string {
 }
 
 // shellWords cuts a script into words. It knows enough of shells to find hosts
-// in them, no more.
+// in them, no more. A word with a URL is not cut at ; & ( ), which may be part
+// of a password.
 func shellWords(s string) []string {
-	return strings.FieldsFunc(s, func(r rune) bool { return strings.ContainsRune(" \t\r\n;|&()<>\"'`", r) })
+	var words []string
+	for field := range strings.FieldsFuncSeq(s, func(r rune) bool { return strings.ContainsRune(" \t\r\n|<>\"'`", r) }) {
+		if strings.Contains(field, "://") {
+			words = append(words, field)
+			continue
+		}
+		words = append(words, strings.FieldsFunc(field, func(r rune) bool { return strings.ContainsRune(";&()", r) })...)
+	}
+	return words
 }

@@ -18,6 +18,7 @@ import (
 type swarmService struct {
 	labels    map[string]string
 	vips      map[string][]netip.Addr
+	aliases   map[string][]string // by network
 	published []policy.Published
 }
 
@@ -106,7 +107,10 @@ func (s *swarmState) addNode(text string, own netip.Addr) {
 func describeServices(items []swarm.Service) map[string]*swarmService {
 	out := make(map[string]*swarmService, len(items))
 	for _, item := range items {
-		s := &swarmService{labels: item.Spec.Labels}
+		s := &swarmService{labels: item.Spec.Labels, aliases: map[string][]string{}}
+		for _, n := range item.Spec.TaskTemplate.Networks {
+			s.aliases[n.Target] = n.Aliases
+		}
 		for _, vip := range item.Endpoint.VirtualIPs {
 			if !vip.Addr.IsValid() {
 				continue

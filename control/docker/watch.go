@@ -289,8 +289,10 @@ func (s *session) once(text string) {
 
 func (s *session) listedNetworks(list []dockerclient.Network) {
 	present := map[string]bool{}
+	slices.SortFunc(list, func(a, b dockerclient.Network) int { return strings.Compare(a.ID, b.ID) })
 	for _, n := range list {
 		present[n.ID] = true
+		s.zone(n.ID, n.Driver) // in the order of IDs, whatever answers first
 		s.askNetwork(n.ID)
 	}
 	for id := range s.state.networks {
@@ -581,7 +583,7 @@ func (s *session) describe(n *network) bool {
 	if n.info == nil {
 		return false
 	}
-	zone, err := s.state.zones.of(n.id)
+	zone, err := s.zone(n.id, n.info.Driver)
 	if err == nil {
 		err = s.state.zones.save()
 	}
@@ -596,6 +598,14 @@ func (s *session) describe(n *network) bool {
 	}
 	s.state.described[n.id] = d
 	return true
+}
+
+// zone is 0 for the networks that have no addresses of their own.
+func (s *session) zone(id, driver string) (policy.Zone, error) {
+	if driver == "host" || driver == "null" {
+		return 0, nil
+	}
+	return s.state.zones.of(id)
 }
 
 func (s *session) dropNetwork(id string) {
@@ -708,9 +718,8 @@ func (s *session) publishAll() {
 		}
 	}
 	s.inv.Replace(snap)
-	first := false
-	s.note(func(st *Status) { first, st.Synced = !st.Synced, true })
-	s.log.Info("docker: listed", "host", s.config.Host, "workloads", len(snap.Workloads), "networks", len(snap.Networks), "first", first)
+	s.note(func(st *Status) { st.Synced = true })
+	s.log.Info("docker: connected", "host", s.config.Host, "workloads", len(snap.Workloads), "networks", len(snap.Networks))
 }
 
 // workload derives a container's workload; ok is false while it is none: not

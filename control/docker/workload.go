@@ -179,19 +179,19 @@ func (s *sight) describeEndpoint(e endpoint, network string) policy.Endpoint {
 	if mac, err := net.ParseMAC(e.MacAddress); err == nil && len(mac) == len(out.MAC) {
 		out.MAC = policy.MAC(mac)
 	}
-	settings := s.container.NetworkSettings
-	if settings == nil {
-		return out
+	var names []string
+	if s.service != nil {
+		names = append(names, s.service.aliases[e.network]...)
 	}
-	if s.running {
-		out.Sandbox = settings.SandboxKey
+	if settings := s.container.NetworkSettings; settings != nil {
+		if s.running {
+			out.Sandbox = settings.SandboxKey
+		}
+		known := settings.Networks[network]
+		names = slices.Concat(names, known.Aliases, known.DNSNames)
 	}
-	known, ok := settings.Networks[network]
-	if !ok {
-		return out
-	}
-	for _, name := range slices.Concat(known.Aliases, known.DNSNames) {
-		if !strings.HasPrefix(s.container.ID, name) { // the short ID is an alias of every container
+	for _, name := range names {
+		if name != "" && !strings.HasPrefix(s.container.ID, name) { // the short ID is an alias of every container
 			out.Aliases = append(out.Aliases, name)
 		}
 	}
