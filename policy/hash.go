@@ -55,10 +55,6 @@ func (a address) isLinkLocal() bool {
 	return a.isLinkLocal6() || a.is4() && a.v4()>>16 == 169<<8|254
 }
 
-func (a address) isLoopback() bool {
-	return a == address{0, 1} || a.is4() && a.v4()>>24 == 127
-}
-
 func (a address) isMulticast() bool { return a.hi>>56 == 0xff || a.is4() && a.v4()>>28 == 0xe }
 
 // isGlobal reports unicast that may be the internet's once everything private

@@ -195,11 +195,10 @@ func TestResolveClaims(t *testing.T) {
 
 // service peers and statements of the town.
 var (
-	peerWeb   = ServicePeer(key("shop", "web"))
-	peerDB    = ServicePeer(key("shop", "db"))
-	peerApp   = ServicePeer(key("blog", "app"))
-	peerTask  = ServicePeer(key("swarm", "task"))
-	peerLoose = ServicePeer(key("shop", "loose"))
+	peerWeb  = ServicePeer(key("shop", "web"))
+	peerDB   = ServicePeer(key("shop", "db"))
+	peerApp  = ServicePeer(key("blog", "app"))
+	peerTask = ServicePeer(key("swarm", "task"))
 )
 
 func peersOf(kinds ...PeerKind) []Peer {
