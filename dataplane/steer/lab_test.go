@@ -90,6 +90,7 @@ type host struct {
 	cfg        Config
 	s          *Steer
 	containers map[string]*container
+	probes     int
 }
 
 type container struct {
@@ -266,13 +267,20 @@ type wire struct {
 	t  *testing.T
 	fd int
 
+	answer func(frame []byte) // nil = only captured
+
 	mu     sync.Mutex
 	frames [][]byte
 }
 
-func tap(t *testing.T, ns *netns, name string) *wire {
+func tap(t *testing.T, ns *netns, name string) *wire { return answering(t, ns, name, nil) }
+
+func answering(t *testing.T, ns *netns, name string, answer func(w *wire, frame []byte)) *wire {
 	t.Helper()
 	w := &wire{t: t}
+	if answer != nil {
+		w.answer = func(frame []byte) { answer(w, frame) }
+	}
 	must(t, ns.do(func() error {
 		l, err := netlink.LinkByName(name)
 		if err != nil {
@@ -323,6 +331,9 @@ func (w *wire) capture(stop <-chan struct{}) {
 		w.mu.Lock()
 		w.frames = append(w.frames, frame)
 		w.mu.Unlock()
+		if w.answer != nil {
+			w.answer(frame)
+		}
 	}
 }
 
@@ -355,6 +366,18 @@ func (w *wire) send(frame []byte) {
 	}
 }
 
+// hairpin stands in for the worker: what it lets pass goes back unchanged.
+func (h *host) hairpin(pass func(frame []byte) bool) *wire {
+	h.t.Helper()
+	sp, err := h.s.Space(h.ns.path)
+	must(h.t, err)
+	return answering(h.t, h.ns, sp.User, func(w *wire, frame []byte) {
+		if pass(frame) {
+			w.send(frame)
+		}
+	})
+}
+
 // got is how many captured frames hold mark.
 func (w *wire) got(mark string) int {
 	w.mu.Lock()
@@ -368,16 +391,27 @@ func (w *wire) got(mark string) int {
 	return n
 }
 
-// last is the last captured frame that holds mark.
-func (w *wire) last(mark string) []byte {
+// gotFrom is how many of them mac sent: a port unreachable quotes the mark.
+func (w *wire) gotFrom(mac policy.MAC, mark string) int { return len(w.from(mac, mark)) }
+
+// last is the last frame that holds mark and mac sent, nil if there is none.
+func (w *wire) last(mac policy.MAC, mark string) []byte {
+	frames := w.from(mac, mark)
+	if len(frames) == 0 {
+		return nil
+	}
+	return frames[len(frames)-1]
+}
+
+func (w *wire) from(mac policy.MAC, mark string) (frames [][]byte) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	for _, f := range slices.Backward(w.frames) {
-		if bytes.Contains(f, []byte(mark)) {
-			return f
+	for _, f := range w.frames {
+		if bytes.Contains(f, []byte(mark)) && bytes.Equal(f[6:12], mac[:]) {
+			frames = append(frames, f)
 		}
 	}
-	return nil
+	return frames
 }
 
 // wait waits for a captured frame that holds mark.
@@ -392,13 +426,48 @@ func (w *wire) wait(mark string) bool {
 	return false
 }
 
-// settle waits until a frame that was sent now would have arrived: a probe that
-// nothing drops is sent the same way and awaited.
-func settle() { time.Sleep(60 * time.Millisecond) }
+// quiet fails if one of the frames that from sends arrives at to. The frame that
+// witness sends after them does: what had not arrived before it never will.
+func (h *host) quiet(from, to, witness *container, mark string, frames ...[]byte) {
+	h.t.Helper()
+	h.probes++
+	last := fmt.Sprintf("probe %d", h.probes)
+	before := to.end.got(mark)
+	for _, f := range frames {
+		from.end.send(f)
+	}
+	witness.end.send(append(arp(h.t, witness.mac, witness.mac, 1, witness.v4, to.v4), last...))
+	if !to.end.wait(last) {
+		h.t.Fatalf("%s: the probe sent after it did not arrive either: %+v", mark, h.counters())
+	}
+	if n := to.end.got(mark) - before; n != 0 {
+		h.t.Errorf("%s: %d frames arrived", mark, n)
+	}
+}
+
+// arrives fails if the frame that from sends does not arrive at to.
+func (h *host) arrives(from, to *container, mark string, frame []byte) {
+	h.t.Helper()
+	from.end.send(frame)
+	if !to.end.wait(mark) {
+		h.t.Errorf("%s did not arrive: %+v", mark, h.counters())
+	}
+}
 
 // build makes a frame of these layers with lengths and checksums.
 func build(t testing.TB, l ...gopacket.SerializableLayer) []byte {
 	t.Helper()
+	var network gopacket.NetworkLayer
+	for _, x := range l {
+		if n, ok := x.(gopacket.NetworkLayer); ok {
+			network = n
+		}
+		if c, ok := x.(interface {
+			SetNetworkLayerForChecksum(gopacket.NetworkLayer) error
+		}); ok {
+			c.SetNetworkLayerForChecksum(network)
+		}
+	}
 	buf := gopacket.NewSerializeBuffer()
 	err := gopacket.SerializeLayers(buf, gopacket.SerializeOptions{FixLengths: true, ComputeChecksums: true}, l...)
 	if err != nil {
@@ -428,11 +497,9 @@ func datagram(t testing.TB, from, to *container, v6 bool, sport, dport uint16, p
 	udp := &layers.UDP{SrcPort: layers.UDPPort(sport), DstPort: layers.UDPPort(dport)}
 	if v6 {
 		ip := ip6(from.v6, to.v6, layers.IPProtocolUDP)
-		udp.SetNetworkLayerForChecksum(ip)
 		return build(t, eth(from.mac, to.mac, layers.EthernetTypeIPv6), ip, udp, gopacket.Payload(payload))
 	}
 	ip := ip4(from.v4, to.v4, layers.IPProtocolUDP)
-	udp.SetNetworkLayerForChecksum(ip)
 	return build(t, eth(from.mac, to.mac, layers.EthernetTypeIPv4), ip, udp, gopacket.Payload(payload))
 }
 

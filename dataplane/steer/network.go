@@ -1,6 +1,7 @@
 package steer
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"math"
@@ -116,13 +117,21 @@ func (s *Steer) loadNetwork(n *network) error {
 		"space":   uint32(n.space.Number),
 		"gh0":     n.space.gh0,
 		"queues":  uint32(s.cfg.Queues),
-		"gateway": [6]uint8(n.gateway),
+		"gateway": words(n.gateway),
 	})
 	if err != nil {
 		return err
 	}
 	n.from, n.to = p.From, p.To
 	return nil
+}
+
+// words is an address as the programs compare it.
+func words(m policy.MAC) (w [3]uint16) {
+	for i := range w {
+		w[i] = binary.NativeEndian.Uint16(m[2*i:])
+	}
+	return w
 }
 
 // replacePrograms puts a network's new programs where its old ones are.

@@ -157,19 +157,28 @@ func (s *Steer) attach(ns *netns, h hook, prog *ebpf.Program) error {
 	})
 }
 
-// detach removes the hook's link; the program leaves the interface with it.
+// detach takes the program off the interface, and removes the link's pin.
+// Removing the pin alone would leave the program there for a moment.
 func (s *Steer) detach(h hook) error {
-	err := os.Remove(filepath.Join(s.links, h.pinName()))
+	path := filepath.Join(s.links, h.pinName())
+	l, err := link.LoadPinnedLink(path, nil)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
-	return err
+	if err == nil {
+		err = l.Detach()
+		if errors.Is(err, unix.ENOLINK) {
+			err = nil
+		}
+		err = errors.Join(err, l.Close())
+	}
+	return errors.Join(err, os.Remove(path))
 }
 
 // pinnedHooks lists the hooks that have a pinned link.
 func (s *Steer) pinnedHooks() ([]hook, error) {
 	entries, err := os.ReadDir(s.links)
-	if err != nil {
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, err
 	}
 	var hooks []hook

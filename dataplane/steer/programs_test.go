@@ -1,0 +1,619 @@
+package steer
+
+import (
+	"encoding/binary"
+	"net"
+	"net/netip"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+	"unsafe"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/btf"
+	"github.com/google/gopacket"
+	"github.com/google/gopacket/layers"
+
+	"gatehouse/classify"
+	"gatehouse/dataplane"
+	"gatehouse/policy"
+)
+
+func TestReasonsAreThePrograms(t *testing.T) {
+	spec, err := loadSteer()
+	must(t, err)
+	var enum *btf.Enum
+	must(t, spec.Types.TypeByName("reason", &enum))
+	if len(enum.Values) != int(policy.ReasonCount)+1 {
+		t.Errorf("steer.bpf.c has %d reasons, policy has %d", len(enum.Values)-1, policy.ReasonCount)
+	}
+	for _, v := range enum.Values {
+		name := strings.ReplaceAll(strings.ToLower(strings.TrimPrefix(v.Name, "REASON_")), "_", "-")
+		if name == "count" {
+			name = "invalid" // what String says past the last
+		}
+		if got := policy.Reason(v.Value).String(); got != name {
+			t.Errorf("%s is %d, which policy calls %s", v.Name, v.Value, got)
+		}
+	}
+	if policy.ReasonCount > policy.Reason(steerCounterCOUNT_HIT) {
+		t.Errorf("%d reasons reach into the other counters, which begin at %d", policy.ReasonCount, steerCounterCOUNT_HIT)
+	}
+}
+
+func TestFlowKeyLayout(t *testing.T) {
+	kernel, user := reflect.TypeFor[steerFlowKey](), reflect.TypeFor[classify.FlowKey]()
+	if kernel.Size() != 40 || user.Size() != 40 {
+		t.Fatalf("sizes %d and %d, want 40", kernel.Size(), user.Size())
+	}
+	for _, name := range []string{"AddrA", "AddrB", "PortA", "PortB", "Zone", "Proto"} {
+		k, _ := kernel.FieldByName(name)
+		u, ok := user.FieldByName(name)
+		if !ok || k.Offset != u.Offset || k.Type.Size() != u.Type.Size() {
+			t.Errorf("%s: offset %d size %d in the programs, %d and %d in classify", name, k.Offset, k.Type.Size(), u.Offset, u.Type.Size())
+		}
+	}
+	if n := unsafe.Sizeof(steerFlow{}); n != 64 {
+		t.Errorf("a flow's value has %d bytes, want one cache line", n)
+	}
+}
+
+// What a program says of a frame.
+const (
+	next     = 0xffffffff // TCX_NEXT
+	shot     = 2
+	redirect = 7
+)
+
+// judge runs one of the programs on a frame, as if it came by c's port.
+func (h *host) judge(prog *ebpf.Program, c *container, mark uint32, frame []byte) (action, markAfter uint32) {
+	h.t.Helper()
+	in, out := make([]byte, 192), make([]byte, 192) // struct __sk_buff
+	binary.NativeEndian.PutUint32(in[8:], mark)
+	binary.NativeEndian.PutUint32(in[40:], c.ifindex)
+	must(h.t, h.ns.do(func() (err error) {
+		action, err = prog.Run(&ebpf.RunOptions{Data: frame, Context: in, ContextOut: out})
+		return err
+	}))
+	return action, binary.NativeEndian.Uint32(out[8:])
+}
+
+// told runs a program and says in a word what became of the frame: "pass",
+// "steer", or the reason of the drop.
+func (h *host) told(prog *ebpf.Program, c *container, frame []byte) string {
+	h.t.Helper()
+	before := h.counters()
+	action, _ := h.judge(prog, c, 0, frame)
+	after := h.counters()
+	switch action {
+	case next:
+		return "pass"
+	case redirect:
+		if after.Steered > before.Steered {
+			return "steer"
+		}
+		return "peer"
+	case shot:
+		for r := range policy.ReasonCount {
+			if after.Drops[r] > before.Drops[r] {
+				return r.String()
+			}
+		}
+		if after.Noise > before.Noise {
+			return "noise"
+		}
+		return "dropped without a count"
+	}
+	h.t.Fatalf("action %d", action)
+	return ""
+}
+
+var (
+	broadcast  = policy.MAC{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}
+	allNodes   = netip.MustParseAddr("ff02::1")
+	allRouters = netip.MustParseAddr("ff02::2")
+	allMLD     = netip.MustParseAddr("ff02::16")
+	outside4   = netip.MustParseAddr("198.51.100.2")
+	outside6   = netip.MustParseAddr("2001:db8::2")
+	zero4      = netip.IPv4Unspecified()
+	zero6      = netip.IPv6Unspecified()
+)
+
+func multicastMAC(a netip.Addr) policy.MAC {
+	b := a.As16()
+	return policy.MAC{0x33, 0x33, b[12], b[13], b[14], b[15]}
+}
+
+func solicitedNode(a netip.Addr) netip.Addr {
+	b := a.As16()
+	return netip.AddrFrom16([16]byte{0xff, 2, 11: 1, 12: 0xff, 13: b[13], 14: b[14], 15: b[15]})
+}
+
+func tcp(flags string) *layers.TCP {
+	return &layers.TCP{SrcPort: 1000, DstPort: 80, Window: 100,
+		SYN: strings.Contains(flags, "S"), ACK: strings.Contains(flags, "A"), FIN: strings.Contains(flags, "F"), RST: strings.Contains(flags, "R")}
+}
+
+// arp is a frame by which mac says it is ip.
+func arp(t testing.TB, eth1, mac policy.MAC, op uint16, ip, target netip.Addr) []byte {
+	return build(t, eth(eth1, broadcast, layers.EthernetTypeARP), &layers.ARP{
+		AddrType: layers.LinkTypeEthernet, Protocol: layers.EthernetTypeIPv4, HwAddressSize: 6, ProtAddressSize: 4,
+		Operation: op, SourceHwAddress: mac[:], SourceProtAddress: ip.AsSlice(),
+		DstHwAddress: make([]byte, 6), DstProtAddress: target.AsSlice(),
+	})
+}
+
+type option struct {
+	kind layers.ICMPv6Opt
+	mac  policy.MAC
+}
+
+func ndOptions(options []option) (list layers.ICMPv6Options) {
+	for _, o := range options {
+		list = append(list, layers.ICMPv6Option{Type: o.kind, Data: o.mac[:]})
+	}
+	return list
+}
+
+// icmp6 is an ICMPv6 message with hop limit 255.
+func icmp6(t testing.TB, mac policy.MAC, src, dst netip.Addr, typ uint8, body gopacket.SerializableLayer) []byte {
+	ip := ip6(src, dst, layers.IPProtocolICMPv6)
+	ip.HopLimit = 255
+	icmp := &layers.ICMPv6{TypeCode: layers.CreateICMPv6TypeCode(typ, 0)}
+	return build(t, eth(mac, multicastMAC(dst), layers.EthernetTypeIPv6), ip, icmp, body)
+}
+
+func solicitation(t testing.TB, mac policy.MAC, src, target netip.Addr, options ...option) []byte {
+	return icmp6(t, mac, src, solicitedNode(target), 135,
+		&layers.ICMPv6NeighborSolicitation{TargetAddress: net.IP(target.AsSlice()), Options: ndOptions(options)})
+}
+
+func advertisement(t testing.TB, mac policy.MAC, src, target netip.Addr, options ...option) []byte {
+	return icmp6(t, mac, src, allNodes, 136,
+		&layers.ICMPv6NeighborAdvertisement{TargetAddress: net.IP(target.AsSlice()), Options: ndOptions(options)})
+}
+
+// mld is a version 2 report for groups, behind a router alert.
+func mld(t testing.TB, mac policy.MAC, src netip.Addr, groups ...netip.Addr) []byte {
+	report := []byte{143, 0, 0, 0, 0, 0, 0, byte(len(groups))}
+	for _, g := range groups {
+		report = append(report, 4, 0, 0, 0)
+		report = append(report, g.AsSlice()...)
+	}
+	ip := ip6(src, allMLD, layers.IPProtocolIPv6HopByHop)
+	ip.HopLimit = 1
+	alert := gopacket.Payload(append([]byte{58, 0, 5, 2, 0, 0, 1, 0}, report...))
+	return build(t, eth(mac, multicastMAC(allMLD), layers.EthernetTypeIPv6), ip, alert)
+}
+
+// tagged puts a VLAN tag into a frame.
+func tagged(frame []byte, tpid, tci uint16) []byte {
+	b := append([]byte(nil), frame[:12]...)
+	b = binary.BigEndian.AppendUint16(b, tpid)
+	b = binary.BigEndian.AppendUint16(b, tci)
+	return append(b, frame[12:]...)
+}
+
+func TestFromEndpoint(t *testing.T) {
+	h := newHost(t)
+	h.guard(true)
+	a, b, stranger := h.run("a", 2), h.run("b", 3), h.run("c", 4)
+	h.admit(a)
+	h.admit(b)
+	ll := linkLocal(a.mac)
+	udp := &layers.UDP{SrcPort: 1000, DstPort: 53}
+	payload := gopacket.Payload("x")
+	v4 := datagram(t, a, b, false, 1000, 53, "x")
+	v6 := datagram(t, a, b, true, 1000, 53, "x")
+	with := func(c container, f func(*container)) *container { f(&c); return &c }
+	spoofed := with(*a, func(c *container) { c.v4, c.v6 = b.v4, b.v6 })
+	spoofMAC := with(*a, func(c *container) { c.mac = b.mac })
+	foreign := with(*a, func(c *container) { c.v4, c.v6 = outside4, outside6 })
+	mapped := with(*a, func(c *container) { c.v6 = netip.AddrFrom16(b.v4.As16()) })
+	cases := []struct {
+		name  string
+		frame []byte
+		want  string
+	}{
+		{"UDP/IPv4", v4, "steer"},
+		{"UDP/IPv6", v6, "steer"},
+		{"SYN/IPv4", build(t, eth(a.mac, b.mac, 0x0800), ip4(a.v4, b.v4, 6), tcp("S")), "steer"},
+		{"source address of another/IPv4", datagram(t, spoofed, stranger, false, 1, 2, "x"), "source-address"},
+		{"source address of another/IPv6", datagram(t, spoofed, stranger, true, 1, 2, "x"), "source-address"},
+		{"source address of nobody/IPv4", datagram(t, foreign, b, false, 1, 2, "x"), "source-address"},
+		{"source address of nobody/IPv6", datagram(t, foreign, b, true, 1, 2, "x"), "source-address"},
+		{"no source address/IPv4", build(t, eth(a.mac, broadcast, 0x0800), ip4(zero4, outside4, 17), payload), "source-address"},
+		{"no source address/IPv6", build(t, eth(a.mac, b.mac, 0x86dd), ip6(zero6, b.v6, 17), payload), "truncated"},
+		{"IPv4-mapped source", datagram(t, mapped, b, true, 1, 2, "x"), "bad-header"},
+		{"IPv4-mapped destination", datagram(t, a, mapped, true, 1, 2, "x"), "bad-header"},
+		{"talks to itself/IPv4", datagram(t, a, a, false, 1, 2, "x"), "bad-header"},
+		{"talks to itself/IPv6", datagram(t, a, a, true, 1, 2, "x"), "bad-header"},
+		{"source MAC of another/IPv4", datagram(t, spoofMAC, b, false, 1, 2, "x"), "source-mac"},
+		{"source MAC of another/IPv6", datagram(t, spoofMAC, b, true, 1, 2, "x"), "source-mac"},
+		{"link-local source", build(t, eth(a.mac, b.mac, 0x86dd), ip6(ll, b.v6, 17), &layers.UDP{}, payload), "steer"},
+
+		{"VLAN", tagged(v4, 0x8100, 5), "vlan"},
+		{"VLAN/IPv6", tagged(v6, 0x8100, 5), "vlan"},
+		{"priority tag", tagged(v4, 0x8100, 0), "vlan"},
+		{"QinQ", tagged(tagged(v4, 0x8100, 5), 0x88a8, 6), "vlan"},
+		{"unknown ethertype", build(t, eth(a.mac, b.mac, 0x88b5), payload), "ethertype"},
+		{"LLC", build(t, &layers.Ethernet{SrcMAC: a.mac[:], DstMAC: b.mac[:], Length: 40}, gopacket.Payload(make([]byte, 46))), "ethertype"},
+		{"EAPOL", build(t, eth(a.mac, policy.MAC{1, 0x80, 0xc2, 0, 0, 3}, 0x888e), payload), "ethertype"},
+		{"RARP", build(t, eth(a.mac, broadcast, 0x8035), payload), "ethertype"},
+
+		{"ports cut/IPv4", v4[:14+20+6], "truncated"},
+		{"ports cut/IPv6", v6[:14+40+6], "truncated"},
+		{"version/IPv4", patched(v4, 14, 0x55), "bad-header"},
+		{"header length/IPv4", patched(v4, 14, 0x44), "bad-header"},
+		{"version/IPv6", patched(v6, 14, 0x40), "bad-header"},
+		{"options", build(t, eth(a.mac, b.mac, 0x0800), &layers.IPv4{Version: 4, IHL: 6, TTL: 64, Protocol: 17, SrcIP: a.v4.AsSlice(), DstIP: b.v4.AsSlice(),
+			Options: []layers.IPv4Option{{OptionType: 7, OptionLength: 3, OptionData: []byte{4}}}}, udp, payload), "steer"},
+		{"fragment", build(t, eth(a.mac, b.mac, 0x0800), &layers.IPv4{Version: 4, TTL: 64, Protocol: 17, Flags: layers.IPv4MoreFragments, SrcIP: a.v4.AsSlice(), DstIP: b.v4.AsSlice()}, udp, payload), "steer"},
+		{"later fragment", build(t, eth(a.mac, b.mac, 0x0800), &layers.IPv4{Version: 4, TTL: 64, Protocol: 6, FragOffset: 10, SrcIP: a.v4.AsSlice(), DstIP: b.v4.AsSlice()}, payload), "steer"},
+		{"extension header", build(t, eth(a.mac, b.mac, 0x86dd), ip6(a.v6, b.v6, layers.IPProtocolIPv6Destination), gopacket.Payload([]byte{17, 0, 1, 4, 0, 0, 0, 0, 1, 2})), "steer"},
+		{"fragment header", build(t, eth(a.mac, b.mac, 0x86dd), ip6(a.v6, b.v6, layers.IPProtocolIPv6Fragment), gopacket.Payload(make([]byte, 16))), "steer"},
+		{"SCTP/IPv4", build(t, eth(a.mac, b.mac, 0x0800), ip4(a.v4, b.v4, 132), payload), "steer"},
+		{"SCTP/IPv6", build(t, eth(a.mac, b.mac, 0x86dd), ip6(a.v6, b.v6, 132), payload), "steer"},
+		{"SCTP from another/IPv4", build(t, eth(a.mac, b.mac, 0x0800), ip4(outside4, b.v4, 132), payload), "source-address"},
+		{"options from another", build(t, eth(a.mac, b.mac, 0x0800), &layers.IPv4{Version: 4, IHL: 6, TTL: 64, Protocol: 17, SrcIP: outside4.AsSlice(), DstIP: b.v4.AsSlice(),
+			Options: []layers.IPv4Option{{OptionType: 1}}}, udp, payload), "source-address"},
+		{"fragment from another/IPv6", build(t, eth(a.mac, b.mac, 0x86dd), ip6(outside6, b.v6, layers.IPProtocolIPv6Fragment), gopacket.Payload(make([]byte, 16))), "source-address"},
+		{"multicast/IPv4", build(t, eth(a.mac, policy.MAC{1, 0, 0x5e, 0, 0, 0xfb}, 0x0800), ip4(a.v4, netip.MustParseAddr("224.0.0.251"), 17), udp, payload), "steer"},
+
+		{"ARP request", arp(t, a.mac, a.mac, 1, a.v4, b.v4), "pass"},
+		{"ARP reply", arp(t, a.mac, a.mac, 2, a.v4, b.v4), "pass"},
+		{"gratuitous ARP", arp(t, a.mac, a.mac, 1, a.v4, a.v4), "pass"},
+		{"ARP probe for its own", arp(t, a.mac, a.mac, 1, zero4, a.v4), "pass"},
+		{"ARP probe for another's", arp(t, a.mac, a.mac, 1, zero4, b.v4), "arp-sender"},
+		{"ARP claims another's address", arp(t, a.mac, a.mac, 2, b.v4, a.v4), "arp-sender"},
+		{"ARP claims the gateway", arp(t, a.mac, a.mac, 2, netip.MustParseAddr("172.30.9.1"), a.v4), "arp-sender"},
+		{"ARP claims another's MAC", arp(t, a.mac, b.mac, 2, a.v4, b.v4), "arp-sender"},
+		{"ARP from another's MAC", arp(t, b.mac, b.mac, 2, b.v4, a.v4), "source-mac"},
+		{"ARP cut", arp(t, a.mac, a.mac, 1, a.v4, b.v4)[:40], "arp-sender"},
+		{"ARP of another protocol", patched(arp(t, a.mac, a.mac, 1, a.v4, b.v4), 16, 0x86), "arp-sender"},
+
+		{"NS", solicitation(t, a.mac, a.v6, b.v6, option{layers.ICMPv6OptSourceAddress, a.mac}), "pass"},
+		{"NS from its link-local address", solicitation(t, a.mac, ll, b.v6, option{layers.ICMPv6OptSourceAddress, a.mac}), "pass"},
+		{"NS without option", solicitation(t, a.mac, a.v6, b.v6), "pass"},
+		{"DAD", solicitation(t, a.mac, zero6, a.v6), "pass"},
+		{"DAD of another's address", solicitation(t, a.mac, zero6, b.v6), "nd-sender"},
+		{"DAD with option", solicitation(t, a.mac, zero6, a.v6, option{layers.ICMPv6OptSourceAddress, a.mac}), "nd-sender"},
+		{"NS from another's address", solicitation(t, a.mac, b.v6, a.v6), "nd-sender"},
+		{"NS with another's option", solicitation(t, a.mac, a.v6, b.v6, option{layers.ICMPv6OptSourceAddress, b.mac}), "nd-sender"},
+		{"NS with two options", solicitation(t, a.mac, a.v6, b.v6, option{layers.ICMPv6OptSourceAddress, a.mac}, option{layers.ICMPv6OptSourceAddress, b.mac}), "nd-sender"},
+		{"NS with a low hop limit", patched(solicitation(t, a.mac, a.v6, b.v6), 21, 64), "nd-sender"},
+		{"NS with an empty option", patched(solicitation(t, a.mac, a.v6, b.v6, option{layers.ICMPv6OptSourceAddress, a.mac}), 79, 0), "nd-sender"},
+		{"NA", advertisement(t, a.mac, a.v6, a.v6, option{layers.ICMPv6OptTargetAddress, a.mac}), "pass"},
+		{"NA for another's address", advertisement(t, a.mac, a.v6, b.v6, option{layers.ICMPv6OptTargetAddress, a.mac}), "nd-sender"},
+		{"NA from another's address", advertisement(t, a.mac, b.v6, a.v6), "nd-sender"},
+		{"NA with another's option", advertisement(t, a.mac, a.v6, a.v6, option{layers.ICMPv6OptTargetAddress, b.mac}), "nd-sender"},
+		{"NA without source", advertisement(t, a.mac, zero6, a.v6), "nd-sender"},
+		{"RA", icmp6(t, a.mac, ll, allNodes, 134, &layers.ICMPv6RouterAdvertisement{RouterLifetime: 1800}), "router-advertisement"},
+		{"redirect", icmp6(t, a.mac, ll, b.v6, 137, &layers.ICMPv6Redirect{TargetAddress: net.IP(a.v6.AsSlice()), DestinationAddress: net.IP(outside6.AsSlice())}), "router-advertisement"},
+		{"RS", icmp6(t, a.mac, ll, allRouters, 133, &layers.ICMPv6RouterSolicitation{}), "router-solicitation"},
+		{"MLD for its own groups", mld(t, a.mac, ll, solicitedNode(a.v6), solicitedNode(ll)), "pass"},
+		{"MLD without source", mld(t, a.mac, zero6, solicitedNode(a.v6)), "pass"},
+		{"MLD for another's group", mld(t, a.mac, ll, solicitedNode(a.v6), solicitedNode(b.v6)), "multicast"},
+		{"MLD for mDNS", mld(t, a.mac, ll, netip.MustParseAddr("ff02::fb")), "multicast"},
+		{"MLD from another's address", mld(t, a.mac, b.v6, solicitedNode(a.v6)), "multicast"},
+		{"echo/IPv4", build(t, eth(a.mac, b.mac, 0x0800), ip4(a.v4, b.v4, 1), &layers.ICMPv4{TypeCode: layers.CreateICMPv4TypeCode(8, 0), Id: 5}, payload), "steer"},
+		{"error/IPv4", build(t, eth(a.mac, b.mac, 0x0800), ip4(a.v4, b.v4, 1), &layers.ICMPv4{TypeCode: layers.CreateICMPv4TypeCode(3, 1)}, gopacket.Payload(v4[14:42])), "steer"},
+		{"error/IPv6", icmp6(t, a.mac, a.v6, b.v6, 1, gopacket.Payload(append(make([]byte, 4), v6[14:62]...))), "steer"},
+	}
+	from := h.s.networks[testZone].from
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			if got := h.told(from, a, c.frame); got != c.want {
+				t.Errorf("%s, want %s", got, c.want)
+			}
+			if got := h.told(from, stranger, c.frame); got != "not-admitted" {
+				t.Errorf("from an unadmitted port: %s, want not-admitted", got)
+			}
+		})
+	}
+}
+
+// patched is a copy of frame with one byte changed.
+func patched(frame []byte, at int, b byte) []byte {
+	c := append([]byte(nil), frame...)
+	c[at] = b
+	return c
+}
+
+func TestToEndpoint(t *testing.T) {
+	h := newHost(t)
+	h.guard(true)
+	a, b, stranger := h.run("a", 2), h.run("b", 3), h.run("c", 4)
+	watcher := h.run("d", 5)
+	h.admit(a)
+	h.admit(b)
+	h.admit(watcher, func(s *Spec) { s.Mode = policy.Observe })
+	gw := &container{mac: h.bridge, v4: outside4, v6: outside6}
+	udp, payload := &layers.UDP{SrcPort: 1000, DstPort: 53}, gopacket.Payload("x")
+	v4 := datagram(t, gw, b, false, 1000, 53, "x")
+	v6 := datagram(t, gw, b, true, 1000, 53, "x")
+	ra := &layers.ICMPv6RouterAdvertisement{RouterLifetime: 1800}
+	mdns := build(t, eth(a.mac, policy.MAC{1, 0, 0x5e, 0, 0, 0xfb}, 0x0800), ip4(a.v4, netip.MustParseAddr("224.0.0.251"), 17), udp, payload)
+	cases := []struct {
+		name          string
+		frame         []byte
+		want, observe string // "" = not tried at the observing endpoint
+	}{
+		{"UDP/IPv4", v4, "steer", ""},
+		{"UDP/IPv6", v6, "steer", ""},
+		{"flooded", datagram(t, gw, a, false, 1, 2, "x"), "destination-mac", "destination-mac"},
+		{"VLAN", tagged(v4, 0x8100, 5), "vlan", "vlan"},
+		{"unknown ethertype", build(t, eth(a.mac, b.mac, 0x88b5), payload), "ethertype", "ethertype"},
+		{"cut", v4[:14+20+6], "truncated", "truncated"},
+		{"ARP", arp(t, a.mac, a.mac, 1, a.v4, b.v4), "pass", "pass"},
+		{"NS", solicitation(t, a.mac, a.v6, b.v6), "pass", "pass"},
+		{"NA", advertisement(t, a.mac, a.v6, a.v6), "pass", "pass"},
+		{"RA of the gateway", icmp6(t, h.bridge, linkLocal(h.bridge), allNodes, 134, ra), "pass", "pass"},
+		{"RA of another", icmp6(t, a.mac, linkLocal(a.mac), allNodes, 134, ra), "router-advertisement", "router-advertisement"},
+		{"MLD", mld(t, h.bridge, linkLocal(h.bridge), netip.MustParseAddr("ff02::fb")), "noise", "pass"},
+		{"multicast", mdns, "multicast", "pass"},
+		{"broadcast", build(t, eth(a.mac, broadcast, 0x0800), ip4(a.v4, netip.MustParseAddr("172.30.9.255"), 17), udp, payload), "multicast", "pass"},
+	}
+	to := h.s.networks[testZone].to
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			if got := h.told(to, b, c.frame); got != c.want {
+				t.Errorf("%s, want %s", got, c.want)
+			}
+			if got := h.told(to, watcher, c.frame); c.observe != "" && got != c.observe {
+				t.Errorf("at the observing endpoint: %s, want %s", got, c.observe)
+			}
+			if got := h.told(to, stranger, c.frame); got != "not-admitted" {
+				t.Errorf("at an unadmitted port: %s, want not-admitted", got)
+			}
+		})
+	}
+}
+
+func TestOpenNetworkPassesUnadmitted(t *testing.T) {
+	h := newHost(t)
+	h.guard(false)
+	a, b := h.run("a", 2), h.run("b", 3)
+	n := h.s.networks[testZone]
+	for name, frame := range map[string][]byte{
+		"ipv4": datagram(t, a, b, false, 1, 2, "x"),
+		"ipv6": datagram(t, a, b, true, 1, 2, "x"),
+		"vlan": tagged(datagram(t, a, b, false, 1, 2, "x"), 0x8100, 5),
+	} {
+		if got := h.told(n.from, a, frame) + " " + h.told(n.to, b, frame); got != "pass pass" {
+			t.Errorf("%s: %s", name, got)
+		}
+	}
+	h.guard(true)
+	if got := h.told(n.from, a, datagram(t, a, b, false, 1, 2, "x")); got != "not-admitted" {
+		t.Errorf("after closing: %s", got)
+	}
+}
+
+// An endpoint that is not enrolled talks as before, but not as another.
+func TestUnguardedEndpoint(t *testing.T) {
+	h := newHost(t)
+	h.guard(true)
+	a, b := h.run("a", 2), h.run("b", 3)
+	h.admit(a, func(s *Spec) { s.Unguarded = true })
+	h.admit(b)
+	n := h.s.networks[testZone]
+	spoof := *a
+	spoof.v4, spoof.v6 = b.v4, b.v6
+	c := h.run("c", 4)
+	for _, step := range []struct {
+		name  string
+		prog  *ebpf.Program
+		at    *container
+		frame []byte
+		want  string
+	}{
+		{"sends IPv4", n.from, a, datagram(t, a, b, false, 1, 2, "x"), "pass"},
+		{"sends IPv6", n.from, a, datagram(t, a, b, true, 1, 2, "x"), "pass"},
+		{"receives", n.to, a, datagram(t, b, a, false, 1, 2, "x"), "pass"},
+		{"is judged at the other's hook", n.to, b, datagram(t, a, b, false, 1, 2, "x"), "steer"},
+		{"as another/IPv4", n.from, a, datagram(t, &spoof, c, false, 1, 2, "x"), "source-address"},
+		{"as another/IPv6", n.from, a, datagram(t, &spoof, c, true, 1, 2, "x"), "source-address"},
+		{"ARP as another", n.from, a, arp(t, a.mac, a.mac, 2, b.v4, a.v4), "arp-sender"},
+	} {
+		if got := h.told(step.prog, step.at, step.frame); got != step.want {
+			t.Errorf("%s: %s, want %s", step.name, got, step.want)
+		}
+	}
+}
+
+func TestHit(t *testing.T) {
+	families(t, func(t *testing.T, v6 bool) {
+		h := newHost(t)
+		h.guard(true)
+		a, b, c := h.run("a", 2), h.run("b", 3), h.run("c", 4)
+		h.admit(a)
+		h.admit(b)
+		h.admit(c)
+		n := h.s.networks[testZone]
+		segment := func(from, to *container, sport, dport uint16, flags string) []byte {
+			l := tcp(flags)
+			l.SrcPort, l.DstPort = layers.TCPPort(sport), layers.TCPPort(dport)
+			if v6 {
+				return build(t, eth(from.mac, to.mac, 0x86dd), ip6(from.v6, to.v6, 6), l)
+			}
+			return build(t, eth(from.mac, to.mac, 0x0800), ip4(from.v4, to.v4, 6), l)
+		}
+		entry := flowEntry(a, b, v6, policy.ProtoTCP, 1000, 80)
+		put := func(f func(*dataplane.FlowEntry)) {
+			e := entry
+			f(&e)
+			must(t, h.s.Flows().Put([]dataplane.FlowEntry{e}))
+		}
+		ab, ba := segment(a, b, 1000, 80, "A"), segment(b, a, 80, 1000, "A")
+		wrongMAC := append([]byte(nil), ab...)
+		copy(wrongMAC, c.mac[:])
+		for _, step := range []struct {
+			name  string
+			entry func(*dataplane.FlowEntry)
+			prog  *ebpf.Program
+			at    *container
+			frame []byte
+			want  string
+		}{
+			{"out", func(*dataplane.FlowEntry) {}, n.from, a, ab, "pass"},
+			{"in", func(*dataplane.FlowEntry) {}, n.to, b, ab, "pass"},
+			{"reply out", func(*dataplane.FlowEntry) {}, n.from, b, ba, "pass"},
+			{"reply in", func(*dataplane.FlowEntry) {}, n.to, a, ba, "pass"},
+			{"SYN is judged anew", func(*dataplane.FlowEntry) {}, n.from, a, segment(a, b, 1000, 80, "S"), "steer"},
+			{"SYN is judged anew at the other hook", func(*dataplane.FlowEntry) {}, n.to, b, segment(a, b, 1000, 80, "S"), "steer"},
+			{"SYN+ACK", func(*dataplane.FlowEntry) {}, n.from, b, segment(b, a, 80, 1000, "SA"), "pass"},
+			{"another port", func(*dataplane.FlowEntry) {}, n.from, a, segment(a, b, 1001, 80, "A"), "steer"},
+			{"denied", func(e *dataplane.FlowEntry) { e.Verdict, e.Reason = policy.Drop, policy.ReasonApp }, n.from, a, ab, "app"},
+			{"denied at the other hook", func(e *dataplane.FlowEntry) { e.Verdict, e.Reason = policy.Drop, policy.ReasonNoRule }, n.to, b, ab, "no-rule"},
+			{"denied without a reason", func(e *dataplane.FlowEntry) { e.Verdict = policy.Drop }, n.from, a, ab, "denied"},
+			{"old epoch", func(e *dataplane.FlowEntry) { e.Epoch = 0 }, n.from, a, ab, "steer"},
+			{"another zone", func(e *dataplane.FlowEntry) { e.Key.Zone++ }, n.from, a, segment(a, b, 1002, 80, "A"), "steer"},
+			{"from another port", func(*dataplane.FlowEntry) {}, n.from, c, ab, "source-mac"},
+			{"stale interface of the sender", func(e *dataplane.FlowEntry) { e.Ifindex[0] += 100; e.Ifindex[1] += 100 }, n.from, a, ab, "steer"},
+			{"stale interface of the receiver", func(e *dataplane.FlowEntry) { e.Ifindex[0] += 100; e.Ifindex[1] += 100 }, n.to, b, ab, "steer"},
+			{"another's destination MAC", func(*dataplane.FlowEntry) {}, n.from, a, wrongMAC, "steer"},
+			{"another's destination MAC at its hook", func(*dataplane.FlowEntry) {}, n.to, c, wrongMAC, "steer"},
+		} {
+			put(step.entry)
+			if got := h.told(step.prog, step.at, step.frame); got != step.want {
+				t.Errorf("%s: %s, want %s", step.name, got, step.want)
+			}
+		}
+	})
+}
+
+func TestEcho(t *testing.T) {
+	families(t, func(t *testing.T, v6 bool) {
+		h := newHost(t)
+		h.guard(true)
+		a, b := h.run("a", 2), h.run("b", 3)
+		h.admit(a)
+		h.admit(b)
+		n := h.s.networks[testZone]
+		echo := func(from, to *container, request bool, size int) []byte {
+			body := gopacket.Payload(make([]byte, size))
+			if v6 {
+				typ := map[bool]uint8{true: 128, false: 129}[request]
+				ip := ip6(from.v6, to.v6, layers.IPProtocolICMPv6)
+				icmp := &layers.ICMPv6{TypeCode: layers.CreateICMPv6TypeCode(typ, 0)}
+				return build(t, eth(from.mac, to.mac, 0x86dd), ip, icmp, &layers.ICMPv6Echo{Identifier: 77}, body)
+			}
+			typ := map[bool]uint8{true: 8, false: 0}[request]
+			return build(t, eth(from.mac, to.mac, 0x0800), ip4(from.v4, to.v4, 1), &layers.ICMPv4{TypeCode: layers.CreateICMPv4TypeCode(typ, 0), Id: 77}, body)
+		}
+		must(t, h.s.Flows().Put([]dataplane.FlowEntry{flowEntry(a, b, v6, policy.ProtoICMP, 77, 77)}))
+		for _, step := range []struct {
+			name     string
+			from, to *container
+			request  bool
+			size     int
+			want     string
+		}{
+			{"request", a, b, true, 56, "pass"},
+			{"reply", b, a, false, 56, "pass"},
+			{"request of the other side", b, a, true, 56, "steer"},
+			{"reply of the initiator", a, b, false, 56, "steer"},
+			{"as large as allowed", a, b, true, 1452, "pass"},
+			{"larger", a, b, true, 1473, "steer"},
+		} {
+			if got := h.told(n.from, step.from, echo(step.from, step.to, step.request, step.size)); got != step.want {
+				t.Errorf("%s: %s, want %s", step.name, got, step.want)
+			}
+		}
+	})
+}
+
+func TestMissBudget(t *testing.T) {
+	h := newHost(t)
+	h.s.cfg.MissBudget = 20 // its depth is a tenth of a second: two frames and the one that crosses
+	h.guard(true)
+	a, b := h.run("a", 2), h.run("b", 3)
+	h.admit(a)
+	h.admit(b, func(s *Spec) { s.Open = true })
+	n := h.s.networks[testZone]
+	verdicts := make(map[string]int)
+	for range 20 {
+		verdicts[h.told(n.from, a, datagram(t, a, b, false, 1, 2, "x"))]++
+		verdicts["open "+h.told(n.from, b, datagram(t, b, a, false, 1, 2, "x"))]++
+	}
+	if verdicts["steer"] == 0 || verdicts["miss-budget"] == 0 || verdicts["open steer"] == 0 || verdicts["open pass"] == 0 {
+		t.Errorf("20 frames from each: %v", verdicts)
+	}
+}
+
+func TestHeartbeat(t *testing.T) {
+	h := newHost(t)
+	h.guard(true)
+	a, b := h.run("a", 2), h.run("b", 3)
+	h.admit(a)
+	h.admit(b, func(s *Spec) { s.Open = true })
+	must(t, h.s.Flows().Put([]dataplane.FlowEntry{flowEntry(a, b, false, policy.ProtoUDP, 1000, 53)}))
+	n := h.s.networks[testZone]
+	h.beat(0, -time.Second)
+	for _, step := range []struct {
+		name  string
+		prog  *ebpf.Program
+		at    *container
+		frame []byte
+		want  string
+	}{
+		{"closed endpoint, new flow", n.from, a, datagram(t, a, b, false, 5, 6, "x"), "gateway-down"},
+		{"closed endpoint, decided flow", n.from, a, datagram(t, a, b, false, 1000, 53, "x"), "pass"},
+		{"open endpoint, new flow", n.from, b, datagram(t, b, a, true, 5, 6, "x"), "pass"},
+		{"to the closed endpoint", n.to, a, datagram(t, b, a, true, 5, 6, "x"), "gateway-down"},
+		{"to the open endpoint", n.to, b, datagram(t, a, b, true, 5, 6, "x"), "pass"},
+	} {
+		if got := h.told(step.prog, step.at, step.frame); got != step.want {
+			t.Errorf("%s: %s, want %s", step.name, got, step.want)
+		}
+	}
+	h.beat(0, 0)
+	if got := h.told(n.from, a, datagram(t, a, b, false, 5, 6, "x")); got != "steer" {
+		t.Errorf("after a beat: %s", got)
+	}
+}
+
+// The mark of a judged frame opens only the hook that it was judged for.
+func TestMark(t *testing.T) {
+	families(t, func(t *testing.T, v6 bool) {
+		h := newHost(t)
+		h.guard(true)
+		a, b, c := h.run("a", 2), h.run("b", 3), h.run("c", 4)
+		h.admit(a)
+		h.admit(b)
+		h.admit(c)
+		n := h.s.networks[testZone]
+		ab := datagram(t, a, b, v6, 1, 2, "x")
+		misaddressed := append([]byte(nil), ab...)
+		copy(misaddressed, c.mac[:])
+		in, out := uint32(0x4757<<16), uint32(0x4758<<16)
+		for _, step := range []struct {
+			name   string
+			prog   *ebpf.Program
+			at     *container
+			mark   uint32
+			frame  []byte
+			action uint32
+			after  uint32
+		}{
+			{"second pass, for b", n.from, a, in | uint32(b.ep.Slot), ab, next, in | uint32(b.ep.Slot)},
+			{"second pass, leaves the network", n.from, a, in, ab, next, 0},
+			{"at b", n.to, b, in | uint32(b.ep.Slot), ab, next, 0},
+			{"at b, transmitted to it", n.to, b, out | uint32(b.ep.Slot), ab, next, 0},
+			{"at b, without a slot", n.to, b, in, ab, redirect, 0},
+			{"at b, for c", n.to, b, in | uint32(c.ep.Slot), ab, redirect, 0},
+			{"at b, transmitted to c", n.to, b, out | uint32(c.ep.Slot), ab, redirect, 0},
+			{"at c, with c's MAC and b's address", n.to, c, in | uint32(c.ep.Slot), misaddressed, redirect, 0},
+			{"at c, flooded", n.to, c, in | uint32(b.ep.Slot), ab, shot, 0},
+			{"garbage", n.to, b, 0xd4, ab, redirect, 0xd4},
+			{"single bits", n.to, b, in | 1<<15 | uint32(b.ep.Slot), ab, redirect, 0},
+		} {
+			action, after := h.judge(step.prog, step.at, step.mark, step.frame)
+			if action != step.action || after != step.after {
+				t.Errorf("%s: action %d mark %#x, want %d and %#x", step.name, int32(action), after, int32(step.action), step.after)
+			}
+		}
+	})
+}

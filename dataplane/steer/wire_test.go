@@ -1,0 +1,474 @@
+package steer
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/link"
+	"github.com/google/gopacket"
+	"github.com/google/gopacket/layers"
+	"github.com/vishvananda/netlink"
+
+	"gatehouse/dataplane"
+	"gatehouse/policy"
+)
+
+// families runs f for IPv4 and IPv6.
+func families(t *testing.T, f func(t *testing.T, v6 bool)) {
+	t.Helper()
+	for name, v6 := range map[string]bool{"ipv4": false, "ipv6": true} {
+		t.Run(name, func(t *testing.T) { f(t, v6) })
+	}
+}
+
+// noted is a mark in options of neighbour discovery that nobody knows; bytes
+// after the packet would not cross the bridge.
+func noted(mark string) (options []option) {
+	for b := []byte(mark); len(b) > 0; b = b[min(6, len(b)):] {
+		var o option
+		o.kind = 200
+		copy(o.mac[:], b)
+		options = append(options, o)
+	}
+	return options
+}
+
+func allow(t *testing.T, h *host, e dataplane.FlowEntry) {
+	t.Helper()
+	must(t, h.s.Flows().Put([]dataplane.FlowEntry{e}))
+}
+
+func TestDecidedFlowPasses(t *testing.T) {
+	families(t, func(t *testing.T, v6 bool) {
+		h := newHost(t)
+		h.guard(true)
+		a, b := h.run("a", 2), h.run("b", 3)
+		h.admit(a)
+		h.admit(b)
+		h.quiet(a, b, a, "undecided", datagram(t, a, b, v6, 1000, 53, "undecided"))
+		allow(t, h, flowEntry(a, b, v6, policy.ProtoUDP, 1000, 53))
+		h.arrives(a, b, "question", datagram(t, a, b, v6, 1000, 53, "question"))
+		h.arrives(b, a, "answer", datagram(t, b, a, v6, 53, 1000, "answer"))
+	})
+}
+
+// Every frame here reaches b where nothing guards it, and none does once a is
+// guarded, whatever the flow map allows.
+func TestForgedFramesDoNotArrive(t *testing.T) {
+	h := newHost(t)
+	a, b, c := h.run("a", 2), h.run("b", 3), h.run("c", 4)
+	spoofed, cloned := *a, *a
+	spoofed.v4, spoofed.v6 = c.v4, c.v6
+	cloned.mac = c.mac
+	payload := func(mark string) gopacket.Payload { return gopacket.Payload(mark) }
+	udp := &layers.UDP{SrcPort: 1000, DstPort: 53}
+	type attack struct {
+		mark  string
+		frame []byte
+	}
+	var attacks []attack
+	add := func(mark string, f func(mark string) []byte) {
+		mark += ";"
+		attacks = append(attacks, attack{mark, f(mark)})
+	}
+	for _, v6 := range []bool{false, true} {
+		family := map[bool]string{false: " 4", true: " 6"}[v6]
+		add("source address"+family, func(m string) []byte { return datagram(t, &spoofed, b, v6, 1000, 53, m) })
+		add("source MAC"+family, func(m string) []byte { return datagram(t, &cloned, b, v6, 1000, 53, m) })
+		add("VLAN"+family, func(m string) []byte { return tagged(datagram(t, a, b, v6, 1000, 53, m), 0x8100, 5) })
+		add("QinQ"+family, func(m string) []byte {
+			return tagged(tagged(datagram(t, a, b, v6, 1000, 53, m), 0x8100, 5), 0x88a8, 6)
+		})
+	}
+	add("ethertype", func(m string) []byte { return build(t, eth(a.mac, b.mac, 0x88b5), payload(m)) })
+	add("LLC", func(m string) []byte {
+		return build(t, &layers.Ethernet{SrcMAC: a.mac[:], DstMAC: b.mac[:], Length: uint16(len(m))}, payload(m))
+	})
+	add("ARP for another", func(m string) []byte { return append(arp(t, a.mac, a.mac, 2, c.v4, b.v4), m...) })
+	add("ARP for the gateway", func(m string) []byte {
+		return append(arp(t, a.mac, a.mac, 2, netip.MustParseAddr("172.30.9.1"), b.v4), m...)
+	})
+	add("NA x", func(m string) []byte {
+		return advertisement(t, a.mac, a.v6, c.v6, append(noted(m), option{layers.ICMPv6OptTargetAddress, a.mac})...)
+	})
+	add("NS x", func(m string) []byte { return solicitation(t, a.mac, c.v6, b.v6, noted(m)...) })
+	add("RA x", func(m string) []byte {
+		return icmp6(t, a.mac, linkLocal(a.mac), allNodes, 134, &layers.ICMPv6RouterAdvertisement{RouterLifetime: 1800, Options: ndOptions(noted(m))})
+	})
+	add("options", func(m string) []byte {
+		return build(t, eth(a.mac, b.mac, 0x0800), &layers.IPv4{Version: 4, IHL: 6, TTL: 64, Protocol: 17, SrcIP: a.v4.AsSlice(), DstIP: b.v4.AsSlice(),
+			Options: []layers.IPv4Option{{OptionType: 1}}}, udp, payload(m))
+	})
+	add("extension header", func(m string) []byte {
+		return build(t, eth(a.mac, b.mac, 0x86dd), ip6(a.v6, b.v6, layers.IPProtocolIPv6Destination), payload(string([]byte{17, 0, 1, 4, 0, 0, 0, 0})+m))
+	})
+	add("fragment", func(m string) []byte {
+		return build(t, eth(a.mac, b.mac, 0x0800), &layers.IPv4{Version: 4, TTL: 64, Protocol: 17, FragOffset: 9, SrcIP: a.v4.AsSlice(), DstIP: b.v4.AsSlice()}, payload(m))
+	})
+	add("SCTP", func(m string) []byte { return build(t, eth(a.mac, b.mac, 0x0800), ip4(a.v4, b.v4, 132), payload(m)) })
+
+	for _, x := range attacks {
+		h.arrives(a, b, x.mark, x.frame)
+	}
+	h.guard(true)
+	h.admit(a)
+	h.admit(b)
+	h.admit(c)
+	for _, v6 := range []bool{false, true} {
+		allow(t, h, flowEntry(a, b, v6, policy.ProtoUDP, 1000, 53))
+		allow(t, h, flowEntry(c, b, v6, policy.ProtoUDP, 1000, 53))
+	}
+	for _, x := range attacks {
+		h.quiet(a, b, c, x.mark, x.frame)
+	}
+}
+
+// A port that nobody has admitted is closed both ways, by the programs alone
+// and by the standing default alone.
+func TestUnadmittedIsClosed(t *testing.T) {
+	h := newHost(t)
+	a, b, c := h.run("a", 2), h.run("b", 3), h.run("c", 4)
+	frames := func(from, to *container, mark string) [][]byte {
+		return [][]byte{
+			datagram(t, from, to, false, 1, 2, mark), datagram(t, from, to, true, 1, 2, mark),
+			append(arp(t, from.mac, from.mac, 1, from.v4, to.v4), mark...),
+			tagged(datagram(t, from, to, false, 1, 2, mark), 0x8100, 5),
+			build(t, eth(from.mac, to.mac, 0x88b5), gopacket.Payload(mark)),
+		}
+	}
+	for _, f := range frames(a, b, "control") {
+		a.end.send(f)
+	}
+	if !b.end.wait("control") {
+		t.Fatal("nothing arrives where nothing guards")
+	}
+	check := func(t *testing.T) {
+		t.Helper()
+		h.quiet(a, b, c, "from it", frames(a, b, "from it")...)
+		// Nothing reaches a, so that nothing can be awaited there.
+		for _, f := range frames(b, a, "to it") {
+			b.end.send(f)
+		}
+		h.quiet(a, b, c, "from it", frames(a, b, "from it")...)
+		if n := a.end.got("to it"); n != 0 {
+			t.Errorf("to it: %d frames arrived", n)
+		}
+	}
+	h.guard(true)
+	h.admit(b, func(s *Spec) { s.Unguarded = true })
+	h.admit(c)
+	t.Run("standing default", func(t *testing.T) { check(t) })
+	t.Run("programs", func(t *testing.T) {
+		must(t, h.s.prepare(h.s.networks[testZone].space, a.ifindex, h.s.networks[testZone].bridge))
+		must(t, h.s.defaults[h.ns.cookie].remove())
+		check(t)
+	})
+}
+
+// Undecided frames reach user space with the tag that says where from, and come
+// back to where they came from.
+func TestSlowPath(t *testing.T) {
+	families(t, func(t *testing.T, v6 bool) {
+		h := newHost(t)
+		h.guard(true)
+		a, b := h.run("a", 2), h.run("b", 3)
+		h.admit(a)
+		h.admit(b)
+		user := h.hairpin(func(f []byte) bool { return !bytes.Contains(f, []byte("forbidden")) })
+		h.quiet(a, b, a, "forbidden", datagram(t, a, b, v6, 1, 2, "forbidden"))
+		h.arrives(a, b, "permitted", datagram(t, a, b, v6, 1, 2, "permitted"))
+		f := user.last(a.mac, "permitted")
+		if len(f) < 18 || binary.BigEndian.Uint16(f[12:]) != 0x8100 || binary.BigEndian.Uint16(f[14:]) != a.ep.Slot<<1 {
+			t.Errorf("user space got % x, want a tag with slot %d, direction 0", f[:18], a.ep.Slot)
+		}
+		if n := user.gotFrom(a.mac, "permitted"); n != 1 {
+			t.Errorf("user space saw the frame %d times: the other hook did not take its mark", n)
+		}
+
+		// From the host to a container only the egress hook speaks.
+		outsider := &container{mac: h.bridge, v4: outside4, v6: outside6}
+		host := tap(t, h.ns, "br0")
+		host.send(datagram(t, outsider, b, v6, 5, 6, "from outside"))
+		if !b.end.wait("from outside") {
+			t.Fatalf("a frame of the host did not arrive: %+v", h.counters())
+		}
+		if f := user.last(h.bridge, "from outside"); binary.BigEndian.Uint16(f[14:]) != b.ep.Slot<<1|1 {
+			t.Errorf("tag %#x, want slot %d, direction 1", f[14:16], b.ep.Slot)
+		}
+		host.send(datagram(t, outsider, b, v6, 5, 6, "forbidden to b"))
+		h.quiet(a, b, a, "forbidden to b")
+	})
+}
+
+// Past the bridge only what the bridge itself delivers.
+func TestPeerNeedsDelivery(t *testing.T) {
+	families(t, func(t *testing.T, v6 bool) {
+		h := newHost(t)
+		h.guard(true)
+		a, b := h.run("a", 2), h.run("b", 3)
+		h.admit(a)
+		h.admit(b)
+		e := flowEntry(a, b, v6, policy.ProtoUDP, 1000, 53)
+		allow(t, h, e)
+		peered := func() uint64 { return h.counters().Peer }
+
+		h.arrives(a, b, "first", datagram(t, a, b, v6, 1000, 53, "first"))
+		if n := peered(); n != 0 {
+			t.Fatalf("the first frame went past the bridge")
+		}
+		h.arrives(a, b, "second", datagram(t, a, b, v6, 1000, 53, "second"))
+		if n := peered(); n != 1 {
+			t.Errorf("%d frames past the bridge after the first was delivered by it, want 1", n)
+		}
+		h.arrives(b, a, "reply", datagram(t, b, a, v6, 53, 1000, "reply"))
+		if n := peered(); n != 1 {
+			t.Errorf("the first reply went past the bridge: it had not proved its own direction")
+		}
+
+		// The bridge no longer lets a's frames to b.
+		isolate(t, h, a, b)
+		allow(t, h, e) // judged anew
+		h.quiet(a, b, h.run("w", 9).admitted(h), "isolated", datagram(t, a, b, v6, 1000, 53, "isolated"), datagram(t, a, b, v6, 1000, 53, "isolated"))
+		if n := peered(); n != 1 {
+			t.Errorf("%d frames went past a bridge that does not deliver them", n-1)
+		}
+
+		e.Peer = false
+		allow(t, h, e)
+		for i := range 3 {
+			mark := fmt.Sprintf("isolated %d", i)
+			h.quiet(a, b, h.containers["w"], mark, datagram(t, a, b, v6, 1000, 53, mark))
+		}
+	})
+}
+
+func (c *container) admitted(h *host) *container { h.admit(c); return c }
+
+// isolate makes ports unable to talk to each other, as icc=false does.
+func isolate(t *testing.T, h *host, ports ...*container) {
+	t.Helper()
+	must(t, h.ns.do(func() error {
+		for _, c := range ports {
+			l, err := netlink.LinkByIndex(int(c.ifindex))
+			if err != nil {
+				return err
+			}
+			if err := netlink.LinkSetIsolated(l, true); err != nil {
+				return err
+			}
+		}
+		return nil
+	}))
+}
+
+// The next container with the same address and MAC inherits nothing.
+func TestRecycledAddress(t *testing.T) {
+	families(t, func(t *testing.T, v6 bool) {
+		h := newHost(t)
+		h.guard(true)
+		a, b := h.run("a", 2), h.run("b", 3)
+		h.admit(a)
+		h.admit(b)
+		allow(t, h, flowEntry(a, b, v6, policy.ProtoUDP, 1000, 53))
+		h.arrives(a, b, "first", datagram(t, a, b, v6, 1000, 53, "first"))
+		h.arrives(a, b, "second", datagram(t, a, b, v6, 1000, 53, "second"))
+
+		must(t, b.ns.do(func() error {
+			l, err := netlink.LinkByName("eth0")
+			if err != nil {
+				return err
+			}
+			return netlink.LinkDel(l)
+		}))
+		heir := &container{name: "h", ns: newNetNS(t), mac: b.mac, v4: b.v4, v6: b.v6}
+		h.wire(heir)
+		// Its predecessor's removal has not been told yet.
+		h.admit(heir)
+		h.quiet(a, heir, a, "inherited", datagram(t, a, heir, v6, 1000, 53, "inherited"))
+		must(t, h.s.Remove("endpoint-b"))
+		allow(t, h, flowEntry(a, heir, v6, policy.ProtoUDP, 1000, 53))
+		h.arrives(a, heir, "its own", datagram(t, a, heir, v6, 1000, 53, "its own"))
+		h.arrives(heir, a, "its answer", datagram(t, heir, a, v6, 53, 1000, "its answer"))
+
+		must(t, h.s.Remove("endpoint-h"))
+		var left [8]dataplane.FlowEntry
+		if n, _, err := h.s.Flows().Scan(left[:]); n != 0 || err != nil {
+			t.Errorf("%d flows left, %v", n, err)
+		}
+	})
+}
+
+// A table that forbids ends the flow at its next packet.
+func TestEpoch(t *testing.T) {
+	h := newHost(t)
+	h.guard(true)
+	a, b := h.run("a", 2), h.run("b", 3)
+	h.admit(a)
+	h.admit(b)
+	allow(t, h, flowEntry(a, b, false, policy.ProtoUDP, 1000, 53))
+	h.arrives(a, b, "before", datagram(t, a, b, false, 1000, 53, "before"))
+	must(t, h.s.SetEpoch(2))
+	h.quiet(a, b, a, "after", datagram(t, a, b, false, 1000, 53, "after"))
+	if err := h.s.SetEpoch(1); err == nil {
+		t.Error("the epoch went back")
+	}
+}
+
+// The process ends: decided flows go on, what is closed stays closed, and the
+// next one takes over without a gap.
+func TestTakeover(t *testing.T) {
+	h := newHost(t)
+	h.guard(true)
+	a, b, c := h.run("a", 2), h.run("b", 3), h.run("c", 4)
+	h.admit(a)
+	h.admit(b)
+	h.admit(c)
+	late := h.run("d", 5)
+	allow(t, h, flowEntry(a, b, false, policy.ProtoUDP, 1000, 53))
+	first := a.ep
+	h.beat(0, -time.Second)
+	must(t, h.s.Close())
+
+	h.arrives(a, b, "meanwhile", datagram(t, a, b, false, 1000, 53, "meanwhile"))
+	for _, f := range [][]byte{datagram(t, a, b, false, 7, 8, "new flow"), datagram(t, a, b, true, 1000, 53, "new flow")} {
+		a.end.send(f)
+	}
+	late.end.send(datagram(t, late, b, false, 7, 8, "new container"))
+
+	h.open()
+	h.guard(true)
+	h.admit(a)
+	if a.ep.Slot != first.Slot || a.ep.Space != first.Space || a.ep.Attached != first.Attached {
+		t.Errorf("taken over as %+v, was %+v", a.ep, first)
+	}
+	h.arrives(a, b, "after", datagram(t, a, b, false, 1000, 53, "after"))
+	h.admit(b)
+	// c is gone for the new process.
+	must(t, h.s.Sweep())
+	h.quiet(a, b, a, "new flow")
+	h.quiet(a, b, a, "new container")
+	h.quiet(c, b, a, "from c", datagram(t, c, b, false, 1, 2, "from c"), append(arp(t, c.mac, c.mac, 1, c.v4, b.v4), "from c"...))
+}
+
+func TestBothDirectionsMeetOneQueue(t *testing.T) {
+	h := newHost(t)
+	must(t, h.s.Uninstall())
+	h.s.Close()
+	h.cfg.Queues = 4
+	h.open()
+	h.guard(true)
+	sp, err := h.s.Space(h.ns.path)
+	must(t, err)
+	seen := h.queueMap(sp.User)
+	var all [5]*container
+	for i := range all {
+		all[i] = h.run(fmt.Sprintf("q%d", i), byte(10+7*i))
+		h.admit(all[i])
+	}
+	used := make(map[int]bool)
+	for i, a := range all {
+		for _, b := range all[i+1:] {
+			for _, v6 := range []bool{false, true} {
+				out := queueOf(t, seen, func() { a.end.send(datagram(t, a, b, v6, 1, 2, "x")) })
+				back := queueOf(t, seen, func() { b.end.send(datagram(t, b, a, v6, 2, 1, "x")) })
+				if out != back {
+					t.Errorf("%s to %s: queue %d, and %d back", a.name, b.name, out, back)
+				}
+				used[out] = true
+			}
+		}
+	}
+	if len(used) < 2 {
+		t.Errorf("of four queues only %v were used", used)
+	}
+}
+
+// queueMap counts what arrives at an interface by its queues.
+func (h *host) queueMap(name string) *ebpf.Map {
+	h.t.Helper()
+	seen, err := ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.Array, KeySize: 4, ValueSize: 8, MaxEntries: 8})
+	must(h.t, err)
+	h.t.Cleanup(func() { seen.Close() })
+	prog, err := ebpf.NewProgram(&ebpf.ProgramSpec{
+		Type:    ebpf.SchedCLS,
+		License: "GPL",
+		Instructions: asm.Instructions{
+			asm.LoadMem(asm.R0, asm.R1, 12, asm.Word), // queue_mapping
+			asm.StoreMem(asm.RFP, -4, asm.R0, asm.Word),
+			asm.LoadMapPtr(asm.R1, seen.FD()),
+			asm.Mov.Reg(asm.R2, asm.RFP),
+			asm.Add.Imm(asm.R2, -4),
+			asm.FnMapLookupElem.Call(),
+			asm.JEq.Imm(asm.R0, 0, "out"),
+			asm.Mov.Imm(asm.R1, 1),
+			asm.StoreXAdd(asm.R0, asm.R1, asm.DWord),
+			asm.Mov.Imm(asm.R0, shot).WithSymbol("out"),
+			asm.Return(),
+		},
+	})
+	must(h.t, err)
+	defer prog.Close()
+	must(h.t, h.ns.do(func() error {
+		l, err := netlink.LinkByName(name)
+		if err != nil {
+			return err
+		}
+		at, err := link.AttachTCX(link.TCXOptions{Interface: l.Attrs().Index, Program: prog, Attach: ebpf.AttachTCXIngress})
+		if err != nil {
+			return err
+		}
+		h.t.Cleanup(func() { at.Close() })
+		return nil
+	}))
+	return seen
+}
+
+// queueOf is the one queue that what send sends arrives by.
+func queueOf(t *testing.T, seen *ebpf.Map, send func()) int {
+	t.Helper()
+	read := func() (n [8]uint64) {
+		for i := range n {
+			must(t, seen.Lookup(uint32(i), &n[i]))
+		}
+		return n
+	}
+	before := read()
+	send()
+	for deadline := time.Now().Add(2 * time.Second); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+		for i, n := range read() {
+			if n > before[i] {
+				return i
+			}
+		}
+	}
+	t.Fatal("nothing came to user space")
+	return 0
+}
+
+func TestUninstallLeavesNothing(t *testing.T) {
+	h := newHost(t)
+	h.guard(true)
+	a, b := h.run("a", 2), h.run("b", 3)
+	h.admit(a)
+	h.admit(b)
+	h.quiet(a, b, a, "held", datagram(t, a, b, false, 1, 2, "held"))
+	must(t, h.s.Uninstall())
+	h.arrives(a, b, "free", datagram(t, a, b, false, 1, 2, "free"))
+	h.arrives(a, b, "tagged", tagged(datagram(t, a, b, false, 1, 2, "tagged"), 0x8100, 5))
+	must(t, h.ns.do(func() error {
+		links, err := netlink.LinkList()
+		for _, l := range links {
+			if strings.HasPrefix(l.Attrs().Name, "gh") {
+				t.Errorf("%s is left", l.Attrs().Name)
+			}
+		}
+		return err
+	}))
+}
