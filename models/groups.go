@@ -25,6 +25,8 @@ type Settings struct {
 	// DefaultMode is the mode of a service for which nobody said anything. Its
 	// zero value enforces; a fresh install sets Observe.
 	DefaultMode policy.Mode
+	// EnrollNone guards only what a deployer enrolled by gatehouse.enable=true.
+	EnrollNone bool
 	// ModeFloorEnforce stops labels from loosening to observe.
 	ModeFloorEnforce bool
 	// Modes is what `gatehouse mode` set, by the text of the service ("shop/db").
@@ -41,6 +43,7 @@ type Population struct {
 	Matches map[string]Match // by Workload.ID; those of shared namespaces too
 
 	findings []Finding
+	keys     map[string]bool
 	index    *index
 }
 
@@ -64,7 +67,9 @@ func populate(match func(*policy.Workload) Match, snap *policy.Snapshot, set Set
 	a := assembly{population: p, set: set, selected: selectedLabels(p.Matches)}
 	subjects := a.subjects(a.namespaces(snap))
 	p.Groups = make([]policy.Group, len(subjects))
+	p.keys = make(map[string]bool, len(subjects))
 	for i, s := range subjects {
+		p.keys[s.key] = true
 		s.group.Identity = number(s.key)
 		p.Groups[i] = s.group
 	}
@@ -73,6 +78,10 @@ func populate(match func(*policy.Workload) Match, snap *policy.Snapshot, set Set
 	sortFindings(p.findings)
 	return p
 }
+
+// Live reports whether some identity of the population has that key: what
+// policy.Identities.Keep asks.
+func (p *Population) Live(key string) bool { return p.keys[key] }
 
 func (p *Population) find(kind FindingKind, s *subject, format string, args ...any) {
 	p.findings = append(p.findings, Finding{Kind: kind, Service: s.service, Text: fmt.Sprintf(format, args...)})
@@ -322,7 +331,10 @@ func (a *assembly) mode(w *policy.Workload) policy.Mode {
 // disabled reports whether the deployer took this workload out (V5).
 func (a *assembly) disabled(w *policy.Workload) bool {
 	v, ok := deployerLabel(w, LabelEnable)
-	if !ok || v == "true" {
+	if !ok {
+		return a.set.EnrollNone
+	}
+	if v == "true" {
 		return false
 	}
 	if v != "false" {

@@ -1,0 +1,241 @@
+// Package bench measures Gatehouse beside its peers: two "containers" in
+// namespaces of their own for each variant, all variants standing side by side,
+// the measurements interleaved round by round so that a noisy machine is noisy
+// for all of them. What counts is the ratio to the plain bridge in the same run.
+package bench
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"runtime"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Config says what to run.
+type Config struct {
+	Rounds   int       // at least 1
+	Variants []string  // names from Variants; empty = all
+	Progress io.Writer // one line a round; nil = silent
+}
+
+// Baseline is the variant that ratios are against.
+const Baseline = "bridge"
+
+// Variants are the ways from A to B that are measured.
+func Variants() []string {
+	out := make([]string, len(variants))
+	for i, v := range variants {
+		out[i] = v.name
+	}
+	return out
+}
+
+type variant struct {
+	name, title string
+	prepare     func(*site) error // after the site stands
+}
+
+var variants = []variant{
+	{"bridge", "plain bridge", func(*site) error { return nil }},
+	{"iptables10", "bridge + conntrack + 10 iptables rules", func(s *site) error { return iptables(s, 10) }},
+	{"iptables1000", "bridge + conntrack + 1,000 iptables rules", func(s *site) error { return iptables(s, 1000) }},
+	{"gatehouse", "Gatehouse, decided flows in the kernel", func(s *site) error { return gatehouse(s, true) }},
+	{"userspace", "Gatehouse, every packet in user space", func(s *site) error { return gatehouse(s, false) }},
+}
+
+// iptables makes the host side what Docker's users run: bridged packets meet
+// iptables with conntrack, established flows are accepted first, new ones walk
+// n rules before the one that fits.
+func iptables(s *site, n int) error {
+	var rules strings.Builder
+	rules.WriteString("*filter\n:FORWARD DROP [0:0]\n-A FORWARD -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT\n")
+	for i := range n {
+		fmt.Fprintf(&rules, "-A FORWARD -s 10.98.%d.%d/32 -p tcp --dport %d -j ACCEPT\n", i/250, i%250+1, 1000+i)
+	}
+	rules.WriteString("-A FORWARD -s 10.99.0.0/24 -d 10.99.0.0/24 -j ACCEPT\nCOMMIT\n")
+	return errors.Join(
+		inside(s.host, func() error {
+			return os.WriteFile("/proc/sys/net/bridge/bridge-nf-call-iptables", []byte("1"), 0)
+		}),
+		s.command(rules.String(), "iptables-restore"),
+	)
+}
+
+// measure is one figure, or two that one run gives.
+type measure struct {
+	names []string // with the unit
+	run   func(*site) ([]float64, error)
+}
+
+func one(f func(*site) (float64, error)) func(*site) ([]float64, error) {
+	return func(s *site) ([]float64, error) {
+		v, err := f(s)
+		return []float64{v}, err
+	}
+}
+
+var measures = []measure{
+	{names: []string{"64-byte UDP, 1 flow, kpps"}, run: one(func(s *site) (float64, error) { return packetRate(s, 1) })},
+	{names: []string{"64-byte UDP, 1,000 flows, kpps"}, run: one(func(s *site) (float64, error) { return packetRate(s, 1000) })},
+	{names: []string{"TCP bulk, Mbit/s"}, run: one(bulkRate)},
+	{names: []string{"request-response p50, µs", "request-response p99, µs"}, run: func(s *site) ([]float64, error) {
+		p50, p99, err := roundTrips(s)
+		return []float64{p50, p99}, err
+	}},
+	{names: []string{"HTTP connections/s, app-ID on"}, run: one(connectionRate)},
+}
+
+// Figure is one measure of one variant over all rounds.
+type Figure struct {
+	Measure string    `json:"measure"`
+	Variant string    `json:"variant"`
+	Min     float64   `json:"min"`
+	Median  float64   `json:"median"`
+	Max     float64   `json:"max"`
+	Ratio   float64   `json:"ratio"` // of medians, to the plain bridge; of latencies too, so there less is better
+	Rounds  []float64 `json:"rounds"`
+}
+
+// Report is one run.
+type Report struct {
+	When    time.Time `json:"when"`
+	Kernel  string    `json:"kernel"`
+	CPU     string    `json:"cpu"`
+	Cores   int       `json:"cores"`
+	Go      string    `json:"go"`
+	Command string    `json:"command"`
+	Rounds  int       `json:"rounds"`
+	Figures []Figure  `json:"figures"`
+}
+
+// Run builds the sites, measures, and takes everything down again. It needs
+// root. Cancelling ctx ends it after the measurement under way.
+func Run(ctx context.Context, cfg Config) (r *Report, err error) {
+	chosen, err := choose(cfg.Variants)
+	if err != nil {
+		return nil, err
+	}
+	sites := make([]*site, len(chosen))
+	defer func() {
+		for _, s := range sites {
+			if s != nil {
+				err = errors.Join(err, s.close())
+			}
+		}
+	}()
+	for i, v := range chosen {
+		if sites[i], err = newSite(v.name); err != nil {
+			return nil, err
+		}
+		if err = v.prepare(sites[i]); err != nil {
+			return nil, fmt.Errorf("variant %s: %w", v.name, err)
+		}
+	}
+	samples := map[[2]string][]float64{}
+	for round := range cfg.Rounds {
+		for _, m := range measures {
+			for i, v := range chosen {
+				if ctx.Err() != nil {
+					return nil, ctx.Err()
+				}
+				values, err := m.run(sites[i])
+				if err != nil {
+					return nil, fmt.Errorf("variant %s, %s: %w", v.name, m.names[0], err)
+				}
+				for j, name := range m.names {
+					samples[[2]string{name, v.name}] = append(samples[[2]string{name, v.name}], values[j])
+				}
+			}
+		}
+		if cfg.Progress != nil {
+			fmt.Fprintf(cfg.Progress, "round %d of %d\n", round+1, cfg.Rounds)
+		}
+	}
+	return report(cfg.Rounds, chosen, samples), nil
+}
+
+func choose(names []string) ([]variant, error) {
+	if len(names) == 0 {
+		return variants, nil
+	}
+	var out []variant
+	for _, name := range names {
+		i := slices.IndexFunc(variants, func(v variant) bool { return v.name == name })
+		if i < 0 {
+			return nil, fmt.Errorf("variant %q is none of %s", name, strings.Join(Variants(), ", "))
+		}
+		out = append(out, variants[i])
+	}
+	return out, nil
+}
+
+func report(rounds int, chosen []variant, samples map[[2]string][]float64) *Report {
+	r := &Report{When: time.Now().UTC().Truncate(time.Second), Kernel: kernel(), CPU: cpuModel(), Cores: runtime.NumCPU(), Go: runtime.Version(), Rounds: rounds}
+	for _, m := range measures {
+		for _, name := range m.names {
+			base := median(samples[[2]string{name, Baseline}])
+			for _, v := range chosen {
+				got := samples[[2]string{name, v.name}]
+				f := Figure{Measure: name, Variant: v.title, Min: slices.Min(got), Median: median(got), Max: slices.Max(got), Rounds: got}
+				if base > 0 {
+					f.Ratio = f.Median / base
+				}
+				r.Figures = append(r.Figures, f)
+			}
+		}
+	}
+	return r
+}
+
+func median(v []float64) float64 {
+	if len(v) == 0 {
+		return 0
+	}
+	s := slices.Sorted(slices.Values(v))
+	if n := len(s); n%2 == 0 {
+		return (s[n/2-1] + s[n/2]) / 2
+	}
+	return s[len(s)/2]
+}
+
+func kernel() string {
+	var u unix.Utsname
+	if unix.Uname(&u) != nil {
+		return "unknown"
+	}
+	return unix.ByteSliceToString(u.Release[:])
+}
+
+func cpuModel() string {
+	data, _ := os.ReadFile("/proc/cpuinfo")
+	for line := range strings.SplitSeq(string(data), "\n") {
+		if k, v, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(k) == "model name" {
+			return strings.TrimSpace(v)
+		}
+	}
+	return "unknown"
+}
+
+// Markdown writes the report as a page: one table a measure.
+func (r *Report) Markdown(w io.Writer) error {
+	var b strings.Builder
+	fmt.Fprintf(&b, "# Results\n\n`%s` on %s: kernel %s, %d cores (%s), %s. %d interleaved rounds; ratios of medians to the plain bridge of the same run.\n",
+		r.Command, r.When.Format(time.DateOnly), r.Kernel, r.Cores, r.CPU, r.Go, r.Rounds)
+	last := ""
+	for _, f := range r.Figures {
+		if f.Measure != last {
+			fmt.Fprintf(&b, "\n## %s\n\n| variant | min | median | max | ratio |\n|---|---:|---:|---:|---:|\n", f.Measure)
+			last = f.Measure
+		}
+		fmt.Fprintf(&b, "| %s | %.1f | %.1f | %.1f | %.2f |\n", f.Variant, f.Min, f.Median, f.Max, f.Ratio)
+	}
+	_, err := io.WriteString(w, b.String())
+	return err
+}

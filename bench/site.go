@@ -1,0 +1,222 @@
+package bench
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"runtime"
+	"strings"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+)
+
+// The addresses are the same in every site; each has namespaces of its own.
+var (
+	addrA   = netip.MustParseAddr("10.99.0.1")
+	addrB   = netip.MustParseAddr("10.99.0.2")
+	addrA6  = netip.MustParseAddr("2001:db8:99::1")
+	addrB6  = netip.MustParseAddr("2001:db8:99::2")
+	gateway = netip.MustParsePrefix("10.99.0.254/24")
+	macA    = net.HardwareAddr{0x02, 0x42, 0, 0, 0, 0x0a}
+	macB    = net.HardwareAddr{0x02, 0x42, 0, 0, 0, 0x0b}
+	macBr   = net.HardwareAddr{0x02, 0x42, 0, 0, 0, 0xfe}
+)
+
+const bridgeName = "br0"
+
+// site is a host in a namespace of its own with two "containers" on one bridge,
+// wired as Docker wires them.
+type site struct {
+	name          string
+	host, a, b    string // paths of the namespaces
+	ifindexA      int    // host ends of the veths
+	ifindexB      int
+	bridgeIfindex int
+	teardown      []func() error
+}
+
+// newSite builds the three namespaces of one variant.
+func newSite(name string) (s *site, err error) {
+	s = &site{name: name}
+	defer func() {
+		if err != nil {
+			err = errors.Join(fmt.Errorf("site %s: %w", name, err), s.close())
+		}
+	}()
+	for _, n := range []struct {
+		suffix string
+		path   *string
+	}{{"h", &s.host}, {"a", &s.a}, {"b", &s.b}} {
+		full := "ghb-" + name + "-" + n.suffix
+		if err := newNamespace(full); err != nil {
+			return s, err
+		}
+		s.teardown = append(s.teardown, func() error { return netns.DeleteNamed(full) })
+		*n.path = "/var/run/netns/" + full
+	}
+	if err := inside(s.host, s.makeHost); err != nil {
+		return s, err
+	}
+	if err := inside(s.a, func() error { return configure(macA, addrA, addrA6, macB, addrB, addrB6) }); err != nil {
+		return s, err
+	}
+	return s, inside(s.b, func() error { return configure(macB, addrB, addrB6, macA, addrA, addrA6) })
+}
+
+func (s *site) makeHost() error {
+	br := &netlink.Bridge{LinkAttrs: netlink.NewLinkAttrs()}
+	br.Name, br.HardwareAddr = bridgeName, macBr
+	if err := netlink.LinkAdd(br); err != nil {
+		return fmt.Errorf("bridge: %w", err)
+	}
+	if err := netlink.AddrAdd(br, &netlink.Addr{IPNet: &net.IPNet{IP: gateway.Addr().AsSlice(), Mask: net.CIDRMask(24, 32)}}); err != nil {
+		return err
+	}
+	l, err := netlink.LinkByName(bridgeName)
+	if err != nil {
+		return err
+	}
+	s.bridgeIfindex = l.Attrs().Index
+	if err := netlink.LinkSetUp(l); err != nil {
+		return err
+	}
+	if s.ifindexA, err = addLeg(l, "vetha", s.a, macA); err != nil {
+		return err
+	}
+	s.ifindexB, err = addLeg(l, "vethb", s.b, macB)
+	return err
+}
+
+// addLeg makes one veth pair: host end on the bridge, the other end eth0 in target.
+func addLeg(bridge netlink.Link, name, target string, mac net.HardwareAddr) (int, error) {
+	ns, err := netns.GetFromPath(target)
+	if err != nil {
+		return 0, err
+	}
+	defer ns.Close()
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name = name
+	veth := netlink.NewVeth(attrs)
+	veth.PeerName, veth.PeerHardwareAddr, veth.PeerNamespace = "eth0", mac, netlink.NsFd(ns)
+	if err := netlink.LinkAdd(veth); err != nil {
+		return 0, fmt.Errorf("veth %s: %w", name, err)
+	}
+	l, err := netlink.LinkByName(name)
+	if err != nil {
+		return 0, err
+	}
+	if err := netlink.LinkSetMaster(l, bridge); err != nil {
+		return 0, err
+	}
+	if err := netlink.LinkSetUp(l); err != nil {
+		return 0, err
+	}
+	// The generator talks one way: the bridge must know both ports at once.
+	return l.Attrs().Index, netlink.NeighAppend(&netlink.Neigh{LinkIndex: l.Attrs().Index, Family: unix.AF_BRIDGE,
+		Flags: netlink.NTF_MASTER, State: netlink.NUD_NOARP, HardwareAddr: mac})
+}
+
+// configure runs inside a container's namespace.
+func configure(mac net.HardwareAddr, v4, v6 netip.Addr, peerMAC net.HardwareAddr, peer4, peer6 netip.Addr) error {
+	for _, name := range []string{"lo", "eth0"} {
+		l, err := netlink.LinkByName(name)
+		if err != nil {
+			return err
+		}
+		if err := netlink.LinkSetUp(l); err != nil {
+			return err
+		}
+		if name == "lo" {
+			continue
+		}
+		for _, a := range []netip.Prefix{netip.PrefixFrom(v4, 24), netip.PrefixFrom(v6, 64)} {
+			ipnet := &net.IPNet{IP: a.Addr().AsSlice(), Mask: net.CIDRMask(a.Bits(), a.Addr().BitLen())}
+			if err := netlink.AddrAdd(l, &netlink.Addr{IPNet: ipnet, Flags: unix.IFA_F_NODAD}); err != nil {
+				return err
+			}
+		}
+		for _, ip := range []netip.Addr{peer4, peer6} {
+			n := &netlink.Neigh{LinkIndex: l.Attrs().Index, State: netlink.NUD_PERMANENT, IP: ip.AsSlice(), HardwareAddr: peerMAC}
+			if err := netlink.NeighSet(n); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (s *site) close() error {
+	var errs []error
+	for i := len(s.teardown) - 1; i >= 0; i-- {
+		errs = append(errs, s.teardown[i]())
+	}
+	s.teardown = nil
+	return errors.Join(errs...)
+}
+
+// command runs a program inside the site's host namespace.
+func (s *site) command(stdin string, name string, args ...string) error {
+	cmd := exec.Command("nsenter", append([]string{"--net=" + s.host, name}, args...)...)
+	cmd.Stdin = strings.NewReader(stdin)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("%s %s: %w: %s", name, strings.Join(args, " "), err, strings.TrimSpace(string(out)))
+	}
+	return nil
+}
+
+// newNamespace makes a named namespace and comes back; a left-over of an
+// earlier run is replaced.
+func newNamespace(name string) error {
+	_ = netns.DeleteNamed(name) // there may be none
+	done := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread()
+		home, err := netns.Get()
+		if err != nil {
+			done <- err
+			return
+		}
+		defer home.Close()
+		ns, err := netns.NewNamed(name)
+		if err != nil {
+			done <- fmt.Errorf("namespace %s: %w", name, err)
+			return
+		}
+		ns.Close()
+		if netns.Set(home) == nil {
+			runtime.UnlockOSThread()
+		}
+		done <- nil
+	}()
+	return <-done
+}
+
+// inside runs f on a thread inside the namespace at path. f must not start
+// goroutines: they would run outside.
+func inside(path string, f func() error) error {
+	done := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread()
+		done <- enter(path, f)
+	}()
+	return <-done
+}
+
+// enter leaves the calling thread in the namespace; the goroutine's end ends
+// the thread with it.
+func enter(path string, f func() error) error {
+	ns, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer ns.Close()
+	if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
+		return fmt.Errorf("enter %s: %w", path, err)
+	}
+	return f()
+}

@@ -1,0 +1,68 @@
+package main
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"gatehouse/bench"
+)
+
+func newBenchCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "bench",
+		Short: "Measure the gateway beside plain bridge and iptables, in namespaces of its own. Needs root",
+		Args:  cobra.NoArgs,
+		RunE:  runBench,
+	}
+	cmd.Flags().Int("rounds", 5, "interleaved rounds")
+	cmd.Flags().StringSlice("variants", nil, "only these: "+strings.Join(bench.Variants(), ", "))
+	cmd.Flags().String("out", "", "folder for RESULTS.md and results.json; without it the page goes to standard output")
+	addProfileFlags(cmd)
+	return cmd
+}
+
+func runBench(cmd *cobra.Command, _ []string) error {
+	rounds, _ := cmd.Flags().GetInt("rounds")
+	if rounds < 1 || rounds > 1000 {
+		return fail(exitUsage, "rounds: %d is not between 1 and 1000", rounds)
+	}
+	if os.Geteuid() != 0 {
+		return fail(exitReach, "bench needs root: it makes network namespaces")
+	}
+	stop, err := startProfile(cmd)
+	if err != nil {
+		return err
+	}
+	defer stop()
+	names, _ := cmd.Flags().GetStringSlice("variants")
+	report, err := bench.Run(cmd.Context(), bench.Config{Rounds: rounds, Variants: names, Progress: cmd.ErrOrStderr()})
+	if err != nil {
+		return &exitError{exitReach, err}
+	}
+	report.Command = "gatehouse " + strings.Join(os.Args[1:], " ")
+	dir, _ := cmd.Flags().GetString("out")
+	if dir == "" {
+		return report.Markdown(cmd.OutOrStdout())
+	}
+	return writeReport(dir, report)
+}
+
+func writeReport(dir string, report *bench.Report) error {
+	page, err := os.Create(filepath.Join(dir, "RESULTS.md"))
+	if err != nil {
+		return err
+	}
+	defer page.Close()
+	if err := report.Markdown(page); err != nil {
+		return err
+	}
+	data, err := json.MarshalIndent(report, "", "  ")
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(dir, "results.json"), append(data, '\n'), 0o644)
+}

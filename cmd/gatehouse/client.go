@@ -1,0 +1,81 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+
+	"github.com/spf13/cobra"
+)
+
+// client speaks to the gateway over its socket.
+type client struct {
+	socket string
+	http   http.Client
+}
+
+func newClient(cmd *cobra.Command) *client {
+	socket, _ := cmd.Flags().GetString("socket")
+	c := &client{socket: socket}
+	c.http.Transport = &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", socket)
+	}}
+	return c
+}
+
+// get decodes GET path into v.
+func (c *client) get(ctx context.Context, path string, v any) error {
+	return c.do(ctx, http.MethodGet, path, nil, v)
+}
+
+// post sends body and decodes the answer into v.
+func (c *client) post(ctx context.Context, path string, body, v any) error {
+	return c.do(ctx, http.MethodPost, path, body, v)
+}
+
+func (c *client) do(ctx context.Context, method, path string, body, v any) error {
+	answer, err := c.open(ctx, method, path, body)
+	if err != nil {
+		return err
+	}
+	defer answer.Close()
+	if err := json.NewDecoder(answer).Decode(v); err != nil {
+		return fail(exitReach, "the gateway's answer to %s is cut short: %w", path, err)
+	}
+	return nil
+}
+
+// open returns the body of a good answer; the caller closes it.
+func (c *client) open(ctx context.Context, method, path string, body any) (io.ReadCloser, error) {
+	var data bytes.Buffer
+	if body != nil {
+		if err := json.NewEncoder(&data).Encode(body); err != nil {
+			return nil, err
+		}
+	}
+	req, err := http.NewRequestWithContext(ctx, method, "http://gatehouse"+path, &data)
+	if err != nil {
+		return nil, fail(exitUsage, "%w", err)
+	}
+	answer, err := c.http.Do(req)
+	if err != nil {
+		return nil, fail(exitReach, "cannot reach the gateway at %s: %w (is `gatehouse run` running? --socket names another)", c.socket, err)
+	}
+	if answer.StatusCode/100 == 2 {
+		return answer.Body, nil
+	}
+	defer answer.Body.Close()
+	var e apiError
+	if json.NewDecoder(io.LimitReader(answer.Body, 1<<20)).Decode(&e) != nil || e.Error == "" {
+		e.Error = answer.Status
+	}
+	code := exitUsage
+	if answer.StatusCode >= 500 {
+		code = exitReach
+	}
+	return nil, &exitError{code, fmt.Errorf("%s", e.Error)}
+}

@@ -1,0 +1,396 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"gatehouse/control"
+	"gatehouse/control/docker"
+	"gatehouse/dataplane"
+	"gatehouse/dataplane/steer"
+	"gatehouse/models"
+	"gatehouse/policy"
+)
+
+// gateway is the running whole, as the API sees it.
+type gateway struct {
+	settings  Settings
+	library   *models.Library
+	watcher   *docker.Watcher
+	control   *control.Control
+	guard     *guard
+	steer     *steer.Steer
+	dataplane *dataplane.Dataplane
+	started   time.Time
+}
+
+var errNoState = errors.New("the gateway has no policy yet: Docker has not answered since it started; see `gatehouse status`")
+
+func (g *gateway) status() Status {
+	d := g.watcher.Status()
+	s := Status{
+		Version: buildVersion(), Started: g.started, Mode: g.settings.defaultMode(),
+		Docker:  DockerStatus{Connected: d.Connected, LastSync: d.LastList, Swarm: d.Swarm, Error: d.Error},
+		Packets: map[string]uint64{}, Drops: map[string]uint64{},
+		Problems: g.unready(), Closed: []string{}, Uncovered: []Uncovered{}, Findings: []Finding{},
+	}
+	s.Ready = len(s.Problems) == 0
+	r := g.guard.report()
+	s.Closed = append(s.Closed, r.closed...)
+	s.Endpoints = EndpointCounts{Admitted: len(r.devices), Waiting: r.waiting}
+	g.countPackets(&s)
+	if st := g.control.State(); st != nil {
+		s.Epoch = st.Table.Epoch()
+		describe(&s, st)
+	}
+	s.Flows = len(g.dataplane.Flows())
+	return s
+}
+
+func (g *gateway) countPackets(s *Status) {
+	kernel, err := g.steer.Counters()
+	if err != nil {
+		s.Problems = append(s.Problems, err.Error())
+	}
+	worker := g.dataplane.Counters()
+	s.Packets["decided"] = kernel.Hits
+	s.Packets["peered"] = kernel.Peer
+	s.Packets["steered"] = kernel.Steered
+	s.Packets["returned"] = kernel.Returned
+	s.Packets["unjudged"] = kernel.Open
+	s.Packets["unguarded"] = kernel.Unguarded
+	s.Packets["recorded"] = worker.Observed
+	for r := range policy.ReasonCount {
+		if n := kernel.Drops[r] + worker.Reasons[r]; n > 0 {
+			s.Drops[r.String()] = n
+		}
+	}
+}
+
+func describe(s *Status, st *control.State) {
+	for _, g := range st.Population.Groups {
+		switch {
+		case !g.Guarded:
+			s.Services.Unenrolled++
+		case g.Mode == policy.Enforce:
+			s.Services.Enforce++
+		default:
+			s.Services.Observe++
+		}
+	}
+	for _, w := range st.Snapshot.Workloads {
+		if w.Uncovered != "" {
+			s.Uncovered = append(s.Uncovered, Uncovered{w.Service.String(), w.Uncovered})
+		}
+	}
+	for _, f := range st.Findings {
+		s.Findings = append(s.Findings, Finding{string(f.Kind), f.Service.String(), f.Text})
+	}
+}
+
+// unready says why the gateway is not doing all its work.
+func (g *gateway) unready() []string {
+	problems := []string{}
+	if err := g.watcher.Ready(); err != nil {
+		problems = append(problems, err.Error())
+	}
+	if g.control.State() == nil {
+		problems = append(problems, "no policy yet")
+	}
+	if text := g.control.Fault(); text != "" {
+		problems = append(problems, "policy does not compile, the last good table stays: "+text)
+	}
+	r := g.guard.report()
+	problems = append(problems, r.faults...)
+	return append(problems, r.late...)
+}
+
+func (g *gateway) workloads() []WorkloadView {
+	st := g.control.State()
+	if st == nil {
+		return []WorkloadView{}
+	}
+	return workloadViews(st, g.guard.report().devices)
+}
+
+func (g *gateway) services() []ServiceView {
+	if st := g.control.State(); st != nil {
+		return serviceViews(st)
+	}
+	return []ServiceView{}
+}
+
+func (g *gateway) statements() []StatementView {
+	if st := g.control.State(); st != nil {
+		return statementViews(st)
+	}
+	return []StatementView{}
+}
+
+func (g *gateway) rules() []RuleView {
+	if st := g.control.State(); st != nil {
+		return ruleViews(st)
+	}
+	return []RuleView{}
+}
+
+func (g *gateway) ruleCount() int {
+	if st := g.control.State(); st != nil {
+		return len(st.Table.Rules())
+	}
+	return 0
+}
+
+func (g *gateway) flows() []FlowView {
+	st := g.control.State()
+	live := g.dataplane.Flows()
+	out := make([]FlowView, 0, len(live))
+	for i := range live {
+		out = append(out, flowView(st, &live[i]))
+	}
+	slices.SortFunc(out, func(a, b FlowView) int { return b.Last.Compare(a.Last) })
+	return out
+}
+
+func flowView(st *control.State, f *dataplane.Flow) FlowView {
+	v := FlowView{
+		Source: f.Src.String(), Dest: f.Dst.String(), Proto: f.Proto.String(), App: f.Spoken.App.String(),
+		Verdict: f.Verdict.String(), Where: "worker",
+		Packets: f.Packets[0] + f.Packets[1], Bytes: f.Bytes[0] + f.Bytes[1], First: f.First, Last: f.Last,
+	}
+	if f.Denied && f.Verdict == policy.Allow {
+		v.Verdict = "recorded"
+	}
+	if f.Offloaded {
+		v.Where = "kernel"
+	}
+	if f.Spoken.Inner != policy.AppNone {
+		v.Inner = f.Spoken.Inner.String()
+	}
+	if f.Spoken.ALPN != policy.AppNone {
+		v.Detail = "alpn " + f.Spoken.ALPN.String()
+	}
+	v.From, v.To = f.Src.Addr().String(), f.Dst.Addr().String()
+	if st != nil {
+		from, to, _ := st.Table.Resolve(policy.Query{Zone: f.Zone, Src: f.Src.Addr().As16(), Dst: f.Dst.Addr().As16(), Proto: f.Proto, DstPort: f.Dst.Port()})
+		v.From, v.To = st.Table.IdentityName(from), st.Table.IdentityName(to)
+	}
+	return v
+}
+
+func (g *gateway) violations() []ViolationView {
+	list := g.dataplane.Violations().List()
+	out := make([]ViolationView, len(list))
+	for i := range list {
+		out[i] = g.violationView(&list[i])
+	}
+	return out
+}
+
+// violationCount is how many records were made, or lost, since the start.
+func (g *gateway) violationCount() uint64 {
+	return uint64(len(g.dataplane.Violations().List())) + g.dataplane.Violations().Lost()
+}
+
+// subscribe sends new records until stop is called.
+func (g *gateway) subscribe() (<-chan ViolationView, func()) {
+	records, stop := g.dataplane.Violations().Subscribe()
+	views := make(chan ViolationView)
+	done := make(chan struct{})
+	go func() {
+		defer close(views)
+		for r := range records {
+			select {
+			case views <- g.violationView(&r):
+			case <-done:
+				return
+			}
+		}
+	}()
+	return views, func() { close(done); stop() }
+}
+
+func (g *gateway) violationView(r *dataplane.Violation) ViolationView {
+	v := ViolationView{
+		ID: r.ID, First: r.First, Last: r.Last, Count: r.Packets, From: r.FromName, To: r.ToName,
+		Source: addressText(r.Src), Dest: addressText(r.Dst), Proto: r.Proto.String(), App: r.Spoken.String(),
+		Verdict: "dropped", Reason: r.Reason.String(), Workload: g.workloadName(r.Workload), Why: whyText[r.Reason],
+	}
+	if r.Mode == policy.Observe {
+		v.Verdict = "recorded"
+	}
+	if r.Reason == policy.ReasonNoRule || r.Reason == policy.ReasonDenied || r.Reason == policy.ReasonApp || r.Reason == policy.ReasonAppUnknown {
+		v.Side = r.Side.String()
+		v.Why = fmt.Sprintf("%s's %s side: %s", sideName(r), v.Side, v.Why)
+	}
+	if v.From == "" {
+		v.From = v.Workload
+	}
+	return v
+}
+
+func sideName(r *dataplane.Violation) string {
+	if r.Side == policy.SideOut {
+		return r.FromName
+	}
+	return r.ToName
+}
+
+func addressText(a netip.AddrPort) string {
+	if !a.IsValid() {
+		return "-"
+	}
+	return a.String()
+}
+
+func (g *gateway) workloadName(id string) string {
+	if st := g.control.State(); st != nil {
+		for i := range st.Snapshot.Workloads {
+			if w := &st.Snapshot.Workloads[i]; w.ID == id {
+				return w.Service.String()
+			}
+		}
+	}
+	return fmt.Sprintf("%.12s", id)
+}
+
+// whyText is each reason in words.
+var whyText = [policy.ReasonCount]string{
+	policy.ReasonNoRule:              "no statement lets this pass",
+	policy.ReasonDenied:              "a statement denies this",
+	policy.ReasonApp:                 "what is spoken there is not what the statement allows",
+	policy.ReasonAppUnknown:          "what is spoken there was not recognised in time",
+	policy.ReasonUnknownPeer:         "an address of a container network that is nobody's",
+	policy.ReasonPolicyChanged:       "the policy changed while the flow lived",
+	policy.ReasonMulticast:           "multicast or broadcast that no statement names",
+	policy.ReasonSourceMAC:           "the source MAC is not this interface's",
+	policy.ReasonSourceAddress:       "the source address is not this interface's",
+	policy.ReasonDestinationMAC:      "the destination MAC is neither the address's owner nor the gateway",
+	policy.ReasonARPSender:           "ARP in another's name",
+	policy.ReasonNDSender:            "neighbour discovery in another's name",
+	policy.ReasonRouterAdvertisement: "a container must not announce routes",
+	policy.ReasonRouterSolicitation:  "router solicitations are not answered here",
+	policy.ReasonVLAN:                "VLAN tags do not belong on a container network",
+	policy.ReasonEtherType:           "neither IPv4, IPv6 nor ARP",
+	policy.ReasonTruncated:           "the packet is shorter than its headers say",
+	policy.ReasonBadHeader:           "headers that no honest stack sends",
+	policy.ReasonIPOptions:           "IP options",
+	policy.ReasonExtensionHeader:     "IPv6 extension headers",
+	policy.ReasonFragment:            "a fragment that cannot be judged",
+	policy.ReasonProtocol:            "an IP protocol that no statement can name",
+	policy.ReasonICMPType:            "ICMP that is neither echo nor an error of a live flow",
+	policy.ReasonICMPUnrelated:       "an ICMP error that belongs to no live flow",
+	policy.ReasonICMPSize:            "echo requests that are too large or too many",
+	policy.ReasonNoFlow:              "a TCP segment of no known connection",
+	policy.ReasonConflict:            "a retransmission with other content",
+	policy.ReasonProtocolMismatch:    "client and server speak different protocols",
+	policy.ReasonNotAdmitted:         "an interface that is not admitted yet",
+	policy.ReasonGatewayDown:         "no gateway was there to decide",
+	policy.ReasonStale:               "it waited too long for a decision",
+	policy.ReasonFlowQuota:           "this interface has used up its share of flows",
+	policy.ReasonMissBudget:          "this interface sends too many undecided packets",
+	policy.ReasonInternal:            "the slow path could not carry it",
+}
+
+func (g *gateway) setMode(req ModeRequest) ([]string, error) {
+	mode, ok := policy.ParseMode(req.Mode)
+	if !ok {
+		return nil, badRequest{fmt.Errorf("mode %q is none of observe, enforce", req.Mode)}
+	}
+	st := g.control.State()
+	if st == nil {
+		return nil, errNoState
+	}
+	known := map[string]bool{}
+	for _, grp := range st.Population.Groups {
+		known[grp.Service.String()] = true
+	}
+	services := []string{req.Service}
+	if req.Service == "all" && !known["all"] {
+		services = services[:0]
+		for name := range known {
+			services = append(services, name)
+		}
+		slices.Sort(services)
+	} else if !known[req.Service] {
+		return nil, badRequest{fmt.Errorf("no service %q: `gatehouse get services` names them", req.Service)}
+	}
+	return services, g.control.SetModes(services, mode)
+}
+
+func (g *gateway) explain(req ExplainRequest) (*ExplainAnswer, error) {
+	st := g.control.State()
+	if st == nil {
+		return nil, errNoState
+	}
+	if req.ID != "" {
+		return g.explainViolation(st, req.ID)
+	}
+	ports, err := policy.ParsePortRange(req.Port)
+	if err != nil {
+		return nil, badRequest{err}
+	}
+	app := policy.AppNone
+	if req.App != "" {
+		var ok bool
+		if app, ok = policy.ParseApp(req.App); !ok {
+			return nil, badRequest{fmt.Errorf("app %q is none that Gatehouse knows", req.App)}
+		}
+	}
+	x, err := policy.Explain(st.Table, req.From, req.To, ports, app)
+	if err != nil {
+		return nil, badRequest{err}
+	}
+	return answerOf(st, &x), nil
+}
+
+func (g *gateway) explainViolation(st *control.State, id string) (*ExplainAnswer, error) {
+	r, ok := g.dataplane.Violations().Get(id)
+	if !ok {
+		return nil, badRequest{fmt.Errorf("no violation %q: `gatehouse get violations` lists them", id)}
+	}
+	view := g.violationView(&r)
+	if !r.Src.IsValid() || !r.Dst.IsValid() {
+		return &ExplainAnswer{Violation: &view, Lines: []ExplainLine{{"why", view.Why}}}, nil
+	}
+	x := policy.ExplainFlow(st.Table, policy.Query{Zone: r.Zone, Src: r.Src.Addr().As16(), Dst: r.Dst.Addr().As16(), Proto: r.Proto, DstPort: r.Dst.Port()}, r.Spoken)
+	a := answerOf(st, &x)
+	a.Violation = &view
+	if r.Reason != x.Reason {
+		a.Lines = append([]ExplainLine{{"why then", view.Why}}, a.Lines...)
+	}
+	return a, nil
+}
+
+// answerOf adds to the table's explanation why the models make no statement.
+func answerOf(st *control.State, x *policy.Explanation) *ExplainAnswer {
+	a := &ExplainAnswer{Allowed: x.Verdict == policy.Allow && !x.Denied || x.Verdict == policy.Undecided, Detail: x}
+	for _, l := range x.Lines() {
+		a.Lines = append(a.Lines, ExplainLine{l.What, l.Text})
+	}
+	if a.Allowed {
+		return a
+	}
+	for _, why := range st.Population.WhyNot(peerOf(st, x.FromIdentity), peerOf(st, x.ToIdentity), x.Port) {
+		a.Lines = append(a.Lines, ExplainLine{"models", why})
+	}
+	return a
+}
+
+// peerOf is the peer of a statement that an identity is.
+func peerOf(st *control.State, id policy.Identity) policy.Peer {
+	if grp, ok := st.Table.Group(id); ok {
+		return policy.Peer{Kind: policy.PeerService, Service: grp.Service, Identity: id}
+	}
+	name := strings.TrimPrefix(st.Table.IdentityName(id), "@")
+	for k := policy.PeerNone; k <= policy.PeerCIDR; k++ {
+		if k.String() == name {
+			return policy.Peer{Kind: k}
+		}
+	}
+	return policy.Peer{}
+}

@@ -1,0 +1,128 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+)
+
+func newGetCommand() *cobra.Command {
+	get := &cobra.Command{
+		Use:   "get",
+		Short: "List workloads, services, statements, rules, models, flows or violations",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return fail(exitUsage, "get what? one of workloads, services, statements, rules, models, flows, violations")
+		},
+	}
+	get.AddCommand(
+		listCommand("workloads", "Running containers: model, trust, mode, and why", workloadRows),
+		listCommand("services", "Identities: equal workloads of one service", serviceRows),
+		listCommand("statements", "Who may talk to whom, and the metadata it follows from", statementRows),
+		listCommand("rules", "What statements compile to, with the statement behind each", ruleRows),
+		listCommand("models", "Models in use by the gateway", modelRows),
+		listCommand("flows", "Live conversations", flowRows),
+		listCommand("violations", "Flows that policy did not allow, dropped or only recorded", violationRows),
+	)
+	return get
+}
+
+// listCommand is `get NAME`: GET /v1/NAME, shown as table, JSON or YAML.
+func listCommand[T any](name, short string, rows func(io.Writer, []T)) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   name,
+		Short: short,
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			items := []T{}
+			if err := newClient(cmd).get(cmd.Context(), "/v1/"+name, &items); err != nil {
+				return err
+			}
+			return show(cmd, items, func(w io.Writer) { rows(w, items) })
+		},
+	}
+	addOutputFlag(cmd)
+	return cmd
+}
+
+func workloadRows(w io.Writer, items []WorkloadView) {
+	row(w, "SERVICE", "CONTAINER", "IMAGE", "MODEL", "TRUST", "MODE", "INTERFACES", "WHY")
+	for _, i := range items {
+		state := i.Mode.String()
+		switch {
+		case i.Uncovered != "":
+			state = "UNCOVERED"
+		case !i.Guarded:
+			state = "not enrolled"
+		}
+		admitted := 0
+		for _, e := range i.Endpoints {
+			if e.Admitted {
+				admitted++
+			}
+		}
+		why := strings.Join(i.Reasons, "; ")
+		if i.Uncovered != "" {
+			why = i.Uncovered
+		}
+		row(w, i.Service, i.Name, i.Image, i.Model, i.Trust, state, fmt.Sprintf("%d/%d", admitted, len(i.Endpoints)), why)
+	}
+}
+
+func serviceRows(w io.Writer, items []ServiceView) {
+	row(w, "SERVICE", "ID", "MODEL", "TRUST", "ROLES", "MODE", "MEMBERS")
+	for _, i := range items {
+		mode := i.Mode.String()
+		if !i.Guarded {
+			mode = "not guarded"
+		}
+		row(w, i.Service, i.Identity, i.Model, i.Trust, strings.Join(i.Roles, ","), mode, i.Members)
+	}
+}
+
+func statementRows(w io.Writer, items []StatementView) {
+	for _, i := range items {
+		for _, text := range i.Text {
+			note := "# " + strings.Join(i.Origin, "; ")
+			if i.Pending != "" {
+				note += "  [pending: " + i.Pending + "]"
+			}
+			row(w, text, note)
+		}
+	}
+}
+
+func ruleRows(w io.Writer, items []RuleView) {
+	row(w, "VERDICT", "FROM", "TO", "APP", "PORTS", "TIER", "STATEMENT", "ORIGIN")
+	for _, i := range items {
+		row(w, i.Verdict, i.From, i.To, i.App, i.Ports, i.Tier, i.Statement, i.Origin)
+	}
+}
+
+func flowRows(w io.Writer, items []FlowView) {
+	row(w, "FROM", "TO", "SOURCE", "DESTINATION", "APP", "VERDICT", "WHERE", "PACKETS", "BYTES", "LAST")
+	for _, i := range items {
+		app := i.App
+		if i.Inner != "" {
+			app += "+" + i.Inner
+		}
+		row(w, i.From, i.To, i.Source, i.Proto+" "+i.Dest, app, i.Verdict, i.Where, i.Packets, i.Bytes, ago(i.Last))
+	}
+}
+
+func violationRows(w io.Writer, items []ViolationView) {
+	row(w, "ID", "LAST", "COUNT", "FROM", "TO", "DESTINATION", "APP", "VERDICT", "REASON", "WHY")
+	for _, i := range items {
+		row(w, i.ID, ago(i.Last), i.Count, i.From, i.To, i.Proto+" "+i.Dest, i.App, i.Verdict, i.Reason, i.Why)
+	}
+}
+
+func ago(t time.Time) string {
+	if t.IsZero() {
+		return "-"
+	}
+	return time.Since(t).Truncate(time.Second).String() + " ago"
+}

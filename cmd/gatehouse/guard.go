@@ -1,0 +1,399 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"reflect"
+	"slices"
+	"sync"
+	"time"
+
+	"gatehouse/control"
+	"gatehouse/dataplane"
+	"gatehouse/dataplane/afxdp"
+	"gatehouse/dataplane/steer"
+	"gatehouse/policy"
+)
+
+// guard makes the kernel and the dataplane follow what control publishes:
+// networks guarded, interfaces admitted, tables in force. The order keeps shut
+// what is not known: what ended is removed first, the table comes before the
+// interfaces that it is for, a network is closed once all in it are admitted.
+type guard struct {
+	steer     *steer.Steer
+	dataplane *dataplane.Dataplane
+	settings  Settings
+	ranBefore func(policy.Workload) bool
+	log       *slog.Logger
+
+	mu       sync.Mutex
+	networks map[policy.Zone]steer.Network
+	spaces   map[int]string        // slow-path pairs in use: number → namespace
+	admitted map[string]*admission // by endpoint id
+	waiting  map[string]*waiting
+	faults   map[string]string // what could not be done, by object
+	swept    bool              // leftovers of an earlier gateway are gone
+}
+
+type admission struct {
+	spec     steer.Spec
+	sandbox  string
+	endpoint dataplane.Endpoint
+	device   string
+}
+
+type waiting struct {
+	spec    steer.Spec
+	sandbox string
+	since   time.Time
+	why     string
+}
+
+func newGuard(s *steer.Steer, dp *dataplane.Dataplane, set Settings, ranBefore func(policy.Workload) bool, log *slog.Logger) *guard {
+	return &guard{
+		steer: s, dataplane: dp, settings: set, ranBefore: ranBefore, log: log,
+		networks: map[policy.Zone]steer.Network{}, spaces: map[int]string{},
+		admitted: map[string]*admission{}, waiting: map[string]*waiting{}, faults: map[string]string{},
+	}
+}
+
+// publish puts a state in force. It returns when that is done, except for
+// interfaces that are not wired yet: retry admits those.
+func (g *guard) publish(s *control.State) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	wanted := g.wanted(s)
+	g.removeGone(wanted)
+	closed := closedZones(s, g.settings.defaultMode())
+	g.guardNetworks(s, closed)
+	g.dataplane.SetTable(s.Table)
+	if g.swept {
+		g.fault("epoch", g.steer.SetEpoch(s.Table.Epoch()))
+	}
+	for id, w := range wanted {
+		if old := g.admitted[id]; old != nil && reflect.DeepEqual(withIfindex(w.spec, old.spec.Ifindex), old.spec) {
+			continue
+		}
+		if old := g.waiting[id]; old != nil {
+			w.since = old.since
+		}
+		g.waiting[id] = w
+	}
+	g.admitWaiting()
+	if !g.swept {
+		g.takeOver(s, closed)
+	}
+}
+
+// takeOver ends the first publication. Until here the flows that an earlier
+// gateway decided went on in the kernel by its table; now that the workers know
+// them and their endpoints, they are judged by the new one. What runs has been
+// admitted: what is not may be shut out.
+func (g *guard) takeOver(s *control.State, closed map[policy.Zone]bool) {
+	g.swept = true
+	entries, err := allFlows(g.steer.Flows())
+	g.fault("takeover", err)
+	if n := g.dataplane.Adopt(entries); n > 0 {
+		g.log.Info("took over flows", "count", n)
+	}
+	g.fault("epoch", g.steer.SetEpoch(s.Table.Epoch()))
+	g.guardNetworks(s, closed)
+	g.fault("leftovers", g.steer.Sweep())
+}
+
+func allFlows(m dataplane.FlowMap) ([]dataplane.FlowEntry, error) {
+	var all []dataplane.FlowEntry
+	slice := make([]dataplane.FlowEntry, 4096)
+	for {
+		n, end, err := m.Scan(slice)
+		all = append(all, slice[:n]...)
+		if err != nil || end {
+			return all, err
+		}
+	}
+}
+
+func withIfindex(s steer.Spec, ifindex uint32) steer.Spec {
+	s.Ifindex = ifindex
+	return s
+}
+
+// wanted are the endpoints that should be admitted, by id.
+func (g *guard) wanted(s *control.State) map[string]*waiting {
+	networks := map[string]*policy.Network{}
+	for i := range s.Snapshot.Networks {
+		networks[s.Snapshot.Networks[i].ID] = &s.Snapshot.Networks[i]
+	}
+	groups := groupsByMember(s.Population.Groups)
+	wanted := map[string]*waiting{}
+	for i := range s.Snapshot.Workloads {
+		w := &s.Snapshot.Workloads[i]
+		group := groups[w.ID]
+		if w.SharedWith != "" || group == nil {
+			continue
+		}
+		for _, e := range w.Endpoints {
+			n := networks[e.Network]
+			if n == nil || !n.Guarded || len(e.Addresses) == 0 {
+				continue
+			}
+			wanted[e.ID] = &waiting{sandbox: e.Sandbox, since: time.Now(), spec: steer.Spec{
+				ID: e.ID, Workload: w.ID, Zone: n.Zone, MAC: e.MAC, Addrs: e.Addresses,
+				ICC: n.ICC, Overlay: n.Driver == "overlay", Mode: group.Mode,
+				Open:      group.Mode == policy.Observe,
+				Unguarded: !group.Guarded, RanBefore: g.ranBefore(*w),
+			}}
+		}
+	}
+	return wanted
+}
+
+// closedZones are the networks on which somebody enforces, or a newcomer would:
+// their ports stay shut until admitted.
+func closedZones(s *control.State, byDefault policy.Mode) map[policy.Zone]bool {
+	closed := map[policy.Zone]bool{}
+	enforcing := map[string]bool{}
+	groups := groupsByMember(s.Population.Groups)
+	for i := range s.Snapshot.Workloads {
+		w := &s.Snapshot.Workloads[i]
+		if g := groups[w.ID]; g == nil || !g.Guarded || g.Mode != policy.Enforce {
+			continue
+		}
+		for _, e := range w.Endpoints {
+			enforcing[e.Network] = true
+		}
+	}
+	for _, n := range s.Snapshot.Networks {
+		closed[n.Zone] = byDefault == policy.Enforce || enforcing[n.ID]
+	}
+	return closed
+}
+
+func (g *guard) removeGone(wanted map[string]*waiting) {
+	var gone bool
+	for id, a := range g.admitted {
+		w := wanted[id]
+		if w != nil && w.spec.Zone == a.spec.Zone && w.spec.MAC == a.spec.MAC && (w.sandbox == "" || a.sandbox == w.sandbox) {
+			continue
+		}
+		g.fault("endpoint "+id, g.steer.Remove(id))
+		delete(g.admitted, id)
+		gone = true
+	}
+	for id := range g.waiting {
+		if wanted[id] == nil {
+			delete(g.waiting, id)
+			delete(g.faults, "endpoint "+id)
+		}
+	}
+	if gone {
+		g.dataplane.SetEndpoints(g.endpoints())
+	}
+}
+
+// guardNetworks guards the bridges that exist and lets go of those that do not.
+func (g *guard) guardNetworks(s *control.State, closed map[policy.Zone]bool) {
+	present := map[policy.Zone]bool{}
+	takeover, err := g.steer.Epoch()
+	g.fault("epoch", err)
+	for _, n := range s.Snapshot.Networks {
+		if !n.Guarded || n.Bridge == "" || n.Zone == 0 {
+			continue
+		}
+		present[n.Zone] = true
+		want := steer.Network{Zone: n.Zone, Bridge: n.Bridge, NetNS: n.NetNS, Closed: closed[n.Zone]}
+		if !g.swept && takeover == 0 {
+			want.Closed = false // a first start cuts nobody off while it admits
+		}
+		g.guardNetwork(n.Name, want)
+	}
+	for zone, n := range g.networks {
+		if !present[zone] {
+			g.fault("network "+n.Bridge, g.steer.Unguard(zone))
+			delete(g.networks, zone)
+		}
+	}
+	g.dropSpaces()
+}
+
+func (g *guard) guardNetwork(name string, n steer.Network) {
+	if have, ok := g.networks[n.Zone]; ok && have == n && g.faults["network "+name] == "" {
+		return
+	}
+	err := g.carry(n.NetNS)
+	if err == nil {
+		err = g.steer.Guard(n)
+	}
+	g.fault("network "+name, err)
+	if err == nil {
+		g.networks[n.Zone] = n
+	}
+}
+
+// carry opens the slow path of a namespace, one port a worker.
+func (g *guard) carry(path string) error {
+	space, err := g.steer.Space(path)
+	if err != nil {
+		return err
+	}
+	if _, ok := g.spaces[space.Number]; ok {
+		return nil
+	}
+	ports, err := afxdp.Open(afxdp.Config{NetNS: path, Interface: space.User, Queues: g.settings.Workers})
+	if err != nil {
+		return err
+	}
+	for queue, p := range ports {
+		if err := g.dataplane.AddPort(space.Number, queue, p); err != nil {
+			return err
+		}
+	}
+	g.spaces[space.Number] = path
+	return nil
+}
+
+// dropSpaces ends the slow path of namespaces that no network uses.
+func (g *guard) dropSpaces() {
+	used := map[int]bool{}
+	for _, n := range g.networks {
+		if space, err := g.steer.Space(n.NetNS); err == nil {
+			used[space.Number] = true
+		}
+	}
+	for number, path := range g.spaces {
+		if !used[number] {
+			g.fault("slow path in "+path, g.dataplane.RemoveSpace(number))
+			delete(g.spaces, number)
+		}
+	}
+}
+
+// admitWaiting admits whatever is wired by now.
+func (g *guard) admitWaiting() {
+	if len(g.waiting) == 0 {
+		return
+	}
+	for _, id := range slices.Sorted(maps.Keys(g.waiting)) {
+		w := g.waiting[id]
+		a, err := g.admit(w)
+		if err != nil {
+			w.why = err.Error()
+			if !errors.Is(err, steer.ErrNoVeth) {
+				g.fault("endpoint "+id, err)
+			}
+			continue
+		}
+		g.admitted[id] = a
+		delete(g.waiting, id)
+		delete(g.faults, "endpoint "+id)
+		// At once: what it sends meanwhile finds no endpoint in user space.
+		g.dataplane.SetEndpoints(g.endpoints())
+	}
+}
+
+func (g *guard) admit(w *waiting) (*admission, error) {
+	veth, err := g.steer.FindVeth(w.spec.Zone, w.spec.MAC, w.sandbox)
+	if err != nil {
+		return nil, err
+	}
+	spec := withIfindex(w.spec, veth.Ifindex)
+	endpoint, err := g.steer.Admit(spec)
+	if err != nil {
+		return nil, err
+	}
+	device := veth.Name
+	if n := g.networks[spec.Zone]; n.NetNS != "" {
+		device = fmt.Sprintf("%s in %s", veth.Name, n.NetNS)
+	}
+	return &admission{spec: spec, sandbox: veth.Sandbox, endpoint: endpoint, device: device}, nil
+}
+
+func (g *guard) endpoints() []dataplane.Endpoint {
+	list := make([]dataplane.Endpoint, 0, len(g.admitted))
+	for _, a := range g.admitted {
+		if !a.spec.Unguarded {
+			list = append(list, a.endpoint)
+		}
+	}
+	return list
+}
+
+// follow admits interfaces as they get wired, until ctx ends.
+func (g *guard) follow(ctx context.Context, hints <-chan struct{}, state func() *control.State) {
+	tick := time.NewTicker(2 * time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-hints:
+			g.retry(nil)
+		case <-tick.C:
+			g.retry(state())
+		}
+	}
+}
+
+// retry admits what waits. With a state it first guards again what could not be
+// guarded, or was made anew by the engine.
+func (g *guard) retry(s *control.State) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if s != nil && len(g.waiting)+len(g.faults) > 0 {
+		for _, w := range g.waiting {
+			delete(g.networks, w.spec.Zone)
+		}
+		g.guardNetworks(s, closedZones(s, g.settings.defaultMode()))
+	}
+	g.admitWaiting()
+}
+
+// fault records what could not be done, or that it was.
+func (g *guard) fault(object string, err error) {
+	if err == nil {
+		delete(g.faults, object)
+		return
+	}
+	if g.faults[object] != err.Error() {
+		g.log.Error("cannot guard", "what", object, "error", err)
+	}
+	g.faults[object] = err.Error()
+}
+
+// guarding is what guard tells of itself.
+type guarding struct {
+	devices map[string]string // admitted endpoints: id → interface
+	waiting int
+	late    []string // endpoints that have waited for long
+	faults  []string
+	closed  []string // bridges
+}
+
+func (g *guard) report() guarding {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	r := guarding{devices: map[string]string{}, waiting: len(g.waiting)}
+	for id, a := range g.admitted {
+		r.devices[id] = a.device
+	}
+	for id, w := range g.waiting {
+		if time.Since(w.since) > 5*time.Second {
+			r.late = append(r.late, fmt.Sprintf("endpoint %.12s of container %.12s: %s", id, w.spec.Workload, w.why))
+		}
+	}
+	for object, text := range g.faults {
+		r.faults = append(r.faults, object+": "+text)
+	}
+	for _, n := range g.networks {
+		if n.Closed {
+			r.closed = append(r.closed, n.Bridge)
+		}
+	}
+	slices.Sort(r.late)
+	slices.Sort(r.faults)
+	slices.Sort(r.closed)
+	return r
+}

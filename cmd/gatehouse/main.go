@@ -1,0 +1,79 @@
+// Command gatehouse is the container firewall: the gateway of a host (run) and
+// the verbs by which people see and steer it. main wires and exits; each verb
+// has a file of its own.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+)
+
+// Exit codes of every verb.
+const (
+	exitGood  = 0
+	exitNo    = 1 // policy says no, or something differs
+	exitUsage = 2
+	exitReach = 3 // cannot reach the gateway, Docker or the kernel feature
+)
+
+func main() {
+	os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+}
+
+// run is the program as a function: arguments in, exit code out.
+func run(args []string, in io.Reader, out, errOut io.Writer) int {
+	root := newRoot()
+	root.SetArgs(args)
+	root.SetIn(in)
+	root.SetOut(out)
+	root.SetErr(errOut)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	err := root.ExecuteContext(ctx)
+	if err == nil {
+		return exitGood
+	}
+	var coded *exitError
+	if !errors.As(err, &coded) {
+		coded = &exitError{exitUsage, err}
+	}
+	if coded.err != nil {
+		fmt.Fprintln(errOut, "gatehouse:", coded.err)
+	}
+	return coded.code
+}
+
+// exitError carries an exit code up to run. A nil err says nothing more.
+type exitError struct {
+	code int
+	err  error
+}
+
+func (e *exitError) Error() string { return fmt.Sprint(e.err) }
+func (e *exitError) Unwrap() error { return e.err }
+
+func fail(code int, format string, args ...any) error {
+	return &exitError{code, fmt.Errorf(format, args...)}
+}
+
+func newRoot() *cobra.Command {
+	root := &cobra.Command{
+		Use:           "gatehouse",
+		Short:         "A container firewall that writes its own policy",
+		SilenceErrors: true,
+		SilenceUsage:  true,
+	}
+	root.PersistentFlags().String("socket", defaultSocket, "the gateway's Unix socket")
+	root.AddCommand(
+		newRunCommand(), newUninstallCommand(), newStatusCommand(), newGetCommand(), newObserveCommand(),
+		newExplainCommand(), newModelsCommand(), newModeCommand(), newBenchCommand(), newVersionCommand(),
+	)
+	return root
+}

@@ -1,0 +1,82 @@
+package main
+
+import (
+	"net/http"
+	"strings"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+)
+
+// metrics reads the gateway at scrape time; nothing on the packet path counts twice.
+type metrics struct{ gw *gateway }
+
+var (
+	descEpoch      = prometheus.NewDesc("gatehouse_policy_epoch", "Number of the table in force.", nil, nil)
+	descRules      = prometheus.NewDesc("gatehouse_policy_rules_count", "Rules of the table in force.", nil, nil)
+	descCompile    = prometheus.NewDesc("gatehouse_policy_compile_failed", "1 while the last compile failed and an older table stands.", nil, nil)
+	descDocker     = prometheus.NewDesc("gatehouse_docker_connected", "1 while the engine's events are read.", nil, nil)
+	descServices   = prometheus.NewDesc("gatehouse_services_count", "Services by mode.", []string{"mode"}, nil)
+	descUncovered  = prometheus.NewDesc("gatehouse_workloads_uncovered_count", "Workloads that cannot be guarded.", nil, nil)
+	descEndpoints  = prometheus.NewDesc("gatehouse_endpoints_count", "Interfaces by state.", []string{"state"}, nil)
+	descFlows      = prometheus.NewDesc("gatehouse_flows_count", "Decided flows in the kernel's map.", nil, nil)
+	descPackets    = prometheus.NewDesc("gatehouse_dataplane_packets_total", "Packets by way through the gateway.", []string{"way"}, nil)
+	descDrops      = prometheus.NewDesc("gatehouse_dataplane_dropped_packets_total", "Packets dropped, by reason.", []string{"reason"}, nil)
+	descViolations = prometheus.NewDesc("gatehouse_violations_total", "Violation records made since start.", nil, nil)
+)
+
+func (m metrics) Describe(ch chan<- *prometheus.Desc) { prometheus.DescribeByCollect(m, ch) }
+
+func (m metrics) Collect(ch chan<- prometheus.Metric) {
+	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+	}
+	counter := func(d *prometheus.Desc, v uint64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(v), labels...)
+	}
+	s := m.gw.status()
+	gauge(descEpoch, float64(s.Epoch))
+	gauge(descRules, float64(m.gw.ruleCount()))
+	gauge(descCompile, flag(m.gw.control.Fault() != ""))
+	gauge(descDocker, flag(s.Docker.Connected))
+	gauge(descServices, float64(s.Services.Enforce), "enforce")
+	gauge(descServices, float64(s.Services.Observe), "observe")
+	gauge(descServices, float64(s.Services.Unenrolled), "unenrolled")
+	gauge(descUncovered, float64(len(s.Uncovered)))
+	gauge(descEndpoints, float64(s.Endpoints.Admitted), "admitted")
+	gauge(descEndpoints, float64(s.Endpoints.Waiting), "waiting")
+	gauge(descFlows, float64(s.Flows))
+	for way, n := range s.Packets {
+		counter(descPackets, n, way)
+	}
+	for reason, n := range s.Drops {
+		counter(descDrops, n, reason)
+	}
+	counter(descViolations, m.gw.violationCount())
+}
+
+func flag(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// probes answers /metrics, /livez and /readyz; the address is loopback only.
+func probes(gw *gateway) http.Handler {
+	reg := prometheus.NewRegistry()
+	reg.MustRegister(metrics{gw}, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", promhttp.HandlerFor(reg, promhttp.HandlerOpts{}))
+	mux.HandleFunc("GET /livez", func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("alive\n")) })
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
+		if problems := gw.unready(); len(problems) > 0 {
+			w.WriteHeader(http.StatusServiceUnavailable)
+			_, _ = w.Write([]byte(strings.Join(problems, "\n") + "\n"))
+			return
+		}
+		_, _ = w.Write([]byte("ready\n"))
+	})
+	return mux
+}

@@ -1,0 +1,234 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+
+	"gatehouse/control"
+	"gatehouse/control/docker"
+	"gatehouse/control/inventory"
+	"gatehouse/dataplane"
+	"gatehouse/dataplane/steer"
+	"gatehouse/models"
+	"gatehouse/policy"
+)
+
+func newRunCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "run",
+		Short: "Run the gateway of this host. Needs root",
+		Long: "Run guards the containers of this host until it is stopped. What it put in the kernel stays when it stops: decided\n" +
+			"flows go on, new ones wait for the next run where a service enforces. `gatehouse uninstall` removes everything.",
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			set, err := loadSettings(cmd, os.LookupEnv)
+			if err != nil {
+				return &exitError{exitUsage, err}
+			}
+			if os.Geteuid() != 0 {
+				return fail(exitReach, "run needs root: it loads eBPF programs and enters network namespaces")
+			}
+			stop, err := startProfile(cmd)
+			if err != nil {
+				return err
+			}
+			defer stop()
+			socket, _ := cmd.Flags().GetString("socket")
+			log := slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), nil))
+			if err := runGateway(cmd.Context(), set, socket, log); err != nil {
+				return &exitError{exitReach, err}
+			}
+			return nil
+		},
+	}
+	addSettingFlags(cmd.Flags())
+	addProfileFlags(cmd)
+	return cmd
+}
+
+// runGateway wires the parts and runs them until ctx ends.
+func runGateway(ctx context.Context, set Settings, socket string, log *slog.Logger) (err error) {
+	if err := os.MkdirAll(set.State, 0o700); err != nil {
+		return fmt.Errorf("state folder: %w", err)
+	}
+	library, err := models.Open(set.ModelDir)
+	if err != nil {
+		return err
+	}
+	modes, err := control.OpenModes(filepath.Join(set.State, "modes.json"))
+	if err != nil {
+		return err
+	}
+	api := &server{log: log}
+	listener, err := api.listen(socket)
+	if err != nil {
+		return fmt.Errorf("API socket: %w", err)
+	}
+	defer listener.Close()
+	kernel, err := steer.Open(steerConfig(set))
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, kernel.Close()) }()
+	gw, inv, err := newGateway(set, library, modes, kernel, log)
+	if err != nil {
+		return err
+	}
+	api.gw = gw
+
+	g, ctx := errgroup.WithContext(ctx)
+	hints := make(chan struct{}, 1)
+	g.Go(func() error { return gw.dataplane.Run(ctx) })
+	g.Go(func() error { return ignoreCancel(kernel.Watch(ctx, hints)) })
+	g.Go(func() error { gw.guard.logReports(ctx, kernel.Reports()); return nil })
+	g.Go(func() error { return gw.watcher.Run(ctx) })
+	g.Go(func() error { return api.serve(ctx, listener) })
+	g.Go(func() error { return serveProbes(ctx, set.Metrics, gw) })
+	g.Go(func() error {
+		gw.firstState(ctx, inv)
+		g.Go(func() error { gw.guard.follow(ctx, hints, gw.control.State); return nil })
+		gw.control.Run(ctx)
+		return nil
+	})
+	log.Info("running", "version", buildVersion(), "docker", set.Docker, "socket", socket, "mode", set.Mode)
+	if set.defaultMode() == policy.Observe {
+		log.Warn("services that nobody set to enforce are observed: what policy does not allow is recorded, not dropped; gatehouse mode SERVICE enforce drops it")
+	}
+	return g.Wait()
+}
+
+func ignoreCancel(err error) error {
+	if errors.Is(err, context.Canceled) {
+		return nil
+	}
+	return err
+}
+
+func steerConfig(set Settings) steer.Config {
+	return steer.Config{
+		PinDir: set.Pins, Prefix: set.Devices, NetNSDir: set.NetNS, FlowEntries: uint32(set.Flows),
+		Queues: set.Workers, MissBudget: uint32(set.Misses),
+	}
+}
+
+// newGateway builds what takes its cue from the kernel's side.
+func newGateway(set Settings, library *models.Library, modes *control.Modes, kernel *steer.Steer, log *slog.Logger) (*gateway, *inventory.Inventory, error) {
+	epoch, err := kernel.Epoch()
+	if err != nil {
+		return nil, nil, err
+	}
+	inv := inventory.New()
+	watcher, err := docker.New(docker.Config{
+		Host: dockerHost(set.Docker), KeepEnv: library.EnvKeys(), KeepArgs: library.ArgKeys(), NetNSDir: set.NetNS,
+		ZoneFile: filepath.Join(set.State, "zones.json"), Logger: log,
+	}, inv)
+	if err != nil {
+		return nil, nil, err
+	}
+	plane, err := dataplane.New(dataplane.Config{
+		Workers: set.Workers, FlowMap: kernel.Flows(), Logger: log,
+		Beat: func(queue int, now int64) { _ = kernel.Beat(queue, now) }, // fails only after Close
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	gw := &gateway{settings: set, library: library, watcher: watcher, steer: kernel, dataplane: plane, started: time.Now()}
+	gw.guard = newGuard(kernel, plane, set, func(w policy.Workload) bool { return watcher.Status().RanBefore(w) }, log)
+	gw.control = control.New(control.Config{
+		Inventory: inv, Library: library, Modes: modes, Log: log,
+		Settings: modelSettings(set), Compile: compileSettings(set, epoch),
+		Publish: gw.guard.publish,
+	})
+	return gw, inv, nil
+}
+
+func dockerHost(s string) string {
+	if strings.Contains(s, "://") {
+		return s
+	}
+	return "unix://" + s
+}
+
+func modelSettings(set Settings) models.Settings {
+	out := models.Settings{
+		DefaultMode: set.defaultMode(), ModeFloorEnforce: set.Floor == "enforce", EnrollNone: set.Enroll == "none",
+		Trust: models.TrustSettings{Digests: set.TrustDigests, LocalFull: set.TrustLocal == "full"},
+	}
+	for _, r := range set.TrustRegistries {
+		prefix, as, _ := strings.Cut(r, "=")
+		out.Trust.Registries = append(out.Trust.Registries, models.Registry{Prefix: withSlash(prefix), As: withSlash(as)})
+	}
+	return out
+}
+
+func withSlash(prefix string) string {
+	if prefix == "" || strings.HasSuffix(prefix, "/") {
+		return prefix
+	}
+	return prefix + "/"
+}
+
+// compileSettings carries on with the kernel's epoch: it never goes back.
+func compileSettings(set Settings, epoch uint32) policy.Input {
+	in := policy.Input{Epoch: epoch}
+	for _, p := range set.Site {
+		in.ExtraSite = append(in.ExtraSite, netip.MustParsePrefix(p)) // checked by Settings.check
+	}
+	for _, a := range set.Metadata {
+		in.ExtraMetadata = append(in.ExtraMetadata, netip.MustParseAddr(a))
+	}
+	return in
+}
+
+// firstState publishes once Docker has answered whole, and takes over the flows
+// that an earlier gateway left in the kernel. Until then nothing changes there.
+func (g *gateway) firstState(ctx context.Context, inv *inventory.Inventory) {
+	for !g.watcher.Status().Synced {
+		select {
+		case <-ctx.Done():
+			return
+		case <-inv.Changed():
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+	g.control.Refresh()
+}
+
+// logReports logs what the kernel's side had to mend.
+func (g *guard) logReports(ctx context.Context, reports <-chan steer.Report) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case r := <-reports:
+			if r.Err != nil {
+				g.log.Error(r.Text, "netns", r.NetNS, "error", r.Err)
+			} else {
+				g.log.Warn(r.Text+"; put back", "netns", r.NetNS)
+			}
+		}
+	}
+}
+
+func serveProbes(ctx context.Context, address string, gw *gateway) error {
+	if address == "" {
+		<-ctx.Done()
+		return nil
+	}
+	l, err := net.Listen("tcp", address)
+	if err != nil {
+		return fmt.Errorf("metrics: %w (--metrics names another loopback address, or none)", err)
+	}
+	return serveHTTP(ctx, l, probes(gw))
+}

@@ -1,0 +1,155 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"time"
+)
+
+// server answers the API on the Unix socket.
+type server struct {
+	gw  *gateway
+	log *slog.Logger
+}
+
+// routes are all of v1; docs/api.md lists the same, and a test compares them.
+func (s *server) routes() map[string]http.HandlerFunc {
+	return map[string]http.HandlerFunc{
+		"GET /v1/status":     answer(func(*http.Request) (any, error) { return s.gw.status(), nil }),
+		"GET /v1/workloads":  answer(func(*http.Request) (any, error) { return s.gw.workloads(), nil }),
+		"GET /v1/services":   answer(func(*http.Request) (any, error) { return s.gw.services(), nil }),
+		"GET /v1/statements": answer(func(*http.Request) (any, error) { return s.gw.statements(), nil }),
+		"GET /v1/rules":      answer(func(*http.Request) (any, error) { return s.gw.rules(), nil }),
+		"GET /v1/models":     answer(func(*http.Request) (any, error) { return modelViews(s.gw.library), nil }),
+		"GET /v1/flows":      answer(func(*http.Request) (any, error) { return s.gw.flows() }),
+		"GET /v1/violations": answer(func(*http.Request) (any, error) { return s.gw.violations(), nil }),
+		"GET /v1/observe":    s.observe,
+		"POST /v1/explain":   answer(s.explain),
+		"POST /v1/mode":      answer(s.mode),
+	}
+}
+
+// badRequest is an error that the caller can mend.
+type badRequest struct{ error }
+
+func answer(f func(*http.Request) (any, error)) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		v, err := f(r)
+		w.Header().Set("Content-Type", "application/json")
+		if err != nil {
+			code := http.StatusInternalServerError
+			if errors.As(err, new(badRequest)) {
+				code = http.StatusBadRequest
+			}
+			w.WriteHeader(code)
+			v = apiError{err.Error()}
+		}
+		_ = json.NewEncoder(w).Encode(v) // the caller hung up
+	}
+}
+
+func decodeBody(r *http.Request, v any) error {
+	dec := json.NewDecoder(http.MaxBytesReader(nil, r.Body, 1<<20))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(v); err != nil {
+		return badRequest{fmt.Errorf("request body: %w", err)}
+	}
+	return nil
+}
+
+func (s *server) explain(r *http.Request) (any, error) {
+	var req ExplainRequest
+	if err := decodeBody(r, &req); err != nil {
+		return nil, err
+	}
+	return s.gw.explain(req)
+}
+
+func (s *server) mode(r *http.Request) (any, error) {
+	var req ModeRequest
+	if err := decodeBody(r, &req); err != nil {
+		return nil, err
+	}
+	return s.gw.setMode(req)
+}
+
+// observe streams violations, one JSON object a line: those on record, then,
+// with follow=true, new ones as they come.
+func (s *server) observe(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set("Content-Type", "application/x-ndjson")
+	enc := json.NewEncoder(w)
+	follow := r.URL.Query().Get("follow") == "true"
+	var news <-chan ViolationView
+	if follow {
+		ch, stop := s.gw.subscribe()
+		defer stop()
+		news = ch
+	}
+	for _, v := range s.gw.violations() {
+		if enc.Encode(v) != nil {
+			return
+		}
+	}
+	flush := http.NewResponseController(w)
+	for follow {
+		if flush.Flush() != nil {
+			return
+		}
+		select {
+		case <-r.Context().Done():
+			return
+		case v, ok := <-news:
+			if !ok || enc.Encode(v) != nil {
+				return
+			}
+		}
+	}
+}
+
+// listen opens the socket for root and its group only. A socket that a dead
+// gateway left is replaced; one that answers is an error.
+func (s *server) listen(path string) (net.Listener, error) {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return nil, err
+	}
+	if c, err := net.DialTimeout("unix", path, time.Second); err == nil {
+		c.Close()
+		return nil, fmt.Errorf("a gateway answers on %s already: stop it, or name another --socket", path)
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		return nil, err
+	}
+	return l, os.Chmod(path, 0o660)
+}
+
+// serve answers until ctx ends.
+func (s *server) serve(ctx context.Context, l net.Listener) error {
+	mux := http.NewServeMux()
+	for pattern, h := range s.routes() {
+		mux.HandleFunc(pattern, h)
+	}
+	return serveHTTP(ctx, l, mux)
+}
+
+// serveHTTP serves until ctx ends; streams end with it.
+func serveHTTP(ctx context.Context, l net.Listener, h http.Handler) error {
+	srv := &http.Server{Handler: h, ReadHeaderTimeout: 5 * time.Second, BaseContext: func(net.Listener) context.Context { return ctx }}
+	stop := context.AfterFunc(ctx, func() { srv.Close() })
+	defer stop()
+	if err := srv.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	return nil
+}

@@ -1,0 +1,211 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+	"go.yaml.in/yaml/v3"
+
+	"gatehouse/policy"
+)
+
+const (
+	defaultSocket   = "/run/gatehouse/gatehouse.sock"
+	defaultSettings = "/etc/gatehouse/gatehouse.yaml"
+)
+
+// Settings configure the gateway: flag > environment GATEHOUSE_* > file >
+// default. A key is the yaml name; its flag has dashes for dots, its variable
+// underscores: trust.local, --trust-local, GATEHOUSE_TRUST_LOCAL.
+type Settings struct {
+	Docker string `yaml:"docker" help:"the engine's API socket"`
+	NetNS  string `yaml:"netns" help:"folder in which the engine keeps network namespaces"`
+	State  string `yaml:"state" help:"folder for what must outlive a restart"`
+	Mode   string `yaml:"mode" help:"mode of services that nobody set one for: observe or enforce"`
+	Floor  string `yaml:"mode.floor" help:"enforce: labels cannot loosen a service to observe"`
+	Enroll string `yaml:"enroll" help:"all: guard every workload whose deployer did not opt out; none: only those with gatehouse.enable=true"`
+
+	TrustLocal      string   `yaml:"trust.local" help:"full: believe the names of local images, as if pulled"`
+	TrustRegistries []string `yaml:"trust.registries" help:"further trusted registries; PREFIX=AS maps a mirror"`
+	TrustDigests    []string `yaml:"trust.digests" help:"trusted image digests"`
+	ModelDir        string   `yaml:"models" help:"folder with the operator's own models"`
+
+	Site     []string `yaml:"site" help:"prefixes that count as site, beside the private ones"`
+	Metadata []string `yaml:"metadata" help:"further addresses of metadata services"`
+
+	Metrics string `yaml:"metrics" help:"loopback address for /metrics, /livez, /readyz; empty = off"`
+	Workers int    `yaml:"workers" help:"worker threads, one AF_XDP queue each"`
+	Flows   int    `yaml:"flows" help:"entries of the kernel's flow map"`
+	Pins    string `yaml:"pins" help:"folder on bpffs for pinned links and maps"`
+	Devices string `yaml:"devices" help:"name prefix of the slow-path devices"`
+	Misses  int    `yaml:"misses" help:"undecided packets a second that one endpoint may send to user space"`
+}
+
+func defaultsOf() Settings {
+	return Settings{
+		Docker: "/var/run/docker.sock", NetNS: "/var/run/docker/netns", State: "/var/lib/gatehouse",
+		Mode: "observe", Floor: "observe", Enroll: "all", TrustLocal: "name",
+		Metrics: "127.0.0.1:9477", Workers: 1, Flows: 262144,
+		Pins: "/sys/fs/bpf/gatehouse", Devices: "gh", Misses: 50000,
+	}
+}
+
+// addSettingFlags declares one flag per setting.
+func addSettingFlags(f *pflag.FlagSet) {
+	f.String("config", defaultSettings, "settings file")
+	d := defaultsOf()
+	eachSetting(&d, func(key, help string, v reflect.Value) {
+		name := strings.ReplaceAll(key, ".", "-")
+		switch p := v.Addr().Interface().(type) {
+		case *string:
+			f.String(name, *p, help)
+		case *int:
+			f.Int(name, *p, help)
+		case *[]string:
+			f.StringSlice(name, nil, help)
+		}
+	})
+}
+
+func eachSetting(s *Settings, visit func(key, help string, v reflect.Value)) {
+	v := reflect.ValueOf(s).Elem()
+	for i := range v.NumField() {
+		tag := v.Type().Field(i).Tag
+		visit(tag.Get("yaml"), tag.Get("help"), v.Field(i))
+	}
+}
+
+// loadSettings merges defaults, file, environment and flags, and checks the
+// result; the error names the source of what is wrong.
+func loadSettings(cmd *cobra.Command, environ func(string) (string, bool)) (Settings, error) {
+	s := defaultsOf()
+	path, _ := cmd.Flags().GetString("config")
+	if err := readSettings(path, cmd.Flags().Changed("config"), &s); err != nil {
+		return s, err
+	}
+	var errs []error
+	eachSetting(&s, func(key, _ string, v reflect.Value) {
+		env := "GATEHOUSE_" + strings.ToUpper(strings.ReplaceAll(key, ".", "_"))
+		if text, ok := environ(env); ok {
+			if err := setSetting(v, text); err != nil {
+				errs = append(errs, fmt.Errorf("environment %s: %w", env, err))
+			}
+		}
+		name := strings.ReplaceAll(key, ".", "-")
+		if !cmd.Flags().Changed(name) {
+			return
+		}
+		if v.Kind() == reflect.Slice {
+			list, _ := cmd.Flags().GetStringSlice(name)
+			v.Set(reflect.ValueOf(list))
+			return
+		}
+		if err := setSetting(v, cmd.Flags().Lookup(name).Value.String()); err != nil {
+			errs = append(errs, fmt.Errorf("flag --%s: %w", name, err))
+		}
+	})
+	errs = append(errs, s.check())
+	return s, errors.Join(errs...)
+}
+
+func readSettings(path string, named bool, s *Settings) error {
+	f, err := os.Open(path)
+	if errors.Is(err, fs.ErrNotExist) && !named {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("settings: %w", err)
+	}
+	defer f.Close()
+	dec := yaml.NewDecoder(io.LimitReader(f, 1<<20))
+	dec.KnownFields(true)
+	if err := dec.Decode(s); err != nil && !errors.Is(err, io.EOF) {
+		return fmt.Errorf("settings file %s: %w", path, err)
+	}
+	return nil
+}
+
+func setSetting(v reflect.Value, text string) error {
+	switch v.Kind() {
+	case reflect.String:
+		v.SetString(text)
+	case reflect.Int:
+		n, err := strconv.Atoi(text)
+		if err != nil {
+			return fmt.Errorf("%q is no number", text)
+		}
+		v.SetInt(int64(n))
+	case reflect.Slice:
+		var list []string
+		for part := range strings.SplitSeq(text, ",") {
+			if part = strings.TrimSpace(part); part != "" {
+				list = append(list, part)
+			}
+		}
+		v.Set(reflect.ValueOf(list))
+	}
+	return nil
+}
+
+func (s *Settings) check() error {
+	var errs []error
+	word := func(key, got string, want ...string) {
+		for _, w := range want {
+			if got == w {
+				return
+			}
+		}
+		errs = append(errs, fmt.Errorf("setting %s: %q is none of %s", key, got, strings.Join(want, ", ")))
+	}
+	word("mode", s.Mode, "observe", "enforce")
+	word("mode.floor", s.Floor, "observe", "enforce")
+	word("enroll", s.Enroll, "all", "none")
+	word("trust.local", s.TrustLocal, "name", "full")
+	between := func(key string, n, lo, hi int) {
+		if n < lo || n > hi {
+			errs = append(errs, fmt.Errorf("setting %s: %d is not between %d and %d", key, n, lo, hi))
+		}
+	}
+	between("workers", s.Workers, 1, 64)
+	between("flows", s.Flows, 1024, 1<<24)
+	between("misses", s.Misses, 100, 10_000_000)
+	for _, p := range s.Site {
+		if _, err := netip.ParsePrefix(p); err != nil {
+			errs = append(errs, fmt.Errorf("setting site: %w", err))
+		}
+	}
+	for _, a := range s.Metadata {
+		if _, err := netip.ParseAddr(a); err != nil {
+			errs = append(errs, fmt.Errorf("setting metadata: %w", err))
+		}
+	}
+	if len(s.Devices) < 1 || len(s.Devices) > 8 {
+		errs = append(errs, fmt.Errorf("setting devices: %q: want 1 to 8 characters", s.Devices))
+	}
+	if s.Metrics != "" {
+		if a, err := netip.ParseAddrPort(s.Metrics); err != nil || !a.Addr().IsLoopback() {
+			errs = append(errs, fmt.Errorf("setting metrics: %q: want a loopback address and port, such as 127.0.0.1:9477", s.Metrics))
+		}
+	}
+	for _, dir := range []*string{&s.State, &s.NetNS, &s.Pins} {
+		if abs, err := filepath.Abs(*dir); err == nil {
+			*dir = abs
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (s *Settings) defaultMode() policy.Mode {
+	m, _ := policy.ParseMode(s.Mode)
+	return m
+}

@@ -1,0 +1,71 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/spf13/cobra"
+)
+
+func newStatusCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "status",
+		Short: "What the gateway guards, what it cannot guard, and what it dropped",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			var s Status
+			if err := newClient(cmd).get(cmd.Context(), "/v1/status", &s); err != nil {
+				return err
+			}
+			if err := show(cmd, s, func(w io.Writer) { s.write(w) }); err != nil {
+				return err
+			}
+			if !s.Ready {
+				return &exitError{exitNo, nil}
+			}
+			return nil
+		},
+	}
+	addOutputFlag(cmd)
+	return cmd
+}
+
+func (s *Status) write(w io.Writer) {
+	state := "ready"
+	if !s.Ready {
+		state = "NOT READY"
+	}
+	row(w, "gateway", fmt.Sprintf("%s, %s, up %s, table %d", state, s.Version, time.Since(s.Started).Truncate(time.Second), s.Epoch))
+	docker := "connected, last full sync " + ago(s.Docker.LastSync)
+	if !s.Docker.Connected {
+		docker = "NOT CONNECTED, last full sync " + ago(s.Docker.LastSync) + ": " + s.Docker.Error
+	}
+	row(w, "docker", docker)
+	row(w, "services", fmt.Sprintf("%d enforce, %d observe, %d not enrolled; default mode %s", s.Services.Enforce, s.Services.Observe, s.Services.Unenrolled, s.Mode))
+	if s.Services.Observe > 0 {
+		row(w, "", "observe drops nothing of its own service: `gatehouse mode SERVICE enforce` does")
+	}
+	row(w, "interfaces", fmt.Sprintf("%d guarded, %d waiting", s.Endpoints.Admitted, s.Endpoints.Waiting))
+	row(w, "flows", s.Flows)
+	for _, name := range slices.Sorted(maps.Keys(s.Packets)) {
+		row(w, "packets "+name, s.Packets[name])
+	}
+	for _, name := range slices.Sorted(maps.Keys(s.Drops)) {
+		row(w, "dropped "+name, s.Drops[name])
+	}
+	for _, n := range s.Closed {
+		row(w, "closed by default", n)
+	}
+	for _, u := range s.Uncovered {
+		row(w, "UNCOVERED", u.Workload+": "+u.Why)
+	}
+	for _, p := range s.Problems {
+		row(w, "PROBLEM", p)
+	}
+	for _, f := range s.Findings {
+		row(w, "finding "+f.Kind, f.Subject+": "+f.Text)
+	}
+}

@@ -1,0 +1,46 @@
+package main
+
+import (
+	"fmt"
+	"net"
+	"os"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"gatehouse/dataplane/steer"
+)
+
+func newUninstallCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "uninstall",
+		Short: "Remove programs, maps, devices and rules: the network as it was found. Needs root",
+		Long:  "Uninstall opens every network that the gateway guarded. Stop the gateway first. Modes and zones in the state folder stay.",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			set, err := loadSettings(cmd, os.LookupEnv)
+			if err != nil {
+				return &exitError{exitUsage, err}
+			}
+			if os.Geteuid() != 0 {
+				return fail(exitReach, "uninstall needs root")
+			}
+			socket, _ := cmd.Flags().GetString("socket")
+			if c, err := net.DialTimeout("unix", socket, time.Second); err == nil {
+				c.Close()
+				return fail(exitNo, "a gateway answers on %s: stop it first", socket)
+			}
+			kernel, err := steer.Open(steerConfig(set))
+			if err != nil {
+				return &exitError{exitReach, err}
+			}
+			if err := kernel.Uninstall(); err != nil {
+				return &exitError{exitReach, err}
+			}
+			fmt.Fprintln(cmd.OutOrStdout(), "removed")
+			return nil
+		},
+	}
+	addSettingFlags(cmd.Flags())
+	return cmd
+}

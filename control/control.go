@@ -1,0 +1,142 @@
+// Package control keeps the table true: a change of the inventory or of a mode
+// leads to groups, statements, a compiled table, and a publication. Whoever
+// publishes (cmd) hands the result to the dataplane.
+package control
+
+import (
+	"context"
+	"log/slog"
+	"reflect"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"gatehouse/control/inventory"
+	"gatehouse/models"
+	"gatehouse/policy"
+)
+
+// State is one publication: what the orchestrator told, what follows from it
+// and the table it compiled to. Immutable.
+type State struct {
+	Snapshot   *policy.Snapshot
+	Population *models.Population
+	Statements []policy.Statement
+	Findings   []models.Finding
+	Table      *policy.Table
+	Compiled   time.Time
+}
+
+// Config is what a Control works on. All fields but Prefixes are required.
+type Config struct {
+	Inventory *inventory.Inventory
+	Library   *models.Library
+	Settings  models.Settings // Modes is filled in from Modes
+	Modes     *Modes
+	Compile   policy.Input // the settings in it; Epoch is the last one used before
+	// Publish is called with each new state, one at a time; when it returns
+	// the state is in force.
+	Publish func(*State)
+	Log     *slog.Logger
+}
+
+// Control runs the loop. State and SetModes are safe for concurrent use.
+type Control struct {
+	cfg   Config
+	ids   *policy.Identities
+	state atomic.Pointer[State]
+
+	mu    sync.Mutex // held while a state is made and published
+	epoch uint32
+	fault atomic.Pointer[string]
+}
+
+// New returns a Control that has published nothing yet.
+func New(cfg Config) *Control {
+	return &Control{cfg: cfg, ids: policy.NewIdentities(), epoch: cfg.Compile.Epoch}
+}
+
+// State is the last one published; nil before the first.
+func (c *Control) State() *State { return c.state.Load() }
+
+// Fault says why the last compile failed and the state before it still
+// stands; "" if it did not.
+func (c *Control) Fault() string {
+	if p := c.fault.Load(); p != nil {
+		return *p
+	}
+	return ""
+}
+
+// Run publishes a state for each change of the inventory until ctx ends.
+func (c *Control) Run(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-c.cfg.Inventory.Changed():
+			c.Refresh()
+		}
+	}
+}
+
+// SetModes stores the mode of services and publishes what follows before it
+// returns.
+func (c *Control) SetModes(services []string, mode policy.Mode) error {
+	if err := c.cfg.Modes.Set(services, mode); err != nil {
+		return err
+	}
+	c.Refresh()
+	return nil
+}
+
+// Refresh makes and publishes a state from what is known now. A table that
+// does not compile is reported and the last good one stays (V11).
+func (c *Control) Refresh() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	next := c.make()
+	if last := c.state.Load(); last != nil && same(last, next) {
+		c.fault.Store(nil)
+		return
+	}
+	if err := c.compile(next); err != nil {
+		text := err.Error()
+		c.fault.Store(&text)
+		c.cfg.Log.Error("policy does not compile; the last good table stays", "error", err)
+		return
+	}
+	c.fault.Store(nil)
+	c.state.Store(next)
+	c.cfg.Publish(next)
+}
+
+func (c *Control) make() *State {
+	set := c.cfg.Settings
+	set.Modes = c.cfg.Modes.All()
+	s := &State{Snapshot: c.cfg.Inventory.Snapshot(), Compiled: time.Now()}
+	s.Population = models.Groups(c.cfg.Library, s.Snapshot, set, c.ids)
+	s.Statements, s.Findings = models.Generate(s.Population)
+	return s
+}
+
+func (c *Control) compile(s *State) error {
+	in := c.cfg.Compile
+	in.Epoch = c.epoch + 1
+	in.Snapshot, in.Groups, in.Statements = s.Snapshot, s.Population.Groups, s.Statements
+	table, err := policy.Compile(in)
+	if err != nil {
+		return err
+	}
+	c.epoch = in.Epoch
+	s.Table = table
+	return nil
+}
+
+// same spares a publication where a resync found nothing new: each epoch makes
+// every live flow pass the slow path once.
+func same(a, b *State) bool {
+	return reflect.DeepEqual(a.Snapshot, b.Snapshot) &&
+		reflect.DeepEqual(a.Population.Groups, b.Population.Groups) &&
+		reflect.DeepEqual(a.Statements, b.Statements)
+}
