@@ -1,0 +1,420 @@
+package policy
+
+import (
+	"cmp"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"github.com/gaissmai/bart"
+)
+
+// surveyor collects what a resolver is made of.
+type surveyor struct {
+	in       *Input
+	member   map[string]uint32 // workload id -> dense number
+	networks map[string]*Network
+	places   map[addrKey]place
+	spots    map[address]spot
+	targets  map[addrKey]target
+	hostNet  map[Proto][]portOwner
+	dnsSets  map[string]uint16
+	res      *resolver
+	errs     []error
+}
+
+// newResolver reads who is where out of a snapshot. Where two peers claim one
+// address or port, neither has it: it resolves to unknown.
+func newResolver(in *Input, member map[string]uint32) (*resolver, error) {
+	s := surveyor{
+		in: in, member: member,
+		networks: make(map[string]*Network, len(in.Snapshot.Networks)),
+		places:   make(map[addrKey]place), spots: make(map[address]spot),
+		targets: make(map[addrKey]target), hostNet: make(map[Proto][]portOwner),
+		dnsSets: map[string]uint16{"": 0},
+		res: &resolver{
+			hostPorts: make(map[Proto][]portOwner), onLink: make(map[Zone][]netip.Prefix),
+			dns: [][]address{nil}, engine: in.Snapshot.Host.EngineAPI,
+			subnets: new(bart.Lite), outside: new(bart.Table[uint32]),
+		},
+	}
+	s.surveyOutside()
+	s.surveyHost()
+	for i := range in.Snapshot.Networks {
+		s.surveyNetwork(&in.Snapshot.Networks[i])
+	}
+	for i := range in.Snapshot.Workloads {
+		s.surveyWorkload(&in.Snapshot.Workloads[i])
+	}
+	s.surveyElsewhere()
+	s.finish()
+	return s.res, errors.Join(s.errs...)
+}
+
+func (s *surveyor) fault(format string, args ...any) {
+	s.errs = append(s.errs, fmt.Errorf(format, args...))
+}
+
+func (s *surveyor) surveyOutside() {
+	for _, p := range sitePrefixes {
+		s.res.outside.Insert(p, uint32(IDSite))
+	}
+	insert := func(ps []netip.Prefix, who Identity, setting string) {
+		for _, p := range ps {
+			if !p.IsValid() {
+				s.fault("%s: %v is not a prefix", setting, p)
+				continue
+			}
+			s.res.outside.Insert(plain(p), uint32(who))
+		}
+	}
+	insert(s.in.ExtraSite, IDSite, "site prefixes to add")
+	insert(s.in.NotSite, IDInternet, "site prefixes to remove")
+	for _, p := range s.in.NotSite {
+		if slices.Contains(s.in.ExtraSite, p) {
+			s.fault("site prefix %v is both added and removed: drop one of the two", p)
+		}
+	}
+	for _, ip := range slices.Concat(metadataAddrs, s.in.ExtraMetadata) {
+		if !ip.IsValid() {
+			s.fault("metadata addresses to add: an address is empty")
+			continue
+		}
+		s.mark(ip, func(sp *spot) { sp.metadata = true })
+	}
+}
+
+// plain is the masked prefix, as IPv4 where it is v4-mapped.
+func plain(p netip.Prefix) netip.Prefix {
+	if p.Addr().Is4In6() && p.Bits() >= 96 {
+		return netip.PrefixFrom(p.Addr().Unmap(), p.Bits()-96).Masked()
+	}
+	return p.Masked()
+}
+
+func (s *surveyor) surveyHost() {
+	h := &s.in.Snapshot.Host
+	for _, p := range h.Addresses {
+		if !p.IsValid() {
+			s.fault("host: %v is not an address with a prefix", p)
+			continue
+		}
+		p = netip.PrefixFrom(p.Addr().WithZone("").Unmap(), p.Bits())
+		if p.Addr().IsLoopback() || p.Addr().IsUnspecified() {
+			continue
+		}
+		s.mark(p.Addr(), func(sp *spot) { sp.host = true })
+		s.markBroadcast(p)
+	}
+	for _, ip := range h.Nodes {
+		if !ip.IsValid() {
+			s.fault("host: a node's address is empty")
+			continue
+		}
+		s.mark(ip, func(sp *spot) { sp.node = true })
+	}
+	s.mark(netip.AddrFrom4([4]byte{255, 255, 255, 255}), func(sp *spot) { sp.broadcast = true })
+}
+
+func (s *surveyor) mark(ip netip.Addr, set func(*spot)) {
+	a := addressFrom(ip)
+	sp, ok := s.spots[a]
+	if !ok {
+		sp.endpoint = nobody
+	}
+	set(&sp)
+	s.spots[a] = sp
+}
+
+// markBroadcast marks the last address of an IPv4 network; /31 and /32 have
+// none (RFC 3021).
+func (s *surveyor) markBroadcast(p netip.Prefix) {
+	if !p.Addr().Is4() || p.Bits() > 30 {
+		return
+	}
+	b := p.Addr().As4()
+	last := binary.BigEndian.Uint32(b[:]) | ^uint32(0)>>p.Bits()
+	binary.BigEndian.PutUint32(b[:], last)
+	s.mark(netip.AddrFrom4(b), func(sp *spot) { sp.broadcast = true })
+}
+
+func (s *surveyor) surveyNetwork(n *Network) {
+	if s.networks[n.ID] != nil {
+		s.fault("network %s (%s) is listed twice", n.Name, n.ID)
+		return
+	}
+	s.networks[n.ID] = n
+	for _, p := range n.Subnets {
+		if !p.IsValid() {
+			s.fault("network %s: %v is not a subnet", n.Name, p)
+			continue
+		}
+		p = plain(p)
+		s.res.onLink[n.Zone] = append(s.res.onLink[n.Zone], p)
+		if n.Ingress {
+			s.res.ingress = append(s.res.ingress, zonePrefix{n.Zone, p})
+		}
+		s.markBroadcast(p)
+		if !n.isOutsideLink() {
+			s.res.subnets.Insert(p)
+		}
+	}
+	for _, ip := range n.Gateways {
+		if ip.IsValid() && n.isRouted() && !n.isOutsideLink() {
+			s.mark(ip, func(sp *spot) { sp.host = true })
+		}
+	}
+	for _, ip := range n.LB {
+		if ip.IsValid() {
+			s.put(n.Zone, ip, func(p *place) { p.lb = true })
+		}
+	}
+}
+
+func (s *surveyor) put(zone Zone, ip netip.Addr, set func(*place)) {
+	k := addrKey{uint64(zone), addressFrom(ip)}
+	p, ok := s.places[k]
+	if !ok {
+		p.endpoint, p.vip = nobody, nobody
+	}
+	set(&p)
+	s.places[k] = p
+}
+
+// claim gives a peer what nobody has, and takes it from both where another
+// has it already.
+func claim(owner *int32, who uint32) {
+	switch *owner {
+	case nobody, int32(who):
+		*owner = int32(who)
+	default:
+		*owner = int32(IDUnknown)
+	}
+}
+
+func (s *surveyor) surveyWorkload(w *Workload) {
+	if w.SharedWith != "" { // I6: the owner's endpoint is its own
+		return
+	}
+	who := s.member[w.ID] // unknown (0) while it is in no group
+	dns := s.dnsSet(w)
+	for i := range w.Endpoints {
+		s.surveyEndpoint(w, &w.Endpoints[i], who, dns)
+	}
+	for id, vips := range w.VIPs {
+		n := s.networks[id]
+		if n == nil {
+			continue
+		}
+		for _, ip := range vips {
+			if ip.IsValid() {
+				s.put(n.Zone, ip, func(p *place) { claim(&p.vip, who) })
+			}
+		}
+	}
+	for _, p := range w.Published {
+		s.surveyPublished(p, who)
+	}
+	if !w.isHostNetwork() {
+		return
+	}
+	for _, r := range w.Exposed {
+		if r.Hi < r.Lo {
+			s.fault("workload %s: exposed ports %v: the lower number comes first", w.Name, r)
+			continue
+		}
+		s.hostNet[r.Proto] = append(s.hostNet[r.Proto], portOwner{r.Lo, r.Hi, who})
+	}
+}
+
+// dnsSet numbers the workload's set of name servers (A7).
+func (s *surveyor) dnsSet(w *Workload) uint16 {
+	servers := w.DNS
+	if len(servers) == 0 {
+		servers = s.in.Snapshot.Host.Resolvers
+	}
+	key := fmt.Sprint(servers)
+	if i, ok := s.dnsSets[key]; ok {
+		return i
+	}
+	var set []address
+	for _, ip := range servers {
+		if ip.IsValid() {
+			set = append(set, addressFrom(ip))
+		}
+	}
+	if len(s.res.dns) > 0xffff {
+		s.fault("workload %s: more than 65,535 different sets of name servers", w.Name)
+		return 0
+	}
+	i := uint16(len(s.res.dns))
+	s.res.dns = append(s.res.dns, set)
+	s.dnsSets[key] = i
+	return i
+}
+
+func (s *surveyor) surveyEndpoint(w *Workload, e *Endpoint, who uint32, dns uint16) {
+	n := s.networks[e.Network]
+	if n == nil {
+		if len(e.Addresses) > 0 {
+			s.fault("workload %s: endpoint %s is on network %s, which is not in the snapshot", w.Name, e.ID, e.Network)
+		}
+		return
+	}
+	addrs := e.Addresses
+	if e.MAC != (MAC{}) {
+		addrs = append(slices.Clip(addrs), e.MAC.LinkLocal())
+	}
+	for _, ip := range addrs {
+		if !ip.IsValid() {
+			s.fault("workload %s: endpoint %s has an empty address", w.Name, e.ID)
+			continue
+		}
+		s.put(n.Zone, ip, func(p *place) {
+			if p.endpoint == nobody {
+				p.dns = dns
+			}
+			claim(&p.endpoint, who)
+			if p.endpoint == int32(IDUnknown) {
+				p.dns = 0
+			}
+		})
+	}
+}
+
+func (s *surveyor) surveyPublished(p Published, who uint32) {
+	// Without an address it is bound in both families; on loopback no
+	// container can reach it.
+	var on []address
+	switch {
+	case !p.HostIP.IsValid():
+		on = []address{{0, mappedLo}, {}}
+	case p.HostIP.IsLoopback():
+		return
+	default:
+		on = []address{addressFrom(p.HostIP)}
+	}
+	t := target{who, p.Port}
+	for _, a := range on {
+		k := addrKey{portScope(p.Proto, p.HostPort), a}
+		if old, ok := s.targets[k]; ok && old != t {
+			s.targets[k] = target{uint32(IDUnknown), p.HostPort}
+			continue
+		}
+		s.targets[k] = t
+	}
+}
+
+// surveyElsewhere makes the endpoints of routed networks known to all zones,
+// where their address is unique among them.
+func (s *surveyor) surveyElsewhere() {
+	apart := make(map[Zone]bool)
+	for _, n := range s.networks {
+		if !n.isRouted() {
+			apart[n.Zone] = true
+		}
+	}
+	type found struct {
+		place
+		times int
+	}
+	byAddress := make(map[address]found)
+	for k, p := range s.places {
+		if p.endpoint == nobody || apart[Zone(k.scope)] || k.isLinkLocal() {
+			continue
+		}
+		f := byAddress[k.address]
+		byAddress[k.address] = found{p, f.times + 1}
+	}
+	for a, f := range byAddress {
+		if f.times > 1 {
+			continue
+		}
+		sp, ok := s.spots[a]
+		if !ok {
+			sp.endpoint = nobody
+		}
+		sp.endpoint, sp.dns = f.endpoint, f.dns
+		s.spots[a] = sp
+	}
+}
+
+func (s *surveyor) finish() {
+	r := s.res
+	index := make(map[addrKey]uint32, len(s.places))
+	for k, p := range s.places {
+		index[k] = uint32(len(r.places))
+		r.places = append(r.places, p)
+	}
+	r.local = newAddrTable(index)
+
+	index = make(map[addrKey]uint32, len(s.spots))
+	for a, sp := range s.spots {
+		index[addrKey{0, a}] = uint32(len(r.spots))
+		r.spots = append(r.spots, sp)
+	}
+	r.anywhere = newAddrTable(index)
+
+	index = make(map[addrKey]uint32, len(s.targets))
+	for k, t := range s.targets {
+		index[k] = uint32(len(r.targets))
+		r.targets = append(r.targets, t)
+	}
+	r.published = newAddrTable(index)
+
+	for proto, owners := range s.hostNet {
+		r.hostPorts[proto] = disjoint(owners)
+	}
+}
+
+// disjoint cuts ranges of ports into sorted pieces of one owner each; a piece
+// that two claim is nobody's.
+func disjoint(owners []portOwner) []portOwner {
+	var out []portOwner
+	sweep(len(owners), func(i int) (lo, hi uint16) { return owners[i].lo, owners[i].hi },
+		func(lo, hi uint16, of []int32) {
+			who := owners[of[0]].who
+			for _, i := range of[1:] {
+				if owners[i].who != who {
+					who = uint32(IDUnknown)
+				}
+			}
+			out = append(out, portOwner{lo, hi, who})
+		})
+	return out
+}
+
+// sweep cuts n ranges of ports into disjoint pieces, in order, and calls emit
+// with each piece and the ranges that cover it, ascending. emit must not keep of.
+func sweep(n int, bounds func(i int) (lo, hi uint16), emit func(lo, hi uint16, of []int32)) {
+	type edge struct {
+		port uint32 // where the range begins, or the first port behind it
+		i    int32
+		end  bool
+	}
+	edges := make([]edge, 0, 2*n)
+	for i := range n {
+		lo, hi := bounds(i)
+		edges = append(edges, edge{uint32(lo), int32(i), false}, edge{uint32(hi) + 1, int32(i), true})
+	}
+	slices.SortFunc(edges, func(a, b edge) int { return cmp.Compare(a.port, b.port) })
+	var of []int32
+	var from uint32
+	for k := 0; k < len(edges); {
+		port := edges[k].port
+		if len(of) > 0 {
+			emit(uint16(from), uint16(port-1), of)
+		}
+		for ; k < len(edges) && edges[k].port == port; k++ {
+			at, found := slices.BinarySearch(of, edges[k].i)
+			if edges[k].end && found {
+				of = slices.Delete(of, at, at+1)
+			} else if !edges[k].end {
+				of = slices.Insert(of, at, edges[k].i)
+			}
+		}
+		from = port
+	}
+}
