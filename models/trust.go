@@ -12,8 +12,7 @@ import (
 // TrustSettings are the operator's settings of how far an image may be
 // believed (T1-T5). The zero value is the default.
 type TrustSettings struct {
-	// Registries are trusted beside DefaultRegistries, and say which of them
-	// are mirrors.
+	// Registries are trusted beside DefaultRegistries; some may be mirrors.
 	Registries []Registry
 	// Digests are images that the operator vouches for, each
 	// "REPOSITORY@sha256:...": the digest is taken for that repository
@@ -29,22 +28,29 @@ type Registry struct {
 	As     string // "docker.io/": what it mirrors; "" = itself
 }
 
-// DefaultRegistries are trusted unless said otherwise: they show who pushed
-// under a name (docs/policy.md section 2).
-var DefaultRegistries = []string{"docker.io", "ghcr.io", "quay.io", "lscr.io", "mcr.microsoft.com", "gcr.io", "registry.k8s.io",
-	"public.ecr.aws", "docker.elastic.co", "registry.gitlab.com"}
+// DefaultRegistries are trusted in any case: they show who pushed under a name
+// (docs/policy.md section 2). Amazon keeps a copy of Docker Hub's official
+// images (https://docs.aws.amazon.com/AmazonECR/latest/public/public-gallery.html).
+var DefaultRegistries = []Registry{
+	{Prefix: "docker.io/"},
+	{Prefix: "ghcr.io/"},
+	{Prefix: "quay.io/"},
+	{Prefix: "lscr.io/"},
+	{Prefix: "mcr.microsoft.com/"},
+	{Prefix: "gcr.io/"},
+	{Prefix: "registry.k8s.io/"},
+	{Prefix: "public.ecr.aws/"},
+	{Prefix: "public.ecr.aws/docker/", As: "docker.io/"},
+	{Prefix: "docker.elastic.co/"},
+	{Prefix: "registry.gitlab.com/"},
+}
 
 // Validate reports all settings that cannot be meant.
 func (t TrustSettings) Validate() error {
 	var errs []error
 	for _, r := range t.Registries {
-		for _, prefix := range []string{r.Prefix, r.As} {
-			if prefix == "" && r.Prefix != "" {
-				continue
-			}
-			if _, tag, _, err := policy.NormalizeImage(slashed(prefix) + "x/x"); err != nil || tag != "" || !namesRegistry(prefix) {
-				errs = append(errs, fmt.Errorf("trust.registries: %q: want a registry such as registry.example:5000/ and maybe the start of a path, up to a '/'", prefix))
-			}
+		if !isRegistryPrefix(r.Prefix) || r.As != "" && !isRegistryPrefix(r.As) {
+			errs = append(errs, fmt.Errorf("trust.registries: prefix %q, as %q: want a registry such as registry.example:5000/, maybe with the start of a path", r.Prefix, r.As))
 		}
 	}
 	for _, d := range t.Digests {
@@ -55,10 +61,10 @@ func (t TrustSettings) Validate() error {
 	return errors.Join(errs...)
 }
 
-// namesRegistry: without one, Docker Hub would be implied in front of it.
-func namesRegistry(prefix string) bool {
-	first, _, _ := strings.Cut(prefix, "/")
-	return strings.ContainsAny(first, ".:") || first == "localhost"
+// isRegistryPrefix: with a registry written out, lest Docker Hub is implied.
+func isRegistryPrefix(prefix string) bool {
+	repository, tag, digest, err := policy.NormalizeImage(slashed(prefix) + "x/x")
+	return err == nil && tag == "" && digest == "" && repository == slashed(prefix)+"x/x"
 }
 
 func slashed(prefix string) string {
@@ -66,20 +72,20 @@ func slashed(prefix string) string {
 }
 
 // canonical is the repository that a name stands for once mirrors are
-// resolved, and whether its registry is trusted. The longest prefix counts.
+// resolved, and whether its registry is trusted. The longest prefix counts, of
+// equal ones the operator's.
 func (t TrustSettings) canonical(repository string) (string, bool) {
 	var best Registry
-	for _, r := range t.Registries {
-		if strings.HasPrefix(repository, slashed(r.Prefix)) && len(slashed(r.Prefix)) > len(best.Prefix) {
-			best = Registry{Prefix: slashed(r.Prefix), As: r.As}
+	for _, rs := range [][]Registry{t.Registries, DefaultRegistries} {
+		for _, r := range rs {
+			prefix := slashed(r.Prefix)
+			if strings.HasPrefix(repository, prefix) && len(prefix) > len(best.Prefix) {
+				best = Registry{Prefix: prefix, As: r.As}
+			}
 		}
 	}
-	if best.Prefix == "" {
-		host, _, _ := strings.Cut(repository, "/")
-		return repository, slices.Contains(DefaultRegistries, host)
-	}
 	if best.As == "" {
-		return repository, true
+		return repository, best.Prefix != ""
 	}
 	meant, _, _, err := policy.NormalizeImage(slashed(best.As) + repository[len(best.Prefix):])
 	if err != nil {
