@@ -108,11 +108,12 @@ func (g *generator) pair(r *relation, c *call, o *offer, w way, bare bool) bool 
 		return false
 	}
 	admitted := r.admits(o, w)
-	if admitted == nil && !r.consents(o) {
+	byHost := w == wayHost || admitted == nil
+	if byHost && !r.consents(o) {
 		return false
 	}
 	sel := r.selected(c, o, w)
-	if admitted == nil {
+	if byHost {
 		sel = r.publishedOnly(sel, o)
 	}
 	if len(r.path) == 0 && !r.callee.onHost && !r.linked() {
@@ -357,6 +358,9 @@ func (r *relation) origin(c *call, t *PeerTerm, o *offer, admitted *PeerTerm, w 
 		out = append(out, "neighbour (R7)"+networkText(r.path))
 	case wayFront:
 		out = append(out, strings.TrimPrefix(networkText(r.path), ", "))
+		if routes := c.part.model.Routes; routes != nil && r.callee.labels[routes.Enable] == "true" {
+			out = append(out, "label "+routes.Enable)
+		}
 	}
 	if r.self() {
 		if text := r.callee.hostText(sel.ports); text != "" {

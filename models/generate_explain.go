@@ -32,6 +32,10 @@ func (p *Population) WhyNot(from, to policy.Peer, port policy.PortRange) []strin
 		}
 	}
 	for _, caller := range callers {
+		if to.Kind == policy.PeerResolver && caller.dns() == DNSNone {
+			add(fmt.Sprintf("%s@%d calls no name server (dns: none); peer %s", caller.group.Model, caller.group.Revision, to))
+			continue
+		}
 		if len(callees) == 0 {
 			add(whyNotCalled(caller, nil, p.index, to.String(), port)...)
 		}
@@ -88,7 +92,6 @@ func (x *index) whyNotServed(callee, caller *subject, peer string, port policy.P
 				all = append(all, policy.PortsText(ports))
 			}
 			if port.Proto != 0 && !portsOverlap(o.ports(), []policy.PortRange{port}) {
-				out = slices.Clip(out)
 				continue
 			}
 			if caller != nil && x.isServed(caller, callee, o) {

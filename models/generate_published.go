@@ -209,8 +209,8 @@ func (g *generator) fronts(s *subject) {
 // frontsOf are the published proxies that may call s.
 func (g *generator) frontsOf(s *subject) []*subject {
 	var out []*subject
-	for _, f := range g.index.subjects {
-		if f != s && f.isFront() && g.has(pair{subjectEnd(f), subjectEnd(s)}) {
+	for _, f := range g.index.fronts {
+		if f != s && g.has(pair{subjectEnd(f), subjectEnd(s)}) {
 			out = append(out, f)
 		}
 	}
@@ -237,8 +237,8 @@ func (g *generator) front(s *subject, c *call, f *subject) {
 // routes tells which services carry a proxy's route labels, which nothing is
 // made of yet (R9).
 func (g *generator) routes(s *subject) {
-	for _, f := range g.index.subjects {
-		if !f.isFront() || len(commonNetworks(f, s)) == 0 {
+	for _, f := range g.index.fronts {
+		if len(commonNetworks(f, s)) == 0 {
 			continue
 		}
 		for i := range f.parts {

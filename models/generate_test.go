@@ -226,14 +226,17 @@ func swarm(w *policy.Workload)      { w.Swarm, w.Compose = true, false }
 func localImage(w *policy.Workload) { w.Image.PulledFrom = nil } // T4
 func onHost(w *policy.Workload)     { w.Uncovered, w.Endpoints = "network_mode host", nil }
 
-// library are the models of Gatehouse and those that the test brings.
+// library are the models of Gatehouse, or custom and those that the test brings.
 func library(t testing.TB, own ...*Model) *Library {
 	t.Helper()
-	builtin, err := Builtin()
+	models, err := Builtin()
 	if err != nil {
 		t.Fatal(err)
 	}
-	lib, err := NewLibrary(builtin, own)
+	if len(own) > 0 {
+		models = slices.DeleteFunc(slices.Clone(models), func(m *Model) bool { return m.Name != Custom })
+	}
+	lib, err := NewLibrary(models, own)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -47,6 +47,9 @@ type relation struct {
 	hits           []hit // the caller's references to the callee, strong ones first; no name servers
 	path           []*policy.Network
 	ways           []way // in the order in which they are tried
+	// replicated: caller and callee are one service of more than one workload.
+	// A cluster of one has nobody to call.
+	replicated bool
 }
 
 // relate finds the ways from one subject to another; none is no relation.
@@ -59,6 +62,7 @@ func (x *index) relate(caller, callee *subject) *relation {
 func (x *index) relateBy(caller, callee *subject, hits []hit) *relation {
 	r := &relation{caller: caller, callee: callee, hits: hits, path: commonNetworks(caller, callee)}
 	if caller.project == callee.project {
+		r.replicated = r.self() && x.isReplicated(caller)
 		if len(r.path) > 0 || callee.onHost || r.byHost() || r.self() && callee.isPublished() {
 			r.ways = append(r.ways, wayProject)
 		}
@@ -77,6 +81,15 @@ func (x *index) relateBy(caller, callee *subject, hits []hit) *relation {
 		r.ways = append(r.ways, wayWatcher)
 	}
 	return r
+}
+
+// isReplicated: a Swarm service may have tasks on other hosts.
+func (x *index) isReplicated(s *subject) bool {
+	n := 0
+	for _, o := range x.services[s.service] {
+		n += len(o.members)
+	}
+	return n > 1 || s.members[0].Swarm
 }
 
 func commonNetworks(a, b *subject) []*policy.Network {
@@ -179,9 +192,7 @@ func (s *subject) refusesFronts(front *subject) bool {
 }
 
 func (x *index) onlyFront(n *policy.Network, front *subject) bool {
-	return !slices.ContainsFunc(x.networks[n.ID].subjects, func(s *subject) bool {
-		return s.service != front.service && s.isFront()
-	})
+	return !slices.ContainsFunc(x.networks[n.ID].fronts, func(s *subject) bool { return s.service != front.service })
 }
 
 // fits reports whether a peer term of an entry of me means other. The
@@ -204,7 +215,7 @@ func (r *relation) fits(t *PeerTerm, me, other *subject, w way) bool {
 	case "self":
 		return r.self()
 	case "siblings":
-		return r.siblings()
+		return r.siblings() && (!r.self() || r.replicated)
 	case "workload":
 		return true
 	default:

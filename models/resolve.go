@@ -52,6 +52,7 @@ type project struct {
 type network struct {
 	*policy.Network
 	subjects  []*subject
+	fronts    []*subject
 	names     map[string][]*subject
 	addresses map[netip.Addr][]*subject
 }
@@ -80,6 +81,7 @@ type index struct {
 	services  map[policy.ServiceKey][]*subject
 	networks  map[string]*network
 	frontends map[frontendKey][]frontend
+	fronts    []*subject
 }
 
 func newIndex(snap *policy.Snapshot, subjects []*subject) *index {
@@ -96,6 +98,13 @@ func newIndex(snap *policy.Snapshot, subjects []*subject) *index {
 	}
 	for _, s := range subjects {
 		x.add(s)
+		if !s.isFront() {
+			continue
+		}
+		x.fronts = append(x.fronts, s)
+		for _, n := range s.networks {
+			x.networks[n.ID].fronts = append(x.networks[n.ID].fronts, s)
+		}
 	}
 	return x
 }
