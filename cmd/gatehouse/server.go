@@ -29,7 +29,7 @@ func (s *server) routes() map[string]http.HandlerFunc {
 		"GET /v1/statements": answer(func(*http.Request) (any, error) { return s.gw.statements(), nil }),
 		"GET /v1/rules":      answer(func(*http.Request) (any, error) { return s.gw.rules(), nil }),
 		"GET /v1/models":     answer(func(*http.Request) (any, error) { return modelViews(s.gw.library), nil }),
-		"GET /v1/flows":      answer(func(*http.Request) (any, error) { return s.gw.flows() }),
+		"GET /v1/flows":      answer(func(*http.Request) (any, error) { return s.gw.flows(), nil }),
 		"GET /v1/violations": answer(func(*http.Request) (any, error) { return s.gw.violations(), nil }),
 		"GET /v1/observe":    s.observe,
 		"POST /v1/explain":   answer(s.explain),

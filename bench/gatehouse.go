@@ -1,0 +1,139 @@
+package bench
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/netip"
+	"os"
+
+	"gatehouse/classify"
+	"gatehouse/dataplane"
+	"gatehouse/dataplane/afxdp"
+	"gatehouse/dataplane/steer"
+	"gatehouse/policy"
+)
+
+const benchZone policy.Zone = 1
+
+// gatehouse puts a whole gateway into the site's host namespace, as run does:
+// steering programs, standing default, AF_XDP worker, classifier, a table. With
+// offload false no flow is handed to the kernel.
+func gatehouse(s *site, offload bool) error {
+	pins := "/sys/fs/bpf/ghb-" + s.name
+	if err := os.RemoveAll(pins); err != nil {
+		return err
+	}
+	kernel, err := steer.Open(steer.Config{PinDir: pins, Prefix: "ghb", MissBudget: 1e8})
+	if err != nil {
+		return err
+	}
+	s.teardown = append(s.teardown, func() error { return errors.Join(kernel.Uninstall(), kernel.Close()) })
+	table, err := benchTable()
+	if err != nil {
+		return err
+	}
+	var flows dataplane.FlowMap = kernel.Flows()
+	if !offload {
+		flows = noFlows{}
+	}
+	plane, err := dataplane.New(dataplane.Config{
+		FlowMap: flows, Logger: slog.New(slog.NewTextHandler(io.Discard, nil)),
+		Beat: func(queue int, now int64) { _ = kernel.Beat(queue, now) },
+	})
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	ran := make(chan error, 1)
+	go func() { ran <- plane.Run(ctx) }()
+	s.teardown = append(s.teardown, func() error { cancel(); return <-ran })
+	if err := admit(s, kernel, plane); err != nil {
+		return err
+	}
+	plane.SetTable(table)
+	return kernel.SetEpoch(table.Epoch())
+}
+
+func admit(s *site, kernel *steer.Steer, plane *dataplane.Dataplane) error {
+	space, err := kernel.Space(s.host)
+	if err != nil {
+		return err
+	}
+	ports, err := afxdp.Open(afxdp.Config{NetNS: s.host, Interface: space.User})
+	if err != nil {
+		return err
+	}
+	if err := plane.AddPort(space.Number, 0, ports[0]); err != nil {
+		return err
+	}
+	network := steer.Network{Zone: benchZone, Bridge: bridgeName, NetNS: s.host}
+	if err := kernel.Guard(network); err != nil {
+		return err
+	}
+	var endpoints []dataplane.Endpoint
+	for _, leg := range []struct {
+		id      string
+		ifindex int
+		mac     []byte
+		addrs   []netip.Addr
+	}{{"a", s.ifindexA, macA, []netip.Addr{addrA, addrA6}}, {"b", s.ifindexB, macB, []netip.Addr{addrB, addrB6}}} {
+		e, err := kernel.Admit(steer.Spec{ID: leg.id, Workload: leg.id, Zone: benchZone, Ifindex: uint32(leg.ifindex),
+			MAC: policy.MAC(leg.mac), Addrs: leg.addrs, ICC: true, Mode: policy.Enforce})
+		if err != nil {
+			return err
+		}
+		endpoints = append(endpoints, e)
+	}
+	plane.SetEndpoints(endpoints)
+	network.Closed = true
+	return kernel.Guard(network)
+}
+
+// benchTable allows what the measurements need and nothing else; HTTP only
+// where the application is HTTP.
+func benchTable() (*policy.Table, error) {
+	key := func(name string) policy.ServiceKey {
+		return policy.ServiceKey{Project: policy.ProjectKey{Name: "bench"}, Name: name}
+	}
+	endpoint := func(id string, mac []byte, addrs ...netip.Addr) []policy.Endpoint {
+		return []policy.Endpoint{{ID: id, Network: "net", MAC: policy.MAC(mac), Addresses: addrs}}
+	}
+	statement := func(id string, app policy.AppMatch, ports ...policy.PortRange) policy.Statement {
+		return policy.Statement{ID: id, Verdict: policy.Allow, Tier: policy.TierOperator, App: app, Ports: ports,
+			From: []policy.Peer{policy.ServicePeer(key("a"))}, To: []policy.Peer{policy.ServicePeer(key("b"))}, Origin: []string{"bench"}}
+	}
+	table, err := policy.Compile(policy.Input{
+		Epoch: 1,
+		Snapshot: &policy.Snapshot{
+			Networks: []policy.Network{{ID: "net", Name: "net", Driver: "bridge", Zone: benchZone, ICC: true, Guarded: true,
+				Subnets: []netip.Prefix{netip.MustParsePrefix("10.99.0.0/24"), netip.MustParsePrefix("2001:db8:99::/64")}}},
+			Workloads: []policy.Workload{
+				{ID: "a", Name: "a", Service: key("a"), Endpoints: endpoint("a", macA, addrA, addrA6)},
+				{ID: "b", Name: "b", Service: key("b"), Endpoints: endpoint("b", macB, addrB, addrB6)},
+			},
+		},
+		Groups: []policy.Group{
+			{Identity: policy.FirstWorkloadIdentity, Service: key("a"), Model: "custom", Guarded: true, Members: []string{"a"}},
+			{Identity: policy.FirstWorkloadIdentity + 1, Service: key("b"), Model: "custom", Guarded: true, Members: []string{"b"}},
+		},
+		Statements: []policy.Statement{
+			statement("packets", policy.AnyApp, policy.Port(policy.ProtoUDP, packetPort)),
+			statement("streams", policy.AnyApp, policy.Port(policy.ProtoTCP, bulkPort), policy.Port(policy.ProtoTCP, echoPort)),
+			statement("http", policy.AppMatch{App: policy.AppHTTP, Forms: policy.TLSNone}, policy.Port(policy.ProtoTCP, httpPort)),
+		},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("bench policy: %w", err)
+	}
+	return table, nil
+}
+
+// noFlows is a flow map that takes nothing: every packet stays in user space.
+type noFlows struct{}
+
+func (noFlows) Put([]dataplane.FlowEntry) error                         { return nil }
+func (noFlows) Delete([]classify.FlowKey) error                         { return nil }
+func (noFlows) Scan([]dataplane.FlowEntry) (n int, end bool, err error) { return 0, true, nil }
