@@ -236,7 +236,20 @@ func (h *host) wire(c *container) {
 		}
 		return netlink.LinkSetUp(l)
 	}))
+	// Until the kernel has seen the carrier it drops what is sent.
+	eventually(h.t, c.name+"'s link is up", func() bool { return isUp(h.t, c.ns, "eth0") && isUp(h.t, h.ns, outer) })
 	c.end = tap(h.t, c.ns, "eth0")
+}
+
+func isUp(t *testing.T, ns *netns, name string) (up bool) {
+	must(t, ns.do(func() error {
+		l, err := netlink.LinkByName(name)
+		if err == nil {
+			up = l.Attrs().OperState == netlink.OperUp
+		}
+		return err
+	}))
+	return up
 }
 
 func (h *host) spec(c *container) Spec {

@@ -1,0 +1,256 @@
+package steer
+
+import (
+	"context"
+	"errors"
+	"net"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/google/nftables"
+	"github.com/vishvananda/netlink"
+
+	"gatehouse/policy"
+)
+
+// watch runs Watch until the test ends.
+func (h *host) watch() <-chan struct{} {
+	hints := make(chan struct{}, 1)
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	s := h.s
+	go func() {
+		defer close(done)
+		if err := s.Watch(ctx, hints); !errors.Is(err, context.Canceled) {
+			h.t.Errorf("watch: %v", err)
+		}
+	}()
+	h.t.Cleanup(func() {
+		cancel()
+		<-done
+	})
+	return hints
+}
+
+// eventually waits for what happens in the background.
+func eventually(t *testing.T, what string, f func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); time.Sleep(2 * time.Millisecond) {
+		if f() {
+			return
+		}
+	}
+	t.Fatalf("never: %s", what)
+}
+
+func (h *host) standingRules() int {
+	h.t.Helper()
+	c, err := nftables.New(nftables.WithNetNSFd(int(h.ns.file.Fd())))
+	must(h.t, err)
+	table := &nftables.Table{Name: "gatehouse", Family: nftables.TableFamilyBridge}
+	n := 0
+	for _, ch := range standingChains {
+		rules, err := c.GetRules(table, &nftables.Chain{Name: ch.name, Table: table})
+		if err == nil {
+			n += len(rules)
+		}
+	}
+	return n
+}
+
+func TestFindVeth(t *testing.T) {
+	h := newHost(t)
+	h.guard(true)
+	a, b := h.run("a", 2), h.run("b", 3)
+	path := func(c *container) string { return filepath.Join(h.cfg.NetNSDir, c.name) }
+
+	// A double of b, on another bridge: the same MAC, the same indexes.
+	other := newHost(t)
+	double := other.run("double", 3)
+	must(t, os.Symlink(double.ns.path, filepath.Join(h.cfg.NetNSDir, "0-double")))
+	// A file that is no namespace.
+	must(t, os.WriteFile(filepath.Join(h.cfg.NetNSDir, "1-empty"), nil, 0o600))
+
+	for _, c := range []struct {
+		name    string
+		mac     policy.MAC
+		sandbox string
+		want    uint32 // 0 = none
+	}{
+		{"by MAC", a.mac, "", a.ifindex},
+		{"by MAC, with a double elsewhere", b.mac, "", b.ifindex},
+		{"by sandbox", b.mac, path(b), b.ifindex},
+		{"in another's sandbox", b.mac, path(a), 0},
+		{"in the double's sandbox", b.mac, double.ns.path, 0},
+		{"nobody's MAC", policy.MAC{2, 1, 2, 3, 4, 5}, "", 0},
+		{"the bridge's MAC", h.bridge, "", 0},
+		{"no sandbox", b.mac, "/nonexistent", 0},
+	} {
+		v, err := h.s.FindVeth(testZone, c.mac, c.sandbox)
+		if v.Ifindex != c.want || (err == nil) != (c.want != 0) {
+			t.Errorf("%s: %+v, %v, want interface %d", c.name, v, err, c.want)
+		}
+	}
+	if _, err := h.s.FindVeth(testZone+1, a.mac, ""); err == nil {
+		t.Error("a zone that is not guarded has ports")
+	}
+	must(t, h.ns.do(func() error {
+		l, err := netlink.LinkByIndex(int(a.ifindex))
+		if err != nil {
+			return err
+		}
+		return netlink.LinkSetNoMaster(l)
+	}))
+	if v, err := h.s.FindVeth(testZone, a.mac, path(a)); !errors.Is(err, ErrNoVeth) {
+		t.Errorf("after it left the bridge: %+v, %v", v, err)
+	}
+}
+
+func TestAdmitRefuses(t *testing.T) {
+	h := newHost(t)
+	h.guard(true)
+	a := h.run("a", 2)
+	spec := h.spec(a)
+	for name, f := range map[string]func(*Spec){
+		"zone that is not guarded": func(s *Spec) { s.Zone++ },
+		"no such interface":        func(s *Spec) { s.Ifindex = 9999 },
+		"no port of the bridge":    func(s *Spec) { s.Ifindex = h.s.networks[testZone].bridge },
+	} {
+		s := spec
+		f(&s)
+		if _, err := h.s.Admit(s); err == nil {
+			t.Errorf("%s: admitted", name)
+		}
+	}
+	must(t, h.ns.do(func() error {
+		l, err := netlink.LinkByIndex(int(a.ifindex))
+		if err != nil {
+			return err
+		}
+		return netlink.LinkSetMTU(l, MaxEndpointMTU+1)
+	}))
+	if _, err := h.s.Admit(spec); err == nil {
+		t.Error("an endpoint whose frames cannot reach user space was admitted")
+	}
+	if err := h.s.Guard(Network{Zone: 1 << 16, Bridge: "br0", NetNS: h.ns.path}); err == nil {
+		t.Error("a zone that does not fit was guarded")
+	}
+	if err := h.s.Guard(Network{Zone: 8, Bridge: "gh0", NetNS: h.ns.path}); err == nil {
+		t.Error("a veth was guarded as a bridge")
+	}
+}
+
+// A new port meets the programs and a hint before anyone admits it.
+func TestWatchMeetsNewPorts(t *testing.T) {
+	h := newHost(t)
+	h.guard(true)
+	hints := h.watch()
+	a, b := h.run("a", 2), h.run("b", 3)
+	<-hints
+	bound := func(c *container) bool {
+		v, err := h.s.FindVeth(testZone, c.mac, "")
+		return err == nil && v.Ifindex == c.ifindex
+	}
+	eventually(t, "the container is found", func() bool { return bound(a) && bound(b) })
+	eventually(t, "the programs are there", func() bool {
+		hooks, err := h.s.pinnedHooks()
+		return err == nil && len(hooks) == 5 // two each, and gh0's
+	})
+	// The programs alone hold it.
+	must(t, h.s.defaults[h.ns.cookie].remove())
+	before := h.counters().Drops[policy.ReasonNotAdmitted]
+	a.end.send(datagram(t, a, b, false, 1, 2, "x"))
+	eventually(t, "the programs drop", func() bool { return h.counters().Drops[policy.ReasonNotAdmitted] > before })
+
+	must(t, a.ns.do(func() error {
+		l, err := netlink.LinkByName("eth0")
+		if err != nil {
+			return err
+		}
+		return netlink.LinkDel(l)
+	}))
+	eventually(t, "the pins of a port that is gone are removed", func() bool {
+		hooks, err := h.s.pinnedHooks()
+		return err == nil && len(hooks) == 3
+	})
+}
+
+// What others remove is put back, with the ports that were admitted.
+func TestStandingDefaultIsMended(t *testing.T) {
+	h := newHost(t)
+	h.guard(true)
+	a, b, c := h.run("a", 2), h.run("b", 3), h.run("c", 4)
+	h.admit(a)
+	h.admit(b)
+	h.watch()
+	whole := h.standingRules()
+	if whole == 0 {
+		t.Fatal("no standing default")
+	}
+	for name, remove := range map[string]func(*nftables.Conn){
+		"flush ruleset": func(c *nftables.Conn) { c.FlushRuleset() },
+		"a chain": func(n *nftables.Conn) {
+			n.FlushChain(&nftables.Chain{Name: "input", Table: h.s.defaults[h.ns.cookie].table})
+		},
+	} {
+		mended := h.s.Mended()
+		conn, err := nftables.New(nftables.WithNetNSFd(int(h.ns.file.Fd())))
+		must(t, err)
+		remove(conn)
+		must(t, conn.Flush())
+		eventually(t, name+": it is back", func() bool { return h.standingRules() == whole && h.s.Mended() > mended })
+		if r := <-h.s.Reports(); r.Err != nil || r.NetNS != h.ns.path {
+			t.Errorf("%s: reported %+v", name, r)
+		}
+	}
+	// arp goes without the flow map.
+	h.arrives(a, b, "of a", append(arp(t, a.mac, a.mac, 1, a.v4, b.v4), "of a"...))
+	h.quiet(c, b, a, "of c", append(arp(t, c.mac, c.mac, 1, c.v4, b.v4), "of c"...))
+}
+
+// Where the kernel cannot tell bridges apart, ports of others are let by as
+// they come, and a network that opens is no longer held.
+func TestOpenPortsAreLetBy(t *testing.T) {
+	h := newHost(t)
+	h.guard(true)
+	h.watch()
+	a, b := h.run("a", 2), h.run("b", 3)
+	must(t, h.ns.do(func() error {
+		attrs := netlink.NewLinkAttrs()
+		attrs.Name = "br1"
+		attrs.HardwareAddr = net.HardwareAddr{2, 0x42, 0xaa, 0, 0, 2}
+		br := &netlink.Bridge{LinkAttrs: attrs}
+		if err := netlink.LinkAdd(br); err != nil {
+			return err
+		}
+		if err := netlink.LinkSetUp(br); err != nil {
+			return err
+		}
+		for _, c := range []*container{a, b} {
+			l, err := netlink.LinkByIndex(int(c.ifindex))
+			if err != nil {
+				return err
+			}
+			if err := netlink.LinkSetMaster(l, br); err != nil {
+				return err
+			}
+		}
+		return nil
+	}))
+	d := h.s.defaults[h.ns.cookie]
+	admitted := func(c *container) bool {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		return d.admitted[c.ifindex]
+	}
+	eventually(t, "ports of an unguarded bridge are let by", func() bool { return admitted(a) && admitted(b) })
+
+	h.guard(false)
+	if n := h.standingRules(); n != 0 {
+		t.Errorf("%d rules are left where no network is closed", n)
+	}
+	c, e := h.run("c", 4), h.run("e", 5)
+	h.arrives(c, e, "open", datagram(t, c, e, false, 1, 2, "open"))
+}
