@@ -218,7 +218,7 @@ func (v *Violations) Subscribe() (records <-chan Violation, stop func()) {
 
 // run moves events from the workers' mailbox into the log until ctx ends.
 func (v *Violations) run(ctx context.Context, in *mailbox[event]) {
-	spare := make([]event, 0, cap(in.items))
+	spare := make([]event, 0, eventsKept)
 	for {
 		select {
 		case <-ctx.Done():

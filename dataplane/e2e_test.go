@@ -1,0 +1,517 @@
+package dataplane_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"os/exec"
+	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"gatehouse/dataplane"
+	"gatehouse/dataplane/afxdp"
+	"gatehouse/dataplane/steer"
+	"gatehouse/policy"
+)
+
+// site is a host of three namespaces: H with the bridge, A and B as the
+// containers web and db, and one more as the outside, routed by H.
+type site struct {
+	t        *testing.T
+	names    map[string]string
+	s        *steer.Steer
+	cfg      steer.Config
+	d        *dataplane.Dataplane
+	stop     func()
+	space    *steer.Space
+	admitted []dataplane.Endpoint
+	epoch    uint32
+}
+
+const patience = 5 * time.Second
+
+func newSite(t *testing.T) *site {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("missing capability: root")
+	}
+	x := &site{t: t, names: make(map[string]string)}
+	for _, n := range []string{"H", "web", "db", "outside"} {
+		x.names[n] = fmt.Sprintf("ghx-%d-%d-%s", os.Getpid(), time.Now().UnixNano()%1e6, n)
+		x.run("ip", "netns", "add", x.names[n])
+		t.Cleanup(func() { _ = exec.Command("ip", "netns", "del", x.names[n]).Run() })
+		x.ip(n, "link set lo up")
+	}
+	x.sysctl("H", "net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1")
+	x.ip("H", "link add br0 address 02:00:00:00:00:fe type bridge")
+	x.ip("H", "addr add 172.18.0.1/24 dev br0")
+	x.ip("H", "addr add fd00:18::1/64 dev br0 nodad")
+	x.ip("H", "link set br0 up")
+	for _, p := range []party{web, db} {
+		mac := net.HardwareAddr(p.mac[:]).String()
+		x.ip("H", "link add v"+p.name+" type veth peer name eth0 netns "+x.names[p.name]+" address "+mac)
+		x.ip("H", "link set v"+p.name+" master br0 up")
+		x.ip(p.name, "addr add "+p.v4.String()+"/24 dev eth0")
+		x.ip(p.name, "addr add "+p.v6.String()+"/64 dev eth0 nodad")
+		x.ip(p.name, "link set eth0 up")
+		x.ip(p.name, "route add default via 172.18.0.1")
+		x.ip(p.name, "-6 route add default via fd00:18::1")
+	}
+	x.ip("H", "link add up0 type veth peer name eth0 netns "+x.names["outside"])
+	x.ip("H", "addr add 198.51.100.1/24 dev up0")
+	x.ip("H", "addr add 2001:db8::1/64 dev up0 nodad")
+	x.ip("H", "link set up0 up")
+	x.ip("outside", "addr add 198.51.100.2/24 dev eth0")
+	x.ip("outside", "addr add 2001:db8::2/64 dev eth0 nodad")
+	x.ip("outside", "link set eth0 up")
+	x.ip("outside", "route add default via 198.51.100.1")
+	x.ip("outside", "-6 route add default via 2001:db8::1")
+	x.cfg = steer.Config{
+		PinDir:   "/sys/fs/bpf/" + x.names["H"],
+		NetNSDir: t.TempDir(), FlowEntries: 4096,
+	}
+	x.openSteer()
+	t.Cleanup(func() {
+		if err := x.s.Uninstall(); err != nil {
+			t.Errorf("uninstall: %v", err)
+		}
+		x.s.Close()
+	})
+	t.Cleanup(func() { x.stop() })
+	x.start()
+	return x
+}
+
+func (x *site) run(name string, args ...string) {
+	x.t.Helper()
+	out, err := exec.Command(name, args...).CombinedOutput()
+	if errors.Is(err, exec.ErrNotFound) {
+		x.t.Skipf("missing capability: %s", name)
+	}
+	if err != nil {
+		x.t.Fatalf("%s %s: %v\n%s", name, strings.Join(args, " "), err, out)
+	}
+}
+
+func (x *site) ip(ns, line string) {
+	x.t.Helper()
+	x.run("ip", append([]string{"-n", x.names[ns]}, strings.Fields(line)...)...)
+}
+
+func (x *site) sysctl(ns string, settings ...string) {
+	x.t.Helper()
+	x.run("ip", append([]string{"netns", "exec", x.names[ns], "sysctl", "-qw"}, settings...)...)
+}
+
+func (x *site) path(ns string) string { return "/var/run/netns/" + x.names[ns] }
+
+// in runs f on a thread inside a namespace; sockets that f makes belong there.
+func (x *site) in(ns string, f func() error) error {
+	done := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread() // for good: the thread ends with the goroutine
+		fd, err := unix.Open(x.path(ns), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		if err == nil {
+			err = unix.Setns(fd, unix.CLONE_NEWNET)
+			unix.Close(fd)
+		}
+		if err == nil {
+			err = f()
+		}
+		done <- err
+	}()
+	return <-done
+}
+
+func (x *site) openSteer() {
+	x.t.Helper()
+	s, err := steer.Open(x.cfg)
+	if err != nil {
+		x.t.Skipf("missing capability: steering programs: %v", err)
+	}
+	x.s = s
+	x.stop = func() {}
+}
+
+// start brings up a gateway, as a process would.
+func (x *site) start() {
+	x.t.Helper()
+	h := x.path("H")
+	if err := x.s.Guard(steer.Network{Zone: zone, Bridge: "br0", NetNS: h, Closed: true}); err != nil {
+		x.t.Fatal(err)
+	}
+	var err error
+	if x.space, err = x.s.Space(h); err != nil {
+		x.t.Fatal(err)
+	}
+	s := x.s
+	x.d, err = dataplane.New(dataplane.Config{
+		FlowMap: s.Flows(),
+		Beat:    func(q int, now int64) { _ = s.Beat(q, now) },
+		PortFailed: func(space, queue int, err error) {
+			x.t.Errorf("port of space %d queue %d: %v", space, queue, err)
+		},
+	})
+	if err != nil {
+		x.t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	d := x.d
+	go func() { done <- d.Run(ctx) }()
+	x.stop = sync.OnceFunc(func() {
+		cancel()
+		if err := <-done; err != nil {
+			x.t.Error(err)
+		}
+	})
+	x.admitted = nil
+	for _, p := range []party{web, db} {
+		var ifindex uint32
+		if err := x.in("H", func() error {
+			i, err := net.InterfaceByName("v" + p.name)
+			if err == nil {
+				ifindex = uint32(i.Index)
+			}
+			return err
+		}); err != nil {
+			x.t.Fatal(err)
+		}
+		ep, err := x.s.Admit(steer.Spec{ID: p.name + "-ep", Workload: p.name, Zone: zone, Ifindex: ifindex, MAC: p.mac,
+			Addrs: []netip.Addr{p.v4, p.v6}, ICC: true})
+		if err != nil {
+			x.t.Fatal(err)
+		}
+		x.admitted = append(x.admitted, ep)
+	}
+	x.d.SetEndpoints(x.admitted)
+	x.enforce(lines...)
+	x.adopt()
+	ports, err := afxdp.Open(afxdp.Config{NetNS: h, Interface: x.space.User, Frames: 2048})
+	if err != nil {
+		x.t.Fatal(err)
+	}
+	for q, p := range ports {
+		if err := x.d.AddPort(x.space.Number, q, p); err != nil {
+			x.t.Fatal(err)
+		}
+	}
+}
+
+// enforce publishes a new table.
+func (x *site) enforce(statements ...policy.Statement) {
+	x.t.Helper()
+	x.epoch++
+	x.d.SetTable(table(x.t, x.epoch, policy.Enforce, statements...))
+	if err := x.s.SetEpoch(x.epoch); err != nil {
+		x.t.Fatal(err)
+	}
+}
+
+func (x *site) adopt() {
+	x.t.Helper()
+	entries := make([]dataplane.FlowEntry, 1024)
+	for end := false; !end; {
+		n, last, err := x.s.Flows().Scan(entries)
+		if err != nil {
+			x.t.Fatal(err)
+		}
+		x.d.Adopt(entries[:n])
+		end = last
+	}
+}
+
+func (x *site) listen(p party, v6 bool, port uint16) net.Listener {
+	x.t.Helper()
+	var l net.Listener
+	err := x.in(p.name, func() (err error) {
+		l, err = net.Listen("tcp", netip.AddrPortFrom(p.addr(v6), port).String())
+		return err
+	})
+	if err != nil {
+		x.t.Fatal(err)
+	}
+	x.t.Cleanup(func() { l.Close() })
+	return l
+}
+
+func (x *site) dial(from party, network string, to party, v6 bool, port uint16, within time.Duration) (net.Conn, error) {
+	var c net.Conn
+	err := x.in(from.name, func() (err error) {
+		d := net.Dialer{Timeout: within}
+		c, err = d.Dial(network, netip.AddrPortFrom(to.addr(v6), port).String())
+		return err
+	})
+	if err == nil {
+		x.t.Cleanup(func() { c.Close() })
+	}
+	return c, err
+}
+
+func (x *site) mustDial(from party, network string, to party, v6 bool, port uint16) net.Conn {
+	x.t.Helper()
+	c, err := x.dial(from, network, to, v6, port, patience)
+	if err != nil {
+		x.t.Fatalf("%s to %s port %d: %v; counters %+v", from.name, to.name, port, err, x.d.Counters())
+	}
+	_ = c.SetDeadline(time.Now().Add(patience))
+	return c
+}
+
+// echo serves connections that get back what they send, and counts what came.
+func echo(l net.Listener, got *atomic.Int64) {
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			return
+		}
+		go func() {
+			defer c.Close()
+			buf := make([]byte, 32<<10)
+			for {
+				n, err := c.Read(buf)
+				got.Add(int64(n))
+				if err != nil {
+					return
+				}
+				if _, err := c.Write(buf[:n]); err != nil {
+					return
+				}
+			}
+		}()
+	}
+}
+
+// exchange sends n random bytes over c and expects them back.
+func exchange(c net.Conn, n int) error {
+	_ = c.SetDeadline(time.Now().Add(patience))
+	want := make([]byte, n)
+	_, _ = rand.Read(want)
+	sent := make(chan error, 1)
+	go func() { _, err := c.Write(want); sent <- err }()
+	got := make([]byte, n)
+	if _, err := io.ReadFull(c, got); err != nil {
+		return err
+	}
+	if !bytes.Equal(got, want) {
+		return errors.New("the bytes came back changed")
+	}
+	return <-sent
+}
+
+func TestEndToEnd(t *testing.T) {
+	x := newSite(t)
+	families(t, func(t *testing.T, v6 bool) {
+		x.t = t
+		t.Run("application", func(t *testing.T) { x.t = t; x.application(v6) })
+		t.Run("bulk", func(t *testing.T) { x.t = t; x.bulk(v6) })
+		t.Run("datagrams", func(t *testing.T) { x.t = t; x.datagrams(v6) })
+		t.Run("rejects", func(t *testing.T) { x.t = t; x.rejects(v6) })
+		t.Run("outside", func(t *testing.T) { x.t = t; x.outside(v6) })
+		t.Run("restart", func(t *testing.T) { x.t = t; x.restart(v6) })
+	})
+	x.t = t
+}
+
+// application: http passes on its port, ssh's first bytes do not arrive there.
+func (x *site) application(v6 bool) {
+	t := x.t
+	l := x.listen(db, v6, 80)
+	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, strings.Repeat("hello ", 5000)) })}
+	go srv.Serve(l)
+	c := x.mustDial(web, "tcp", db, v6, 80)
+	client := http.Client{Timeout: patience, Transport: &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) { return c, nil }}}
+	for range 3 {
+		resp, err := client.Get("http://db/")
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, err := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		if err != nil || len(body) != 30000 {
+			t.Fatalf("%d bytes, %v", len(body), err)
+		}
+	}
+	client.CloseIdleConnections()
+	srv.Close()
+
+	l = x.listen(db, v6, 80)
+	var got atomic.Int64
+	go echo(l, &got)
+	bad := x.mustDial(web, "tcp", db, v6, 80)
+	if _, err := bad.Write([]byte("SSH-2.0-OpenSSH_9.2p1\r\n")); err != nil {
+		t.Fatal(err)
+	}
+	_ = bad.SetReadDeadline(time.Now().Add(500 * time.Millisecond))
+	if n, err := bad.Read(make([]byte, 1)); err == nil {
+		t.Errorf("ssh was answered on the http port: %d", n)
+	}
+	if n := got.Load(); n != 0 {
+		t.Errorf("%d bytes of ssh arrived at the http port", n)
+	}
+	bad.Close()
+	l.Close()
+	for range 50 {
+		for _, v := range x.d.Violations().List() {
+			if v.Reason == policy.ReasonApp && v.Spoken.App == policy.AppSSH && v.Src.Addr() == web.addr(v6) {
+				return
+			}
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	t.Errorf("no violation says ssh: %+v", x.d.Violations().List())
+}
+
+func (x *site) bulk(v6 bool) {
+	var got atomic.Int64
+	go echo(x.listen(db, v6, 9000), &got)
+	c := x.mustDial(web, "tcp", db, v6, 9000)
+	for range 3 {
+		if err := exchange(c, 4<<20); err != nil {
+			x.t.Fatalf("%v; flows %+v", err, x.d.Flows())
+		}
+	}
+	k, err := x.s.Counters()
+	if err != nil {
+		x.t.Fatal(err)
+	}
+	if k.Peer == 0 || k.Steered > 1000 {
+		x.t.Errorf("the bulk of a decided flow did not take the short way: %+v", k)
+	}
+	c.Close()
+}
+
+func (x *site) datagrams(v6 bool) {
+	t := x.t
+	serve := func(port uint16) (*atomic.Int64, net.PacketConn) {
+		var pc net.PacketConn
+		err := x.in("db", func() (err error) {
+			pc, err = net.ListenPacket("udp", netip.AddrPortFrom(db.addr(v6), port).String())
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		n := new(atomic.Int64)
+		go func() {
+			buf := make([]byte, 65536)
+			for {
+				m, from, err := pc.ReadFrom(buf)
+				if err != nil {
+					return
+				}
+				n.Add(1)
+				_, _ = pc.WriteTo(buf[:m], from)
+			}
+		}()
+		return n, pc
+	}
+	_, open := serve(9000)
+	defer open.Close()
+	c := x.mustDial(web, "udp", db, v6, 9000)
+	for _, size := range []int{1, 1400, 8000} {
+		if err := exchange(c, size); err != nil {
+			t.Errorf("%d bytes: %v", size, err)
+		}
+	}
+	got, shut := serve(1234)
+	defer shut.Close()
+	c = x.mustDial(web, "udp", db, v6, 1234)
+	for range 20 {
+		_, _ = c.Write([]byte("x"))
+	}
+	_ = c.SetReadDeadline(time.Now().Add(300 * time.Millisecond))
+	_, _ = c.Read(make([]byte, 10))
+	if n := got.Load(); n != 0 {
+		t.Errorf("%d datagrams arrived at a port that nobody may call", n)
+	}
+}
+
+func (x *site) rejects(v6 bool) {
+	t := x.t
+	if _, err := x.dial(web, "tcp", db, v6, 7000, patience); !errors.Is(err, unix.ECONNREFUSED) {
+		t.Errorf("rejected connect: %v", err)
+	}
+	if _, err := x.dial(outside, "tcp", web, v6, 7000, patience); !errors.Is(err, unix.ECONNREFUSED) {
+		t.Errorf("rejected connect from outside: %v", err)
+	}
+	for port, want := range map[uint16]error{7000: unix.EHOSTUNREACH, 53: unix.ECONNREFUSED} {
+		if v6 && port == 7000 {
+			want = unix.EACCES
+		}
+		c := x.mustDial(web, "udp", db, v6, port)
+		_, _ = c.Write([]byte("x"))
+		if _, err := c.Read(make([]byte, 10)); !errors.Is(err, want) {
+			t.Errorf("datagram to port %d: %v, want %v", port, err, want)
+		}
+	}
+}
+
+func (x *site) outside(v6 bool) {
+	t := x.t
+	var got atomic.Int64
+	go echo(x.listen(outside, v6, 443), &got)
+	if err := exchange(x.mustDial(web, "tcp", outside, v6, 443), 1<<20); err != nil {
+		t.Errorf("to outside: %v", err)
+	}
+	go echo(x.listen(web, v6, 8080), &got)
+	if err := exchange(x.mustDial(outside, "tcp", web, v6, 8080), 1<<20); err != nil {
+		t.Errorf("from outside: %v", err)
+	}
+	go echo(x.listen(db, v6, 8081), &got)
+	if _, err := x.dial(outside, "tcp", db, v6, 8081, 300*time.Millisecond); err == nil {
+		t.Error("outside reached a port that nobody may call")
+	}
+}
+
+// restart: a decided connection lives on without a gateway, a new one does not
+// come about, and the next gateway takes over.
+func (x *site) restart(v6 bool) {
+	t := x.t
+	var got atomic.Int64
+	go echo(x.listen(db, v6, 9000), &got)
+	go echo(x.listen(db, v6, 80), &got)
+	old := x.mustDial(web, "tcp", db, v6, 9000)
+	if err := exchange(old, 1000); err != nil {
+		t.Fatal(err)
+	}
+	x.stop()
+	if err := x.s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := exchange(old, 100000); err != nil {
+		t.Errorf("without a gateway: %v", err)
+	}
+	if _, err := x.dial(web, "tcp", db, v6, 9000, 300*time.Millisecond); err == nil {
+		t.Error("a new connection came about without a gateway")
+	}
+	x.openSteer()
+	x.start()
+	if err := exchange(old, 100000); err != nil {
+		t.Errorf("with the next gateway: %v", err)
+	}
+	if err := exchange(x.mustDial(web, "tcp", db, v6, 9000), 1000); err != nil {
+		t.Errorf("a new connection: %v", err)
+	}
+	// A table that forbids it ends it.
+	x.enforce()
+	_ = old.SetDeadline(time.Now().Add(300 * time.Millisecond))
+	_, _ = old.Write([]byte("x"))
+	if _, err := old.Read(make([]byte, 1)); err == nil {
+		t.Error("the connection goes on against the new table")
+	}
+	x.enforce(lines...)
+}
