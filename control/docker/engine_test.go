@@ -38,9 +38,8 @@ func docker(t *testing.T, args ...string) string {
 	return strings.TrimSpace(string(out))
 }
 
-// makeImage imports an image that holds only the idle program, with those
-// Dockerfile instructions.
-func makeImage(t *testing.T, name string, changes ...string) {
+// packIdle writes a root file system that holds only the idle program.
+func packIdle(t *testing.T, tarball string) {
 	t.Helper()
 	dir := t.TempDir()
 	build := exec.Command("go", "build", "-ldflags=-s -w", "-o", filepath.Join(dir, "idle"), "./testdata/idle")
@@ -48,14 +47,22 @@ func makeImage(t *testing.T, name string, changes ...string) {
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("build: %v\n%s", err, out)
 	}
-	if out, err := exec.Command("tar", "-C", dir, "-cf", filepath.Join(dir, "root.tar"), "idle").CombinedOutput(); err != nil {
+	if out, err := exec.Command("tar", "-C", dir, "-cf", tarball, "idle").CombinedOutput(); err != nil {
 		t.Fatalf("tar: %v\n%s", err, out)
 	}
+}
+
+// makeImage imports an image that holds only the idle program, with those
+// Dockerfile instructions.
+func makeImage(t *testing.T, name string, changes ...string) {
+	t.Helper()
+	root := filepath.Join(t.TempDir(), "root.tar")
+	packIdle(t, root)
 	args := []string{"import"}
 	for _, c := range changes {
 		args = append(args, "--change", c)
 	}
-	docker(t, append(args, filepath.Join(dir, "root.tar"), name)...)
+	docker(t, append(args, root, name)...)
 	t.Cleanup(func() { exec.Command("docker", "rmi", "-f", name).Run() })
 }
 
