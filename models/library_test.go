@@ -143,6 +143,22 @@ func TestLibraryIsTight(t *testing.T) {
 	}
 }
 
+// A feature that is on by itself names no host where anybody may leave data.
+func TestLibraryFeaturesCannotLeak(t *testing.T) {
+	anybody := []string{"storage.googleapis.com", "api.github.com", "github.com", "s3.amazonaws.com", "*.amazonaws.com", "*.blob.core.windows.net"}
+	for _, m := range builtinLibrary(t).Models() {
+		for name, f := range m.Features {
+			for _, e := range f.Calls {
+				for _, p := range e.To {
+					if f.Default && slices.Contains(anybody, p.Name) {
+						t.Errorf("%s feature %s, on by default, names %s", m.Name, name, p.Name)
+					}
+				}
+			}
+		}
+	}
+}
+
 // The golden example's database: a plain connection or an upgraded one.
 func TestLibraryMariaDB(t *testing.T) {
 	m := builtinLibrary(t).Model("mariadb")
