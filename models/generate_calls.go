@@ -64,9 +64,7 @@ func (g *generator) candidates(s *subject) []*subject {
 	for o := range set {
 		out = append(out, o)
 	}
-	slices.SortFunc(out, func(a, b *subject) int {
-		return cmp.Or(cmp.Compare(a.service.String(), b.service.String()), cmp.Compare(a.key, b.key))
-	})
+	slices.SortFunc(out, func(a, b *subject) int { return cmp.Compare(a.rank, b.rank) })
 	return out
 }
 

@@ -121,16 +121,18 @@ func (a *assembly) reportLabel(w *policy.Workload, key, value string) {
 	}
 }
 
-// reportNotes passes on what the reader of the orchestrator noticed. A note
-// starts with its kind if it has one: "nested-engine: ...".
+// reportNotes passes on what the reader of the orchestrator noticed, under the
+// kind that its words show.
 func reportNotes(p *Population, w *policy.Workload) {
 	for _, n := range w.Notes {
-		kind, text, ok := strings.Cut(n, ":")
-		switch k := FindingKind(kind); {
-		case ok && (k == FindingNestedEngine || k == FindingIgnoredLabel || k == FindingUncovered || k == FindingSharedNamespace):
-			p.findWorkload(k, w, "%s", strings.TrimSpace(text))
+		switch {
+		case strings.HasPrefix(n, "label "+labelPrefix): // reportLabels tells that
+		case strings.HasPrefix(n, "label "):
+			p.findWorkload(FindingIgnoredLabel, w, "%s", n)
 		case strings.HasPrefix(n, string(FindingNestedEngine)):
-			p.findWorkload(FindingNestedEngine, w, "%s", n)
+			p.findWorkload(FindingNestedEngine, w, "%s", strings.TrimPrefix(n, string(FindingNestedEngine)+": "))
+		case strings.HasPrefix(n, "endpoint not covered"):
+			p.findWorkload(FindingUncovered, w, "%s", n)
 		default:
 			p.findWorkload(FindingNote, w, "%s", n)
 		}

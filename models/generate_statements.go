@@ -67,17 +67,21 @@ func (g *generator) pairsInOrder() []pair {
 	for k := range g.drafts {
 		keys = append(keys, k)
 	}
-	slices.SortFunc(keys, func(a, b pair) int {
-		return cmp.Or(cmp.Compare(a.from.order(), b.from.order()), cmp.Compare(a.to.order(), b.to.order()))
-	})
+	slices.SortFunc(keys, func(a, b pair) int { return cmp.Or(compareEnds(a.from, b.from), compareEnds(a.to, b.to)) })
 	return keys
 }
 
-func (e end) order() string {
-	if e.subject == nil {
-		return e.peer.String()
+// compareEnds sorts peers that are no service first.
+func compareEnds(a, b end) int {
+	switch {
+	case a.subject != nil && b.subject != nil:
+		return cmp.Compare(a.subject.rank, b.subject.rank)
+	case a.subject != nil:
+		return 1
+	case b.subject != nil:
+		return -1
 	}
-	return e.subject.service.String() + "\x1f" + e.subject.key
+	return cmp.Compare(a.peer.String(), b.peer.String())
 }
 
 // write makes one statement of a bundle whose pairs are all pairs of the two
@@ -177,7 +181,7 @@ func (s side) text(one *subject) string {
 // statementID is the same as long as the statement says the same.
 func statementID(s *policy.Statement, from, to string) string {
 	h := sha256.New()
-	fmt.Fprintf(h, "%v %v\n%s\n%s\n%v %s %v\n", s.Verdict, s.Tier, from, to, s.App, policy.PortsText(s.Ports), s.Speaks)
+	fmt.Fprintf(h, "%v %v\n%s\n%s\n%v %s %v\n%s\n", s.Verdict, s.Tier, from, to, s.App, policy.PortsText(s.Ports), s.Speaks, s.Pending)
 	return "model-" + hex.EncodeToString(h.Sum(nil)[:8])
 }
 

@@ -70,7 +70,7 @@ func populate(match func(*policy.Workload) Match, snap *policy.Snapshot, set Set
 	p.keys = make(map[string]bool, len(subjects))
 	for i, s := range subjects {
 		p.keys[s.key] = true
-		s.group.Identity = number(s.key)
+		s.rank, s.group.Identity = i, number(s.key)
 		p.Groups[i] = s.group
 	}
 	p.index = newIndex(snap, subjects)
@@ -95,6 +95,7 @@ func (p *Population) findWorkload(kind FindingKind, w *policy.Workload, format s
 // everything but addresses and networks; of those it has the union.
 type subject struct {
 	key      string // what its identity stands for, stable over restarts
+	rank     int    // its place among all
 	group    policy.Group
 	service  policy.ServiceKey
 	members  []*policy.Workload // sorted by id: the owners of the namespaces

@@ -277,7 +277,10 @@ func randomTown(t testing.TB, r *rand.Rand, projects ...string) *town {
 					nets += " " + n
 				}
 			}
-			opts := []option{expose("tcp/80")}
+			opts := []option{expose("tcp/80"), func(w *policy.Workload) {
+				w.Exposed = append(w.Exposed, policy.PortRange{Proto: 132, Lo: 9, Hi: 9}) // SCTP
+				w.Published = append(w.Published, policy.Published{Proto: 132, HostPort: 9, Port: 9})
+			}}
 			if r.IntN(3) == 0 {
 				opts = append(opts, dependsOn(services[r.IntN(len(services))]))
 			}
@@ -305,12 +308,9 @@ func TestGenerationIsDeterministic(t *testing.T) {
 	for seed := range uint64(30) {
 		b := randomTown(t, rand.New(rand.NewPCG(seed, 1)), "p", "q", "r")
 		want, wantFindings := Generate(Groups(lib, &b.snap, Settings{}, policy.NewIdentities()))
-		ids := make(map[string]bool)
-		for _, s := range want {
-			if ids[s.ID] {
-				t.Fatalf("seed %d: two statements have id %s", seed, s.ID)
-			}
-			ids[s.ID] = true
+		p := Groups(lib, &b.snap, Settings{}, policy.NewIdentities())
+		if _, err := policy.Compile(policy.Input{Epoch: 1, Snapshot: &b.snap, Groups: p.Groups, Statements: want}); err != nil {
+			t.Fatalf("seed %d: %v", seed, err)
 		}
 		for i := range uint64(3) {
 			snap := shuffled(b, seed*10+i)

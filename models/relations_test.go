@@ -174,6 +174,11 @@ func TestR3(t *testing.T) {
 			b.run("p/api", "x/two", "n", expose("tcp/3000"))
 			b.run("p/job", "x/three", "n", expose("tcp/4000"))
 		}, []string{"p/web -> p/api : any tcp/3000"}, nil},
+		{"depends_on never leaves the project", func(b *town) {
+			b.network("hand", "")
+			b.run("p/app", "t/app", "hand", dependsOn("db"))
+			b.run("q/db", "t/db", "hand")
+		}, []string{"p/app -> p/app : http tcp/8000"}, nil},
 		{"localhost and loopback are no references", func(b *town) {
 			b.network("n", "p")
 			b.run("p/web", "x/one", "n", ref("env A_HOST", "localhost"), ref("env B_HOST", "127.0.0.1:5432"), ref("env C_HOST", "::1"))

@@ -307,6 +307,12 @@ func sortHits(s *subject) {
 }
 
 func (x *index) resolve(p *Population, s *subject, ref policy.Reference) {
+	if ref.Source == "depends_on" { // Compose knows its own services only
+		for _, o := range s.project.names[plainName(ref.Host)] {
+			s.named[o] = append(s.named[o], hit{source: ref.Source, weak: true})
+		}
+		return
+	}
 	h := hit{source: ref.Source, port: ref.Port, scheme: ref.Scheme, weak: ref.Weak, link: strings.HasPrefix(ref.Source, "link")}
 	host := strings.Trim(plainName(ref.Host), "[]")
 	if host == "" || host == "localhost" {

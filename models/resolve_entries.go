@@ -69,7 +69,7 @@ func (p *part) resolve(taken []policy.PortRange) {
 			case "published":
 				o.declared = append(o.declared, publishedTargets(p.facts.published)...)
 			case "exposed":
-				o.declared = append(o.declared, p.facts.workload.Exposed...)
+				o.declared = append(o.declared, usablePorts(p.facts.workload.Exposed)...)
 			case "referenced":
 				o.referenced = true
 			}
@@ -306,7 +306,14 @@ func publishedTargets(ps []policy.Published) []policy.PortRange {
 	for _, p := range ps {
 		out = append(out, policy.Port(p.Proto, p.Port))
 	}
-	return joinPorts(out)
+	return joinPorts(usablePorts(out))
+}
+
+// usablePorts leaves out what no statement can say, such as SCTP.
+func usablePorts(rs []policy.PortRange) []policy.PortRange {
+	return slices.DeleteFunc(slices.Clone(rs), func(r policy.PortRange) bool {
+		return r.Proto != policy.ProtoTCP && r.Proto != policy.ProtoUDP || r.Lo == 0 || r.Hi < r.Lo
+	})
 }
 
 // joinPorts is the union of the lists, sorted, overlapping ranges as one.
