@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -278,12 +277,15 @@ func (g *guard) admitWaiting() {
 	}
 	for _, id := range slices.Sorted(maps.Keys(g.waiting)) {
 		w := g.waiting[id]
-		a, err := g.admit(w)
+		veth, err := g.steer.FindVeth(w.spec.Zone, w.spec.MAC, w.sandbox)
+		if err != nil {
+			w.why = err.Error() // not wired yet, or gone
+			continue
+		}
+		a, err := g.admit(w.spec, veth)
 		if err != nil {
 			w.why = err.Error()
-			if !errors.Is(err, steer.ErrNoVeth) {
-				g.fault("endpoint "+id, err)
-			}
+			g.fault("endpoint "+id, err)
 			continue
 		}
 		g.admitted[id] = a
@@ -294,12 +296,8 @@ func (g *guard) admitWaiting() {
 	}
 }
 
-func (g *guard) admit(w *waiting) (*admission, error) {
-	veth, err := g.steer.FindVeth(w.spec.Zone, w.spec.MAC, w.sandbox)
-	if err != nil {
-		return nil, err
-	}
-	spec := withIfindex(w.spec, veth.Ifindex)
+func (g *guard) admit(spec steer.Spec, veth steer.Veth) (*admission, error) {
+	spec = withIfindex(spec, veth.Ifindex)
 	endpoint, err := g.steer.Admit(spec)
 	if err != nil {
 		return nil, err
