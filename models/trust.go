@@ -63,12 +63,9 @@ func (t TrustSettings) Validate() error {
 
 // isRegistryPrefix: with a registry written out, lest Docker Hub is implied.
 func isRegistryPrefix(prefix string) bool {
-	repository, tag, digest, err := policy.NormalizeImage(slashed(prefix) + "x/x")
-	return err == nil && tag == "" && digest == "" && repository == slashed(prefix)+"x/x"
-}
-
-func slashed(prefix string) string {
-	return strings.TrimSuffix(prefix, "/") + "/"
+	name := strings.TrimSuffix(prefix, "/") + "/x/x"
+	repository, tag, digest, err := policy.NormalizeImage(name)
+	return err == nil && tag == "" && digest == "" && repository == name
 }
 
 // canonical is the repository that a name stands for once mirrors are
@@ -76,18 +73,19 @@ func slashed(prefix string) string {
 // equal ones the operator's.
 func (t TrustSettings) canonical(repository string) (string, bool) {
 	var best Registry
+	var path string // what follows best's prefix
 	for _, rs := range [][]Registry{t.Registries, DefaultRegistries} {
 		for _, r := range rs {
-			prefix := slashed(r.Prefix)
-			if strings.HasPrefix(repository, prefix) && len(prefix) > len(best.Prefix) {
-				best = Registry{Prefix: prefix, As: r.As}
+			rest, ok := strings.CutPrefix(repository, strings.TrimSuffix(r.Prefix, "/"))
+			if ok && strings.HasPrefix(rest, "/") && (best.Prefix == "" || len(rest) < len(path)) {
+				best, path = r, rest
 			}
 		}
 	}
 	if best.As == "" {
 		return repository, best.Prefix != ""
 	}
-	meant, _, _, err := policy.NormalizeImage(slashed(best.As) + repository[len(best.Prefix):])
+	meant, _, _, err := policy.NormalizeImage(strings.TrimSuffix(best.As, "/") + path)
 	if err != nil {
 		return repository, false
 	}
