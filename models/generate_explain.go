@@ -78,8 +78,9 @@ func (x *index) whyNoWay(caller, callee *subject) []string {
 	case len(r.hits) == 0:
 		return []string{fmt.Sprintf("%s is of another project, and no reference of %s names it (R7)", callee.service, caller.service)}
 	}
-	return []string{fmt.Sprintf("%s is of another project, and %s has not joined a network of its own or a common one (R7)%s",
-		callee.service, callee.service.Name, networkText(r.path))}
+	return []string{fmt.Sprintf("%s is of another project, and %s meets it only on network %s, which is neither its own nor nobody's (R7)",
+		callee.service, caller.service, r.path[0].Name)}
+}
 }
 
 // whyNotServed is the callee's side. caller is nil where the peer is no workload.

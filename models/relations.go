@@ -48,7 +48,7 @@ type relation struct {
 	path           []*policy.Network
 	ways           []way // in the order in which they are tried
 	// replicated: caller and callee are one service of more than one workload.
-	// A cluster of one has nobody to call.
+	// What a workload says to its own address stays in its namespace.
 	replicated bool
 }
 
@@ -213,7 +213,7 @@ func (r *relation) fits(t *PeerTerm, me, other *subject, w way) bool {
 	switch t.Peer {
 	case "":
 	case "self":
-		return r.self()
+		return r.self() && (r.replicated || r.callee.isPublished())
 	case "siblings":
 		return r.siblings() && (!r.self() || r.replicated)
 	case "workload":

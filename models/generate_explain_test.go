@@ -1,0 +1,52 @@
+package models
+
+import (
+	"testing"
+
+	"gatehouse/policy"
+)
+
+func TestWhyNot(t *testing.T) {
+	b := newTown(t).network("n", "p").network("m", "p").network("hand", "").network("q_default", "q")
+	b.run("p/app", "t/app", "n")
+	b.run("p/db", "t/db", "n")
+	b.run("p/mail", "t/mail", "m")
+	b.run("q/app", "t/app", "hand q_default")
+	b.run("r/db", "t/db", "hand")
+	b.run("r/app", "t/app", "q_default", ref("env APP_HOST", "q-app-1"))
+	p := b.groups(Settings{}, loadModels(t, testModels)...)
+	service := func(s string) policy.Peer { return policy.ServicePeer(serviceKey(s)) }
+	tcp := func(n uint16) policy.PortRange { return policy.Port(policy.ProtoTCP, n) }
+	for _, tt := range []struct {
+		name     string
+		from, to policy.Peer
+		port     policy.PortRange
+		want     []string
+	}{
+		{"allowed", service("p/app"), service("p/db"), tcp(5432), nil},
+		{"port", service("p/app"), service("p/db"), tcp(22), []string{"t-db@1 does not serve tcp/22; it serves tcp/5432, tcp/8081, tcp/9187, tcp/7000"}},
+		{"role", service("p/app"), service("p/db"), tcp(9187), []string{"t-db@1#stats serves monitoring; peer p/app (app-server)"}},
+		{"both sides", service("p/db"), service("p/app"), tcp(8000), []string{
+			"t-app@1#web serves proxy, web-server, self; peer p/db (database)",
+			"t-db@1#mesh calls siblings, model t-db; peer p/app (app-server)"}},
+		{"path", service("p/app"), service("p/mail"), tcp(25), []string{
+			"no path: p/app and p/mail share no network",
+			"t-mail@1#smtp serves whom its deployer names; peer p/app (app-server)",
+			"t-app@1#db calls database, t-app@1#own-url calls self, front, t-app@1#refs calls whom its deployer names; peer p/mail (mail)"}},
+		{"project", service("q/app"), service("r/db"), tcp(5432), []string{
+			"r/db is of another project, and no reference of q/app names it (R7)",
+			"t-db@1#sql serves app-server, whom its deployer names; peer q/app (app-server)",
+			"t-app@1#db calls database, t-app@1#own-url calls self, front, t-app@1#refs calls whom its deployer names; peer r/db (database)"}},
+		{"named on the callee's own network", service("r/app"), service("q/app"), tcp(1), []string{
+			"q/app is of another project, and r/app meets it only on network q_default, which is neither its own nor nobody's (R7)",
+			"t-app@1 does not serve tcp/1; it serves tcp/8000",
+			"t-app@1#db calls database, t-app@1#own-url calls self, front, t-app@1#refs calls whom its deployer names; peer q/app (app-server)"}},
+		{"outside", service("p/app"), policy.Peer{Kind: policy.PeerInternet}, tcp(443), []string{
+			"t-app@1#db calls database, t-app@1#own-url calls self, front, t-app@1#refs calls whom its deployer names; peer @internet"}},
+		{"from outside, any port", policy.Peer{Kind: policy.PeerSite}, service("p/app"), policy.PortRange{}, []string{
+			"t-app@1#web serves proxy, web-server, self; peer @site"}},
+		{"nobody there", service("x/y"), service("x/z"), tcp(1), nil},
+	} {
+		t.Run(tt.name, func(t *testing.T) { expect(t, p.WhyNot(tt.from, tt.to, tt.port), tt.want) })
+	}
+}
