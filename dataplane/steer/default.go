@@ -300,11 +300,7 @@ func (d *standing) admit(ifindex uint32) error {
 		return nil
 	}
 	d.admitted[ifindex] = true
-	if len(d.bridges) == 0 {
-		return nil
-	}
-	_, err := d.correct()
-	return err
+	return d.change(func(c *nftables.Conn) error { return c.SetAddElements(d.set(), setElements([]uint32{ifindex})) })
 }
 
 // revoke holds a port again.
@@ -315,10 +311,28 @@ func (d *standing) revoke(ifindex uint32) error {
 		return nil
 	}
 	delete(d.admitted, ifindex)
+	return d.change(func(c *nftables.Conn) error {
+		return c.SetDeleteElements(d.set(), setElements([]uint32{ifindex}))
+	})
+}
+
+// change makes one change to the set. Where that fails the table is not as it
+// was left, and is corrected as a whole.
+func (d *standing) change(f func(*nftables.Conn) error) error {
 	if len(d.bridges) == 0 {
 		return nil
 	}
-	_, err := d.correct()
+	c, err := d.conn()
+	if err != nil {
+		return err
+	}
+	if err := f(c); err != nil {
+		return err
+	}
+	if c.Flush() == nil {
+		return nil
+	}
+	_, err = d.correct()
 	return err
 }
 
@@ -327,16 +341,34 @@ func (d *standing) remove() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.bridges = nil
-	c, err := d.conn()
+	return removeStanding(d.ns, d.table.Name)
+}
+
+func removeStanding(ns *netns, table string) error {
+	c, err := nftables.New(nftables.WithNetNSFd(int(ns.file.Fd())))
 	if err != nil {
-		return err
+		return fmt.Errorf("nftables: %w", err)
 	}
-	c.AddTable(d.table) // deleting what is not there is an error
-	c.DelTable(d.table)
+	t := c.AddTable(&nftables.Table{Name: table, Family: nftables.TableFamilyBridge})
+	c.DelTable(t) // which fails where there is none
 	if err := c.Flush(); err != nil {
 		return fmt.Errorf("remove the standing default: %w", err)
 	}
 	return nil
+}
+
+// HoldsByPort reports whether the kernel lacks `meta ibrname`. New ports of
+// bridges that are not guarded then stay closed too, in namespaces with a
+// closed network, while no gateway runs.
+func (s *Steer) HoldsByPort() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, n := range s.networks {
+		if d := s.defaults[n.space.ns.cookie]; n.Closed && d != nil && !d.byName {
+			return true
+		}
+	}
+	return false
 }
 
 // syncDefault makes the standing default of a namespace what its networks ask

@@ -129,6 +129,8 @@ func newHost(t *testing.T) *host {
 	h.cfg = Config{
 		PinDir:      fmt.Sprintf("/sys/fs/bpf/sttest-%d-%s", os.Getpid(), safe(t.Name())),
 		NetNSDir:    t.TempDir(),
+		Prefix:      "sttest",
+		Table:       "sttest", // Uninstall also looks into the machine's own namespace
 		FlowEntries: 4096,
 	}
 	h.open()

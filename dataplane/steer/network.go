@@ -76,17 +76,14 @@ func (s *Steer) guard(n Network) error {
 		}
 		s.networks[n.Zone] = fresh
 		if old != nil {
-			err = errors.Join(s.replacePrograms(fresh), old.close())
+			err = old.close()
 		}
-		if err != nil {
+		if err := errors.Join(err, s.setOpen(n.Zone, !n.Closed), s.replacePrograms(fresh)); err != nil {
 			return err
 		}
 	}
 	s.networks[n.Zone].Network = n
-	if err := s.setOpen(n.Zone, !n.Closed); err != nil {
-		return err
-	}
-	return s.syncDefault(sp)
+	return errors.Join(s.setOpen(n.Zone, !n.Closed), s.syncDefault(sp))
 }
 
 func findBridge(ns *netns, name string) (attrs *netlink.LinkAttrs, err error) {
@@ -134,18 +131,26 @@ func words(m policy.MAC) (w [3]uint16) {
 	return w
 }
 
-// replacePrograms puts a network's new programs where its old ones are.
+// replacePrograms puts a network's new programs where old ones are: its own
+// endpoints', and those of an earlier gateway.
 func (s *Steer) replacePrograms(n *network) error {
 	for _, e := range s.endpoints {
-		if e.network.Zone != n.Zone {
-			continue
-		}
-		e.network = n
-		if err := s.attachBoth(n, e.Ifindex); err != nil {
-			return err
+		if e.network.Zone == n.Zone {
+			e.network = n
 		}
 	}
-	return nil
+	ports, err := bridgePorts(n.space.ns, n.bridge)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, p := range ports {
+		h := hook{n.space.ns.cookie, uint32(p.Index), ebpf.AttachTCXIngress}
+		if s.pinned(h) {
+			errs = append(errs, s.attachBoth(n, h.ifindex))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 func (s *Steer) setOpen(zone policy.Zone, open bool) error {
@@ -169,10 +174,10 @@ func (s *Steer) Unguard(zone policy.Zone) error {
 		return nil
 	}
 	err := s.forget(n)
-	if n.space.gone() {
+	if n.space.gonePath() {
 		return errors.Join(err, s.forgetSpace(n.space))
 	}
-	return errors.Join(err, s.unhook(n), s.syncDefault(n.space))
+	return errors.Join(err, s.unhook(n), s.setOpen(zone, false), s.syncDefault(n.space))
 }
 
 // forget removes a network's endpoints and the network, but leaves its ports'
@@ -185,7 +190,7 @@ func (s *Steer) forget(n *network) error {
 		}
 	}
 	delete(s.networks, n.Zone)
-	return errors.Join(append(errs, s.setOpen(n.Zone, false), n.close())...)
+	return errors.Join(append(errs, n.close())...)
 }
 
 // unhook takes the programs off a network's ports.
@@ -201,30 +206,61 @@ func (s *Steer) unhook(n *network) error {
 	return errors.Join(errs...)
 }
 
-// forgetSpace lets go of a namespace that no longer exists.
-func (s *Steer) forgetSpace(sp *Space) error {
-	for _, n := range s.networks {
-		if n.space == sp {
-			return nil
+// dropGone lets go of the namespaces that no longer exist.
+func (s *Steer) dropGone() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var errs []error
+	for _, sp := range s.spaces {
+		if sp.gonePath() {
+			errs = append(errs, s.forgetSpace(sp))
 		}
 	}
-	cookie := sp.ns.cookie
-	var errs []error
-	delete(s.defaults, cookie)
+	return errors.Join(errs...)
+}
+
+// forgetSpace lets go of a namespace that no longer exists: holding it would
+// keep it, and its addresses, alive.
+func (s *Steer) forgetSpace(sp *Space) error {
+	errs := []error{s.abandon(sp)}
 	hooks, err := s.pinnedHooks()
 	errs = append(errs, err)
 	for _, h := range hooks {
-		if h.cookie == cookie {
+		if h.cookie == sp.ns.cookie {
 			errs = append(errs, s.detach(h))
 		}
 	}
-	delete(s.spaces, cookie)
-	close(sp.done)
-	err = s.maps.Spaces.Delete(cookie)
+	err = s.maps.Spaces.Delete(sp.ns.cookie)
 	if errors.Is(err, ebpf.ErrKeyNotExist) {
 		err = nil
 	}
 	return errors.Join(append(errs, err, sp.ns.close())...)
+}
+
+// abandon gives up a namespace's networks and its pair, but leaves programs and
+// standing default: what is closed there stays closed.
+func (s *Steer) abandon(sp *Space) error {
+	var errs []error
+	for _, n := range s.networks {
+		if n.space == sp {
+			errs = append(errs, s.forget(n))
+		}
+	}
+	delete(s.defaults, sp.ns.cookie)
+	delete(s.spaces, sp.ns.cookie)
+	close(sp.done)
+	return errors.Join(errs...)
+}
+
+// pairGone deals with a pair that somebody removed.
+func (s *Steer) pairGone(sp *Space) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.spaces[sp.ns.cookie] != sp {
+		return
+	}
+	err := errors.Join(s.abandon(sp), sp.ns.close())
+	s.report(Report{sp.NetNS, "the slow-path devices were removed by others: guard its networks again", err})
 }
 
 // bridgePorts lists the ports of a bridge.

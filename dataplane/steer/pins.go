@@ -48,7 +48,7 @@ func pinDirs(dir string) error {
 		return err
 	}
 	for _, e := range entries {
-		if e.Name() == layout {
+		if e.Name() == layout || !isLayout(e.Name()) {
 			continue
 		}
 		if err := os.RemoveAll(filepath.Join(dir, e.Name())); err != nil {
@@ -61,6 +61,31 @@ func pinDirs(dir string) error {
 		}
 	}
 	return nil
+}
+
+// isLayout: only those are ours to remove.
+func isLayout(name string) bool {
+	_, err := strconv.ParseUint(strings.TrimPrefix(name, "v"), 10, 16)
+	return err == nil && strings.HasPrefix(name, "v")
+}
+
+// removePins removes every layout's pins, and the directory if it is empty then.
+func removePins(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	var errs []error
+	for _, e := range entries {
+		if isLayout(e.Name()) {
+			errs = append(errs, os.RemoveAll(filepath.Join(dir, e.Name())))
+		}
+	}
+	err = os.Remove(dir)
+	if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ENOTEMPTY) {
+		err = nil
+	}
+	return errors.Join(append(errs, err)...)
 }
 
 // takeMap opens the pinned map of that spec, or makes and pins it. A pinned one
@@ -173,6 +198,12 @@ func (s *Steer) detach(h hook) error {
 		err = errors.Join(err, l.Close())
 	}
 	return errors.Join(err, os.Remove(path))
+}
+
+// pinned reports whether the hook has a link.
+func (s *Steer) pinned(h hook) bool {
+	_, err := os.Stat(filepath.Join(s.links, h.pinName()))
+	return err == nil
 }
 
 // pinnedHooks lists the hooks that have a pinned link.

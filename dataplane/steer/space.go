@@ -3,7 +3,9 @@ package steer
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"os"
+	"slices"
 	"unsafe"
 
 	"github.com/cilium/ebpf"
@@ -25,6 +27,17 @@ type Space struct {
 	ns       *netns
 	lastSlot uint16
 	done     chan struct{} // closed when the namespace is given up
+}
+
+// Gone is closed when the namespace, or the pair in it, was removed: its devices
+// are of no use any more. Guard makes them anew.
+func (sp *Space) Gone() <-chan struct{} { return sp.done }
+
+// Spaces lists the namespaces that hold guarded networks, in no order.
+func (s *Steer) Spaces() []*Space {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Collect(maps.Values(s.spaces))
 }
 
 // Space returns the slow-path pair of the namespace at path, "" = this
@@ -236,22 +249,28 @@ func (sp *Space) returnHook() hook {
 	return hook{sp.ns.cookie, sp.gh0, ebpf.AttachTCXIngress}
 }
 
-func (sp *Space) remove() error {
-	return sp.ns.do(func() error {
-		l, err := netlink.LinkByName(sp.Kernel)
-		if errors.As(err, &netlink.LinkNotFoundError{}) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		return netlink.LinkDel(l)
-	})
+// removePair runs inside the namespace.
+func removePair(prefix string) error {
+	kernel, err := netlink.LinkByName(prefix + "0")
+	if errors.As(err, &netlink.LinkNotFoundError{}) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	user, err := netlink.LinkByName(prefix + "1")
+	if err != nil || kernel.Type() != "veth" || kernel.Attrs().ParentIndex != user.Attrs().Index {
+		return nil // somebody else's
+	}
+	return netlink.LinkDel(kernel)
 }
 
-// gone reports whether the namespace's path names another namespace now, or
+// gonePath reports whether the namespace's path names another namespace now, or
 // none.
-func (sp *Space) gone() bool {
+func (sp *Space) gonePath() bool {
+	if sp.NetNS == "" {
+		return false
+	}
 	ns, err := openNetNS(sp.NetNS)
 	if err != nil {
 		return errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.EINVAL)

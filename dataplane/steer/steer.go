@@ -22,6 +22,7 @@ import (
 	"github.com/cilium/ebpf/rlimit"
 	"golang.org/x/sys/unix"
 
+	"gatehouse/dataplane"
 	"gatehouse/policy"
 )
 
@@ -85,6 +86,8 @@ type Steer struct {
 	maps  steerMaps
 	flows *FlowMap
 	cache *btf.Cache
+
+	takenOver bool
 
 	attaching sync.Mutex // one attachment at a time: the kernel's own lock allows no more
 
@@ -214,6 +217,7 @@ func (s *Steer) recall() error {
 	if err := it.Err(); err != nil {
 		return fmt.Errorf("take over endpoints: %w", err)
 	}
+	s.takenOver = len(s.found) > 0
 	return nil
 }
 
@@ -276,21 +280,63 @@ func (s *Steer) Close() error {
 	return errors.Join(append(errs, s.maps.Close())...)
 }
 
-// Uninstall removes everything from the kernel: the network is as it was found.
+// TakenOver reports whether an earlier gateway's endpoints were found. Closed
+// networks can be guarded as closed at once then.
+func (s *Steer) TakenOver() bool { return s.takenOver }
+
+// Endpoints lists what is admitted now, in no order. Endpoints also go when
+// their namespace does.
+func (s *Steer) Endpoints() []dataplane.Endpoint {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	list := make([]dataplane.Endpoint, 0, len(s.endpoints))
+	for _, e := range s.endpoints {
+		list = append(list, e.dataplane())
+	}
+	return list
+}
+
+// Uninstall removes everything from the kernel, also what an earlier gateway
+// left in namespaces that this one does not guard: the network is as it was
+// found. Nothing but Close may be called afterwards.
 func (s *Steer) Uninstall() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var errs []error
-	for _, d := range s.defaults {
-		errs = append(errs, d.remove())
+	for _, sp := range s.spaces {
+		errs = append(errs, s.clean(sp.ns))
+	}
+	for _, path := range s.namespaces() {
+		ns, err := openNetNS(path)
+		if err != nil {
+			continue // gone, or no namespace: nothing of ours is there
+		}
+		errs = append(errs, s.clean(ns), ns.close())
 	}
 	hooks, err := s.pinnedHooks()
 	errs = append(errs, err)
 	for _, h := range hooks {
 		errs = append(errs, s.detach(h))
 	}
-	for _, sp := range s.spaces {
-		errs = append(errs, sp.remove())
+	return errors.Join(append(errs, removePins(s.cfg.PinDir))...)
+}
+
+// namespaces lists where a gateway may have left something.
+func (s *Steer) namespaces() []string {
+	paths := []string{""}
+	files, err := os.ReadDir(s.cfg.NetNSDir)
+	if err != nil {
+		return paths
 	}
-	return errors.Join(append(errs, os.RemoveAll(s.cfg.PinDir))...)
+	for _, f := range files {
+		paths = append(paths, filepath.Join(s.cfg.NetNSDir, f.Name()))
+	}
+	return paths
+}
+
+// clean removes the standing default and the slow-path pair from a namespace.
+func (s *Steer) clean(ns *netns) error {
+	return errors.Join(removeStanding(ns, s.cfg.Table), ns.do(func() error {
+		return removePair(s.cfg.Prefix)
+	}))
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"sync"
 	"time"
 
@@ -55,13 +54,12 @@ func (s *Steer) Watch(ctx context.Context, hints chan<- struct{}) error {
 	defer running.Wait()
 	running.Go(func() { s.watchDir(ctx, hints) })
 
-	watched := make(map[uint64]bool)
+	watched := make(map[*Space]bool)
 	tick := time.NewTicker(checkEvery)
 	defer tick.Stop()
 	for {
 		for _, sp := range s.unwatched(watched) {
-			running.Go(func() { s.watchLinks(ctx, sp, hints) })
-			running.Go(func() { s.watchRules(ctx, sp) })
+			running.Go(func() { s.watchSpace(ctx, sp, hints) })
 		}
 		select {
 		case <-ctx.Done():
@@ -74,13 +72,18 @@ func (s *Steer) Watch(ctx context.Context, hints chan<- struct{}) error {
 }
 
 // unwatched lists the spaces that are not in watched, and puts them in.
-func (s *Steer) unwatched(watched map[uint64]bool) []*Space {
+func (s *Steer) unwatched(watched map[*Space]bool) []*Space {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	for sp := range watched {
+		if s.spaces[sp.ns.cookie] != sp {
+			delete(watched, sp)
+		}
+	}
 	var fresh []*Space
-	for cookie, sp := range s.spaces {
-		if !watched[cookie] {
-			watched[cookie] = true
+	for _, sp := range s.spaces {
+		if !watched[sp] {
+			watched[sp] = true
 			fresh = append(fresh, sp)
 		}
 	}
@@ -88,6 +91,9 @@ func (s *Steer) unwatched(watched map[uint64]bool) []*Space {
 }
 
 func (s *Steer) checkDefaults() {
+	if err := s.dropGone(); err != nil {
+		s.report(Report{Text: "a namespace that is gone", Err: err})
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for cookie := range s.defaults {
@@ -117,6 +123,20 @@ func (s *Steer) Mended() uint64 {
 	return s.mended
 }
 
+// watchSpace ends with the namespace: its sockets would keep it alive.
+func (s *Steer) watchSpace(ctx context.Context, sp *Space, hints chan<- struct{}) {
+	ctx, cancel := context.WithCancel(ctx)
+	var running sync.WaitGroup
+	running.Go(func() { s.watchLinks(ctx, sp, hints) })
+	running.Go(func() { s.watchRules(ctx, sp) })
+	select {
+	case <-ctx.Done():
+	case <-sp.done:
+	}
+	cancel()
+	running.Wait()
+}
+
 // watchLinks follows the interfaces of one namespace. When events were lost it
 // starts over from a full list.
 func (s *Steer) watchLinks(ctx context.Context, sp *Space, hints chan<- struct{}) {
@@ -124,8 +144,6 @@ func (s *Steer) watchLinks(ctx context.Context, sp *Space, hints chan<- struct{}
 		err := s.followLinks(ctx, sp, hints)
 		select {
 		case <-ctx.Done():
-		case <-sp.done:
-			return
 		case <-time.After(100 * time.Millisecond):
 			s.report(Report{sp.NetNS, "events of interfaces were lost", err})
 		}
@@ -149,8 +167,6 @@ func (s *Steer) followLinks(ctx context.Context, sp *Space, hints chan<- struct{
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-sp.done:
-			return nil
 		case u, ok := <-updates:
 			if !ok {
 				return errors.New("the subscription ended")
@@ -166,8 +182,12 @@ func (s *Steer) linkChanged(sp *Space, u netlink.LinkUpdate) {
 	a := u.Link.Attrs()
 	if u.Header.Type == unix.RTM_DELLINK {
 		// A port that only leaves its bridge is told by the bridge's own message.
-		if u.IfInfomsg.Family == unix.AF_UNSPEC {
-			s.linkGone(sp, uint32(a.Index))
+		switch i := uint32(a.Index); {
+		case u.IfInfomsg.Family != unix.AF_UNSPEC:
+		case i == sp.gh0 || i == sp.gh1:
+			s.pairGone(sp)
+		default:
+			s.linkGone(sp, i)
 		}
 		return
 	}
@@ -197,7 +217,7 @@ func (s *Steer) prepare(sp *Space, ifindex, bridge uint32) error {
 		ebpf.AttachTCXEgress:  n.to,
 	} {
 		h := hook{sp.ns.cookie, ifindex, attach}
-		if _, err := os.Stat(filepath.Join(s.links, h.pinName())); err == nil {
+		if s.pinned(h) {
 			continue
 		}
 		if err := s.attach(sp.ns, h, program); err != nil {
@@ -244,9 +264,6 @@ func (s *Steer) watchRules(ctx context.Context, sp *Space) {
 		err := s.followRules(ctx, sp)
 		select {
 		case <-ctx.Done():
-			return
-		case <-sp.done:
-			return
 		case <-time.After(100 * time.Millisecond):
 			s.report(Report{sp.NetNS, "events of nftables were lost", err})
 		}
@@ -297,7 +314,7 @@ func removes(messages []mdlnetlink.Message) bool {
 func (s *Steer) watchDir(ctx context.Context, hints chan<- struct{}) {
 	for ctx.Err() == nil {
 		// Without the directory there is no engine yet.
-		_ = followDir(ctx, s.cfg.NetNSDir, hints)
+		_ = s.followDir(ctx, hints)
 		select {
 		case <-ctx.Done():
 		case <-time.After(time.Second):
@@ -305,7 +322,7 @@ func (s *Steer) watchDir(ctx context.Context, hints chan<- struct{}) {
 	}
 }
 
-func followDir(ctx context.Context, dir string, hints chan<- struct{}) error {
+func (s *Steer) followDir(ctx context.Context, hints chan<- struct{}) error {
 	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
 	if err != nil {
 		return err
@@ -313,7 +330,7 @@ func followDir(ctx context.Context, dir string, hints chan<- struct{}) error {
 	// A file whose descriptor is in non-blocking mode takes deadlines.
 	f := os.NewFile(uintptr(fd), "inotify")
 	defer f.Close()
-	_, err = unix.InotifyAddWatch(fd, dir, unix.IN_CREATE|unix.IN_DELETE|unix.IN_MOVED_TO|unix.IN_DELETE_SELF|unix.IN_ATTRIB|unix.IN_ONLYDIR)
+	_, err = unix.InotifyAddWatch(fd, s.cfg.NetNSDir, unix.IN_CREATE|unix.IN_DELETE|unix.IN_MOVED_TO|unix.IN_DELETE_SELF|unix.IN_ATTRIB|unix.IN_ONLYDIR)
 	if err != nil {
 		return err
 	}
@@ -324,6 +341,9 @@ func followDir(ctx context.Context, dir string, hints chan<- struct{}) error {
 	for {
 		if _, err := f.Read(buf); err != nil {
 			return err
+		}
+		if err := s.dropGone(); err != nil {
+			s.report(Report{Text: "a namespace that is gone", Err: err})
 		}
 		notify(hints)
 	}

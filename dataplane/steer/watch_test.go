@@ -49,7 +49,7 @@ func (h *host) standingRules() int {
 	h.t.Helper()
 	c, err := nftables.New(nftables.WithNetNSFd(int(h.ns.file.Fd())))
 	must(h.t, err)
-	table := &nftables.Table{Name: "gatehouse", Family: nftables.TableFamilyBridge}
+	table := &nftables.Table{Name: h.cfg.Table, Family: nftables.TableFamilyBridge}
 	n := 0
 	for _, ch := range standingChains {
 		rules, err := c.GetRules(table, &nftables.Chain{Name: ch.name, Table: table})
@@ -137,7 +137,7 @@ func TestAdmitRefuses(t *testing.T) {
 	if err := h.s.Guard(Network{Zone: 1 << 16, Bridge: "br0", NetNS: h.ns.path}); err == nil {
 		t.Error("a zone that does not fit was guarded")
 	}
-	if err := h.s.Guard(Network{Zone: 8, Bridge: "gh0", NetNS: h.ns.path}); err == nil {
+	if err := h.s.Guard(Network{Zone: 8, Bridge: "sttest0", NetNS: h.ns.path}); err == nil {
 		t.Error("a veth was guarded as a bridge")
 	}
 }
@@ -253,4 +253,66 @@ func TestOpenPortsAreLetBy(t *testing.T) {
 	}
 	c, e := h.run("c", 4), h.run("e", 5)
 	h.arrives(c, e, "open", datagram(t, c, e, false, 1, 2, "open"))
+}
+
+// A namespace that the engine removed is let go: held open it would live on.
+func TestNamespaceGone(t *testing.T) {
+	h := newHost(t)
+	inner := filepath.Join(h.cfg.NetNSDir, "1-overlay")
+	must(t, os.Symlink(h.ns.path, inner))
+	must(t, h.s.Guard(Network{Zone: testZone, Bridge: "br0", NetNS: inner, Closed: true}))
+	a := h.run("a", 2)
+	h.admit(a)
+	h.watch()
+	sp := h.s.Spaces()[0]
+	must(t, os.Remove(inner))
+	<-sp.Gone()
+	eventually(t, "nothing of it is left", func() bool {
+		hooks, err := h.s.pinnedHooks()
+		return err == nil && len(hooks) == 0 && len(h.s.Endpoints()) == 0 && len(h.s.Spaces()) == 0
+	})
+	// It comes back under the same path.
+	must(t, os.Symlink(h.ns.path, inner))
+	must(t, h.s.Guard(Network{Zone: testZone, Bridge: "br0", NetNS: inner, Closed: true}))
+	h.admit(a)
+	if n := len(h.s.Endpoints()); n != 1 {
+		t.Errorf("%d endpoints, want 1", n)
+	}
+}
+
+// Without its slow path a closed network stays closed, and guarding it again
+// mends it.
+func TestPairRemoved(t *testing.T) {
+	h := newHost(t)
+	h.guard(true)
+	a, b := h.run("a", 2), h.run("b", 3)
+	h.admit(a)
+	h.admit(b)
+	h.watch()
+	sp := h.s.Spaces()[0]
+	must(t, h.ns.do(func() error { return removePair(h.cfg.Prefix) }))
+	<-sp.Gone()
+	eventually(t, "it is reported", func() bool { return len(h.s.Reports()) > 0 })
+	a.end.send(datagram(t, a, b, false, 1, 2, "no slow path"))
+	h.guard(true)
+	h.admit(a)
+	h.admit(b)
+	h.quiet(a, b, a, "no slow path")
+	h.hairpin(func([]byte) bool { return true })
+	h.arrives(a, b, "mended", datagram(t, a, b, false, 1, 2, "mended"))
+}
+
+// What a gateway left in namespaces that its successor does not guard goes too.
+func TestUninstallAfterRestart(t *testing.T) {
+	h := newHost(t)
+	must(t, os.Symlink(h.ns.path, filepath.Join(h.cfg.NetNSDir, "1-overlay")))
+	h.guard(true)
+	a, b := h.run("a", 2), h.run("b", 3)
+	must(t, h.s.Close())
+	h.open()
+	must(t, h.s.Uninstall())
+	h.arrives(a, b, "free", datagram(t, a, b, false, 1, 2, "free"))
+	if n := h.standingRules(); n != 0 {
+		t.Errorf("%d rules are left", n)
+	}
 }

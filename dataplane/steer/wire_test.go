@@ -465,7 +465,7 @@ func TestUninstallLeavesNothing(t *testing.T) {
 	must(t, h.ns.do(func() error {
 		links, err := netlink.LinkList()
 		for _, l := range links {
-			if strings.HasPrefix(l.Attrs().Name, "gh") {
+			if strings.HasPrefix(l.Attrs().Name, h.cfg.Prefix) {
 				t.Errorf("%s is left", l.Attrs().Name)
 			}
 		}
