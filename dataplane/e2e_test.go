@@ -43,7 +43,7 @@ type site struct {
 
 const patience = 5 * time.Second
 
-func newSite(t *testing.T) *site {
+func newSite(t *testing.T, queues int) *site {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("missing capability: root")
@@ -81,7 +81,7 @@ func newSite(t *testing.T) *site {
 	x.ip("outside", "-6 route add default via 2001:db8::1")
 	x.cfg = steer.Config{
 		PinDir:   "/sys/fs/bpf/" + x.names["H"],
-		NetNSDir: t.TempDir(), FlowEntries: 4096,
+		NetNSDir: t.TempDir(), FlowEntries: 4096, Queues: queues,
 	}
 	x.openSteer()
 	t.Cleanup(func() {
@@ -159,6 +159,7 @@ func (x *site) start() {
 	}
 	s := x.s
 	x.d, err = dataplane.New(dataplane.Config{
+		Workers: x.cfg.Queues,
 		FlowMap: s.Flows(),
 		Beat:    func(q int, now int64) { _ = s.Beat(q, now) },
 		PortFailed: func(space, queue int, err error) {
@@ -200,7 +201,7 @@ func (x *site) start() {
 	x.d.SetEndpoints(x.admitted)
 	x.enforce(lines...)
 	x.adopt()
-	ports, err := afxdp.Open(afxdp.Config{NetNS: h, Interface: x.space.User, Frames: 2048})
+	ports, err := afxdp.Open(afxdp.Config{NetNS: h, Interface: x.space.User, Queues: x.cfg.Queues, Frames: 2048})
 	if err != nil {
 		x.t.Fatal(err)
 	}
@@ -313,7 +314,7 @@ func exchange(c net.Conn, n int) error {
 }
 
 func TestEndToEnd(t *testing.T) {
-	x := newSite(t)
+	x := newSite(t, 1)
 	families(t, func(t *testing.T, v6 bool) {
 		x.t = t
 		t.Run("application", func(t *testing.T) { x.t = t; x.application(v6) })
@@ -324,6 +325,33 @@ func TestEndToEnd(t *testing.T) {
 		t.Run("restart", func(t *testing.T) { x.t = t; x.restart(v6) })
 	})
 	x.t = t
+}
+
+// TestTwoWorkers: both directions of a conversation meet one worker, whichever
+// that is.
+func TestTwoWorkers(t *testing.T) {
+	x := newSite(t, 2)
+	families(t, func(t *testing.T, v6 bool) {
+		x.t = t
+		x.application(v6)
+		x.rejects(v6)
+		var got atomic.Int64
+		go echo(x.listen(db, v6, 9000), &got)
+		for range 50 {
+			c := x.mustDial(web, "tcp", db, v6, 9000)
+			if err := exchange(c, 100); err != nil {
+				t.Fatal(err)
+			}
+			c.Close()
+		}
+		x.outside(v6)
+	})
+	x.t = t
+	for _, f := range x.d.Flows() {
+		if f.Proto == policy.ProtoTCP && f.Dst.Port() == 9000 && f.MidStream {
+			t.Errorf("met from its middle: %+v", f)
+		}
+	}
 }
 
 // application: http passes on its port, ssh's first bytes do not arrive there.
@@ -506,12 +534,20 @@ func (x *site) restart(v6 bool) {
 	if err := exchange(x.mustDial(web, "tcp", db, v6, 9000), 1000); err != nil {
 		t.Errorf("a new connection: %v", err)
 	}
-	// A table that forbids it ends it.
+	// A table that forbids it ends it: silently, or with a reset.
+	second := x.mustDial(web, "tcp", db, v6, 9000)
+	if err := exchange(second, 1000); err != nil {
+		t.Fatal(err)
+	}
 	x.enforce()
 	_ = old.SetDeadline(time.Now().Add(300 * time.Millisecond))
 	_, _ = old.Write([]byte("x"))
-	if _, err := old.Read(make([]byte, 1)); err == nil {
-		t.Error("the connection goes on against the new table")
+	if _, err := old.Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("against the new table: %v", err)
+	}
+	x.enforce(line(policy.Reject, "web", "db", "any", "tcp/9000"))
+	if err := exchange(second, 1); !errors.Is(err, unix.ECONNRESET) {
+		t.Errorf("against a table that rejects: %v", err)
 	}
 	x.enforce(lines...)
 }

@@ -43,7 +43,8 @@ type Port interface {
 	// Release gives frames back to be reused; they are dropped.
 	Release(frames []Frame)
 	// Flush transmits what Send queued; it retries what the kernel could not
-	// take yet and reports errors that do not pass (device gone).
+	// take yet and reports errors that do not pass (device gone), also when
+	// nothing was queued.
 	Flush() error
 	// Pending is how many sent frames the kernel has not taken yet: while it is
 	// not 0, Flush wants to be called again soon.

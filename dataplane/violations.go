@@ -230,10 +230,21 @@ func (v *Violations) run(ctx context.Context, in *mailbox[event]) {
 		for i := range events {
 			v.record(&events[i])
 		}
+		full := len(events) > cap(events)/2
 		clear(events)
 		spare = events[:0]
+		if !full {
+			continue
+		}
+		// A flood of distinct violations loses some rather than take a core.
+		select {
+		case <-ctx.Done():
+		case <-time.After(floodPause):
+		}
 	}
 }
+
+const floodPause = 50 * time.Millisecond
 
 // announcePause is how long a record must have been quiet to be sent to
 // subscribers again when it grows.

@@ -40,8 +40,10 @@ const (
 	kickWait = time.Millisecond
 	// eventsEvery is how long violations are gathered before they are handed on.
 	eventsEvery = 100 * time.Millisecond
+	// checkEvery is how often an idle port is asked whether its device is there.
+	checkEvery = time.Second
 	// sweepFlows places of the classifier's table are looked at every sweepTurn.
-	sweepTurn  = 50 * time.Millisecond
+	sweepTurn  = 100 * time.Millisecond
 	sweepFlows = 1024
 	// stalePasses bounds what is thrown away after a stop; a ring holds less.
 	stalePasses = 1024
@@ -86,6 +88,7 @@ type Worker struct {
 	lastBeat   int64
 	lastEvents int64
 	lastSweep  int64
+	lastCheck  int64
 	lastFull   int64 // when a full flow map was last logged
 }
 
@@ -197,11 +200,14 @@ func (w *Worker) turn() bool {
 		w.runControl(false)
 	}
 	w.follow()
-	busy := false
+	busy, check := false, w.now-w.lastCheck >= int64(checkEvery)
+	if check {
+		w.lastCheck = w.now
+	}
 	for i := 0; i < len(w.ports); i++ {
 		p := w.ports[i]
 		n := p.Recv(w.frames[:])
-		if n == 0 && p.Pending() == 0 {
+		if n == 0 && p.Pending() == 0 && !check {
 			continue
 		}
 		busy = busy || n > 0
@@ -256,7 +262,7 @@ func (w *Worker) retireFlowsOf(gone []*localEndpoint) {
 
 // keepHouse does now and then what no packet asks for.
 func (w *Worker) keepHouse() {
-	if w.now-w.lastSweep >= int64(sweepTurn) {
+	if w.now-w.lastSweep >= int64(sweepTurn) && w.classifier.Len() > 0 {
 		w.lastSweep = w.now
 		w.classifier.Sweep(w.now, sweepFlows)
 		w.forget()

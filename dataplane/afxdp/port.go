@@ -164,7 +164,7 @@ func (p *Port) Flush() error {
 		p.queued = 0
 	}
 	if p.inFlight == 0 {
-		return nil
+		return p.gone()
 	}
 	for range flushTries {
 		p.reap()
@@ -176,6 +176,16 @@ func (p *Port) Flush() error {
 		}
 	}
 	return nil
+}
+
+// gone asks an idle socket whether its device was removed: the kernel leaves
+// ENETDOWN in it then.
+func (p *Port) gone() error {
+	errno, err := unix.GetsockoptInt(p.fd, unix.SOL_SOCKET, unix.SO_ERROR)
+	if err != nil || errno == 0 {
+		return err
+	}
+	return fmt.Errorf("device: %w", unix.Errno(errno))
 }
 
 // kick asks the kernel to transmit what is in the ring. In copy mode that
@@ -251,7 +261,8 @@ func (p *Port) readKernelStats() {
 	}
 	p.stats.NoFrame = s.Rx_fill_ring_empty_descs
 	p.stats.RingFull = s.Rx_ring_full
-	p.stats.Invalid = s.Rx_dropped + s.Rx_invalid_descs + s.Tx_invalid_descs
+	// In copy mode a frame that finds no room counts as dropped too.
+	p.stats.Invalid = s.Rx_dropped - min(s.Rx_dropped, s.Rx_fill_ring_empty_descs) + s.Rx_invalid_descs + s.Tx_invalid_descs
 }
 
 // Close implements dataplane.Port. The XDP program stays and drops what comes;

@@ -371,6 +371,16 @@ func TestNoLeakWhenDeviceGoes(t *testing.T) {
 	}
 }
 
+func TestIdlePortSaysThatItsDeviceIsGone(t *testing.T) {
+	l := newLane(t, 1500)
+	p := open1(t, l, 256)
+	must(t, p.Flush())
+	l.ip(t, "link", "del", "gh1")
+	if err := p.Flush(); !errors.Is(err, unix.ENETDOWN) {
+		t.Errorf("Flush: %v, want ENETDOWN", err)
+	}
+}
+
 func TestOverloadIsCounted(t *testing.T) {
 	l := newLane(t, 1500)
 	p := open1(t, l, 256)
