@@ -81,7 +81,6 @@ func (x *index) whyNoWay(caller, callee *subject) []string {
 	return []string{fmt.Sprintf("%s is of another project, and %s meets it only on network %s, which is neither its own nor nobody's (R7)",
 		callee.service, caller.service, r.path[0].Name)}
 }
-}
 
 // whyNotServed is the callee's side. caller is nil where the peer is no workload.
 func (x *index) whyNotServed(callee, caller *subject, peer string, port policy.PortRange) []string {
