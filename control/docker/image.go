@@ -17,6 +17,7 @@ type image struct {
 	id         string
 	tags       []string
 	digests    []string // normalised, sorted
+	pulled     []string // repositories that the engine pulled it from, normalised
 	labels     map[string]string
 	env        []string
 	entrypoint []string
@@ -42,7 +43,11 @@ func newImage(i *dockerclient.Image) *image {
 func (i *image) describe(ref, id string, classicStore bool) policy.Image {
 	out := policy.Image{Ref: ref, ID: id, ClassicStore: classicStore}
 	if i != nil {
-		out.RepoDigests, out.Labels = i.digests, i.labels
+		out.RepoDigests, out.Labels, out.PulledFrom = i.digests, i.labels, i.pulled
+		for _, variable := range i.env {
+			key, _, _ := strings.Cut(variable, "=")
+			out.EnvKeys = append(out.EnvKeys, key)
+		}
 	}
 	out.Repository, out.Tag = repository(ref)
 	if isImageID(ref, id) {

@@ -469,8 +469,25 @@ func (s *session) image(id string) (*image, error) {
 		return nil, err
 	}
 	img := newImage(i)
+	img.pulled = s.pulledFrom(id)
 	s.images.Add(id, img)
 	return img, nil
+}
+
+// pulledFrom are the repositories that the engine itself remembers having
+// pulled the image from, normalised (T3). Engines before 29 do not tell.
+func (s *session) pulledFrom(id string) []string {
+	i, err := s.swarm.ImageInspect(s.ctx, id)
+	if err != nil || i.Identity == nil {
+		return nil
+	}
+	var from []string
+	for _, pull := range i.Identity.Pull {
+		if repo, _ := repository(pull.Repository); repo != "" {
+			from = append(from, repo)
+		}
+	}
+	return from
 }
 
 func (s *session) inspected(c *container, info *dockerclient.Container, img *image, err error) {
