@@ -105,8 +105,8 @@ func (s *sweeper) visit(entries []FlowEntry) {
 			continue
 		}
 		s.touches = append(s.touches, t)
-		if e.Verdict != policy.Allow && t.bytes != [2]uint64{} {
-			s.violations.addKernel(e.Key, e.Reason, t.packets[0]+t.packets[1])
+		if n := t.packets[0] + t.packets[1]; n > 0 {
+			s.violations.addKernel(e.Key, n)
 		}
 	}
 	s.mu.Unlock()

@@ -45,7 +45,7 @@ type Violation struct {
 	Spoken    policy.Spoken `json:"spoken"`
 	// Mode says what became of it: enforce = dropped, observe = only recorded.
 	Mode    policy.Mode `json:"mode"`
-	Packets uint64      `json:"packets"` // that gave the reason, those dropped by the kernel included
+	Packets uint64      `json:"packets"` // that gave the reason, those that the kernel dropped or carried included
 	Count   uint64      `json:"count"`   // how often user space judged it so
 }
 
@@ -148,7 +148,7 @@ type Violations struct {
 	mu      sync.Mutex
 	records *simplelru.LRU[recordKey, *Violation]
 	byID    map[string]recordKey
-	// offloaded finds the record of a flow whose packets the kernel drops.
+	// offloaded finds the last record of a flow that the kernel may carry on.
 	offloaded map[classify.FlowKey]recordKey
 	streams   map[*stream[Violation]]struct{}
 	lost      atomic.Uint64
@@ -263,7 +263,7 @@ func (v *Violations) record(e *event) {
 		r = newRecord(k, e, v.clock.wall(e.first))
 		v.byID[r.ID] = k
 		v.records.Add(k, r)
-		if k.mode == policy.Enforce && k.flow != (classify.FlowKey{}) {
+		if k.flow != (classify.FlowKey{}) {
 			v.offloaded[k.flow] = k
 		}
 	}
@@ -279,13 +279,13 @@ func (v *Violations) record(e *event) {
 	}
 }
 
-// addKernel adds packets that the kernel dropped, since the last time, for an
-// offloaded drop.
-func (v *Violations) addKernel(key classify.FlowKey, reason policy.Reason, packets uint64) {
+// addKernel adds the packets that the kernel dropped, or let by in observe
+// mode, since the last time for a flow that it was told of.
+func (v *Violations) addKernel(key classify.FlowKey, packets uint64) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	k, ok := v.offloaded[key]
-	if !ok || k.reason != reason {
+	if !ok {
 		return
 	}
 	if r, ok := v.records.Get(k); ok {
