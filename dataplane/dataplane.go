@@ -140,7 +140,8 @@ func (d *Dataplane) RemoveSpace(space int) error {
 	return errors.Join(errs...)
 }
 
-// SetEndpoints replaces the set of admitted endpoints. When it returns, no
+// SetEndpoints replaces the set of admitted endpoints, those that are not
+// guarded included: frames of their neighbours are addressed to them. When it returns, no
 // frame is judged by the old set any more, and the flows of endpoints that are
 // gone have ended. So call it when the steering side has let an endpoint go,
 // before its slot or address is used again, and when it has admitted one: until

@@ -20,8 +20,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// DefaultFrames is how many frames a port has when Config does not say.
-const DefaultFrames = 8192
+// DefaultFrames is how many frames a port has when Config does not say: 16 MB
+// of memory where each is a page, and room for two milliseconds of a flood that
+// one worker can just follow.
+const DefaultFrames = 4096
 
 // Config says which device to open.
 type Config struct {
