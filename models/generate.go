@@ -57,8 +57,6 @@ type draft struct {
 	ports   []policy.PortRange
 	pending string
 	origin  []string
-	offer   *offer // of the callee, nil outside
-	named   bool   // only because the deployer named the callee
 }
 
 // propose adds a draft. What an earlier one between the same ends already says

@@ -134,7 +134,7 @@ func (g *generator) pair(r *relation, c *call, o *offer, w way, bare bool) bool 
 		}
 		found = true
 		g.propose(subjectEnd(r.caller), subjectEnd(r.callee), draft{
-			app: app, ports: ports, pending: w.pending(), origin: r.origin(c, t, o, admitted, w, sel), offer: o, named: bare,
+			app: app, ports: ports, pending: w.pending(), origin: r.origin(c, t, o, admitted, w, sel),
 		})
 	}
 	return found

@@ -72,7 +72,7 @@ func (g *generator) published(s *subject) {
 	}
 	for _, l := range lines {
 		g.propose(kindEnd(l.from), subjectEnd(s), draft{
-			app: l.offer.entry.appMatch(), ports: joinPorts(ports[l]), offer: l.offer,
+			app: l.offer.entry.appMatch(), ports: joinPorts(ports[l]),
 			origin: []string{"published " + bindingsText(bindings[l]), l.offer.origin + " publish " + l.offer.part.model.PublishOf(l.offer.entry).String()},
 		})
 	}
@@ -183,7 +183,7 @@ func (g *generator) servedOutside(s *subject) {
 				if peer.Kind != policy.PeerHost && peer.Kind != policy.PeerMulticast && peer.Kind != policy.PeerBroadcast {
 					ports = intersectPorts(ports, s.reachable())
 				}
-				g.propose(peerEnd(peer), subjectEnd(s), draft{app: o.entry.appMatch(), ports: ports, pending: pending, offer: o,
+				g.propose(peerEnd(peer), subjectEnd(s), draft{app: o.entry.appMatch(), ports: ports, pending: pending,
 					origin: []string{o.origin + " serves " + t.text()}})
 			}
 		}
@@ -228,7 +228,7 @@ func (g *generator) front(s *subject, c *call, f *subject) {
 			if !ok {
 				continue
 			}
-			g.propose(subjectEnd(s), subjectEnd(f), draft{app: app, ports: intersectPorts(o.ports(), f.reachable()), pending: pendingHostURL, offer: o,
+			g.propose(subjectEnd(s), subjectEnd(f), draft{app: app, ports: intersectPorts(o.ports(), f.reachable()), pending: pendingHostURL,
 				origin: []string{c.origin + " calls front", "host address (A5)"}})
 		}
 	}

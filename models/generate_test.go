@@ -282,13 +282,6 @@ func expect(t *testing.T, got, want []string) {
 	t.Errorf("got\n\t%s\nwant\n\t%s", strings.Join(got, "\n\t"), strings.Join(want, "\n\t"))
 }
 
-func kindsOf(fs []Finding) []string {
-	var out []string
-	for _, f := range fs {
-		out = append(out, string(f.Kind))
-	}
-	return slices.Compact(out)
-}
 
 func hasFinding(fs []Finding, kind FindingKind, words string) bool {
 	return slices.ContainsFunc(fs, func(f Finding) bool { return f.Kind == kind && strings.Contains(f.String(), words) })

@@ -352,7 +352,7 @@ func BenchmarkGenerate(b *testing.B) {
 		for s, image := range images {
 			for range 10 {
 				tw.run(fmt.Sprintf("%s/s%d", project, s), image, project+"_default proxy", expose("tcp/8000"),
-					ref("env DATABASE_URL", "postgresql://s0/x"), ref("env CACHE_URL", "redis://s1:6379"), dependsOn("s7"))
+					ref("env DATABASE_URL", "postgresql://s0"), ref("env CACHE_URL", "redis://s1:6379"), dependsOn("s7"))
 			}
 		}
 	}

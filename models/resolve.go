@@ -2,7 +2,6 @@ package models
 
 import (
 	"cmp"
-	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
@@ -611,5 +610,3 @@ func (p *part) settleReferenced() {
 		}
 	}
 }
-
-func (h hit) String() string { return fmt.Sprintf("%s:%d", h.source, h.port) }
