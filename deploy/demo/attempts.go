@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"os/exec"
+	"strings"
 	"time"
 
 	"github.com/google/gopacket"
@@ -39,6 +40,7 @@ type attempt struct {
 	unit     string           // what one such frame is
 	rest     string           // what those that mean no harm are
 	reasons  []string         // for which policy drops it; any of them
+	frames   bool             // it is no flow, but frames that nobody may send
 
 	before, after sight
 	violation     violation
@@ -102,6 +104,10 @@ func watch(ctx context.Context, a *attempt, act func() error) (sight, error) {
 
 // tryGuarded is try with a gateway that enforces, and what it says of it.
 func (a *attempt) tryGuarded(ctx context.Context, s *stage, g *gateway, r *report) error {
+	before, err := g.drops(ctx)
+	if err != nil {
+		return err
+	}
 	since := time.Now()
 	saw, err := a.try(ctx, s)
 	if err != nil {
@@ -109,11 +115,11 @@ func (a *attempt) tryGuarded(ctx context.Context, s *stage, g *gateway, r *repor
 	}
 	a.after = saw
 	r.check(!saw.arrived(), "%s: the receiver saw %s", a.what, saw)
-	a.violation, err = g.violationOf(ctx, a, since)
+	a.violation, err = g.violationOf(ctx, a, since, before)
 	if err != nil {
 		return err
 	}
-	r.check(a.violation.ID != "", "%s: no violation says so", a.what)
+	r.check(a.violation.Verdict != "", "%s: the gateway does not say that it dropped it for %s", a.what, strings.Join(a.reasons, " or "))
 	return nil
 }
 
@@ -206,7 +212,7 @@ func spoof(what, from, ownMAC string, src netip.Addr, receiver, dstMAC string, d
 	tcp := &layers.TCP{SrcPort: spoofPort, DstPort: layers.TCPPort(port), Seq: 1, SYN: true, Window: 1024}
 	return attempt{what: what, from: from, receiver: receiver, act: []string{"frame", "eth0", segment(ownMAC, dstMAC, src, dst, 0, tcp)},
 		fits: func(f frame) bool { return towards(src, dst, port)(f) && f.opens() && f.tcp().SrcPort == spoofPort },
-		harm: whatever, unit: "forged segment", reasons: []string{"source-address"}}
+		harm: whatever, unit: "forged segment", reasons: []string{"source-address"}, frames: true}
 }
 
 // tag sends a TCP SYN in a frame with an 802.1Q tag.
@@ -214,7 +220,7 @@ func tag(what, from string, own *leg, receiver string, to *leg, port int) attemp
 	tcp := &layers.TCP{SrcPort: spoofPort, DstPort: layers.TCPPort(port), Seq: 1, SYN: true, Window: 1024}
 	return attempt{what: what, from: from, receiver: receiver, act: []string{"frame", "eth0", segment(own.mac, to.mac, own.v4, to.v4, vlanNumber, tcp)},
 		fits: func(f frame) bool { return f.tagged || f.packet.Layer(layers.LayerTypeDot1Q) != nil },
-		harm: whatever, unit: "tagged frame", reasons: []string{"vlan"}}
+		harm: whatever, unit: "tagged frame", reasons: []string{"vlan"}, frames: true}
 }
 
 // claim tells victim by ARP that another's address is at the intruder's MAC.
@@ -229,7 +235,7 @@ func claim(what, from, ownMAC string, claimed netip.Addr, receiver string, victi
 			a, ok := f.packet.Layer(layers.LayerTypeARP).(*layers.ARP)
 			return ok && net.HardwareAddr(a.SourceHwAddress).String() == own.String() && net.IP(a.SourceProtAddress).Equal(claimed.AsSlice())
 		},
-		harm: whatever, unit: "false claim", reasons: []string{"arp-sender"}}
+		harm: whatever, unit: "false claim", reasons: []string{"arp-sender"}, frames: true}
 }
 
 // segment is the frame of a TCP segment in hexadecimal, tagged where vlan is not 0.

@@ -19,6 +19,9 @@ const (
 	readyPatience     = 30 * time.Second
 	violationPatience = 3 * time.Second
 	stopPatience      = 15 * time.Second
+
+	pins      = "/sys/fs/bpf/gatehouse-demo"
+	otherPins = "/sys/fs/bpf/gatehouse"
 )
 
 // gateway is the real binary, run as anyone would run it, with a folder of its
@@ -31,9 +34,10 @@ type gateway struct {
 	before         []string // what the host had before: links, tables, pins
 }
 
-// newGateway prepares; the engine's socket and namespaces are named only where
-// they are not at their default places.
-func newGateway(binary string, s *stage) (*gateway, error) {
+// newGateway prepares. Its pins and devices have names of their own, so that it
+// never takes over what another gateway left; the engine's socket and
+// namespaces are named only where they are not at their default places.
+func newGateway(binary string) (*gateway, error) {
 	binary, err := filepath.Abs(binary)
 	if err != nil {
 		return nil, err
@@ -42,11 +46,28 @@ func newGateway(binary string, s *stage) (*gateway, error) {
 	if err != nil {
 		return nil, err
 	}
-	g := &gateway{binary: binary, folder: folder, env: append(os.Environ(), "GATEHOUSE_STATE="+filepath.Join(folder, "state"))}
+	return &gateway{binary: binary, folder: folder, env: append(os.Environ(),
+		"GATEHOUSE_STATE="+filepath.Join(folder, "state"), "GATEHOUSE_PINS="+pins, "GATEHOUSE_DEVICES=ghdemo")}, nil
+}
+
+// useEngine names the engine that the stage is on.
+func (g *gateway) useEngine(s *stage) {
 	if socket, ok := strings.CutPrefix(os.Getenv("DOCKER_HOST"), "unix://"); ok {
 		g.env = append(g.env, "GATEHOUSE_DOCKER="+socket, "GATEHOUSE_NETNS="+filepath.Dir(s.containers["shop/app"].netns))
 	}
-	return g, nil
+}
+
+// alone fails where another gateway guards this host; what a demo that was
+// killed left in the kernel is removed.
+func (g *gateway) alone(ctx context.Context) error {
+	if _, err := os.Stat(otherPins); err == nil {
+		return fmt.Errorf("%s is there: a gateway guards this host, or did; stop it and run gatehouse uninstall first", otherPins)
+	}
+	if _, err := os.Stat(pins); err != nil {
+		return nil
+	}
+	_, err := g.run(ctx, "uninstall")
+	return err
 }
 
 func (g *gateway) socket() string { return filepath.Join(g.folder, "gatehouse.sock") }
@@ -90,6 +111,15 @@ func (g *gateway) start(ctx context.Context) error {
 	}
 	fmt.Printf("  gatehouse run: ready in %d ms\n", time.Since(began).Milliseconds())
 	return nil
+}
+
+// drops are the gateway's counters of dropped packets, by reason.
+func (g *gateway) drops(ctx context.Context) (map[string]uint64, error) {
+	var status struct {
+		Drops map[string]uint64 `json:"drops"`
+	}
+	err := g.ask(ctx, &status, "status")
+	return status.Drops, err
 }
 
 // ready says what the gateway still waits for, "" for nothing.
@@ -191,8 +221,10 @@ func (g *gateway) violations(ctx context.Context) ([]violation, error) {
 	return all, err
 }
 
-// violationOf is the record of an attempt; without an ID if there is none.
-func (g *gateway) violationOf(ctx context.Context, a *attempt, since time.Time) (violation, error) {
+// violationOf is the record of an attempt. What the kernel drops before it is
+// a flow (a forged source, a tag) may have no record, and is known from the
+// counters; without a verdict there is neither.
+func (g *gateway) violationOf(ctx context.Context, a *attempt, since time.Time, before map[string]uint64) (violation, error) {
 	for until := time.Now().Add(violationPatience); ; {
 		all, err := g.violations(ctx)
 		if err != nil {
@@ -201,6 +233,15 @@ func (g *gateway) violationOf(ctx context.Context, a *attempt, since time.Time) 
 		for _, v := range all {
 			if a.isOf(v) && v.Last.After(since.Add(-time.Second)) {
 				return v, nil
+			}
+		}
+		now, err := g.drops(ctx)
+		if err != nil {
+			return violation{}, err
+		}
+		for _, reason := range a.reasons {
+			if a.frames && now[reason] > before[reason] {
+				return violation{Verdict: "dropped", Reason: reason}, nil
 			}
 		}
 		if time.Now().After(until) {
@@ -219,17 +260,19 @@ func (a *attempt) isOf(v violation) bool {
 	return by && v.Verdict != "recorded" && slices.Contains(a.reasons, v.Reason)
 }
 
-// quiet checks that ordinary traffic, observed, left no violation.
-func (g *gateway) quiet(ctx context.Context, r *report) error {
+// quiet checks that ordinary traffic, observed since then, left no violation.
+func (g *gateway) quiet(ctx context.Context, since time.Time, r *report) error {
 	all, err := g.violations(ctx)
 	if err != nil {
 		return err
 	}
 	var rows [][]string
 	for _, v := range all {
-		rows = append(rows, []string{v.From + " -> " + v.To, v.Proto + " " + v.Dest, v.App, v.Verdict, v.Reason})
+		if v.Last.After(since) {
+			rows = append(rows, []string{v.From + " -> " + v.To, v.Proto + " " + v.Dest, v.App, v.Verdict, v.Reason})
+		}
 	}
-	r.line(len(all) == 0, "violations by ordinary traffic: %d", len(all))
+	r.line(len(rows) == 0, "violations by ordinary traffic: %s", counted(len(rows), -1))
 	columns(rows)
 	return nil
 }
@@ -254,6 +297,10 @@ func (g *gateway) explain(ctx context.Context, id string) error {
 	}
 	fmt.Printf("  gatehouse explain %s\n", id)
 	for line := range strings.Lines(out) {
+		// The rest says what each model of the two would let through.
+		if strings.HasPrefix(line, "models ") {
+			break
+		}
 		fmt.Print("    ", line)
 	}
 	return nil

@@ -42,6 +42,14 @@ func main() {
 func run(ctx context.Context, gatehouse, intruder string, without bool) (err error) {
 	start := time.Now()
 	s := &stage{intruder: intruder}
+	g, err := newGateway(gatehouse)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, g.remove(context.WithoutCancel(ctx))) }()
+	if err := g.alone(ctx); err != nil {
+		return err
+	}
 	clear := func() error { return s.clear(context.WithoutCancel(ctx)) }
 	if err := clear(); err != nil { // what an earlier run, killed, left behind
 		return err
@@ -52,11 +60,7 @@ func run(ctx context.Context, gatehouse, intruder string, without bool) (err err
 		return err
 	}
 	s.describe()
-	g, err := newGateway(gatehouse, s)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, g.remove(context.WithoutCancel(ctx))) }()
+	g.useEngine(s)
 	r := &report{}
 	if err := show(ctx, s, g, r, without); err != nil {
 		return err
@@ -86,6 +90,9 @@ func show(ctx context.Context, s *stage, g *gateway, r *report, without bool) er
 		r.table(attempts)
 		return nil
 	}
+	if err := s.heal(ctx); err != nil {
+		return err
+	}
 
 	act("Gatehouse starts, nothing configured", "it reads Docker, and writes the policy itself")
 	if err := g.start(ctx); err != nil {
@@ -96,10 +103,11 @@ func show(ctx context.Context, s *stage, g *gateway, r *report, without bool) er
 	}
 
 	act("Ordinary traffic, observed", "every service is in observe mode: what does not fit is recorded, and passes")
+	since := time.Now()
 	if err := s.ordinary(ctx, r); err != nil {
 		return err
 	}
-	if err := g.quiet(ctx, r); err != nil {
+	if err := g.quiet(ctx, since, r); err != nil {
 		return err
 	}
 

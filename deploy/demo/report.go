@@ -56,7 +56,7 @@ func (r *report) table(attempts []attempt) {
 	rows := [][]string{{"", "FROM", "TRIED", "WITHOUT", "WITH", "VERDICT", "REASON"}}
 	for _, a := range attempts {
 		mark := "✓"
-		if a.after.arrived() || a.violation.ID == "" || !a.before.arrived() {
+		if a.after.arrived() || a.violation.Verdict == "" || !a.before.arrived() {
 			mark = "✗"
 		}
 		rows = append(rows, []string{mark, a.from, a.what, a.before.String(), a.after.String(), orDash(a.violation.Verdict), orDash(a.violation.Reason)})

@@ -272,6 +272,16 @@ func (s *stage) await(ctx context.Context) error {
 	}
 }
 
+// heal lets the containers forget what the intruder's ARP told them.
+func (s *stage) heal(ctx context.Context) error {
+	for _, c := range s.containers {
+		if _, err := command(ctx, "nsenter", "--net="+c.netns, "ip", "neigh", "flush", "all"); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 func pause(ctx context.Context, d time.Duration) error {
 	select {
 	case <-ctx.Done():
