@@ -282,7 +282,6 @@ func expect(t *testing.T, got, want []string) {
 	t.Errorf("got\n\t%s\nwant\n\t%s", strings.Join(got, "\n\t"), strings.Join(want, "\n\t"))
 }
 
-
 func hasFinding(fs []Finding, kind FindingKind, words string) bool {
 	return slices.ContainsFunc(fs, func(f Finding) bool { return f.Kind == kind && strings.Contains(f.String(), words) })
 }
