@@ -311,10 +311,9 @@ func (g *guard) admit(spec steer.Spec, veth steer.Veth) (*admission, error) {
 
 func (g *guard) endpoints() []dataplane.Endpoint {
 	list := make([]dataplane.Endpoint, 0, len(g.admitted))
+	// Unguarded ones too: frames of guarded neighbours are addressed to them.
 	for _, a := range g.admitted {
-		if !a.spec.Unguarded {
-			list = append(list, a.endpoint)
-		}
+		list = append(list, a.endpoint)
 	}
 	return list
 }
