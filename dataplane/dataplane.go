@@ -60,14 +60,14 @@ func New(c Config) (*Dataplane, error) {
 	if c.Workers <= 0 {
 		c.Workers = 1
 	}
+	if c.Logger == nil {
+		c.Logger = slog.Default()
+	}
 	if c.Beat == nil {
 		c.Beat = func(int, int64) {}
 	}
 	if c.PortFailed == nil {
 		c.PortFailed = func(int, int, error) {}
-	}
-	if c.Logger == nil {
-		c.Logger = slog.Default()
 	}
 	d := &Dataplane{
 		config: c,

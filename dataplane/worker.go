@@ -387,7 +387,10 @@ func (w *Worker) giveUp(i int, err error) {
 	p := w.ports[i]
 	w.ports = append(w.ports[:i], w.ports[i+1:]...)
 	w.setPolled()
-	go w.failed(p.space, w.queue, errors.Join(err, p.Close()))
+	err = errors.Join(err, p.Close())
+	w.log.Error("the slow path is gone: new flows of its endpoints are dropped until it is opened again",
+		"space", p.space, "queue", w.queue, "err", err)
+	go w.failed(p.space, w.queue, err)
 }
 
 func (w *Worker) setPolled() {
