@@ -4,7 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"runtime"
 	"sync"
+	"unsafe"
 
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
@@ -49,7 +51,8 @@ func newFlowMap(m *ebpf.Map) *FlowMap {
 
 // Put inserts entries, or replaces them: their counters become what the entry
 // says, and the proof of delivery that redirect_peer needs starts anew. Where
-// the map is full the error wraps ErrFull and says how many were refused.
+// the map is full the error wraps ErrFull and says how many were refused. It
+// allocates only that error.
 func (f *FlowMap) Put(entries []dataplane.FlowEntry) error {
 	f.write.Lock()
 	defer f.write.Unlock()
@@ -63,12 +66,12 @@ func (f *FlowMap) Put(entries []dataplane.FlowEntry) error {
 		}
 		entries = entries[n:]
 		for len(keys) > 0 {
-			done, err := f.m.BatchUpdate(keys, values, nil)
-			if err == nil {
+			done, errno := f.update(keys, values)
+			if errno == 0 {
 				break
 			}
-			if !errors.Is(err, unix.E2BIG) {
-				return fmt.Errorf("flow map: %w", err)
+			if errno != unix.E2BIG {
+				return fmt.Errorf("flow map: %w", errno)
 			}
 			// The one after those done was refused; the rest may replace others.
 			refused++
@@ -79,6 +82,28 @@ func (f *FlowMap) Put(entries []dataplane.FlowEntry) error {
 		return fmt.Errorf("%w: %d entries refused", ErrFull, refused)
 	}
 	return nil
+}
+
+// update is one BPF_MAP_UPDATE_BATCH; it stops at the first entry that is
+// refused and returns how many were taken. The library's own allocates.
+func (f *FlowMap) update(keys []classify.FlowKey, values []steerFlow) (done int, errno unix.Errno) {
+	// The batch member of union bpf_attr, linux/bpf.h.
+	attr := struct {
+		inBatch, outBatch uint64
+		keys, values      uint64
+		count, mapFD      uint32
+		elemFlags, flags  uint64
+	}{
+		keys:   uint64(uintptr(unsafe.Pointer(unsafe.SliceData(keys)))),
+		values: uint64(uintptr(unsafe.Pointer(unsafe.SliceData(values)))),
+		count:  uint32(len(keys)),
+		mapFD:  uint32(f.m.FD()),
+	}
+	_, _, errno = unix.Syscall(unix.SYS_BPF, unix.BPF_MAP_UPDATE_BATCH, uintptr(unsafe.Pointer(&attr)), unsafe.Sizeof(attr))
+	runtime.KeepAlive(keys)
+	runtime.KeepAlive(values)
+	runtime.KeepAlive(f)
+	return int(attr.count), errno
 }
 
 // Delete removes entries; those that are not there are passed over.

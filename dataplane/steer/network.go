@@ -230,15 +230,11 @@ func (s *Steer) forgetSpace(sp *Space) error {
 			errs = append(errs, s.detach(h))
 		}
 	}
-	err = s.maps.Spaces.Delete(sp.ns.cookie)
-	if errors.Is(err, ebpf.ErrKeyNotExist) {
-		err = nil
-	}
-	return errors.Join(append(errs, err, sp.ns.close())...)
+	return errors.Join(append(errs, sp.ns.close())...)
 }
 
-// abandon gives up a namespace's networks and its pair, but leaves programs and
-// standing default: what is closed there stays closed.
+// abandon gives up a namespace's networks, its pair and its number, but leaves
+// programs and standing default: what is closed there stays closed.
 func (s *Steer) abandon(sp *Space) error {
 	var errs []error
 	for _, n := range s.networks {
@@ -249,7 +245,11 @@ func (s *Steer) abandon(sp *Space) error {
 	delete(s.defaults, sp.ns.cookie)
 	delete(s.spaces, sp.ns.cookie)
 	close(sp.done)
-	return errors.Join(errs...)
+	err := s.maps.Spaces.Delete(sp.ns.cookie)
+	if errors.Is(err, ebpf.ErrKeyNotExist) {
+		err = nil
+	}
+	return errors.Join(append(errs, err)...)
 }
 
 // pairGone deals with a pair that somebody removed.

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"os"
 	"slices"
 	"unsafe"
@@ -84,7 +85,8 @@ func (s *Steer) space(path string) (*Space, error) {
 	return sp, nil
 }
 
-// spaceNumber is the namespace's number as it was, or the first free one.
+// spaceNumber is the namespace's number as it was, or a new one. What once was
+// another namespace's is not given again: workers know namespaces by it.
 func (s *Steer) spaceNumber(cookie uint64) (int, error) {
 	var number uint32
 	err := s.maps.Spaces.Lookup(cookie, &number)
@@ -94,19 +96,19 @@ func (s *Steer) spaceNumber(cookie uint64) (int, error) {
 	if !errors.Is(err, ebpf.ErrKeyNotExist) {
 		return 0, fmt.Errorf("number of the namespace: %w", err)
 	}
-	used := make(map[uint32]bool)
 	var k uint64
 	it := s.maps.Spaces.Iterate()
 	for it.Next(&k, &number) {
-		used[number] = true
+		s.lastSpace = max(s.lastSpace, number)
 	}
 	if err := it.Err(); err != nil {
 		return 0, fmt.Errorf("number of the namespace: %w", err)
 	}
-	number = 1
-	for used[number] {
-		number++
+	if s.lastSpace == math.MaxUint16 {
+		return 0, errors.New("no number is left for the namespace: restart the gateway")
 	}
+	s.lastSpace++
+	number = s.lastSpace
 	if err := s.maps.Spaces.Put(cookie, number); err != nil {
 		return 0, fmt.Errorf("number of the namespace: %w", err)
 	}

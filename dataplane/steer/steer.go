@@ -93,6 +93,7 @@ type Steer struct {
 
 	mu        sync.Mutex
 	spaces    map[uint64]*Space // by cookie of the namespace
+	lastSpace uint32
 	networks  map[policy.Zone]*network
 	endpoints map[string]*endpoint
 	ports     map[steerPortKey]string // ids of endpoints

@@ -334,17 +334,17 @@ func (s *Steer) followDir(ctx context.Context, hints chan<- struct{}) error {
 	if err != nil {
 		return err
 	}
-	notify(hints)
 	closer := context.AfterFunc(ctx, func() { f.SetReadDeadline(time.Now()) })
 	defer closer()
 	buf := make([]byte, 16<<10)
 	for {
-		if _, err := f.Read(buf); err != nil {
-			return err
-		}
+		// Once before the first event: what changed until now was told to nobody.
 		if err := s.dropGone(); err != nil {
 			s.report(Report{Text: "a namespace that is gone", Err: err})
 		}
 		notify(hints)
+		if _, err := f.Read(buf); err != nil {
+			return err
+		}
 	}
 }
