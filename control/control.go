@@ -109,6 +109,7 @@ func (c *Control) Refresh() {
 	c.fault.Store(nil)
 	c.state.Store(next)
 	c.cfg.Publish(next)
+	c.ids.Keep(next.Population.Live)
 }
 
 func (c *Control) make() *State {
