@@ -56,46 +56,43 @@ func newStanding(ns *netns, table string) (*standing, error) {
 		table:    &nftables.Table{Name: table, Family: nftables.TableFamilyBridge},
 		admitted: make(map[uint32]bool),
 	}
-	c, err := d.conn()
+	err := withTables(ns, func(c *nftables.Conn) (err error) {
+		if d.byName, err = d.probe(c); err != nil {
+			return err
+		}
+		present, _, err := d.elements(c)
+		for i := range present {
+			d.admitted[i] = true
+		}
+		return err
+	})
 	if err != nil {
 		return nil, err
-	}
-	d.byName, err = d.probe()
-	if err != nil {
-		return nil, err
-	}
-	present, _, err := d.elements(c)
-	if err != nil {
-		return nil, err
-	}
-	for i := range present {
-		d.admitted[i] = true
 	}
 	return d, nil
 }
 
-func (d *standing) conn() (*nftables.Conn, error) {
-	c, err := nftables.New(nftables.WithNetNSFd(int(d.ns.file.Fd())))
-	if err != nil {
-		return nil, fmt.Errorf("nftables: %w", err)
-	}
-	return c, nil
+// withTables runs f with a connection to the namespace's nftables.
+func withTables(ns *netns, f func(*nftables.Conn) error) error {
+	return ns.do(func() error {
+		c, err := nftables.New()
+		if err != nil {
+			return fmt.Errorf("nftables: %w", err)
+		}
+		return f(c)
+	})
 }
 
 // probe asks the kernel for a rule with meta ibrname, in a table that is
 // deleted by the same transaction.
-func (d *standing) probe() (bool, error) {
-	c, err := d.conn()
-	if err != nil {
-		return false, err
-	}
+func (d *standing) probe(c *nftables.Conn) (bool, error) {
 	t := c.AddTable(&nftables.Table{Name: d.table.Name + "-probe", Family: nftables.TableFamilyBridge})
 	chain := c.AddChain(&nftables.Chain{Name: "probe", Table: t})
 	c.AddRule(&nftables.Rule{Table: t, Chain: chain, Exprs: []expr.Any{
 		&expr.Meta{Key: expr.MetaKeyBRIIIFNAME, Register: 1},
 	}})
 	c.DelTable(t)
-	err = c.Flush()
+	err := c.Flush()
 	if err == nil {
 		return true, nil
 	}
@@ -169,23 +166,23 @@ func (d *standing) check() (bool, error) {
 }
 
 // correct makes the table as it must be; true if rules were missing.
-func (d *standing) correct() (bool, error) {
-	c, err := d.conn()
-	if err != nil {
-		return false, err
-	}
-	present, whole, err := d.elements(c)
-	if err != nil {
-		return false, err
-	}
-	if whole && (!d.byName || d.namesBridges(c)) {
-		return false, d.correctSet(c, present)
-	}
-	d.write(c)
-	if err := c.Flush(); err != nil {
-		return true, fmt.Errorf("install the standing default: %w", err)
-	}
-	return true, nil
+func (d *standing) correct() (missing bool, err error) {
+	err = withTables(d.ns, func(c *nftables.Conn) error {
+		present, whole, err := d.elements(c)
+		if err != nil {
+			return err
+		}
+		if whole && (!d.byName || d.namesBridges(c)) {
+			return d.correctSet(c, present)
+		}
+		missing = true
+		d.write(c)
+		if err := c.Flush(); err != nil {
+			return fmt.Errorf("install the standing default: %w", err)
+		}
+		return nil
+	})
+	return missing, err
 }
 
 // namesBridges: the rules that are there name the bridges that are closed now.
@@ -322,14 +319,8 @@ func (d *standing) change(f func(*nftables.Conn) error) error {
 	if len(d.bridges) == 0 {
 		return nil
 	}
-	c, err := d.conn()
-	if err != nil {
-		return err
-	}
-	if err := f(c); err != nil {
-		return err
-	}
-	if c.Flush() == nil {
+	err := withTables(d.ns, func(c *nftables.Conn) error { return errors.Join(f(c), c.Flush()) })
+	if err == nil {
 		return nil
 	}
 	_, err = d.correct()
@@ -345,16 +336,14 @@ func (d *standing) remove() error {
 }
 
 func removeStanding(ns *netns, table string) error {
-	c, err := nftables.New(nftables.WithNetNSFd(int(ns.file.Fd())))
-	if err != nil {
-		return fmt.Errorf("nftables: %w", err)
-	}
-	t := c.AddTable(&nftables.Table{Name: table, Family: nftables.TableFamilyBridge})
-	c.DelTable(t) // which fails where there is none
-	if err := c.Flush(); err != nil {
-		return fmt.Errorf("remove the standing default: %w", err)
-	}
-	return nil
+	return withTables(ns, func(c *nftables.Conn) error {
+		t := c.AddTable(&nftables.Table{Name: table, Family: nftables.TableFamilyBridge})
+		c.DelTable(t) // which fails where there is none
+		if err := c.Flush(); err != nil {
+			return fmt.Errorf("remove the standing default: %w", err)
+		}
+		return nil
+	})
 }
 
 // HoldsByPort reports whether the kernel lacks `meta ibrname`. New ports of

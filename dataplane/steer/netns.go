@@ -43,8 +43,8 @@ func openNetNS(path string) (*netns, error) {
 
 func (ns *netns) close() error { return ns.file.Close() }
 
-// do runs f on a thread inside the namespace. f must not start goroutines:
-// they would run outside.
+// do runs f on a thread inside the namespace. Goroutines that f starts run
+// outside; sockets that f opens stay inside. After close it is an error.
 func (ns *netns) do(f func() error) error {
 	done := make(chan error, 1)
 	go func() { done <- ns.enter(f) }()
@@ -61,15 +61,27 @@ func (ns *netns) enter(f func() error) error {
 		return fmt.Errorf("open this thread's network namespace: %w", err)
 	}
 	defer home.Close()
-	if err := unix.Setns(int(ns.file.Fd()), unix.CLONE_NEWNET); err != nil {
+	if err := setns(ns.file); err != nil {
 		runtime.UnlockOSThread()
 		return fmt.Errorf("enter network namespace %s: %w", ns.path, err)
 	}
 	err = f()
-	if unix.Setns(int(home.Fd()), unix.CLONE_NEWNET) == nil {
+	if setns(home) == nil {
 		runtime.UnlockOSThread()
 	}
 	return err
+}
+
+// setns keeps the descriptor from being closed, and its number from meaning
+// something else, meanwhile.
+func setns(f *os.File) error {
+	c, err := f.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var failed error
+	err = c.Control(func(fd uintptr) { failed = unix.Setns(int(fd), unix.CLONE_NEWNET) })
+	return errors.Join(err, failed)
 }
 
 // currentCookie is the cookie of the calling thread's network namespace.

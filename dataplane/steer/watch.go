@@ -11,7 +11,6 @@ import (
 	"github.com/cilium/ebpf"
 	mdlnetlink "github.com/mdlayher/netlink"
 	"github.com/vishvananda/netlink"
-	vnetns "github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 )
 
@@ -154,11 +153,11 @@ func (s *Steer) followLinks(ctx context.Context, sp *Space, hints chan<- struct{
 	stop := make(chan struct{})
 	defer close(stop)
 	updates := make(chan netlink.LinkUpdate, 256)
-	handle := vnetns.NsHandle(sp.ns.file.Fd())
-	err := netlink.LinkSubscribeWithOptions(updates, stop, netlink.LinkSubscribeOptions{
-		Namespace:         &handle,
-		ListExisting:      true,
-		ReceiveBufferSize: 1 << 20,
+	err := sp.ns.do(func() error {
+		return netlink.LinkSubscribeWithOptions(updates, stop, netlink.LinkSubscribeOptions{
+			ListExisting:      true,
+			ReceiveBufferSize: 1 << 20,
+		})
 	})
 	if err != nil {
 		return fmt.Errorf("follow interfaces: %w", err)
@@ -271,7 +270,11 @@ func (s *Steer) watchRules(ctx context.Context, sp *Space) {
 }
 
 func (s *Steer) followRules(ctx context.Context, sp *Space) error {
-	c, err := mdlnetlink.Dial(unix.NETLINK_NETFILTER, &mdlnetlink.Config{NetNS: int(sp.ns.file.Fd())})
+	var c *mdlnetlink.Conn
+	err := sp.ns.do(func() (err error) {
+		c, err = mdlnetlink.Dial(unix.NETLINK_NETFILTER, nil)
+		return err
+	})
 	if err != nil {
 		return fmt.Errorf("follow nftables: %w", err)
 	}

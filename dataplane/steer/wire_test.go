@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
+	"io"
+	"net"
 	"net/netip"
 	"strings"
 	"testing"
@@ -471,4 +473,90 @@ func TestUninstallLeavesNothing(t *testing.T) {
 		}
 		return err
 	}))
+}
+
+// Two real stacks talk through the slow path alone and then through the flow
+// map: neighbours are found, checksums are whole, super-packets get through.
+func TestStacksTalk(t *testing.T) {
+	families(t, func(t *testing.T, v6 bool) {
+		h := newHost(t)
+		h.guard(true)
+		a, b := h.run("a", 2), h.run("b", 3)
+		h.admit(a)
+		h.admit(b)
+		h.hairpin(func([]byte) bool { return true })
+		addr := netip.AddrPortFrom(b.v4, 80)
+		if v6 {
+			addr = netip.AddrPortFrom(b.v6, 80)
+		}
+		var listener net.Listener
+		must(t, b.ns.do(func() (err error) {
+			listener, err = net.Listen("tcp", addr.String())
+			return err
+		}))
+		defer listener.Close()
+		go func() {
+			for {
+				c, err := listener.Accept()
+				if err != nil {
+					return
+				}
+				io.Copy(c, c)
+				c.Close()
+			}
+		}()
+		var c net.Conn
+		must(t, a.ns.do(func() (err error) {
+			c, err = net.DialTimeout("tcp", addr.String(), 5*time.Second)
+			return err
+		}))
+		defer c.Close()
+		must(t, c.SetDeadline(time.Now().Add(20*time.Second)))
+		exchange := func(n int) {
+			t.Helper()
+			data := bytes.Repeat([]byte("gatehouse "), n/10)
+			go c.Write(data)
+			got := make([]byte, len(data))
+			if _, err := io.ReadFull(c, got); err != nil {
+				t.Fatalf("after %+v: %v", h.counters(), err)
+			}
+			if !bytes.Equal(got, data) {
+				t.Fatal("what came back differs")
+			}
+		}
+		exchange(100_000)
+		if n := h.counters(); n.Hits != 0 || n.Returned == 0 {
+			t.Errorf("through the slow path: %+v", n)
+		}
+		port := c.LocalAddr().(*net.TCPAddr).AddrPort().Port()
+		allow(t, h, flowEntry(a, b, v6, policy.ProtoTCP, port, 80))
+		steered := h.counters().Steered
+		exchange(4_000_000)
+		n := h.counters()
+		if n.Hits == 0 || n.Peer == 0 {
+			t.Errorf("through the flow map: %+v", n)
+		}
+		if more := n.Steered - steered; more > 8 {
+			t.Errorf("%d more frames took the slow path", more)
+		}
+		var entry [1]dataplane.FlowEntry
+		if _, _, err := h.s.Flows().Scan(entry[:]); err != nil || entry[0].Bytes[0] < 4_000_000 || entry[0].Bytes[1] < 4_000_000 || entry[0].Closed != 0 {
+			t.Errorf("the flow's entry: %+v, %v", entry[0], err)
+		}
+		must(t, c.Close())
+		eventually(t, "both sides' FIN is seen", func() bool {
+			must(t, drain(h.s.Flows(), entry[:]))
+			return entry[0].Closed&3 == 3
+		})
+	})
+}
+
+// drain reads the map's only entry.
+func drain(f *FlowMap, one []dataplane.FlowEntry) error {
+	for {
+		n, end, err := f.Scan(one)
+		if err != nil || end || n == 0 {
+			return err
+		}
+	}
 }
