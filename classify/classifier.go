@@ -241,6 +241,13 @@ func (c *Classifier) open(p *Packet, in *Ingress, now int64, out *Result) *Flow 
 	default:
 		d = c.table.Lookup(q)
 	}
+	// What is refused anyway takes at most half of the endpoint's share: a scan
+	// must not use up what its own allowed flows need.
+	if v := d.Verdict(); (v == policy.Drop || v == policy.Reject) && c.count[in.Slot] >= c.perEndpoint/2 {
+		out.Judgement = judge(d, policy.Spoken{}, p.Key.Proto)
+		out.Verdict, out.Reason, out.Violation = v, out.Judgement.Reason, true
+		return nil
+	}
 	if c.count[in.Slot] >= c.perEndpoint {
 		out.Reason, out.Violation = policy.ReasonFlowQuota, true
 		return nil
@@ -287,10 +294,7 @@ func (c *Classifier) start(f *Flow, out *Result) {
 
 // decide asks policy about what is spoken. why, if set, replaces the reason of a no.
 func (c *Classifier) decide(f *Flow, s policy.Spoken, why policy.Reason, out *Result) {
-	j := f.Decision.Judge(s)
-	if j.Denied && j.Reason == policy.ReasonNoRule && !namable(f.Key.Proto) {
-		j.Reason = policy.ReasonProtocol
-	}
+	j := judge(f.Decision, s, f.Key.Proto)
 	if j.Denied && why != policy.ReasonNone {
 		j.Reason = why
 	}
@@ -302,6 +306,15 @@ func (c *Classifier) decide(f *Flow, s policy.Spoken, why policy.Reason, out *Re
 	f.Spoken, f.Judgement, f.Verdict, f.Reason = s, j, j.Verdict, j.Reason
 	f.offered = 0
 	out.Decided = true
+}
+
+// judge asks policy, and says so where the no is the protocol's.
+func judge(d *policy.Decision, s policy.Spoken, proto policy.Proto) policy.Judgement {
+	j := d.Judge(s)
+	if j.Denied && j.Reason == policy.ReasonNoRule && !namable(proto) {
+		j.Reason = policy.ReasonProtocol
+	}
+	return j
 }
 
 // namable: protocols that statements can name.
@@ -338,7 +351,7 @@ func (c *Classifier) rejudge(f *Flow, out *Result) {
 		c.redecide(f, f.Spoken, why, out)
 	case f.Key.Proto == policy.ProtoTCP || f.Key.Proto == policy.ProtoUDP:
 		// Policy had not asked for the application; it must be found mid-stream.
-		f.Verdict, f.MidStream, f.lenient, f.reported = policy.Undecided, true, false, 0
+		f.Verdict, f.MidStream, f.lenient, f.hasISN = policy.Undecided, true, false, [2]bool{}
 	default:
 		c.start(f, out)
 	}

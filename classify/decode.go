@@ -320,11 +320,16 @@ func isExtension(p policy.Proto) bool {
 }
 
 func (p *Packet) setKey() {
-	proto := p.Proto
-	if proto == policy.ProtoICMPv6 {
-		proto = policy.ProtoICMP
+	k := &p.Key
+	k.Proto = p.Proto
+	if k.Proto == policy.ProtoICMPv6 {
+		k.Proto = policy.ProtoICMP
 	}
-	p.Key, p.Reversed = MakeKey(0, proto, p.Src, p.Dst, p.SrcPort, p.DstPort)
+	if before(&p.Src, &p.Dst, p.SrcPort, p.DstPort) {
+		k.AddrA, k.AddrB, k.PortA, k.PortB = p.Src, p.Dst, p.SrcPort, p.DstPort
+		return
+	}
+	k.AddrA, k.AddrB, k.PortA, k.PortB, p.Reversed = p.Dst, p.Src, p.DstPort, p.SrcPort, true
 }
 
 func (p *Packet) tcp(b []byte) policy.Reason {

@@ -186,6 +186,7 @@ func (e *Engine) Feed(s *State, dir Dir, seq uint32, payload []byte) Outcome {
 func (e *Engine) Finish(s *State) Outcome {
 	if !s.outcome.Decided {
 		s.giveUp()
+		s.upgrades = no
 	}
 	return s.outcome
 }

@@ -79,7 +79,9 @@ func (s *State) Open(dir Dir, seq uint32) {
 func (s *State) Outcome() Outcome { return s.outcome }
 
 // MayUpgrade reports whether the answer's protocol may still go over to TLS in-band.
-func (s *State) MayUpgrade() bool { return s.outcome.Decided && s.upgrades == more }
+func (s *State) MayUpgrade() bool {
+	return s.outcome.Decided && s.upgrades == more && !s.watching
+}
 
 // Watch goes on with a decided flow until it went over to TLS, cannot any
 // more, or the budget, which starts anew, is used up.
