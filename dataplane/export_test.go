@@ -50,3 +50,11 @@ func (d *Dataplane) Gather(n int) {
 		d.workers[0].events.add(&e)
 	}
 }
+
+// Elapse moves the workers' clock on, without a stop.
+func (d *Dataplane) Elapse(by time.Duration) {
+	for _, w := range d.workers {
+		w.clock.offset += int64(by)
+		w.lastTurn = w.clock.now()
+	}
+}

@@ -39,6 +39,9 @@ func (w *Worker) judge(p *servedPort, f *Frame, ep *localEndpoint) {
 	}
 	w.classifier.Packet(&w.packet, &in, w.now, &w.result)
 	w.record(f, ep)
+	if w.result.Flow != nil {
+		w.seeOff(w.result.Flow)
+	}
 	if w.result.Offload && !wrongMAC {
 		w.decide(f, ep)
 	}
@@ -190,9 +193,7 @@ func (w *Worker) decide(f *Frame, ep *localEndpoint) {
 	switch {
 	case flow == nil, len(w.decided) == cap(w.decided), dst[0]&1 != 0:
 		return
-	case flow.Verdict == policy.Drop && w.isRefusedLookup(f, ep):
-		return
-	case flow.Verdict != policy.Allow && flow.Verdict != policy.Drop:
+	case !offloads(flow), flow.Verdict == policy.Drop && w.isRefusedLookup(f, ep):
 		return
 	}
 	from, to := 0, 1
@@ -223,4 +224,17 @@ func (w *Worker) decide(f *Frame, ep *localEndpoint) {
 	e.Peer = e.Verdict == policy.Allow && e.Ifindex[0] != 0 && e.Ifindex[1] != 0 &&
 		sender.Bridge == receiver.Bridge && sender.ICC && receiver.ICC
 	w.decided = append(w.decided, e)
+}
+
+// offloads reports whether the kernel's map is the place for a flow of that
+// kind. A connection that is refused from its SYN on is not: SYNs come to user
+// space in any case, and a scan would fill the map.
+func offloads(f *classify.Flow) bool {
+	switch f.Verdict {
+	case policy.Allow:
+		return f.Key.Proto != policy.ProtoICMP
+	case policy.Drop:
+		return f.Key.Proto != policy.ProtoTCP || f.State != classify.Opening
+	}
+	return false
 }

@@ -13,6 +13,11 @@ import (
 
 const (
 	sweepEvery = 250 * time.Millisecond
+	// sweepCalm is the pause after a walk that found fewer than sweepBusy
+	// entries changed: a walk costs half a millisecond and more even where
+	// there is nothing.
+	sweepCalm = time.Second
+	sweepBusy = 256
 	// sweepSlice entries are read with one call, sweepMost with one tick, so
 	// that a full map is seen every four seconds and a tick stays short.
 	sweepSlice = 4096
@@ -27,6 +32,7 @@ type sweeper struct {
 	endpoints  *atomic.Pointer[endpoints]
 	violations *Violations
 	tell       func([]touch) // the workers; the slice is theirs
+	offloads   func() uint64 // how many entries were written so far
 	log        *slog.Logger
 	clock      clock
 
@@ -35,14 +41,19 @@ type sweeper struct {
 	touches []touch
 	orphans []classify.FlowKey
 	failing bool // the last scan failed, and it was said
+	changed int  // entries, in this round
+	seen    int  // entries, in this round
+	written uint64
+	rest    int64 // no walk before this time
+	empty   bool  // nothing was there in the last round
 
 	mu      sync.Mutex
 	entries map[classify.FlowKey]*carried
 }
 
-func newSweeper(m FlowMap, e *atomic.Pointer[endpoints], v *Violations, tell func([]touch), log *slog.Logger, c clock) *sweeper {
+func newSweeper(m FlowMap, e *atomic.Pointer[endpoints], v *Violations, tell func([]touch), offloads func() uint64, log *slog.Logger, c clock) *sweeper {
 	return &sweeper{
-		flowMap: m, endpoints: e, violations: v, tell: tell, log: log, clock: c,
+		flowMap: m, endpoints: e, violations: v, tell: tell, offloads: offloads, log: log, clock: c,
 		buf:     make([]FlowEntry, sweepSlice),
 		entries: make(map[classify.FlowKey]*carried),
 	}
@@ -56,13 +67,26 @@ func (s *sweeper) run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
-			s.sweep()
+			if s.isDue() {
+				s.sweep()
+			}
 		}
 	}
 }
 
+// isDue reports whether another walk would find something new.
+func (s *sweeper) isDue() bool {
+	if s.empty && s.offloads() == s.written {
+		return false
+	}
+	return s.clock.now() >= s.rest
+}
+
 // sweep visits the next part of the map.
 func (s *sweeper) sweep() {
+	if s.seen == 0 {
+		s.written = s.offloads()
+	}
 	for seen := 0; seen < sweepMost; {
 		n, end, err := s.flowMap.Scan(s.buf)
 		if err != nil {
@@ -85,6 +109,7 @@ func (s *sweeper) sweep() {
 // visit hands on what entries have counted, and deletes those that nobody
 // wants.
 func (s *sweeper) visit(entries []FlowEntry) {
+	s.seen += len(entries)
 	local := s.endpoints.Load()
 	now := uint32(s.clock.now() / int64(time.Second))
 	s.mu.Lock()
@@ -111,6 +136,7 @@ func (s *sweeper) visit(entries []FlowEntry) {
 	}
 	s.mu.Unlock()
 	if len(s.touches) > 0 {
+		s.changed += len(s.touches)
 		s.tell(s.touches)
 		s.touches = make([]touch, 0, len(s.touches))
 	}
@@ -132,6 +158,11 @@ func (s *sweeper) endRound() {
 		}
 	}
 	s.round++
+	s.empty, s.rest = s.seen == 0, 0
+	if s.changed < sweepBusy {
+		s.rest = s.clock.now() + int64(sweepCalm)
+	}
+	s.seen, s.changed = 0, 0
 }
 
 // carries reports whether the kernel had an entry for key at the last visit.

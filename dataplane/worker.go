@@ -83,7 +83,9 @@ type Worker struct {
 	send, drop []Frame
 	decided    []FlowEntry
 	over       []classify.FlowKey // ended flows that the kernel may have
-	now        int64              // of this turn
+	closed     departures
+	answered   departures
+	now        int64 // of this turn
 	lastTurn   int64
 	lastBeat   int64
 	lastEvents int64
@@ -110,10 +112,12 @@ func newWorker(d *Dataplane, queue int) (*Worker, error) {
 		local:     d.endpoints.Load(),
 		events:    newPendingEvents(d.events),
 		// A frame can become three: the answer to its sender, and itself.
-		send:    make([]Frame, 0, 2*batchSize),
-		drop:    make([]Frame, 0, 2*batchSize),
-		decided: make([]FlowEntry, 0, batchSize),
-		over:    make([]classify.FlowKey, 0, 2*sweepFlows),
+		send:     make([]Frame, 0, 2*batchSize),
+		drop:     make([]Frame, 0, 2*batchSize),
+		decided:  make([]FlowEntry, 0, batchSize),
+		over:     make([]classify.FlowKey, 0, 2*sweepFlows),
+		closed:   newDepartures(closedGrace),
+		answered: newDepartures(answeredGrace),
 	}
 	w.control.eventFD = fd
 	w.classifier = classify.New(classify.Config{Flows: d.config.Flows, Ended: w.flowEnded})
@@ -262,6 +266,7 @@ func (w *Worker) retireFlowsOf(gone []*localEndpoint) {
 
 // keepHouse does now and then what no packet asks for.
 func (w *Worker) keepHouse() {
+	w.depart()
 	if w.now-w.lastSweep >= int64(sweepTurn) && w.classifier.Len() > 0 {
 		w.lastSweep = w.now
 		w.classifier.Sweep(w.now, sweepFlows)
@@ -276,7 +281,7 @@ func (w *Worker) keepHouse() {
 // flowEnded is called by the classifier for every flow that it forgets.
 func (w *Worker) flowEnded(f *classify.Flow) {
 	w.ended.put(f, w.clock, w.local)
-	if f.Verdict == policy.Undecided {
+	if !offloads(f) {
 		return
 	}
 	if len(w.over) == cap(w.over) {
@@ -300,7 +305,9 @@ func (w *Worker) forget() {
 func (w *Worker) touch(ts []touch) {
 	for i := range ts {
 		t := &ts[i]
-		w.classifier.Touch(t.key, t.packets, t.bytes, t.closed, t.seen)
+		if w.classifier.Touch(t.key, t.packets, t.bytes, t.closed, t.seen) {
+			w.seeOff(w.classifier.Find(t.key))
+		}
 	}
 }
 

@@ -684,6 +684,43 @@ func TestKernelsCountsReachTheFlow(t *testing.T) {
 	}
 }
 
+// TestClosedConnectionsDoNotPileUp: more connections than an endpoint's share of
+// the table, one after the other, closed in the kernel's sight only.
+func TestClosedConnectionsDoNotPileUp(t *testing.T) {
+	for name, bits := range map[string]uint8{"fin": 3, "rst": 4} {
+		l := newLane(t)
+		for i := range 1000 {
+			c := newConn(t, web, db, i%2 == 0, uint16(10000+i), 9000)
+			l.passes(web, db, c.segment(false, "S", ""))
+			l.m.Update(c.key(), func(e *dataplane.FlowEntry) { e.Closed, e.Bytes[0] = bits, 100 })
+			if i%50 == 0 {
+				l.d.Settle()
+				l.d.Elapse(time.Second)
+				l.d.Turn(0)
+			}
+		}
+		if n := l.m.Len(); n > 100 {
+			t.Errorf("%s: %d entries are left in the kernel's map", name, n)
+		}
+	}
+}
+
+func TestAnsweredLookupsDoNotPileUp(t *testing.T) {
+	l := newLane(t, line(policy.Allow, "web", "db", "any", "udp/53"))
+	for i := range 1000 {
+		q := udp(t, web, db, i%2 == 0, uint16(10000+i), 53, "query")
+		l.passes(web, db, q)
+		l.passes(db, web, udp(t, db, web, i%2 == 0, 53, uint16(10000+i), "answer"))
+		if i%50 == 0 {
+			l.d.Elapse(4 * time.Second)
+			l.d.Turn(0)
+		}
+	}
+	if n := l.m.Len(); n > 100 {
+		t.Errorf("%d entries are left in the kernel's map", n)
+	}
+}
+
 func TestAdoptedFlowGoesOn(t *testing.T) {
 	families(t, func(t *testing.T, v6 bool) {
 		old := newLane(t)
