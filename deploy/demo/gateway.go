@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -260,15 +261,17 @@ func (a *attempt) isOf(v violation) bool {
 	return by && v.Verdict != "recorded" && slices.Contains(a.reasons, v.Reason)
 }
 
-// quiet checks that ordinary traffic, observed since then, left no violation.
-func (g *gateway) quiet(ctx context.Context, since time.Time, r *report) error {
+// quiet checks that ordinary traffic of the stage, observed since then, left no
+// violation.
+func (g *gateway) quiet(ctx context.Context, s *stage, since time.Time, r *report) error {
 	all, err := g.violations(ctx)
 	if err != nil {
 		return err
 	}
 	var rows [][]string
 	for _, v := range all {
-		if v.Last.After(since) {
+		ours := s.containers[v.From] != nil || s.containers[v.To] != nil
+		if ours && v.Last.After(since) {
 			rows = append(rows, []string{v.From + " -> " + v.To, v.Proto + " " + v.Dest, v.App, v.Verdict, v.Reason})
 		}
 	}
@@ -277,12 +280,15 @@ func (g *gateway) quiet(ctx context.Context, since time.Time, r *report) error {
 	return nil
 }
 
-func (g *gateway) enforce(ctx context.Context) error {
-	out, err := g.run(ctx, "mode", "all", "enforce")
-	if err != nil {
-		return err
+// enforce switches the stage's own services, and nobody else's on this host.
+func (g *gateway) enforce(ctx context.Context, s *stage) error {
+	services := slices.Sorted(maps.Keys(s.containers))
+	for _, service := range services {
+		if _, err := g.run(ctx, "mode", service, "enforce"); err != nil {
+			return err
+		}
 	}
-	fmt.Printf("  %s\n", strings.Join(strings.Fields(strings.ReplaceAll(out, ": enforce", "")), ", "))
+	fmt.Printf("  %s\n", strings.Join(services, ", "))
 	return nil
 }
 
@@ -368,7 +374,7 @@ func hostState(ctx context.Context) []string {
 	for line := range strings.Lines(tables) {
 		state = append(state, strings.TrimSpace(line))
 	}
-	pins, _ := filepath.Glob("/sys/fs/bpf/*")
+	pins, _ := filepath.Glob("/sys/fs/bpf/gatehouse*")
 	for _, p := range pins {
 		state = append(state, "pin "+p)
 	}

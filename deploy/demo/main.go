@@ -59,7 +59,9 @@ func run(ctx context.Context, gatehouse, intruder string, without bool) (err err
 	if err := s.build(ctx); err != nil {
 		return err
 	}
-	s.describe()
+	if err := s.describe(ctx); err != nil {
+		return err
+	}
 	g.useEngine(s)
 	r := &report{}
 	if err := show(ctx, s, g, r, without); err != nil {
@@ -103,16 +105,19 @@ func show(ctx context.Context, s *stage, g *gateway, r *report, without bool) er
 	}
 
 	act("Ordinary traffic, observed", "every service is in observe mode: what does not fit is recorded, and passes")
+	if err := pause(ctx, warmUp); err != nil { // connections older than the gateway end
+		return err
+	}
 	since := time.Now()
 	if err := s.ordinary(ctx, r); err != nil {
 		return err
 	}
-	if err := g.quiet(ctx, since, r); err != nil {
+	if err := g.quiet(ctx, s, since, r); err != nil {
 		return err
 	}
 
-	act("Enforce", "gatehouse mode all enforce; ordinary traffic goes on, the intruder tries again")
-	if err := g.enforce(ctx); err != nil {
+	act("Enforce", "gatehouse mode SERVICE enforce, for each; ordinary traffic goes on, the intruder tries again")
+	if err := g.enforce(ctx, s); err != nil {
 		return err
 	}
 	if err := s.ordinary(ctx, r); err != nil {

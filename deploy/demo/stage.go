@@ -291,12 +291,17 @@ func pause(ctx context.Context, d time.Duration) error {
 	}
 }
 
-func (s *stage) describe() {
+func (s *stage) describe(ctx context.Context) error {
 	fmt.Print(`  outside ─▶ :8080 shop/web (nginx) ─▶ shop/app ─▶ shop/db (PostgreSQL), shop/cache (Redis)
              shop/worker ─▶ shop/cache            bridge shop_default, IPv4 and IPv6
              blog/site ─▶ blog/db (MariaDB)       bridge blog_default; app, site and blog/db share the bridge "partners"
              media/client ─▶ media/web (nginx)    Swarm overlay media_default
 `)
+	ids, err := docker(ctx, "ps", "-q")
+	if others := len(strings.Fields(ids)) - len(s.containers); err == nil && others > 0 {
+		fmt.Printf("  %d other containers run here: Gatehouse will observe them, and enforce nothing on them\n", others)
+	}
+	return err
 }
 
 // clear takes away all that a stage has, this one's or an earlier run's.
