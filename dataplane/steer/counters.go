@@ -58,8 +58,7 @@ func (s *Steer) readCounter(i uint32, to *uint64) error {
 // EndpointCounters is what one endpoint's hooks have counted since it was
 // admitted.
 type EndpointCounters struct {
-	Drops   uint64
-	Last    policy.Reason // of the last drop
+	Drops   [policy.ReasonCount]uint32 // frames dropped before anybody judged them; wraps
 	Steered uint64
 }
 
@@ -73,5 +72,7 @@ func (s *Steer) EndpointCounters(id string) (EndpointCounters, bool) {
 	if e == nil || s.maps.Ports.Lookup(e.portKey(), &p) != nil {
 		return EndpointCounters{}, false
 	}
-	return EndpointCounters{Drops: p.Drops, Last: policy.Reason(p.Reason), Steered: p.Steered}, true
+	c := EndpointCounters{Steered: p.Steered}
+	copy(c.Drops[:], p.Dropped[:])
+	return c, true
 }

@@ -167,19 +167,19 @@ struct port_key {
 #define PORT_OPEN 2      // passes what nobody can judge
 #define PORT_UNGUARDED 4 // not enrolled: only the sender is checked
 #define PORT_GROUPS 8
+#define PORT_REASONS 48 // room for every reason
 
 // One admitted endpoint. User space writes all but what is marked.
 struct port {
 	__u64 due[2];   // kernel: when the miss budget of each hook is used up to
-	__u64 drops;    // kernel
 	__u64 steered;  // kernel
 	__u64 attached; // CLOCK_MONOTONIC ns, for user space
-	__u32 cost;    // ns of budget that a steered frame takes, 0 = no limit
+	__u32 cost;     // ns of budget that a steered frame takes, 0 = no limit
+	__u32 dropped[PORT_REASONS]; // kernel: by reason; wraps
 	__u16 slot;
 	__u16 zone;
 	__u8 mac[6];
 	__u8 flags;
-	__u8 reason;               // kernel: of the last drop
 	__u32 groups[PORT_GROUPS]; // last 24 bits of its IPv6 addresses, host order, | 1<<24; 0 = none
 };
 
@@ -303,8 +303,8 @@ static __always_inline int pass(__u32 counter)
 
 static __always_inline int blame(struct port *port, __u32 reason)
 {
-	port->drops++;
-	port->reason = reason;
+	if (reason < PORT_REASONS)
+		port->dropped[reason]++;
 	return drop(reason);
 }
 

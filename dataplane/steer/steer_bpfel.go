@@ -69,15 +69,15 @@ type steerOwnerKey struct {
 type steerPort struct {
 	_        structs.HostLayout
 	Due      [2]uint64
-	Drops    uint64
 	Steered  uint64
 	Attached uint64
 	Cost     uint32
+	Dropped  [48]uint32
 	Slot     uint16
 	Zone     uint16
 	Mac      [6]uint8
 	Flags    uint8
-	Reason   uint8
+	_        [1]byte
 	Groups   [8]uint32
 }
 
