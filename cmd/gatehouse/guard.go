@@ -42,6 +42,7 @@ type admission struct {
 	sandbox  string
 	endpoint dataplane.Endpoint
 	device   string
+	drops    [policy.ReasonCount]uint32 // as last recorded
 }
 
 type waiting struct {
@@ -306,7 +307,11 @@ func (g *guard) admit(spec steer.Spec, veth steer.Veth) (*admission, error) {
 	if n := g.networks[spec.Zone]; n.NetNS != "" {
 		device = fmt.Sprintf("%s in %s", veth.Name, n.NetNS)
 	}
-	return &admission{spec: spec, sandbox: veth.Sandbox, endpoint: endpoint, device: device}, nil
+	a := &admission{spec: spec, sandbox: veth.Sandbox, endpoint: endpoint, device: device}
+	if c, ok := g.steer.EndpointCounters(spec.ID); ok {
+		a.drops = c.Drops // of an earlier gateway's time
+	}
+	return a, nil
 }
 
 func (g *guard) endpoints() []dataplane.Endpoint {
@@ -320,7 +325,7 @@ func (g *guard) endpoints() []dataplane.Endpoint {
 
 // follow admits interfaces as they get wired, until ctx ends.
 func (g *guard) follow(ctx context.Context, hints <-chan struct{}, state func() *control.State) {
-	tick := time.NewTicker(2 * time.Second)
+	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	for {
 		select {
@@ -330,8 +335,40 @@ func (g *guard) follow(ctx context.Context, hints <-chan struct{}, state func() 
 			g.retry(nil)
 		case <-tick.C:
 			g.retry(state())
+			g.recordDrops()
 		}
 	}
+}
+
+// recordDrops turns what the kernel's programs dropped since the last time into
+// violations of the endpoint that sent it.
+func (g *guard) recordDrops() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for id, a := range g.admitted {
+		now, ok := g.steer.EndpointCounters(id)
+		if !ok {
+			continue
+		}
+		for r, n := range now.Drops {
+			if quiet[policy.Reason(r)] {
+				continue
+			}
+			if grown := int32(n - a.drops[r]); grown > 0 { // it wraps, and an update may take a few back
+				g.dataplane.AddUnjudged(id, policy.Reason(r), uint32(grown))
+			}
+		}
+		a.drops = now.Drops
+	}
+}
+
+// quiet are drops that no endpoint is to blame for; they are counted only.
+var quiet = [policy.ReasonCount]bool{
+	policy.ReasonRouterSolicitation: true,
+	policy.ReasonMulticast:          true,
+	policy.ReasonGatewayDown:        true,
+	policy.ReasonDestinationMAC:     true,
+	policy.ReasonInternal:           true,
 }
 
 // retry admits what waits. With a state it first guards again what could not be
