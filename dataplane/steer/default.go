@@ -228,7 +228,9 @@ func (d *standing) correctSet(c *nftables.Conn, present map[uint32]bool) error {
 }
 
 func (d *standing) set() *nftables.Set {
-	return &nftables.Set{Table: d.table, Name: admittedSet, KeyType: nftables.TypeIFIndex}
+	// The library would take an id from a global counter that nothing guards; it
+	// need only be unique in a transaction.
+	return &nftables.Set{Table: d.table, Name: admittedSet, ID: 1, KeyType: nftables.TypeIFIndex}
 }
 
 func setElements(ifindexes []uint32) []nftables.SetElement {

@@ -12,6 +12,7 @@ import (
 	"runtime"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -105,9 +106,19 @@ type container struct {
 
 const testZone policy.Zone = 7
 
+// newHost makes a test's host. Such tests run beside each other: they wait for
+// the kernel most of the time.
 func newHost(t *testing.T) *host {
 	t.Helper()
 	needKernel(t)
+	t.Parallel()
+	return anotherHost(t)
+}
+
+var hosts atomic.Int32
+
+func anotherHost(t *testing.T) *host {
+	t.Helper()
 	h := &host{t: t, ns: newNetNS(t), containers: make(map[string]*container)}
 	must(t, h.ns.do(func() error {
 		attrs := netlink.NewLinkAttrs()
@@ -127,7 +138,7 @@ func newHost(t *testing.T) *host {
 	}))
 	h.bridge = policy.MAC{2, 0x42, 0xaa, 0, 0, 1}
 	h.cfg = Config{
-		PinDir:      fmt.Sprintf("/sys/fs/bpf/sttest-%d-%s", os.Getpid(), safe(t.Name())),
+		PinDir:      fmt.Sprintf("/sys/fs/bpf/sttest-%d-%d", os.Getpid(), hosts.Add(1)),
 		NetNSDir:    t.TempDir(),
 		Prefix:      "sttest",
 		Table:       "sttest", // Uninstall also looks into the machine's own namespace
@@ -141,15 +152,6 @@ func newHost(t *testing.T) *host {
 		h.s.Close()
 	})
 	return h
-}
-
-func safe(name string) string {
-	return string(bytes.Map(func(r rune) rune {
-		if r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' {
-			return r
-		}
-		return '_'
-	}, []byte(name)))
 }
 
 func ipnet(s string) *net.IPNet {

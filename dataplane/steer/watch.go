@@ -284,7 +284,12 @@ func (s *Steer) followRules(ctx context.Context, sp *Space) error {
 	}
 	closer := context.AfterFunc(ctx, func() { c.SetReadDeadline(time.Now()) })
 	defer closer()
-	for {
+	for changed := true; ; { // until now nobody told
+		if changed {
+			s.mu.Lock()
+			s.checkDefault(sp)
+			s.mu.Unlock()
+		}
 		messages, err := c.Receive()
 		if ctx.Err() != nil {
 			return nil
@@ -292,11 +297,7 @@ func (s *Steer) followRules(ctx context.Context, sp *Space) error {
 		if err != nil && !errors.Is(err, unix.ENOBUFS) {
 			return err
 		}
-		if err != nil || removes(messages) {
-			s.mu.Lock()
-			s.checkDefault(sp)
-			s.mu.Unlock()
-		}
+		changed = err != nil || removes(messages)
 	}
 }
 

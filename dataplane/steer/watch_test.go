@@ -67,7 +67,7 @@ func TestFindVeth(t *testing.T) {
 	path := func(c *container) string { return filepath.Join(h.cfg.NetNSDir, c.name) }
 
 	// A double of b, on another bridge: the same MAC, the same indexes.
-	other := newHost(t)
+	other := anotherHost(t)
 	double := other.run("double", 3)
 	must(t, os.Symlink(double.ns.path, filepath.Join(h.cfg.NetNSDir, "0-double")))
 	// A file that is no namespace.
