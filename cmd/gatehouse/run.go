@@ -117,9 +117,18 @@ func ignoreCancel(err error) error {
 
 func steerConfig(set Settings) steer.Config {
 	return steer.Config{
-		PinDir: set.Pins, Prefix: set.Devices, NetNSDir: set.NetNS, FlowEntries: uint32(set.Flows),
+		PinDir: set.Pins, Prefix: set.Devices, Table: standingTable(set.Devices), NetNSDir: set.NetNS, FlowEntries: uint32(set.Flows),
 		Queues: set.Workers, MissBudget: uint32(set.Misses),
 	}
+}
+
+// standingTable names the nftables table: two gateways that share a kernel, as
+// in tests, differ in their devices and so in it.
+func standingTable(devices string) string {
+	if devices == defaultsOf().Devices {
+		return "gatehouse"
+	}
+	return "gatehouse-" + devices
 }
 
 // newGateway builds what takes its cue from the kernel's side.
