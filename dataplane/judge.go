@@ -223,6 +223,10 @@ func (w *Worker) decide(f *Frame, ep *localEndpoint) {
 	}
 	e.Peer = e.Verdict == policy.Allow && e.Ifindex[0] != 0 && e.Ifindex[1] != 0 &&
 		sender.Bridge == receiver.Bridge && sender.ICC && receiver.ICC
+	if w.result.New && w.packet.Flags&(classify.SYN|classify.ACK) == classify.SYN {
+		w.opening = append(w.opening, e)
+		return
+	}
 	w.decided = append(w.decided, e)
 }
 

@@ -22,7 +22,9 @@ import (
 //	→ Send, Release or reject → Flush → decided flows into the kernel's map
 //
 // The map is written after the transmit, so that the packets of a flow which
-// the kernel then carries cannot overtake the one that decided it.
+// the kernel then carries cannot overtake the one that decided it. Only for a
+// connection that its SYN decides it is written before: nothing can overtake a
+// SYN, and its answer is there before the transmit returns.
 
 const (
 	batchSize = 64
@@ -81,7 +83,8 @@ type Worker struct {
 	events     *pendingEvents
 	frames     [batchSize]Frame
 	send, drop []Frame
-	decided    []FlowEntry
+	opening    []FlowEntry        // decided by a SYN
+	decided    []FlowEntry        // decided by any other packet
 	over       []classify.FlowKey // ended flows that the kernel may have
 	closed     departures
 	answered   departures
@@ -426,13 +429,14 @@ func (w *Worker) dropStale() {
 // port's end.
 func (w *Worker) serve(p *servedPort, frames []Frame) error {
 	slots := w.local.slots[p.space]
-	w.send, w.drop, w.decided = w.send[:0], w.drop[:0], w.decided[:0]
+	w.send, w.drop, w.opening, w.decided = w.send[:0], w.drop[:0], w.opening[:0], w.decided[:0]
 	for i := range frames {
 		w.judge(p, &frames[i], at(slots, frames[i].Slot))
 	}
 	// An entry of a conversation that is over must not speak for the one that
 	// a frame of this batch begins on the same key.
 	w.forget()
+	w.offload(w.opening)
 	if len(w.send) > 0 {
 		p.Send(w.send)
 		w.counters.forwarded.Add(uint64(len(w.send)))
@@ -444,22 +448,22 @@ func (w *Worker) serve(p *servedPort, frames []Frame) error {
 	if err := p.Flush(); err != nil {
 		return fmt.Errorf("space %d queue %d: %w", p.space, w.queue, err)
 	}
-	w.offload()
+	w.offload(w.decided)
 	return nil
 }
 
-// offload writes the flows that this batch has decided into the kernel's map.
-func (w *Worker) offload() {
-	if len(w.decided) == 0 {
+// offload writes decided flows into the kernel's map.
+func (w *Worker) offload(entries []FlowEntry) {
+	if len(entries) == 0 {
 		return
 	}
-	err := w.flowMap.Put(w.decided)
+	err := w.flowMap.Put(entries)
 	if err == nil {
-		w.counters.offloaded.Add(uint64(len(w.decided)))
+		w.counters.offloaded.Add(uint64(len(entries)))
 		return
 	}
 	// Flows that are not in the map go on through user space.
-	w.counters.notOffloaded.Add(uint64(len(w.decided)))
+	w.counters.notOffloaded.Add(uint64(len(entries)))
 	if w.now-w.lastFull > int64(time.Minute) {
 		w.lastFull = w.now
 		w.log.Warn("flows stay in user space", "queue", w.queue, "err", err)
