@@ -35,7 +35,7 @@ type Dataplane struct {
 	config     Config
 	table      atomic.Pointer[policy.Table]
 	endpoints  atomic.Pointer[endpoints]
-	workers    []*Worker
+	workers    []*worker
 	events     *mailbox[event]
 	violations *Violations
 	ended      *flowStream
@@ -113,7 +113,7 @@ func (d *Dataplane) AddPort(space, queue int, p Port) error {
 	d.mu.Lock()
 	d.ports[portKey{space, queue}] = p
 	d.mu.Unlock()
-	if !d.workers[queue].ask(func(w *Worker) { w.addPort(space, p) }) {
+	if !d.workers[queue].ask(func(w *worker) { w.addPort(space, p) }) {
 		return errors.Join(errors.New("add port: the dataplane has stopped"), p.Close())
 	}
 	return nil
@@ -131,7 +131,7 @@ func (d *Dataplane) RemoveSpace(space int) error {
 	var mu sync.Mutex
 	var errs []error
 	for _, w := range d.workers {
-		w.ask(func(w *Worker) {
+		w.ask(func(w *worker) {
 			err := w.removePorts(space)
 			mu.Lock()
 			defer mu.Unlock()
@@ -169,7 +169,7 @@ func (d *Dataplane) Table() *policy.Table { return d.table.Load() }
 // settle waits until each worker has begun another turn.
 func (d *Dataplane) settle() {
 	for _, w := range d.workers {
-		w.ask(func(*Worker) {})
+		w.ask(func(*worker) {})
 	}
 }
 
@@ -180,7 +180,7 @@ func (d *Dataplane) settle() {
 func (d *Dataplane) Adopt(entries []FlowEntry) int {
 	var adopted atomic.Int64
 	for _, w := range d.workers {
-		w.ask(func(w *Worker) { adopted.Store(max(adopted.Load(), int64(w.adopt(entries)))) })
+		w.ask(func(w *worker) { adopted.Store(max(adopted.Load(), int64(w.adopt(entries)))) })
 	}
 	return int(adopted.Load())
 }
@@ -194,7 +194,7 @@ func (d *Dataplane) Flows() []Flow {
 	var mu sync.Mutex
 	var out []Flow
 	for _, w := range d.workers {
-		w.ask(func(w *Worker) {
+		w.ask(func(w *worker) {
 			list := w.flows(d.sweeper)
 			mu.Lock()
 			defer mu.Unlock()
@@ -243,7 +243,7 @@ func (d *Dataplane) PortStats() map[int]PortStats {
 // touch tells every worker what the kernel carried; each knows its own flows.
 func (d *Dataplane) touch(ts []touch) {
 	for _, w := range d.workers {
-		w.do(func(w *Worker) { w.touch(ts) })
+		w.do(func(w *worker) { w.touch(ts) })
 	}
 }
 

@@ -65,7 +65,7 @@ func isAnswered(f *classify.Flow) bool {
 }
 
 // seeOff notes a flow that is over.
-func (w *Worker) seeOff(f *classify.Flow) {
+func (w *worker) seeOff(f *classify.Flow) {
 	switch {
 	case f.State == classify.Closed:
 		w.closed.add(&f.Key, w.now)
@@ -75,7 +75,7 @@ func (w *Worker) seeOff(f *classify.Flow) {
 }
 
 // depart forgets the flows whose time has come, unless they have gone on.
-func (w *Worker) depart() {
+func (w *worker) depart() {
 	for range departuresTurn {
 		key, ok := w.closed.next(w.now)
 		if !ok {

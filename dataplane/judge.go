@@ -10,7 +10,7 @@ import (
 // judge decides on one frame and puts it where it goes: w.send or w.drop, and
 // its flow into w.decided. ep is the endpoint at whose hook the frame was met,
 // nil if it is gone.
-func (w *Worker) judge(p *servedPort, f *Frame, ep *localEndpoint) {
+func (w *worker) judge(p *servedPort, f *Frame, ep *localEndpoint) {
 	if ep == nil || w.current == nil {
 		w.counters.reasons[policy.ReasonNotAdmitted].Add(1)
 		w.drop = append(w.drop, *f)
@@ -55,7 +55,7 @@ func (w *Worker) judge(p *servedPort, f *Frame, ep *localEndpoint) {
 
 // rightMAC reports whether the frame is addressed to who has its destination
 // address. At the hook towards an endpoint the kernel has looked already.
-func (w *Worker) rightMAC(f *Frame, ep *localEndpoint) bool {
+func (w *worker) rightMAC(f *Frame, ep *localEndpoint) bool {
 	mac := policy.MAC(f.Data[0:6])
 	if f.Dir == FromEndpoint {
 		return w.local.mayLeaveTo(ep, w.packet.Dst, mac)
@@ -64,7 +64,7 @@ func (w *Worker) rightMAC(f *Frame, ep *localEndpoint) bool {
 }
 
 // refuse records a packet that is no flow's.
-func (w *Worker) refuse(f *Frame, ep *localEndpoint, r policy.Reason, mode policy.Mode) {
+func (w *worker) refuse(f *Frame, ep *localEndpoint, r policy.Reason, mode policy.Mode) {
 	if mode == policy.Enforce {
 		w.counters.reasons[r].Add(1)
 	} else {
@@ -76,7 +76,7 @@ func (w *Worker) refuse(f *Frame, ep *localEndpoint, r policy.Reason, mode polic
 
 // record hands on a violation: each that the classifier calls one, and every
 // further packet of a flow that is dropped for the same reason.
-func (w *Worker) record(f *Frame, ep *localEndpoint) {
+func (w *worker) record(f *Frame, ep *localEndpoint) {
 	r := &w.result
 	again := r.Flow != nil && !r.Forward && r.Reason != policy.ReasonNone && r.Reason == r.Flow.Reason
 	if !r.Violation && !again {
@@ -130,7 +130,7 @@ func (e *event) ofPacket(p *classify.Packet) {
 }
 
 // turnAway drops the frame and tells those who should know.
-func (w *Worker) turnAway(p *servedPort, f *Frame, ep *localEndpoint) {
+func (w *worker) turnAway(p *servedPort, f *Frame, ep *localEndpoint) {
 	r := &w.result
 	switch {
 	case r.Verdict == policy.Reject:
@@ -153,7 +153,7 @@ func (w *Worker) turnAway(p *servedPort, f *Frame, ep *localEndpoint) {
 // isRefusedLookup reports a DNS query of an enforcing endpoint that policy does
 // not allow: it is answered, so that lookups fail at once and not after the
 // resolver's patience (R18).
-func (w *Worker) isRefusedLookup(f *Frame, ep *localEndpoint) bool {
+func (w *worker) isRefusedLookup(f *Frame, ep *localEndpoint) bool {
 	r, p := &w.result, &w.packet
 	return f.Dir == FromEndpoint && ep.Mode == policy.Enforce && p.DstPort == 53 &&
 		(p.Proto == policy.ProtoUDP || p.Proto == policy.ProtoTCP) &&
@@ -163,7 +163,7 @@ func (w *Worker) isRefusedLookup(f *Frame, ep *localEndpoint) bool {
 // answer tells the sender of f that its packet went nowhere. The answer leaves
 // by the other hook of the same endpoint: to the endpoint what it sent, to
 // outside what came from there.
-func (w *Worker) answer(p *servedPort, f *Frame, ep *localEndpoint, why unreachable) {
+func (w *worker) answer(p *servedPort, f *Frame, ep *localEndpoint, why unreachable) {
 	if !ep.rejects.take(w.now) {
 		return
 	}
@@ -187,7 +187,7 @@ func (w *Worker) answer(p *servedPort, f *Frame, ep *localEndpoint, why unreacha
 // decide queues the frame's flow for the kernel's map. Refused flows whose
 // packets are answered stay here, and so does multicast, which is judged at
 // each receiver.
-func (w *Worker) decide(f *Frame, ep *localEndpoint) {
+func (w *worker) decide(f *Frame, ep *localEndpoint) {
 	flow := w.result.Flow
 	dst, src := policy.MAC(f.Data[0:6]), policy.MAC(f.Data[6:12])
 	switch {

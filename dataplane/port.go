@@ -1,5 +1,5 @@
 // Package dataplane carries frames between Ports and the classifier and
-// applies verdicts: one Worker per queue, no allocation per packet, violations
+// applies verdicts: one worker per queue, no allocation per packet, violations
 // and flow records out. It knows nothing of orchestrators; cmd hands it
 // endpoints and tables.
 package dataplane

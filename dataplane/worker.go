@@ -16,7 +16,7 @@ import (
 	"gatehouse/policy"
 )
 
-// The way of a batch, in Worker.serve:
+// The way of a batch, in worker.serve:
 //
 //	Recv → decode → endpoint of the steering tag → destination MAC → classify
 //	→ Send, Release or reject → Flush → decided flows into the kernel's map
@@ -51,9 +51,9 @@ const (
 	stalePasses = 1024
 )
 
-// Worker serves one queue of every space's port on one locked thread. All
+// worker serves one queue of every space's port on one locked thread. All
 // fields after control belong to that thread.
-type Worker struct {
+type worker struct {
 	queue     int
 	table     *atomic.Pointer[policy.Table]
 	endpoints *atomic.Pointer[endpoints]
@@ -67,7 +67,7 @@ type Worker struct {
 
 	control struct {
 		sync.Mutex
-		pending          []func(*Worker)
+		pending          []func(*worker)
 		some             atomic.Bool
 		running, stopped bool
 		eventFD          int
@@ -97,12 +97,12 @@ type Worker struct {
 	lastFull   int64 // when a full flow map was last logged
 }
 
-func newWorker(d *Dataplane, queue int) (*Worker, error) {
+func newWorker(d *Dataplane, queue int) (*worker, error) {
 	fd, err := unix.Eventfd(0, unix.EFD_NONBLOCK|unix.EFD_CLOEXEC)
 	if err != nil {
 		return nil, fmt.Errorf("eventfd: %w", err)
 	}
-	w := &Worker{
+	w := &worker{
 		queue:     queue,
 		table:     &d.table,
 		endpoints: &d.endpoints,
@@ -135,7 +135,7 @@ type servedPort struct {
 
 // do runs f on the worker's thread before its next batch; false after the
 // worker has stopped.
-func (w *Worker) do(f func(*Worker)) bool {
+func (w *worker) do(f func(*worker)) bool {
 	w.control.Lock()
 	defer w.control.Unlock()
 	if w.control.stopped {
@@ -148,9 +148,9 @@ func (w *Worker) do(f func(*Worker)) bool {
 }
 
 // ask is do, and waits until f has run if the worker is running.
-func (w *Worker) ask(f func(*Worker)) bool {
+func (w *worker) ask(f func(*worker)) bool {
 	done := make(chan struct{})
-	if !w.do(func(w *Worker) { defer close(done); f(w) }) {
+	if !w.do(func(w *worker) { defer close(done); f(w) }) {
 		return false
 	}
 	w.control.Lock()
@@ -162,13 +162,13 @@ func (w *Worker) ask(f func(*Worker)) bool {
 	return true
 }
 
-func (w *Worker) wake() {
+func (w *worker) wake() {
 	one := [8]byte{1}
 	_, _ = unix.Write(w.control.eventFD, one[:])
 }
 
 // run serves until ctx ends, then closes the ports.
-func (w *Worker) run(ctx context.Context) error {
+func (w *worker) run(ctx context.Context) error {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	w.control.Lock()
@@ -193,7 +193,7 @@ func (w *Worker) run(ctx context.Context) error {
 }
 
 // turn is one pass over all ports; false when there was nothing to do.
-func (w *Worker) turn() bool {
+func (w *worker) turn() bool {
 	w.now = w.clock.now()
 	if w.lastTurn != 0 && w.now-w.lastTurn > int64(staleGap) {
 		w.dropStale()
@@ -230,7 +230,7 @@ func (w *Worker) turn() bool {
 // follow takes over a new table and a new set of endpoints. Flows of endpoints
 // that are gone end here, before a frame of whoever has their addresses next is
 // judged.
-func (w *Worker) follow() {
+func (w *worker) follow() {
 	if t := w.table.Load(); t != w.current {
 		w.current = t
 		w.classifier.SetTable(t)
@@ -246,7 +246,7 @@ func (w *Worker) follow() {
 	}
 }
 
-func (w *Worker) retireFlowsOf(gone []*localEndpoint) {
+func (w *worker) retireFlowsOf(gone []*localEndpoint) {
 	addrs := make(map[zoneAddr]bool)
 	for _, l := range gone {
 		for _, a := range l.Addrs {
@@ -268,7 +268,7 @@ func (w *Worker) retireFlowsOf(gone []*localEndpoint) {
 }
 
 // keepHouse does now and then what no packet asks for.
-func (w *Worker) keepHouse() {
+func (w *worker) keepHouse() {
 	w.depart()
 	if w.now-w.lastSweep >= int64(sweepTurn) && w.classifier.Len() > 0 {
 		w.lastSweep = w.now
@@ -282,7 +282,7 @@ func (w *Worker) keepHouse() {
 }
 
 // flowEnded is called by the classifier for every flow that it forgets.
-func (w *Worker) flowEnded(f *classify.Flow) {
+func (w *worker) flowEnded(f *classify.Flow) {
 	w.ended.put(f, w.clock, w.local)
 	if !offloads(f) {
 		return
@@ -294,7 +294,7 @@ func (w *Worker) flowEnded(f *classify.Flow) {
 }
 
 // forget takes ended flows out of the kernel's map.
-func (w *Worker) forget() {
+func (w *worker) forget() {
 	if len(w.over) == 0 {
 		return
 	}
@@ -305,7 +305,7 @@ func (w *Worker) forget() {
 }
 
 // touch tells the classifier what the kernel carried.
-func (w *Worker) touch(ts []touch) {
+func (w *worker) touch(ts []touch) {
 	for i := range ts {
 		t := &ts[i]
 		if w.classifier.Touch(t.key, t.packets, t.bytes, t.closed, t.seen) {
@@ -315,7 +315,7 @@ func (w *Worker) touch(ts []touch) {
 }
 
 // adopt takes over flows that a former process left in the kernel's map.
-func (w *Worker) adopt(entries []FlowEntry) (n int) {
+func (w *worker) adopt(entries []FlowEntry) (n int) {
 	w.follow()
 	for i := range entries {
 		e := &entries[i]
@@ -341,7 +341,7 @@ func (w *Worker) adopt(entries []FlowEntry) (n int) {
 }
 
 // sleep waits for frames, for control, or for the next heartbeat.
-func (w *Worker) sleep() {
+func (w *worker) sleep() {
 	wait := idleWait
 	for _, p := range w.ports {
 		if p.Pending() > 0 {
@@ -357,7 +357,7 @@ func (w *Worker) sleep() {
 	_, _ = unix.Read(w.control.eventFD, b[:])
 }
 
-func (w *Worker) runControl(last bool) {
+func (w *worker) runControl(last bool) {
 	w.control.Lock()
 	pending := w.control.pending
 	w.control.pending = nil
@@ -369,13 +369,13 @@ func (w *Worker) runControl(last bool) {
 	}
 }
 
-func (w *Worker) addPort(space int, p Port) {
+func (w *worker) addPort(space int, p Port) {
 	w.ports = append(w.ports, &servedPort{p, space})
 	w.setPolled()
 }
 
 // removePorts closes the ports of a space.
-func (w *Worker) removePorts(space int) error {
+func (w *worker) removePorts(space int) error {
 	var errs []error
 	kept := w.ports[:0]
 	for _, p := range w.ports {
@@ -393,7 +393,7 @@ func (w *Worker) removePorts(space int) error {
 
 // giveUp closes a port that the kernel has taken away. Its endpoints' new flows
 // are dropped until somebody opens another.
-func (w *Worker) giveUp(i int, err error) {
+func (w *worker) giveUp(i int, err error) {
 	p := w.ports[i]
 	w.ports = append(w.ports[:i], w.ports[i+1:]...)
 	w.setPolled()
@@ -403,7 +403,7 @@ func (w *Worker) giveUp(i int, err error) {
 	go w.failed(p.space, w.queue, err)
 }
 
-func (w *Worker) setPolled() {
+func (w *worker) setPolled() {
 	w.polled = append(w.polled[:0], unix.PollFd{Fd: int32(w.control.eventFD), Events: unix.POLLIN})
 	for _, p := range w.ports {
 		w.polled = append(w.polled, unix.PollFd{Fd: int32(p.FD()), Events: unix.POLLIN})
@@ -411,7 +411,7 @@ func (w *Worker) setPolled() {
 }
 
 // dropStale throws away what waited while the process was stopped.
-func (w *Worker) dropStale() {
+func (w *worker) dropStale() {
 	for _, p := range w.ports {
 		for range stalePasses {
 			n := p.Recv(w.frames[:])
@@ -427,7 +427,7 @@ func (w *Worker) dropStale() {
 
 // serve judges a batch and gives every frame back to the port. The error is the
 // port's end.
-func (w *Worker) serve(p *servedPort, frames []Frame) error {
+func (w *worker) serve(p *servedPort, frames []Frame) error {
 	slots := w.local.slots[p.space]
 	w.send, w.drop, w.opening, w.decided = w.send[:0], w.drop[:0], w.opening[:0], w.decided[:0]
 	for i := range frames {
@@ -453,7 +453,7 @@ func (w *Worker) serve(p *servedPort, frames []Frame) error {
 }
 
 // offload writes decided flows into the kernel's map.
-func (w *Worker) offload(entries []FlowEntry) {
+func (w *worker) offload(entries []FlowEntry) {
 	if len(entries) == 0 {
 		return
 	}
@@ -471,7 +471,7 @@ func (w *Worker) offload(entries []FlowEntry) {
 }
 
 // flows lists what the classifier knows.
-func (w *Worker) flows(s *sweeper) []Flow {
+func (w *worker) flows(s *sweeper) []Flow {
 	out := make([]Flow, 0, w.classifier.Len())
 	w.classifier.Each(func(f *classify.Flow) bool {
 		x := newFlow(f, w.clock)
