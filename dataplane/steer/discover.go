@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 
 	"github.com/vishvananda/netlink"
 
@@ -31,6 +30,10 @@ var ErrNoVeth = errors.New("no port of the bridge leads to an interface with tha
 func (s *Steer) FindVeth(zone policy.Zone, mac policy.MAC, sandbox string) (Veth, error) {
 	s.mu.Lock()
 	n := s.networks[zone]
+	var bound map[uint32]bool
+	if n != nil {
+		bound = s.bound(n.space, mac)
+	}
 	s.mu.Unlock()
 	if n == nil {
 		return Veth{}, fmt.Errorf("zone %d is not guarded", zone)
@@ -38,18 +41,67 @@ func (s *Steer) FindVeth(zone policy.Zone, mac policy.MAC, sandbox string) (Veth
 	if sandbox != "" {
 		return n.findVeth(mac, sandbox)
 	}
-	files, err := os.ReadDir(s.cfg.NetNSDir)
+	paths, err := s.leadingTo(n, bound)
 	if err != nil {
 		return Veth{}, fmt.Errorf("find %s: %w", netHardwareAddr(mac), err)
 	}
-	for _, f := range files {
+	for _, path := range paths {
 		// One that goes away meanwhile is not it.
-		v, err := n.findVeth(mac, filepath.Join(s.cfg.NetNSDir, f.Name()))
+		v, err := n.findVeth(mac, path)
 		if err == nil {
 			return v, nil
 		}
 	}
 	return Veth{}, fmt.Errorf("find %s on bridge %s: %w", netHardwareAddr(mac), n.Bridge, ErrNoVeth)
+}
+
+// bound lists the ports of admitted endpoints that have another MAC.
+func (s *Steer) bound(sp *Space, mac policy.MAC) map[uint32]bool {
+	bound := make(map[uint32]bool)
+	for _, e := range s.endpoints {
+		if e.space == sp && e.MAC != mac {
+			bound[e.Ifindex] = true
+		}
+	}
+	return bound
+}
+
+// leadingTo lists the engine's namespaces that ports of the bridge lead to,
+// bound ports left out: where hundreds of containers run, few are looked into.
+func (s *Steer) leadingTo(n *network, bound map[uint32]bool) (paths []string, err error) {
+	ports, err := bridgePorts(n.space.ns, n.bridge)
+	if err != nil {
+		return nil, err
+	}
+	wanted := make(map[int]bool) // the kernel's ids of namespaces, as the bridge's knows them
+	for _, p := range ports {
+		if p.NetNsID >= 0 && !bound[uint32(p.Index)] {
+			wanted[p.NetNsID] = true
+		}
+	}
+	if len(wanted) == 0 {
+		return nil, nil
+	}
+	err = n.space.ns.do(func() error {
+		for _, path := range s.namespaces()[1:] {
+			if id, err := namespaceID(path); err == nil && wanted[id] {
+				paths = append(paths, path)
+			}
+		}
+		return nil
+	})
+	return paths, err
+}
+
+// namespaceID is the id by which the calling thread's namespace knows the one
+// at path.
+func namespaceID(path string) (int, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	return netlink.GetNetNsIdByFd(int(f.Fd()))
 }
 
 func netHardwareAddr(m policy.MAC) string {

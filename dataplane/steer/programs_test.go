@@ -102,15 +102,19 @@ func (h *host) told(prog *ebpf.Program, c *container, frame []byte) string {
 		}
 		return "peer"
 	case shot:
+		var counted []string
 		for r := range policy.ReasonCount {
 			if after.Drops[r] > before.Drops[r] {
-				return r.String()
+				counted = append(counted, r.String())
 			}
 		}
 		if after.Noise > before.Noise {
-			return "noise"
+			counted = append(counted, "noise")
 		}
-		return "dropped without a count"
+		if len(counted) > 1 { // the container's own stack spoke meanwhile
+			return h.told(prog, c, frame)
+		}
+		return strings.Join(counted, "")
 	}
 	h.t.Fatalf("action %d", action)
 	return ""

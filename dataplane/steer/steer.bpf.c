@@ -654,7 +654,7 @@ static __always_inline int unadmitted(void)
 	return drop(REASON_NOT_ADMITTED);
 }
 
-// owns reports whether the address at off is this port's.
+// owns reports whether an address is this port's.
 static __always_inline bool owns(struct __sk_buff *skb, const __be32 *addr)
 {
 	struct owner_key k = {.zone = zone};
