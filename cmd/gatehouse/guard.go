@@ -265,7 +265,7 @@ func (g *guard) dropSpaces() {
 	}
 	for number, path := range g.spaces {
 		if !used[number] {
-			g.fault("slow path in "+path, g.dataplane.RemoveSpace(number))
+			g.fault("slow path in "+hostOr(path), g.dataplane.RemoveSpace(number))
 			delete(g.spaces, number)
 		}
 	}
@@ -383,6 +383,24 @@ func (g *guard) retry(s *control.State) {
 		g.guardNetworks(s, closedZones(s, g.settings.defaultMode()))
 	}
 	g.admitWaiting()
+}
+
+// slowPathLost says that somebody took a slow-path device away: undecided
+// packets of that namespace are dropped until the gateway starts again. A
+// namespace that went as a whole is no loss.
+func (g *guard) slowPathLost(space int, err error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if path, ok := g.spaces[space]; ok {
+		g.fault("slow path in "+hostOr(path), fmt.Errorf("%w: restart the gateway to make it anew", err))
+	}
+}
+
+func hostOr(netns string) string {
+	if netns == "" {
+		return "the host"
+	}
+	return netns
 }
 
 // fault records what could not be done, or that it was.

@@ -145,14 +145,16 @@ func newGateway(set Settings, library *models.Library, modes *control.Modes, ker
 	if err != nil {
 		return nil, nil, err
 	}
+	gw := &gateway{settings: set, library: library, watcher: watcher, steer: kernel, started: time.Now()}
 	plane, err := dataplane.New(dataplane.Config{
 		Workers: set.Workers, FlowMap: kernel.Flows(), Logger: log,
 		Beat: func(queue int, now int64) { _ = kernel.Beat(queue, now) }, // fails only after Close
+		PortFailed: func(space, queue int, err error) { gw.guard.slowPathLost(space, err) },
 	})
 	if err != nil {
 		return nil, nil, err
 	}
-	gw := &gateway{settings: set, library: library, watcher: watcher, steer: kernel, dataplane: plane, started: time.Now()}
+	gw.dataplane = plane
 	gw.guard = newGuard(kernel, plane, set, func(w policy.Workload) bool { return watcher.Status().RanBefore(w) }, log)
 	gw.control = control.New(control.Config{
 		Inventory: inv, Library: library, Modes: modes, Log: log,
