@@ -148,7 +148,7 @@ func newGateway(set Settings, library *models.Library, modes *control.Modes, ker
 	gw := &gateway{settings: set, library: library, watcher: watcher, steer: kernel, started: time.Now()}
 	plane, err := dataplane.New(dataplane.Config{
 		Workers: set.Workers, FlowMap: kernel.Flows(), Logger: log,
-		Beat: func(queue int, now int64) { _ = kernel.Beat(queue, now) }, // fails only after Close
+		Beat:       func(queue int, now int64) { _ = kernel.Beat(queue, now) }, // fails only after Close
 		PortFailed: func(space, queue int, err error) { gw.guard.slowPathLost(space, err) },
 	})
 	if err != nil {
