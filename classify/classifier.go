@@ -541,8 +541,9 @@ func (c *Classifier) weigh(f *Flow, s *appid.State, o appid.Outcome, out *Result
 		s.Watch()
 		return
 	}
-	// A no counts at once; a yes waits for the other side.
-	if o.Decided || j.Verdict != policy.Allow && !c.upgradePossible(f, spoken) {
+	// A no counts at once, also one that is only recorded; a yes waits for the
+	// other side.
+	if o.Decided || j.Denied && !c.upgradePossible(f, spoken, j) {
 		c.decide(f, spoken, policy.ReasonNone, out)
 	}
 }
@@ -555,14 +556,15 @@ func (c *Classifier) upgradeMatters(f *Flow, s policy.Spoken, j policy.Judgement
 	return k.Verdict != j.Verdict || k.Denied != j.Denied
 }
 
-// upgradePossible reports whether a refused protocol could be allowed once it
-// has gone over to TLS.
-func (c *Classifier) upgradePossible(f *Flow, s policy.Spoken) bool {
+// upgradePossible reports whether a protocol that policy says no to, as j has
+// it, could do better once it has gone over to TLS.
+func (c *Classifier) upgradePossible(f *Flow, s policy.Spoken, j policy.Judgement) bool {
 	if !s.App.CanStartTLS() || s.Inner != policy.AppNone {
 		return false
 	}
 	s.Inner = policy.AppTLS
-	return f.Decision.Judge(s).Verdict == policy.Allow
+	k := f.Decision.Judge(s)
+	return k.Verdict == policy.Allow && (j.Verdict != policy.Allow || !k.Denied)
 }
 
 // accept lets an old flow go on that policy lets its two ends have.
