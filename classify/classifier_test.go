@@ -91,7 +91,7 @@ func TestApplications(t *testing.T) {
 		{"tls with alpn", 443, policy.AppTLS, []step{c(clientHello), s(serverHello).ok()}},
 		{"plain http where tls is asked", 443, policy.AppHTTP, []step{c(httpGet).no(policy.ReasonApp)}},
 		{"any application", 9000, policy.AppNone, []step{c("\x01\x02\x03").ok()}},
-		{"unknown bytes", 80, policy.AppUnknown, []step{c("\x01\x02\x03\x04\x05\x06\x07\x08\x09\x0a\x0b\x0c\x0d\x0e\x0f\x10").no(policy.ReasonAppUnknown)}},
+		{"unknown bytes", 80, policy.AppUnknown, []step{c("\xee\x02\x03\x04\x05\x06\x07\x08\x09\x0a\x0b\x0c\x0d\x0e\x0f\x10").no(policy.ReasonAppUnknown)}},
 		{"dns over tcp", 53, policy.AppDNS, []step{c("\x00\x14" + dnsQuery), s("\x00\x24" + dnsAnswer).ok()}},
 		{"smtp in clear", 25, policy.AppSMTP, []step{s("220 a ESMTP\r\n"), c("EHLO a\r\n"), s("250 STARTTLS\r\n"), c("STARTTLS\r\n"), s("220 go\r\n"), c(clientHello).no(policy.ReasonApp)}},
 		{"smtp upgraded", 587, policy.AppSMTP, []step{s("220 a ESMTP\r\n"), c("EHLO a\r\n"), s("250 STARTTLS\r\n"), c("STARTTLS\r\n"), s("220 go\r\n"), c(clientHello).ok()}},

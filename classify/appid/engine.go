@@ -76,6 +76,7 @@ type view struct {
 	c, s         []byte // from the client, from the server; empty while that side is silent
 	cFull, sFull bool   // no more of it will be kept (UDP: the datagram was longer)
 	udp          bool
+	serverFirst  bool   // the first payload was the server's
 	port         uint16 // the responder's
 }
 
@@ -164,6 +165,9 @@ func New() *Engine {
 func (e *Engine) Feed(s *State, dir Dir, seq uint32, payload []byte) Outcome {
 	if s.outcome.Decided || len(payload) == 0 {
 		return s.outcome
+	}
+	if !s.begun {
+		s.begun, s.first = true, dir
 	}
 	grew, conflict := true, false
 	if s.udp {

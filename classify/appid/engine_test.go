@@ -173,10 +173,11 @@ func altered(b string) string {
 }
 
 // alike: clients whose first words a server of the other kind could be
-// answering: inline redis commands are memcached's, and the first replies of
-// SMTP and FTP are the same.
+// answering: inline redis commands are memcached's, +OK is a redis reply, PING is
+// NATS's, and the first replies of SMTP and FTP are the same.
 var alike = map[[2]policy.App]bool{
 	{policy.AppMemcached, policy.AppRedis}: true, {policy.AppSMTP, policy.AppFTP}: true, {policy.AppFTP, policy.AppSMTP}: true,
+	{policy.AppRedis, policy.AppPOP3}: true, {policy.AppMemcached, policy.AppPOP3}: true, {policy.AppRedis, policy.AppNATS}: true,
 }
 
 // TestForeignBytes: each protocol against every other one's server. The true
@@ -186,7 +187,7 @@ func TestForeignBytes(t *testing.T) {
 	all := samples()
 	for _, a := range all {
 		for _, b := range all {
-			if a.app == b.app || a.udp || b.udp || alike[[2]policy.App{a.app, b.app}] || a.app.Is(policy.AppHTTP) && b.app.Is(policy.AppHTTP) {
+			if a.app == b.app || a.udp || b.udp || len(a.turns) < 2 || len(b.turns) < 2 || alike[[2]policy.App{a.app, b.app}] || a.app.Is(policy.AppHTTP) && b.app.Is(policy.AppHTTP) {
 				continue
 			}
 			client, server := a.turns[0], b.turns[1]

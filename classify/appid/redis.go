@@ -56,6 +56,9 @@ func redisCommand(v *view) match {
 var redisInlines = []string{"PING", "AUTH", "INFO", "GET", "SET", "QUIT", "EXISTS", "MONITOR", "SUBSCRIBE", "HELLO", "SELECT", "CONFIG", "KEYS", "ECHO", "COMMAND", "DBSIZE", "SYNC", "PSYNC", "REPLCONF"}
 
 func redisInline(v *view) match {
+	if v.serverFirst { // POP3 has some of these words too
+		return no
+	}
 	if m := word(v.c, redisInlines); m != yes {
 		return m
 	}

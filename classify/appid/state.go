@@ -46,6 +46,8 @@ type stream struct {
 type State struct {
 	udp, mid bool
 	watching bool
+	begun    bool
+	first    Dir   // who sent the first payload
 	upgrades match // of the settled protocol: more = it may still go over to TLS
 	proto    int8  // index of the settled protocol, -1 = none
 	reversed bool
@@ -62,7 +64,7 @@ type State struct {
 // says that the flow's beginning was not seen.
 func (s *State) Reset(proto policy.Proto, port uint16, mid bool) {
 	s.udp, s.mid, s.watching, s.reversed = proto == policy.ProtoUDP, mid, false, false
-	s.upgrades, s.proto, s.port = no, -1, port
+	s.upgrades, s.proto, s.port, s.begun = no, -1, port, false
 	s.outcome = Outcome{}
 	s.dir = [2]stream{}
 	s.ev = [2]evidence{}
@@ -122,7 +124,7 @@ func (s *State) look(exchanged bool) *view {
 	if exchanged {
 		c, r, cb, rb = r, c, rb, cb
 	}
-	s.v = view{c: cb, s: rb, cFull: c.full, sFull: r.full, udp: s.udp, port: s.port}
+	s.v = view{c: cb, s: rb, cFull: c.full, sFull: r.full, udp: s.udp, port: s.port, serverFirst: (s.first == FromServer) != exchanged}
 	return &s.v
 }
 

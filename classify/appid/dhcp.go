@@ -1,0 +1,73 @@
+package appid
+
+import "gatehouse/policy"
+
+// DHCP: RFC 2131 section 2 and RFC 2132 section 9.6; DHCPv6: RFC 8415 sections
+// 8, 9 and 21. Most messages are to groups and have no answer in the flow.
+var (
+	dhcpProtocol = protocol{
+		app: policy.AppDHCP, udp: true,
+		client: func(v *view) match { return dhcpMessage(v.c) }, server: func(v *view) match { return dhcpMessage(v.s) },
+		clientFirsts: oneOf("\x01\x02"), serverFirsts: oneOf("\x01\x02"),
+	}
+	dhcpv6Protocol = protocol{
+		app: policy.AppDHCPv6, udp: true,
+		client: func(v *view) match { return dhcpv6Message(v.c) }, server: func(v *view) match { return dhcpv6Message(v.s) },
+		clientFirsts: between(1, 13), serverFirsts: between(1, 13),
+	}
+)
+
+func dhcpMessage(b []byte) match {
+	const cookie = 236
+	if len(b) < cookie+4+3 || b[2] > 16 || be.Uint32(b[cookie:]) != 0x63825363 {
+		return no
+	}
+	for b = b[cookie+4:]; len(b) >= 2; {
+		switch b[0] {
+		case 0:
+			b = b[1:]
+			continue
+		case 53:
+			if b[1] == 1 && len(b) > 2 && b[2] >= 1 && b[2] <= 18 {
+				return yes
+			}
+			return no
+		case 255:
+			return no
+		}
+		if n := 2 + int(b[1]); n < len(b) {
+			b = b[n:]
+			continue
+		}
+		return no
+	}
+	return no
+}
+
+func dhcpv6Message(b []byte) match {
+	head := 4
+	if b[0] == 12 || b[0] == 13 { // relayed: hop count, link and peer address
+		head = 34
+	}
+	if len(b) < head+4 {
+		return no
+	}
+	// Of the options some must be there: client or server id, relayed message.
+	named := false
+	for b = b[head:]; len(b) > 0; {
+		if len(b) < 4 {
+			return no
+		}
+		kind, n := be.Uint16(b), 4+int(be.Uint16(b[2:]))
+		if n > len(b) || kind == 0 || kind > 200 {
+			return no
+		}
+		// A DUID has a type of 1 to 4.
+		named = named || kind == 9 || (kind == 1 || kind == 2) && n >= 4+4 && b[4] == 0 && b[5] >= 1 && b[5] <= 4
+		b = b[n:]
+	}
+	if named {
+		return yes
+	}
+	return no
+}

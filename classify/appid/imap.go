@@ -1,0 +1,61 @@
+package appid
+
+import (
+	"bytes"
+
+	"gatehouse/policy"
+)
+
+// IMAP: RFC 9051 sections 2.2 and 7.1. The server greets first with an untagged
+// status; the client's lines begin with a tag.
+var imapProtocol = protocol{
+	app: policy.AppIMAP, tcp: true,
+	client: imapCommand, server: imapGreeting,
+	clientFirsts: between('!', '~'), serverFirsts: oneOf("*"),
+	upgraded: textUpgrade,
+	attrs: func(v *view, a *Attrs) {
+		if l, _, ok := line(v.s); ok && len(l) > 5 {
+			a.setBanner(l[5:])
+		}
+	},
+}
+
+var imapVerbs = []string{"CAPABILITY", "NOOP", "LOGOUT", "STARTTLS", "AUTHENTICATE", "LOGIN", "ID", "SELECT", "EXAMINE", "ENABLE", "NAMESPACE", "LIST", "STATUS", "IDLE"}
+
+func imapCommand(v *view) match {
+	i := bytes.IndexByte(v.c[:min(len(v.c), 33)], ' ')
+	if i < 0 {
+		if len(v.c) > 32 || !printable(v.c) {
+			return no
+		}
+		return until(v.cFull)
+	}
+	if i == 0 || !printable(v.c[:i]) {
+		return no
+	}
+	m := word(v.c[i+1:], imapVerbs)
+	if m == yes {
+		return fits
+	}
+	return m
+}
+
+func imapGreeting(v *view) match {
+	best := no
+	for _, s := range [...]string{"* OK", "* PREAUTH", "* BYE"} {
+		switch begins(v.s, s) {
+		case more:
+			best = until(v.sFull)
+		case yes:
+			l, _, ok := line(v.s)
+			if !ok {
+				return until(v.sFull)
+			}
+			if len(l) > len(s) && l[len(s)] != ' ' || !text(l) {
+				return no
+			}
+			return yes
+		}
+	}
+	return best
+}

@@ -1,0 +1,51 @@
+package appid
+
+import "gatehouse/policy"
+
+// POP3: RFC 1939 sections 3 and 4, CAPA RFC 2449, STLS RFC 2595. The server
+// greets first with +OK, which Redis says too, but never first.
+var pop3Protocol = protocol{
+	app: policy.AppPOP3, tcp: true,
+	client: pop3Command, server: pop3Greeting,
+	clientFirsts: oneOf("UuCcAaSsQq"), serverFirsts: oneOf("+-"),
+	upgraded: textUpgrade,
+	attrs: func(v *view, a *Attrs) {
+		if l, _, ok := line(v.s); ok && len(l) > 4 {
+			a.setBanner(l[4:])
+		}
+	},
+}
+
+var pop3Verbs = []string{"USER", "CAPA", "APOP", "AUTH", "STLS", "QUIT"}
+
+func pop3Command(v *view) match {
+	if !v.serverFirst {
+		return no
+	}
+	m := word(v.c, pop3Verbs)
+	if m == yes {
+		return fits
+	}
+	return m
+}
+
+func pop3Greeting(v *view) match {
+	if !v.serverFirst {
+		return no
+	}
+	m := begins(v.s, "+OK")
+	if m == no {
+		m = begins(v.s, "-ERR")
+	}
+	if m != yes {
+		return m
+	}
+	l, _, ok := line(v.s)
+	if !ok {
+		return until(v.sFull)
+	}
+	if !text(l) {
+		return no
+	}
+	return fits
+}
