@@ -23,6 +23,7 @@ type Library struct {
 	byCommand map[string]*Model
 	envKeys   []string
 	argKeys   []string
+	words     []string
 }
 
 // Builtin returns the models that come with Gatehouse, as declared: the first
@@ -103,6 +104,9 @@ func (l *Library) EnvKeys() []string { return slices.Clone(l.envKeys) }
 // ArgKeys are the flags, such as --port, that models ask for, sorted.
 func (l *Library) ArgKeys() []string { return slices.Clone(l.argKeys) }
 
+// CommandWords are the words of commands that models ask for, sorted.
+func (l *Library) CommandWords() []string { return slices.Clone(l.words) }
+
 // index fills the maps, and finds models that fit the same workloads.
 func (l *Library) index(faults *faultList) {
 	type claim struct{ image, labels string }
@@ -116,7 +120,7 @@ func (l *Library) index(faults *faultList) {
 		}
 		claims[c] = m
 	}
-	env, args := make(map[string]bool), make(map[string]bool)
+	all := asked{env: make(map[string]bool), args: make(map[string]bool), words: make(map[string]bool)}
 	for _, m := range l.models {
 		if m.Name != Custom && len(m.Images) == 0 && len(m.Labels) == 0 {
 			faults.add(m.fault("match", "empty: the model would fit nothing; name images or labels"))
@@ -130,7 +134,7 @@ func (l *Library) index(faults *faultList) {
 			l.byLabels = append(l.byLabels, m)
 		}
 		l.hint(m, faults)
-		m.asks(env, args)
+		m.asks(all)
 	}
 	// Stable: equal numbers of labels stay in the order of names.
 	narrowest := func(a, b *Model) int { return cmp.Compare(len(b.Labels), len(a.Labels)) }
@@ -138,8 +142,10 @@ func (l *Library) index(faults *faultList) {
 		slices.SortStableFunc(ms, narrowest)
 	}
 	slices.SortStableFunc(l.byLabels, narrowest)
-	l.envKeys = slices.Sorted(maps.Keys(env))
-	l.argKeys = slices.Sorted(maps.Keys(args))
+	for _, keys := range []map[string]bool{all.env, all.args, all.words} {
+		delete(keys, "")
+	}
+	l.envKeys, l.argKeys, l.words = sortedKeys(all.env), sortedKeys(all.args), sortedKeys(all.words)
 }
 
 func (l *Library) hint(m *Model, faults *faultList) {
@@ -189,34 +195,38 @@ func checkModelPeers(m *Model, byName map[string]*Model, faults *faultList) {
 	})
 }
 
+// asked is what models want to know of a workload's metadata.
+type asked struct{ env, args, words map[string]bool }
+
 // asks adds the environment keys and flags that the model's entries ask for.
-func (m *Model) asks(env, args map[string]bool) {
+func (m *Model) asks(a asked) {
+	for _, program := range m.Hints.Commands {
+		a.words[program] = true
+	}
 	m.lists(func(_ string, entries []Entry) {
 		for _, e := range entries {
 			for _, src := range e.PortFrom {
-				env[src.Env], args[src.Arg] = true, true
+				a.env[src.Env], a.args[src.Arg] = true, true
 			}
-			e.When.asks(env, args)
+			e.When.asks(a)
 		}
 	})
 	if r := m.Routes; r != nil && r.Env != "" {
-		env[r.Env], env[r.Port], env[r.Host] = true, true, true
+		a.env[r.Env], a.env[r.Port], a.env[r.Host] = true, true, true
 	}
-	delete(env, "")
-	delete(args, "")
 }
 
-func (w *When) asks(env, args map[string]bool) {
+func (w *When) asks(a asked) {
 	if w == nil {
 		return
 	}
 	key, _, _ := strings.Cut(w.Env, "=")
-	env[key], args[w.Arg] = true, true
+	a.env[key], a.args[w.Arg], a.words[w.Command] = true, true, true
 	for _, c := range w.Any {
-		c.asks(env, args)
+		c.asks(a)
 	}
 	for _, c := range w.All {
-		c.asks(env, args)
+		c.asks(a)
 	}
-	w.Not.asks(env, args)
+	w.Not.asks(a)
 }

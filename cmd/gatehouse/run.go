@@ -139,7 +139,8 @@ func newGateway(set Settings, library *models.Library, modes *control.Modes, ker
 	}
 	inv := inventory.New()
 	watcher, err := docker.New(docker.Config{
-		Host: dockerHost(set.Docker), KeepEnv: library.EnvKeys(), KeepArgs: library.ArgKeys(), NetNSDir: set.NetNS,
+		Host: dockerHost(set.Docker), NetNSDir: set.NetNS,
+		KeepEnv: library.EnvKeys(), KeepArgs: library.ArgKeys(), KeepWords: library.CommandWords(),
 		ZoneFile: filepath.Join(set.State, "zones.json"), Logger: log,
 	}, inv)
 	if err != nil {

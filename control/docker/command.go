@@ -1,6 +1,9 @@
 package docker
 
 import (
+	"net"
+	"net/netip"
+	"path"
 	"slices"
 	"strings"
 )
@@ -8,10 +11,19 @@ import (
 // redacted stands where a value was taken out.
 const redacted = "***"
 
+// kept says of what the values, or the words, are kept.
+type kept struct {
+	env   map[string]bool // keys
+	args  map[string]bool // flags with their dashes
+	words map[string]bool // of commands: programs and their verbs
+}
+
 // redactCommand keeps of a deployer's entrypoint and arguments what models
-// match by: words and the names of flags. Values of flags go, except for the
-// flags in keep, and so does whatever may hold a secret.
-func redactCommand(args []string, keep map[string]bool) []string {
+// match by: the words that they ask for, the names of flags, and the ports in
+// the values of the flags that they ask for. Nothing else of a value stays: a
+// flag such as -p is one program's port and another's password. program says
+// that the first word is what runs, and no argument of the image's entrypoint.
+func redactCommand(args []string, program bool, keep kept) []string {
 	var out []string
 	flag := "" // whose value comes next, if anything but a flag does
 	for i, arg := range args {
@@ -19,27 +31,59 @@ func redactCommand(args []string, keep map[string]bool) []string {
 		case strings.HasPrefix(arg, "-") && arg != "-":
 			name, value, hasValue := strings.Cut(arg, "=")
 			flag = ""
-			switch {
-			case keep[name] && hasValue && !looksSecret(name):
-				out = append(out, name+"="+withoutUser(value))
-			case hasValue:
-				out = append(out, flagName(name, keep)+"="+redacted)
-			default:
-				out = append(out, flagName(arg, keep))
-				flag = arg
+			if hasValue {
+				out = append(out, flagName(name, keep.args)+"="+redactValue(name, value, keep.args))
+				continue
 			}
+			out = append(out, flagName(arg, keep.args))
+			flag = arg
 		case flag != "":
-			if keep[flag] && !looksSecret(flag) {
-				out = append(out, withoutUser(arg))
-			} else {
-				out = append(out, redacted)
-			}
+			out = append(out, redactValue(flag, arg, keep.args))
 			flag = ""
+		case i == 0 && program:
+			out = append(out, withoutUser(arg))
 		default:
-			out = append(out, redactWord(arg, i == 0))
+			out = append(out, redactWord(arg, keep.words))
 		}
 	}
 	return out
+}
+
+// redactValue keeps ports and listeners: 6380, :9090, 0.0.0.0:9090,
+// http://0.0.0.0:2379,http://[::]:2379.
+func redactValue(flag, value string, keep map[string]bool) string {
+	if !keep[flag] || looksSecret(flag) {
+		return redacted
+	}
+	for item := range strings.SplitSeq(value, ",") {
+		if !isListener(item) {
+			return redacted
+		}
+	}
+	return value
+}
+
+func isListener(item string) bool {
+	if _, ok := portNumber(item); ok || item == "0" {
+		return true
+	}
+	if scheme, rest, ok := strings.Cut(item, "://"); ok {
+		if !isKey(scheme) {
+			return false
+		}
+		item = rest
+	}
+	host, port, err := net.SplitHostPort(item)
+	if err != nil {
+		return false
+	}
+	_, ok := portNumber(port)
+	return ok && (host == "" || host == "*" || isAddress(host) || validHost(host))
+}
+
+func isAddress(s string) bool {
+	_, err := netip.ParseAddr(s)
+	return err == nil
 }
 
 // flagName keeps a flag whole, but -pSECRET only as -p***: a single dash may
@@ -51,17 +95,15 @@ func flagName(arg string, keep map[string]bool) string {
 	return arg[:2] + redacted
 }
 
-func redactWord(arg string, program bool) string {
-	key, _, pair := strings.Cut(arg, "=")
-	switch {
-	case program:
-		return withoutUser(arg)
-	case strings.ContainsAny(arg, " \t\r\n;|&`$"):
-		return redacted // a script
-	case pair && isKey(key):
+// redactWord keeps the words that models ask for, and keys before '='.
+func redactWord(arg string, keep map[string]bool) string {
+	if keep[arg] || keep[path.Base(arg)] {
+		return arg
+	}
+	if key, _, pair := strings.Cut(arg, "="); pair && isKey(key) {
 		return key + "=" + redacted
 	}
-	return withoutUser(arg)
+	return redacted
 }
 
 // withoutUser takes user and password out of URLs and DSNs.

@@ -46,6 +46,9 @@ type Config struct {
 	KeepEnv []string
 	// KeepArgs are the flags whose values models ask for, with their dashes.
 	KeepArgs []string
+	// KeepWords are the words of commands, such as names of programs, that models
+	// ask for. Of other words nothing is kept.
+	KeepWords []string
 	// NetNSDir is where the engine keeps network namespaces; default
 	// /var/run/docker/netns.
 	NetNSDir string
@@ -155,7 +158,7 @@ func New(c Config, inv *inventory.Inventory) (*Watcher, error) {
 		config: c, inv: inv, log: c.Logger, engine: engine, swarm: swarm, images: images,
 		events: &http.Client{Transport: engine.HTTPClient.Transport},
 		base:   "http://engine",
-		state:  newState(zones, set(c.KeepEnv), set(c.KeepArgs)),
+		state:  newState(zones, kept{set(c.KeepEnv), set(c.KeepArgs), set(c.KeepWords)}),
 	}
 	if u.Scheme == "tcp" {
 		w.base = "http://" + u.Host

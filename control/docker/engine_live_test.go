@@ -71,7 +71,7 @@ func TestEngine(t *testing.T) {
 	if len(web.DNS) != 1 || web.Env["PGPORT"] != "5433" || len(web.Env) != 1 {
 		t.Errorf("dns %v env %v", web.DNS, web.Env)
 	}
-	if want := []string{"/idle", "1h", "--port", "7", "--password", redacted, "http://api:80/"}; !slices.Equal(web.Command, want) {
+	if want := []string{"/idle", redacted, "--port", "7", "--password", redacted, redacted}; !slices.Equal(web.Command, want) {
 		t.Errorf("command: %q", web.Command)
 	}
 	for _, want := range []policy.Reference{{Source: "env DB_HOST", Host: "db", Port: 3306}, {Source: "command", Host: "api", Port: 80, Scheme: "http"}, {Source: "dns", Host: "192.0.2.53", Port: 53, Scheme: "dns"}} {

@@ -43,7 +43,7 @@ func newImage(i *dockerclient.Image) *image {
 func (i *image) describe(ref, id string, classicStore bool) policy.Image {
 	out := policy.Image{Ref: ref, ID: id, ClassicStore: classicStore}
 	if i != nil {
-		out.RepoDigests, out.Labels, out.PulledFrom = i.digests, i.labels, i.pulled
+		out.RepoDigests, out.Labels, out.PulledFrom = i.digests, keptLabels(i.labels), i.pulled
 		for _, variable := range i.env {
 			key, _, _ := strings.Cut(variable, "=")
 			out.EnvKeys = append(out.EnvKeys, key)

@@ -44,7 +44,7 @@ func tellLabels(container map[string]string, img *image) (labels map[string]poli
 				by = policy.SetByDeployer
 			}
 		}
-		labels[key] = policy.Label{Value: value, By: by}
+		labels[key] = policy.Label{Value: keptLabel(key, value), By: by}
 	}
 	if img == nil {
 		return labels, nil
@@ -67,9 +67,34 @@ func addServiceLabels(labels map[string]policy.Label, service map[string]string)
 		if labels == nil {
 			labels = map[string]policy.Label{}
 		}
-		labels[key] = policy.Label{Value: value, By: policy.SetByDeployer}
+		labels[key] = policy.Label{Value: keptLabel(key, value), By: policy.SetByDeployer}
 	}
 	return labels
+}
+
+// keptLabel is what is kept of a label's value: people put basic-auth users,
+// tokens and DSNs into labels of proxies and of their own.
+func keptLabel(key, value string) string {
+	switch {
+	case strings.HasPrefix(key, "gatehouse."), strings.HasPrefix(key, "com.docker."):
+		return value
+	case looksSecret(key):
+		return redacted
+	case strings.Contains(value, "@") && strings.Contains(value, ":"):
+		return withoutUser(value)
+	}
+	return value
+}
+
+func keptLabels(labels map[string]string) map[string]string {
+	if len(labels) == 0 {
+		return nil
+	}
+	out := make(map[string]string, len(labels))
+	for key, value := range labels {
+		out[key] = keptLabel(key, value)
+	}
+	return out
 }
 
 func setByDeployer(labels map[string]policy.Label, key string) bool {

@@ -1,6 +1,7 @@
 package docker
 
 import (
+	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
@@ -105,6 +106,38 @@ func TestBakedLabels(t *testing.T) {
 	merged := addServiceLabels(w.Labels, map[string]string{"gatehouse.mode": "enforce", "own": "2"})
 	if merged["gatehouse.mode"] != (policy.Label{Value: "enforce", By: policy.SetByDeployer}) || merged["own"].Value != "1" {
 		t.Errorf("service labels: %+v", merged)
+	}
+}
+
+// Nothing of what a deployer or an image may have written as a secret is in the
+// workload, which the API shows whole.
+func TestWorkloadHoldsNoSecret(t *testing.T) {
+	const secret = "zq7secretzq7"
+	labels := map[string]string{
+		"traefik.http.middlewares.a.basicauth.users": "admin:" + secret,
+		"caddy.basic_auth.bob":                       secret,
+		"vendor.api-token":                           secret,
+		"backup.target":                              "postgres://u:" + secret + "@db/x",
+		"backup.script":                              "u:" + secret + "@host",
+	}
+	img := &image{labels: map[string]string{"build.token": secret}, env: []string{"IMAGE_PASSWORD=" + secret}, entrypoint: []string{"/entry"}}
+	w := derive(labels, img, func(s *sight) {
+		s.container.Config.Entrypoint = []string{"/entry"}
+		s.container.Config.Cmd = []string{secret, "-p", secret, "-p" + secret, "db:5432", "--port", secret, "-x" + secret + "=db:1", "--db=postgres://u:" + secret + "@db/x", secret}
+		s.container.Config.Env = []string{"IMAGE_PASSWORD=" + secret, "PORT=u:" + secret + "@h:1", "DB_PASSWORD=" + secret, "DATABASE_URL=postgres://u:" + secret + "@db/x", "ODD=" + secret}
+		s.keep = kept{env: set([]string{"PORT", "DB_PASSWORD"}), args: set([]string{"-p", "--port"}), words: set([]string{"serve"})}
+		s.service = &swarmService{labels: map[string]string{"vendor.key": secret}}
+	})
+	w.Labels = addServiceLabels(w.Labels, map[string]string{"vendor.key": secret})
+	data, err := json.Marshal(w)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if i := strings.Index(string(data), secret); i >= 0 {
+		t.Errorf("leaks: ...%s...", data[max(0, i-80):i+len(secret)])
+	}
+	if len(w.References) < 3 {
+		t.Errorf("references were lost: %+v", w.References)
 	}
 }
 

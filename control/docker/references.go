@@ -146,14 +146,14 @@ func (p *referenceParser) words(args []string, depth int) {
 			if ok {
 				flag = ""
 				_, bare := hostStem(name)
-				p.value("arg "+name, name, value, bare, 0)
+				p.value("arg "+flagName(name, nil), name, value, bare, 0)
 			}
 			continue
 		}
 		switch {
 		case strings.HasPrefix(flag, "--") || len(flag) > 2:
 			_, bare := hostStem(flag)
-			p.value("arg "+flag, flag, arg, bare, 0)
+			p.value("arg "+flagName(flag, nil), flag, arg, bare, 0)
 		case flag != "" && strings.Contains(arg, "://"):
 			p.urls("arg "+flag, arg)
 		case flag != "": // -u elastic:1234: a short flag does not say what its value is

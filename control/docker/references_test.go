@@ -180,7 +180,7 @@ func FuzzNoSecret(f *testing.F) {
 				t.Fatalf("%q leaks as %+v", url, r)
 			}
 		}
-		for _, kept := range redactCommand([]string{"app", url, "--db=" + url, "--db", url}, set([]string{"--db"})) {
+		for _, kept := range redactCommand([]string{"app", url, "--db=" + url, "--db", url}, true, kept{args: set([]string{"--db"})}) {
 			if strings.Contains(kept, secret) {
 				t.Fatalf("%q leaks as %q", url, kept)
 			}
@@ -189,19 +189,27 @@ func FuzzNoSecret(f *testing.F) {
 }
 
 func TestRedactCommand(t *testing.T) {
-	keep := set([]string{"--port", "-cluster", "--requirepass"})
+	keep := kept{args: set([]string{"--port", "-p", "-cluster", "--listen", "--requirepass"}), words: set([]string{"worker", "caddy"})}
 	for _, c := range []struct{ args, want []string }{
 		{[]string{"redis-server", "--port", "6380"}, []string{"redis-server", "--port", "6380"}},
-		{[]string{"redis-server", "--port=6380", "--requirepass", "x"}, []string{"redis-server", "--port=6380", "--requirepass", redacted}},
+		{[]string{"redis-server", "--port=6380", "--requirepass", "6380"}, []string{"redis-server", "--port=6380", "--requirepass", redacted}},
 		{[]string{"celery", "-A", "proj", "worker"}, []string{"celery", "-A", redacted, "worker"}},
 		{[]string{"mysql", "-phunter2", "-cluster"}, []string{"mysql", "-p" + redacted, "-cluster"}},
+		{[]string{"memcached", "-p", "11212"}, []string{"memcached", "-p", "11212"}},
+		{[]string{"mongosh", "-u", "root", "-p", "hunter2"}, []string{"mongosh", "-u", redacted, "-p", redacted}},
+		{[]string{"etcd", "--listen=http://0.0.0.0:2379,http://[::]:2379"}, []string{"etcd", "--listen=http://0.0.0.0:2379,http://[::]:2379"}},
+		{[]string{"etcd", "--listen=http://u:p@h:2379"}, []string{"etcd", "--listen=" + redacted}},
 		{[]string{"sh", "-c", "echo $SECRET"}, []string{"sh", "-c", redacted}},
-		{[]string{"app", "password=hunter2", "http://u:p@h/x", "serve"}, []string{"app", "password=" + redacted, "http://h/x", "serve"}},
+		{[]string{"htpasswd", "-Bbn", "admin", "hunter2"}, []string{"htpasswd", "-B" + redacted, redacted, redacted}},
+		{[]string{"app", "password=hunter2", "http://u:p@h/x", "/usr/bin/caddy", "run"}, []string{"app", "password=" + redacted, redacted, "/usr/bin/caddy", redacted}},
 		{[]string{"app", "--token=abc", "--name=x"}, []string{"app", "--token=" + redacted, "--name=" + redacted}},
 	} {
-		if got := redactCommand(c.args, keep); !slices.Equal(got, c.want) {
+		if got := redactCommand(c.args, true, keep); !slices.Equal(got, c.want) {
 			t.Errorf("%q\n got %q\nwant %q", c.args, got, c.want)
 		}
+	}
+	if got := redactCommand([]string{"hunter2", "worker"}, false, keep); !slices.Equal(got, []string{redacted, "worker"}) {
+		t.Errorf("arguments of the image's entrypoint: %q", got)
 	}
 }
 

@@ -35,8 +35,7 @@ import (
 // state is what the loop knows.
 type state struct {
 	zones      *zones
-	keepEnv    map[string]bool
-	keepArgs   map[string]bool
+	keep       kept
 	engineID   string
 	hostName   string
 	classic    bool
@@ -80,9 +79,9 @@ type network struct {
 	barred map[string]bool
 }
 
-func newState(z *zones, keepEnv, keepArgs map[string]bool) state {
+func newState(z *zones, keep kept) state {
 	return state{
-		zones: z, keepEnv: keepEnv, keepArgs: keepArgs,
+		zones: z, keep: keep,
 		containers: map[string]*container{}, networks: map[string]*network{}, described: map[string]policy.Network{},
 		noted: map[string]bool{},
 	}
@@ -748,7 +747,7 @@ func (s *session) workload(c *container) (w policy.Workload, ok bool) {
 	see := sight{
 		container: c.inspected, image: c.image, networks: s.state.described, byName: s.names(),
 		manager: s.state.swarm.manager, classic: s.state.classic, domains: s.domains(), running: c.running && c.inspected.State.Running,
-		keepEnv: s.state.keepEnv, keepArgs: s.state.keepArgs,
+		keep: s.state.keep,
 	}
 	for _, n := range s.state.networks {
 		if e, member := n.members[c.id]; member {

@@ -25,8 +25,7 @@ type sight struct {
 	classic   bool                      // image store
 	domains   domains
 	running   bool
-	keepEnv   map[string]bool
-	keepArgs  map[string]bool
+	keep      kept
 }
 
 // endpoint is a container's membership of one network, as the network tells it.
@@ -119,7 +118,7 @@ func (s *sight) addSpoken(w *policy.Workload, config *dockerclient.Config, host 
 	}
 	if s.image != nil {
 		spoken.Env, w.EnvKeys = deployerEnv(config.Env, s.image.env)
-		w.Env = keptEnv(spoken.Env, s.keepEnv)
+		w.Env = keptEnv(spoken.Env, s.keep.env)
 		if !slices.Equal(config.Entrypoint, s.image.entrypoint) {
 			spoken.Entrypoint = config.Entrypoint
 		}
@@ -127,7 +126,8 @@ func (s *sight) addSpoken(w *policy.Workload, config *dockerclient.Config, host 
 			spoken.Command = config.Cmd
 		}
 	}
-	w.Command = redactCommand(slices.Concat(spoken.Entrypoint, spoken.Command), s.keepArgs)
+	program := len(config.Entrypoint) == 0 || len(spoken.Entrypoint) > 0
+	w.Command = redactCommand(slices.Concat(spoken.Entrypoint, spoken.Command), program, s.keep)
 	w.References = ParseReferences(spoken)
 }
 
