@@ -21,7 +21,7 @@ demo: ## what Gatehouse does, on real containers (root)
 
 bench: build ## bench/RESULTS.md (root)
 	deploy/setup.sh bench
-	bin/gatehouse bench
+	bin/gatehouse bench --out bench
 
 generate: ## the eBPF objects and their Go, with Debian's clang 14
 	deploy/setup.sh generate
