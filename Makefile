@@ -13,11 +13,11 @@ test: ## everything, privileged tests included (root)
 	deploy/with-docker.sh deploy/test.sh
 
 demo: ## what Gatehouse does, on real containers (root)
-	deploy/setup.sh demo
-	CGO_ENABLED=0 go build -trimpath -o bin/gatehouse ./cmd/gatehouse
-	CGO_ENABLED=0 go build -trimpath -o bin/demo ./deploy/demo
-	CGO_ENABLED=0 go build -trimpath -o bin/intruder ./deploy/demo/intruder
-	deploy/with-docker.sh sh -c 'deploy/images/build.sh && bin/demo -gatehouse bin/gatehouse -intruder bin/intruder'
+	@deploy/setup.sh demo
+	@CGO_ENABLED=0 go build -trimpath -o bin/gatehouse ./cmd/gatehouse
+	@CGO_ENABLED=0 go build -trimpath -o bin/demo ./deploy/demo
+	@CGO_ENABLED=0 go build -trimpath -o bin/intruder ./deploy/demo/intruder
+	@deploy/with-docker.sh sh -c 'deploy/images/build.sh && bin/demo -gatehouse bin/gatehouse -intruder bin/intruder'
 
 bench: build ## bench/RESULTS.md (root)
 	deploy/setup.sh bench

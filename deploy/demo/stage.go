@@ -331,11 +331,11 @@ func (s *stage) clear(ctx context.Context) error {
 		try("docker", "swarm", "leave", "--force")
 		try("docker", "network", "rm", "docker_gwbridge")
 	}
-	if _, err := os.Stat(outsidePath()); err == nil {
-		try("ip", "netns", "delete", outsideNS)
-	}
 	if _, err := command(ctx, "ip", "link", "show", "outside0"); err == nil {
 		try("ip", "link", "delete", "outside0")
+	}
+	if _, err := os.Stat(outsidePath()); err == nil {
+		try("ip", "netns", "delete", outsideNS)
 	}
 	return errors.Join(errs...)
 }
