@@ -5,6 +5,7 @@ package control
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"reflect"
 	"sync"
@@ -75,41 +76,45 @@ func (c *Control) Run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-c.cfg.Inventory.Changed():
-			c.Refresh()
+			_ = c.Refresh() // Fault tells
 		}
 	}
 }
 
 // SetModes stores the mode of services and publishes what follows before it
-// returns.
+// returns. An error says which of the two failed.
 func (c *Control) SetModes(services []string, mode policy.Mode) error {
 	if err := c.cfg.Modes.Set(services, mode); err != nil {
 		return err
 	}
-	c.Refresh()
+	if err := c.Refresh(); err != nil {
+		return fmt.Errorf("the mode is stored, but not in force: %w", err)
+	}
 	return nil
 }
 
-// Refresh makes and publishes a state from what is known now. A table that
-// does not compile is reported and the last good one stays (V11).
-func (c *Control) Refresh() {
+// Refresh makes and publishes a state from what is known now. Of a table that
+// does not compile it returns and reports the faults, and the last good one
+// stays (V11).
+func (c *Control) Refresh() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	next := c.make()
 	if last := c.state.Load(); last != nil && same(last, next) {
 		c.fault.Store(nil)
-		return
+		return nil
 	}
 	if err := c.compile(next); err != nil {
 		text := err.Error()
 		c.fault.Store(&text)
 		c.cfg.Log.Error("policy does not compile; the last good table stays", "error", err)
-		return
+		return err
 	}
 	c.fault.Store(nil)
 	c.state.Store(next)
 	c.cfg.Publish(next)
 	c.ids.Keep(next.Population.Live)
+	return nil
 }
 
 func (c *Control) make() *State {

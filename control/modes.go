@@ -7,9 +7,9 @@ import (
 	"io/fs"
 	"maps"
 	"os"
-	"path/filepath"
 	"sync"
 
+	"gatehouse/control/statefile"
 	"gatehouse/policy"
 )
 
@@ -60,7 +60,7 @@ func (m *Modes) Set(services []string, mode policy.Mode) error {
 	if err != nil {
 		return err
 	}
-	if err := writeDurably(m.path, append(data, '\n')); err != nil {
+	if err := statefile.Write(m.path, append(data, '\n')); err != nil {
 		return fmt.Errorf("modes: %w", err)
 	}
 	m.byName = next
@@ -72,25 +72,4 @@ func (m *Modes) All() map[string]policy.Mode {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return maps.Clone(m.byName)
-}
-
-// writeDurably replaces path whole: a reader sees the old content or the new.
-func writeDurably(path string, data []byte) error {
-	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*")
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(data)
-	err = errors.Join(err, f.Sync(), f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		return errors.Join(err, os.Remove(f.Name()))
-	}
-	dir, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return err
-	}
-	return errors.Join(dir.Sync(), dir.Close())
 }

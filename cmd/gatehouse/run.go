@@ -214,7 +214,7 @@ func (g *gateway) firstState(ctx context.Context, inv *inventory.Inventory) {
 		case <-time.After(20 * time.Millisecond):
 		}
 	}
-	g.control.Refresh()
+	_ = g.control.Refresh() // a fault is shown by status; the next change tries again
 }
 
 // logReports logs what the kernel's side had to mend.

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"gatehouse/control/statefile"
 	"gatehouse/policy"
 )
 
@@ -98,7 +99,7 @@ func (z *zones) keep(networks map[string]bool) {
 	}
 }
 
-// save writes the file if something changed, by way of a rename.
+// save writes the file if something changed.
 func (z *zones) save() error {
 	if !z.dirty || z.path == "" {
 		return nil
@@ -107,14 +108,10 @@ func (z *zones) save() error {
 	if err != nil {
 		return err
 	}
-	if err := os.MkdirAll(filepath.Dir(z.path), 0o755); err != nil {
+	if err := os.MkdirAll(filepath.Dir(z.path), 0o700); err != nil {
 		return fmt.Errorf("zone file: %w", err)
 	}
-	tmp := z.path + ".new"
-	if err := os.WriteFile(tmp, data, 0o644); err != nil {
-		return fmt.Errorf("zone file: %w", err)
-	}
-	if err := os.Rename(tmp, z.path); err != nil {
+	if err := statefile.Write(z.path, data); err != nil {
 		return fmt.Errorf("zone file: %w", err)
 	}
 	z.dirty = false

@@ -1,0 +1,121 @@
+package control
+
+import (
+	"log/slog"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"gatehouse/control/inventory"
+	"gatehouse/models"
+	"gatehouse/policy"
+)
+
+// loop is a Control with what it published.
+type loop struct {
+	*Control
+	inv       *inventory.Inventory
+	published []*State
+}
+
+func newLoop(t *testing.T, modeFile string) *loop {
+	t.Helper()
+	modes, err := OpenModes(modeFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	library, err := models.Open("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := &loop{inv: inventory.New()}
+	l.Control = New(Config{
+		Inventory: l.inv, Library: library, Modes: modes, Log: slog.New(slog.DiscardHandler),
+		Settings: models.Settings{DefaultMode: policy.Observe}, Compile: policy.Input{Epoch: 40},
+		Publish: func(s *State) { l.published = append(l.published, s) },
+	})
+	return l
+}
+
+// put adds a container of service shop/NAME on the project's network.
+func (l *loop) put(name string, address string) {
+	project := policy.ProjectKey{Domain: "n1", Name: "shop"}
+	l.inv.PutNetwork(policy.Network{ID: "net", Name: "shop_default", Driver: "bridge", Zone: 3, Owner: project, Guarded: true,
+		Subnets: []netip.Prefix{netip.MustParsePrefix("172.30.0.0/24")}})
+	l.inv.Put(policy.Workload{ID: name, Name: name, Compose: true, Service: policy.ServiceKey{Project: project, Name: name},
+		Image:     policy.Image{Repository: "docker.io/library/" + name},
+		Endpoints: []policy.Endpoint{{ID: "e" + name, Network: "net", Addresses: []netip.Addr{netip.MustParseAddr(address)}}}})
+}
+
+func (l *loop) refresh(t *testing.T) *State {
+	t.Helper()
+	if err := l.Refresh(); err != nil {
+		t.Fatal(err)
+	}
+	return l.State()
+}
+
+func TestRefreshPublishesOnlyNews(t *testing.T) {
+	l := newLoop(t, filepath.Join(t.TempDir(), "modes.json"))
+	l.put("db", "172.30.0.2")
+	if s := l.refresh(t); s.Table.Epoch() != 41 || len(l.published) != 1 {
+		t.Fatalf("epoch %d, %d published", s.Table.Epoch(), len(l.published))
+	}
+	l.put("db", "172.30.0.2")
+	if s := l.refresh(t); s.Table.Epoch() != 41 || len(l.published) != 1 {
+		t.Errorf("nothing new: epoch %d, %d published", s.Table.Epoch(), len(l.published))
+	}
+	l.put("db", "172.30.0.3")
+	if s := l.refresh(t); s.Table.Epoch() != 42 || len(l.published) != 2 {
+		t.Errorf("another address: epoch %d, %d published", s.Table.Epoch(), len(l.published))
+	}
+}
+
+// A snapshot that does not compile: the last state stays in force, and whoever
+// sets a mode is told that it is not.
+func TestFaultKeepsTheLastState(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "modes.json")
+	l := newLoop(t, path)
+	l.put("db", "172.30.0.2")
+	good := l.refresh(t)
+	l.inv.Put(policy.Workload{ID: "bad", Name: "bad", Endpoints: []policy.Endpoint{{ID: "x", Network: "nowhere", Addresses: []netip.Addr{netip.MustParseAddr("10.0.0.1")}}}})
+	if err := l.SetModes([]string{"shop/db"}, policy.Enforce); err == nil || !strings.Contains(err.Error(), "not in force") {
+		t.Errorf("a mode that is not in force: %v", err)
+	}
+	if l.State() != good || len(l.published) != 1 || l.Fault() == "" {
+		t.Errorf("the last state does not stand: %d published, fault %q", len(l.published), l.Fault())
+	}
+	l.inv.Delete("bad")
+	if s := l.refresh(t); s.Population.Groups[0].Mode != policy.Enforce || l.Fault() != "" {
+		t.Errorf("after the fault: mode %v, fault %q", s.Population.Groups[0].Mode, l.Fault())
+	}
+	if s := newLoop(t, path); s.cfg.Modes.All()["shop/db"] != policy.Enforce {
+		t.Error("the mode did not outlive a restart")
+	}
+}
+
+func TestBrokenModeFile(t *testing.T) {
+	for _, text := range []string{"", "{", `{"shop/db": "off"}`, `{"shop/db": 1}`, "[]"} {
+		path := filepath.Join(t.TempDir(), "modes.json")
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := OpenModes(path); err == nil || !strings.Contains(err.Error(), path) {
+			t.Errorf("%q: %v", text, err)
+		}
+	}
+}
+
+func TestModesThatCannotBeStoredDoNotCount(t *testing.T) {
+	l := newLoop(t, filepath.Join(t.TempDir(), "absent", "modes.json"))
+	l.put("db", "172.30.0.2")
+	l.refresh(t)
+	if err := l.SetModes([]string{"shop/db"}, policy.Enforce); err == nil {
+		t.Error("no error")
+	}
+	if len(l.cfg.Modes.All()) != 0 || l.State().Population.Groups[0].Mode != policy.Observe {
+		t.Error("the mode counts until the next restart only")
+	}
+}
