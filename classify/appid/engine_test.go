@@ -285,7 +285,7 @@ func TestBudget(t *testing.T) {
 			k.turn(FromClient, "\x00")
 			packets++
 		}
-		if packets > 700 {
+		if packets > 2600 {
 			t.Errorf("%d packets", packets)
 		}
 	})

@@ -6,14 +6,15 @@ import (
 	"gatehouse/policy"
 )
 
-// What an undecided flow may cost. A packet's worth is 16 units; smaller
-// payloads cost what they carry, so that a stream split into single bytes is
-// still read while its bytes stay bounded.
+// What an undecided flow may cost. A packet is worth 64 units; crumbs of a
+// stream that was split into a few bytes each cost what they carry, so that it
+// is still read while its bytes stay bounded.
 const (
 	clientKeep = 4096 // bytes kept of the client's side: a TLS hello with post-quantum key shares fits
 	serverKeep = 1536 // of the server's: banners and the heads of replies
 
-	unitsPerPacket = 16
+	unitsPerPacket = 64
+	crumb          = 8
 	unitsTCP       = 10 * unitsPerPacket
 	unitsUDP       = 6 * unitsPerPacket
 	bytesPerDir    = 4 << 10
@@ -106,7 +107,10 @@ func (s *State) Charge(dir Dir, n int) {
 func (d *stream) charge(n int) {
 	d.packets++
 	d.bytes += uint32(n)
-	d.units += uint16(max(1, min(n, unitsPerPacket)))
+	if n > crumb {
+		n = unitsPerPacket
+	}
+	d.units += uint16(max(1, n))
 }
 
 func (s *State) kept(dir Dir) []byte {

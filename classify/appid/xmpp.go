@@ -1,6 +1,10 @@
 package appid
 
-import "gatehouse/policy"
+import (
+	"bytes"
+
+	"gatehouse/policy"
+)
 
 // XMPP: RFC 6120 section 4. The stream's head names the jabber namespace.
 var xmppProtocol = protocol{
@@ -26,10 +30,20 @@ func xmppStream(b []byte, full bool) match {
 	if m != yes {
 		return m
 	}
-	if contains(b, "<stream:stream") && (contains(b, "jabber:client") || contains(b, "jabber:server") || contains(b, "etherx.jabber.org")) {
+	// The head ends with the first '>' after the stream's name.
+	head := b
+	if i := bytes.Index(b, []byte("<stream:stream")); i >= 0 {
+		if j := bytes.IndexByte(b[i:], '>'); j >= 0 {
+			head = b[:i+j]
+		}
+	}
+	if !text(head) || len(head) > 1024 {
+		return no
+	}
+	if contains(head, "<stream:stream") && (contains(head, "jabber:client") || contains(head, "jabber:server") || contains(head, "etherx.jabber.org")) {
 		return yes
 	}
-	if !text(b) || len(b) > 1024 {
+	if len(head) < len(b) {
 		return no
 	}
 	return until(full)
