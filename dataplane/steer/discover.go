@@ -28,42 +28,116 @@ var ErrNoVeth = errors.New("no port of the bridge leads to an interface with tha
 // kernel's own: index of the peer and namespace of the peer, read from both
 // ends. What a container sends plays no part in it.
 func (s *Steer) FindVeth(zone policy.Zone, mac policy.MAC, sandbox string) (Veth, error) {
-	s.mu.Lock()
-	n := s.networks[zone]
-	var bound map[uint32]bool
-	if n != nil {
-		bound = s.bound(n.space, mac)
-	}
-	s.mu.Unlock()
+	return s.Search().FindVeth(zone, mac, sandbox)
+}
+
+// Search is FindVeth for many endpoints at one moment: it looks into each of
+// the engine's namespaces once. It is for one goroutine, and goes stale.
+type Search struct {
+	steer *Steer
+	seen  map[*network]map[policy.MAC][]string // namespaces behind ports that nobody is admitted at
+}
+
+// Search begins one.
+func (s *Steer) Search() *Search {
+	return &Search{steer: s, seen: make(map[*network]map[policy.MAC][]string)}
+}
+
+// FindVeth is as Steer's. Where two containers have the MAC, and no sandbox
+// says which is meant, it finds neither: one of them took it.
+func (f *Search) FindVeth(zone policy.Zone, mac policy.MAC, sandbox string) (v Veth, err error) {
+	f.steer.mu.Lock()
+	n := f.steer.networks[zone]
+	f.steer.mu.Unlock()
 	if n == nil {
-		return Veth{}, fmt.Errorf("zone %d is not guarded", zone)
+		return v, fmt.Errorf("zone %d is not guarded", zone)
 	}
 	if sandbox != "" {
 		return n.findVeth(mac, sandbox)
 	}
-	paths, err := s.leadingTo(n, bound)
+	paths, err := f.holding(n, mac)
 	if err != nil {
-		return Veth{}, fmt.Errorf("find %s: %w", netHardwareAddr(mac), err)
+		return v, fmt.Errorf("find %s: %w", netHardwareAddr(mac), err)
 	}
 	for _, path := range paths {
 		// One that goes away meanwhile is not it.
-		v, err := n.findVeth(mac, path)
-		if err == nil {
-			return v, nil
+		found, err := n.findVeth(mac, path)
+		if err != nil {
+			continue
 		}
+		if v.Ifindex != 0 && v.Ifindex != found.Ifindex {
+			return Veth{}, fmt.Errorf("interfaces with %s are in %s and %s: %w", netHardwareAddr(mac), v.Sandbox, path, ErrNoVeth)
+		}
+		v = found
 	}
-	return Veth{}, fmt.Errorf("find %s on bridge %s: %w", netHardwareAddr(mac), n.Bridge, ErrNoVeth)
+	if v.Ifindex == 0 {
+		return v, fmt.Errorf("find %s on bridge %s: %w", netHardwareAddr(mac), n.Bridge, ErrNoVeth)
+	}
+	return v, nil
 }
 
-// bound lists the ports of admitted endpoints that have another MAC.
-func (s *Steer) bound(sp *Space, mac policy.MAC) map[uint32]bool {
-	bound := make(map[uint32]bool)
-	for _, e := range s.endpoints {
-		if e.space == sp && e.MAC != mac {
-			bound[e.Ifindex] = true
+// holding lists the namespaces that hold an interface with that MAC: those
+// behind free ports, and behind ports of endpoints that are admitted with it.
+func (f *Search) holding(n *network, mac policy.MAC) ([]string, error) {
+	f.steer.mu.Lock()
+	others, taken, again := f.steer.bound(n.space, mac)
+	f.steer.mu.Unlock()
+	if again {
+		return f.steer.leadingTo(n, others)
+	}
+	if f.seen[n] == nil {
+		paths, err := f.steer.leadingTo(n, taken)
+		if err != nil {
+			return nil, err
+		}
+		f.seen[n] = lookInto(paths)
+	}
+	return f.seen[n][mac], nil
+}
+
+// lookInto lists the namespaces by the MACs of the interfaces in them.
+func lookInto(paths []string) map[policy.MAC][]string {
+	seen := make(map[policy.MAC][]string)
+	for _, path := range paths {
+		for _, mac := range macsIn(path) {
+			seen[mac] = append(seen[mac], path)
 		}
 	}
-	return bound
+	return seen
+}
+
+func macsIn(path string) (macs []policy.MAC) {
+	ns, err := openNetNS(path)
+	if err != nil {
+		return nil
+	}
+	defer ns.close()
+	_ = ns.do(func() error {
+		links, err := netlink.LinkList()
+		for _, l := range links {
+			if a := l.Attrs(); l.Type() == "veth" && len(a.HardwareAddr) == len(policy.MAC{}) {
+				macs = append(macs, policy.MAC(a.HardwareAddr))
+			}
+		}
+		return err
+	})
+	return macs
+}
+
+// bound lists the ports of admitted endpoints: all, and those with another MAC;
+// again says that the two differ.
+func (s *Steer) bound(sp *Space, mac policy.MAC) (others, all map[uint32]bool, again bool) {
+	others, all = make(map[uint32]bool), make(map[uint32]bool)
+	for _, e := range s.endpoints {
+		if e.space != sp {
+			continue
+		}
+		all[e.Ifindex] = true
+		if e.MAC != mac {
+			others[e.Ifindex] = true
+		}
+	}
+	return others, all, len(all) > len(others)
 }
 
 // leadingTo lists the engine's namespaces that ports of the bridge lead to,

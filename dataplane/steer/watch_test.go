@@ -96,6 +96,27 @@ func TestFindVeth(t *testing.T) {
 	if _, err := h.s.FindVeth(testZone+1, a.mac, ""); err == nil {
 		t.Error("a zone that is not guarded has ports")
 	}
+	// Somebody takes the MAC of a container that is not admitted yet: which is
+	// which, only the sandbox tells.
+	thief := h.run("thief", 4)
+	must(t, thief.ns.do(func() error {
+		l, err := netlink.LinkByName("eth0")
+		if err != nil {
+			return err
+		}
+		return netlink.LinkSetHardwareAddr(l, a.mac[:])
+	}))
+	if v, err := h.s.FindVeth(testZone, a.mac, ""); !errors.Is(err, ErrNoVeth) {
+		t.Errorf("of two with one MAC: %+v, %v", v, err)
+	}
+	if v, err := h.s.FindVeth(testZone, a.mac, path(a)); err != nil || v.Ifindex != a.ifindex {
+		t.Errorf("by sandbox, beside a thief: %+v, %v", v, err)
+	}
+	_, err := h.s.Admit(h.spec(thief))
+	must(t, err)
+	if v, err := h.s.FindVeth(testZone, a.mac, ""); err != nil || v.Ifindex != a.ifindex {
+		t.Errorf("the thief's port is taken: %+v, %v", v, err)
+	}
 	must(t, h.ns.do(func() error {
 		l, err := netlink.LinkByIndex(int(a.ifindex))
 		if err != nil {
