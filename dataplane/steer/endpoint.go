@@ -71,6 +71,14 @@ func (s *Steer) Admit(spec Spec) (dataplane.Endpoint, error) {
 	return e.dataplane(), nil
 }
 
+// Admitted reports whether an endpoint is in force still. It ends with Remove,
+// with its network, and when another one is admitted at its port.
+func (s *Steer) Admitted(id string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.endpoints[id] != nil
+}
+
 // enter writes an endpoint into the maps.
 func (s *Steer) enter(spec Spec) (*endpoint, error) {
 	s.mu.Lock()

@@ -196,8 +196,18 @@ func (h *host) run(name string, n byte) *container {
 	}
 	h.wire(c)
 	h.containers[name] = c
-	must(h.t, os.Symlink(c.ns.path, filepath.Join(h.cfg.NetNSDir, name)))
+	h.show(c.ns, name)
 	return c
+}
+
+// show puts a namespace where the engine would. It is gone before the
+// namespace is: its path names a descriptor, which is another's then.
+func (h *host) show(ns *netns, name string) string {
+	h.t.Helper()
+	path := filepath.Join(h.cfg.NetNSDir, name)
+	must(h.t, os.Symlink(ns.path, path))
+	h.t.Cleanup(func() { os.Remove(path) })
+	return path
 }
 
 func (h *host) wire(c *container) {

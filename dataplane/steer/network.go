@@ -49,6 +49,14 @@ func (s *Steer) Guard(n Network) error {
 	return nil
 }
 
+// Guarded reports whether a network is guarded still. It ends with Unguard, and
+// with its namespace or the slow path there: then it is to be guarded again.
+func (s *Steer) Guarded(zone policy.Zone) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.networks[zone] != nil
+}
+
 func (s *Steer) guard(n Network) error {
 	if n.Zone == 0 || n.Zone > math.MaxUint16 {
 		return fmt.Errorf("zone %d: want 1 to %d", n.Zone, math.MaxUint16)

@@ -69,7 +69,7 @@ func TestFindVeth(t *testing.T) {
 	// A double of b, on another bridge: the same MAC, the same indexes.
 	other := anotherHost(t)
 	double := other.run("double", 3)
-	must(t, os.Symlink(double.ns.path, filepath.Join(h.cfg.NetNSDir, "0-double")))
+	h.show(double.ns, "0-double")
 	// A file that is no namespace.
 	must(t, os.WriteFile(filepath.Join(h.cfg.NetNSDir, "1-empty"), nil, 0o600))
 
@@ -279,8 +279,7 @@ func TestOpenPortsAreLetBy(t *testing.T) {
 // A namespace that the engine removed is let go: held open it would live on.
 func TestNamespaceGone(t *testing.T) {
 	h := newHost(t)
-	inner := filepath.Join(h.cfg.NetNSDir, "1-overlay")
-	must(t, os.Symlink(h.ns.path, inner))
+	inner := h.show(h.ns, "1-overlay")
 	must(t, h.s.Guard(Network{Zone: testZone, Bridge: "br0", NetNS: inner, Closed: true}))
 	a := h.run("a", 2)
 	h.admit(a)
@@ -326,7 +325,7 @@ func TestPairRemoved(t *testing.T) {
 // What a gateway left in namespaces that its successor does not guard goes too.
 func TestUninstallAfterRestart(t *testing.T) {
 	h := newHost(t)
-	must(t, os.Symlink(h.ns.path, filepath.Join(h.cfg.NetNSDir, "1-overlay")))
+	h.show(h.ns, "1-overlay")
 	h.guard(true)
 	a, b := h.run("a", 2), h.run("b", 3)
 	must(t, h.s.Close())
