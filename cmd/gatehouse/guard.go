@@ -2,11 +2,14 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"maps"
 	"reflect"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -26,10 +29,11 @@ type guard struct {
 	dataplane *dataplane.Dataplane
 	settings  Settings
 	ranBefore func(policy.Workload) bool
+	fresh     bool // no gateway ran here before
 	log       *slog.Logger
 
 	mu       sync.Mutex
-	networks map[policy.Zone]steer.Network
+	networks map[policy.Zone]guarded
 	spaces   map[int]string        // slow-path pairs in use: number → namespace
 	admitted map[string]*admission // by endpoint id
 	waiting  map[string]*waiting
@@ -66,15 +70,22 @@ func (g *guard) publish(s *control.State) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	wanted := g.wanted(s)
+	g.notice()
 	g.removeGone(wanted)
 	closed := closedZones(s, g.settings.defaultMode())
-	g.guardNetworks(s, closed)
+	g.guardNetworks(s, closed, nil)
 	g.dataplane.SetTable(s.Table)
 	if g.swept {
 		g.fault("epoch", g.steer.SetEpoch(s.Table.Epoch()))
 	}
+	fresh := !g.swept && g.firstStart()
 	for id, w := range wanted {
-		if old := g.admitted[id]; old != nil && reflect.DeepEqual(withIfindex(w.spec, old.spec.Ifindex), old.spec) {
+		if fresh {
+			// They talked before, and go on while they become known one by one.
+			w.spec.Unguarded = true
+		}
+		if old := g.admitted[id]; old != nil {
+			g.change(id, withIfindex(w.spec, old.spec.Ifindex))
 			continue
 		}
 		if old := g.waiting[id]; old != nil {
@@ -86,6 +97,38 @@ func (g *guard) publish(s *control.State) {
 	if !g.swept {
 		g.takeOver(s, closed)
 	}
+	if fresh {
+		for id, w := range g.wanted(s) {
+			if a := g.admitted[id]; a != nil {
+				g.change(id, withIfindex(w.spec, a.spec.Ifindex))
+			} else if old := g.waiting[id]; old != nil {
+				old.spec = w.spec
+			}
+		}
+	}
+}
+
+// firstStart: no gateway has been here before, so there is nothing shut that
+// must stay shut.
+func (g *guard) firstStart() bool {
+	epoch, err := g.steer.Epoch()
+	g.fault("epoch", err)
+	return err == nil && epoch == 0
+}
+
+// change gives an admitted endpoint another spec, on the port that it has.
+func (g *guard) change(id string, spec steer.Spec) {
+	a := g.admitted[id]
+	if reflect.DeepEqual(spec, a.spec) {
+		return
+	}
+	endpoint, err := g.steer.Admit(spec)
+	g.fault("endpoint "+id, err)
+	if err != nil {
+		return
+	}
+	a.spec, a.endpoint = spec, endpoint
+	g.dataplane.SetEndpoints(g.endpoints())
 }
 
 // takeOver ends the first publication. Until here the flows that an earlier
@@ -100,7 +143,7 @@ func (g *guard) takeOver(s *control.State, closed map[policy.Zone]bool) {
 		g.log.Info("took over flows", "count", n)
 	}
 	g.fault("epoch", g.steer.SetEpoch(s.Table.Epoch()))
-	g.guardNetworks(s, closed)
+	g.guardNetworks(s, closed, nil)
 	g.fault("leftovers", g.steer.Sweep())
 }
 
@@ -176,7 +219,7 @@ func (g *guard) removeGone(wanted map[string]*waiting) {
 	var gone bool
 	for id, a := range g.admitted {
 		w := wanted[id]
-		if w != nil && w.spec.Zone == a.spec.Zone && w.spec.MAC == a.spec.MAC && (w.sandbox == "" || a.sandbox == w.sandbox) {
+		if w != nil && w.spec.Zone == a.spec.Zone && w.spec.MAC == a.spec.MAC && (w.sandbox == "" || a.veth.Sandbox == w.sandbox) {
 			continue
 		}
 		g.fault("endpoint "+id, g.steer.Remove(id))
@@ -185,8 +228,7 @@ func (g *guard) removeGone(wanted map[string]*waiting) {
 	}
 	for id := range g.waiting {
 		if wanted[id] == nil {
-			delete(g.waiting, id)
-			delete(g.faults, "endpoint "+id)
+			g.content(id)
 		}
 	}
 	if gone {
@@ -194,43 +236,88 @@ func (g *guard) removeGone(wanted map[string]*waiting) {
 	}
 }
 
-// guardNetworks guards the bridges that exist and lets go of those that do not.
-func (g *guard) guardNetworks(s *control.State, closed map[policy.Zone]bool) {
+// content ends the waiting of an endpoint.
+func (g *guard) content(id string) {
+	delete(g.waiting, id)
+	delete(g.faults, "endpoint "+id)
+}
+
+// notice finds out what ended without being asked to: with a namespace, or the
+// slow path's devices there, its networks and their endpoints are gone. Those
+// that are wanted still wait again.
+func (g *guard) notice() (lost bool) {
+	for zone := range g.networks {
+		if !g.steer.Guarded(zone) {
+			delete(g.networks, zone)
+			lost = true
+		}
+	}
+	for id, a := range g.admitted {
+		if g.steer.Admitted(id) {
+			continue
+		}
+		delete(g.admitted, id)
+		g.waiting[id] = &waiting{spec: a.spec, sandbox: a.veth.Sandbox, since: time.Now()}
+		lost = true
+	}
+	if lost {
+		g.dataplane.SetEndpoints(g.endpoints())
+	}
+	return lost
+}
+
+// guardNetworks guards the bridges that exist and lets go of those that do not;
+// again are zones that may have been made anew since they were guarded.
+func (g *guard) guardNetworks(s *control.State, closed, again map[policy.Zone]bool) {
+	inhabited := map[string]bool{}
+	for i := range s.Snapshot.Workloads {
+		for _, e := range s.Snapshot.Workloads[i].Endpoints {
+			inhabited[e.Network] = true
+		}
+	}
 	present := map[policy.Zone]bool{}
-	takeover, err := g.steer.Epoch()
-	g.fault("epoch", err)
+	objects := map[string]bool{}
 	for _, n := range s.Snapshot.Networks {
 		if !n.Guarded || n.Bridge == "" || n.Zone == 0 {
 			continue
 		}
-		present[n.Zone] = true
-		want := steer.Network{Zone: n.Zone, Bridge: n.Bridge, NetNS: n.NetNS, Closed: closed[n.Zone]}
-		if !g.swept && takeover == 0 {
+		want := guarded{steer.Network{Zone: n.Zone, Bridge: n.Bridge, NetNS: n.NetNS, Closed: closed[n.Zone]}, n.Name}
+		if !g.swept && g.fresh {
 			want.Closed = false // a first start cuts nobody off while it admits
 		}
-		g.guardNetwork(n.Name, want)
+		present[n.Zone], objects[want.object()] = true, true
+		g.guardNetwork(want, again[n.Zone], inhabited[n.ID])
 	}
 	for zone, n := range g.networks {
 		if !present[zone] {
-			g.fault("network "+n.Bridge, g.steer.Unguard(zone))
+			objects[n.object()] = true
+			g.fault(n.object(), g.steer.Unguard(zone))
 			delete(g.networks, zone)
+		}
+	}
+	for object := range g.faults {
+		if strings.HasPrefix(object, "network ") && !objects[object] {
+			delete(g.faults, object)
 		}
 	}
 	g.dropSpaces()
 }
 
-func (g *guard) guardNetwork(name string, n steer.Network) {
-	if have, ok := g.networks[n.Zone]; ok && have == n && g.faults["network "+name] == "" {
+func (g *guard) guardNetwork(n guarded, again, inhabited bool) {
+	if have, ok := g.networks[n.Zone]; ok && have == n && !again && g.faults[n.object()] == "" {
 		return
 	}
 	err := g.carry(n.NetNS)
 	if err == nil {
-		err = g.steer.Guard(n)
+		err = g.steer.Guard(n.Network)
 	}
-	g.fault("network "+name, err)
 	if err == nil {
 		g.networks[n.Zone] = n
 	}
+	if !inhabited && n.NetNS != "" && errors.Is(err, fs.ErrNotExist) {
+		err = nil // the engine makes an overlay's namespace with the first container here
+	}
+	g.fault(n.object(), err)
 }
 
 // carry opens the slow path of a namespace, one port a worker.
@@ -273,25 +360,25 @@ func (g *guard) dropSpaces() {
 
 // admitWaiting admits whatever is wired by now.
 func (g *guard) admitWaiting() {
-	if len(g.waiting) == 0 {
-		return
-	}
+	search := g.steer.Search()
 	for _, id := range slices.Sorted(maps.Keys(g.waiting)) {
 		w := g.waiting[id]
-		veth, err := g.steer.FindVeth(w.spec.Zone, w.spec.MAC, w.sandbox)
+		veth, err := w.veth, error(nil)
+		if veth.Ifindex == 0 {
+			veth, err = search.FindVeth(w.spec.Zone, w.spec.MAC, w.sandbox)
+		}
 		if err != nil {
 			w.why = err.Error() // not wired yet, or gone
 			continue
 		}
 		a, err := g.admit(w.spec, veth)
 		if err != nil {
-			w.why = err.Error()
+			w.why, w.veth = err.Error(), steer.Veth{}
 			g.fault("endpoint "+id, err)
 			continue
 		}
 		g.admitted[id] = a
-		delete(g.waiting, id)
-		delete(g.faults, "endpoint "+id)
+		g.content(id)
 		// At once: what it sends meanwhile finds no endpoint in user space.
 		g.dataplane.SetEndpoints(g.endpoints())
 	}
@@ -307,11 +394,7 @@ func (g *guard) admit(spec steer.Spec, veth steer.Veth) (*admission, error) {
 	if n := g.networks[spec.Zone]; n.NetNS != "" {
 		device = fmt.Sprintf("%s in %s", veth.Name, n.NetNS)
 	}
-	a := &admission{spec: spec, sandbox: veth.Sandbox, endpoint: endpoint, device: device}
-	if c, ok := g.steer.EndpointCounters(spec.ID); ok {
-		a.drops = c.Drops // of an earlier gateway's time
-	}
-	return a, nil
+	return &admission{spec: spec, veth: veth, endpoint: endpoint, device: device}, nil
 }
 
 func (g *guard) endpoints() []dataplane.Endpoint {
@@ -371,36 +454,21 @@ var quiet = [policy.ReasonCount]bool{
 	policy.ReasonInternal:           true,
 }
 
-// retry admits what waits. With a state it first guards again what could not be
-// guarded, or was made anew by the engine.
-func (g *guard) retry(s *control.State) {
+// retry admits what waits. First it guards again what was lost, and with all
+// what could not be guarded, or may have been made anew by the engine.
+func (g *guard) retry(s *control.State, all bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if s != nil && len(g.waiting)+len(g.faults) > 0 {
+	lost := g.notice()
+	if s != nil && (lost || all && len(g.waiting)+len(g.faults) > 0) {
+		again := map[policy.Zone]bool{}
 		for _, w := range g.waiting {
-			delete(g.networks, w.spec.Zone)
+			again[w.spec.Zone] = true
 		}
-		g.guardNetworks(s, closedZones(s, g.settings.defaultMode()))
+		g.guardNetworks(s, closedZones(s, g.settings.defaultMode()), again)
+		g.notice()
 	}
 	g.admitWaiting()
-}
-
-// slowPathLost says that somebody took a slow-path device away: undecided
-// packets of that namespace are dropped until the gateway starts again. A
-// namespace that went as a whole is no loss.
-func (g *guard) slowPathLost(space int, err error) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if path, ok := g.spaces[space]; ok {
-		g.fault("slow path in "+hostOr(path), fmt.Errorf("%w: restart the gateway to make it anew", err))
-	}
-}
-
-func hostOr(netns string) string {
-	if netns == "" {
-		return "the host"
-	}
-	return netns
 }
 
 // fault records what could not be done, or that it was.
