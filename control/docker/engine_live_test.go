@@ -140,11 +140,11 @@ func TestUncoveredMacvlan(t *testing.T) {
 	needEngine(t)
 	img := prefix + "mv:1"
 	makeImage(t, img, `CMD ["/idle"]`)
-	t.Cleanup(func() { exec.Command("ip", "link", "del", prefix+"dum").Run() })
-	if out, err := exec.Command("ip", "link", "add", prefix+"dum", "type", "dummy").CombinedOutput(); err != nil {
-		t.Skipf("missing capability: dummy interface: %s", out)
+	t.Cleanup(func() { exec.Command("ip", "link", "del", prefix+"par").Run() })
+	if out, err := exec.Command("ip", "link", "add", prefix+"par", "type", "veth", "peer", "name", prefix+"end").CombinedOutput(); err != nil {
+		t.Skipf("missing capability: veth: %s", out)
 	}
-	if out, err := exec.Command("docker", "network", "create", "-d", "macvlan", "-o", "parent="+prefix+"dum", "--subnet", "172.31.79.0/24", prefix+"lan").CombinedOutput(); err != nil {
+	if out, err := exec.Command("docker", "network", "create", "-d", "macvlan", "-o", "parent="+prefix+"par", "--subnet", "172.31.79.0/24", prefix+"lan").CombinedOutput(); err != nil {
 		t.Skipf("missing capability: macvlan: %s", out)
 	}
 	t.Cleanup(func() { exec.Command("docker", "network", "rm", prefix+"lan").Run() })
