@@ -398,7 +398,7 @@ func (c *Classifier) carry(f *Flow, p *Packet, in *Ingress, now int64, out *Resu
 // was handed over is offered again, now and then: the entry may be gone.
 func (c *Classifier) offer(f *Flow, p *Packet, now int64, out *Result) {
 	switch {
-	case f.Verdict == policy.Undecided, !namable(f.Key.Proto), p.Fragment != Whole, f.State == Closed:
+	case f.Verdict == policy.Undecided, !namable(f.Key.Proto), p.Fragment != Whole, f.State == Closed, f.again:
 		return
 	case f.Key.Proto == policy.ProtoICMP && f.Verdict == policy.Allow:
 		return // its size and rate are looked at here
@@ -438,16 +438,24 @@ func (c *Classifier) follow(f *Flow, p *Packet, in *Ingress, now int64, out *Res
 			return f
 		case fromInitiator && f.hasISN[side] && f.isn[side] == p.Seq && f.State != Closed:
 			return f // retransmitted
-		case !fromInitiator && f.State != Closed:
-			// Simultaneous open, split handshake: only one side begins.
+		case f.isOver() || fromInitiator && (f.State == Opening || !f.Allowed()):
+			return c.restart(f, p, in, now, out)
+		case !fromInitiator || len(p.Payload) > 0:
+			// Simultaneous open, split handshake: only one side begins. And data
+			// that may be of another conversation than the one it is read for.
 			c.drop(f, policy.ReasonBadHeader, out)
 			return nil
 		}
-		return c.restart(f, p, in, now, out)
+		// A conversation that lives ends with the responder's SYN-ACK only: anyone
+		// who knows its ports could forge the SYN.
+		f.again, f.againISN, out.Retract = true, p.Seq, true
 	case p.Flags&SYN != 0:
 		if fromInitiator {
 			c.drop(f, policy.ReasonBadHeader, out)
 			return nil
+		}
+		if f.again && p.Ack == f.againISN+1 {
+			f = c.renew(f, now, out)
 		}
 		f.isn[side], f.hasISN[side] = p.Seq, true
 		if f.State == Opening {
@@ -455,6 +463,8 @@ func (c *Classifier) follow(f *Flow, p *Packet, in *Ingress, now int64, out *Res
 		}
 	case p.Flags&RST != 0:
 		f.State = Closed
+	case f.State == Closed && f.fins != 3 && len(p.Payload) > 0:
+		f.State = HalfClosed // the reset was not one of theirs
 	case p.Flags&FIN != 0:
 		f.fins |= 1 << side
 		if f.State != Closed {
@@ -468,6 +478,28 @@ func (c *Classifier) follow(f *Flow, p *Packet, in *Ingress, now int64, out *Res
 			f.State = Lasting
 		}
 	}
+	if !fromInitiator && p.Flags&SYN == 0 {
+		f.again = false // the responder goes on with what there was
+	}
+	return f
+}
+
+// isOver: both sides have said so.
+func (f *Flow) isOver() bool { return f.State == Closed && f.fins == 3 }
+
+// renew begins a new conversation on f's key: the responder has answered its
+// initiator's new SYN. There is room: the old flow's.
+func (c *Classifier) renew(f *Flow, now int64, out *Result) *Flow {
+	key, initiator, isn, slot, q := f.Key, f.Initiator, f.againISN, f.Slot, f.Query()
+	c.retire(f)
+	*out = Result{New: true, Retract: true}
+	f = c.flows.add(&key)
+	c.count[slot]++
+	f.Decision, f.Epoch, f.Slot = c.table.Lookup(q), c.table.Epoch(), slot
+	f.First, f.Seen, f.State, f.Initiator = now, now, Opening, initiator
+	f.isn[initiator], f.hasISN[initiator] = isn, true
+	out.Flow = f
+	c.start(f, out)
 	return f
 }
 
@@ -509,7 +541,12 @@ func (c *Classifier) read(f *Flow, p *Packet, out *Result) {
 	if p.Flags&SYN != 0 {
 		seq++
 	}
-	c.weigh(f, s, c.engine.Feed(s, direction(f, p.side()), seq, p.Payload), out)
+	dir := direction(f, p.side())
+	if p.Fragment == Whole {
+		c.weigh(f, s, c.engine.Feed(s, dir, seq, p.Payload), out)
+		return
+	}
+	c.weigh(f, s, c.engine.FeedPart(s, dir, p.Payload), out)
 }
 
 // weigh acts on what app-ID says.

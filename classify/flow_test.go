@@ -140,10 +140,17 @@ func TestNewConversation(t *testing.T) {
 			}
 			k.seq += 100_000
 			r := b.send(out.tcp(t, 40000, 80, SYN, k.seq, 0, ""))
-			if !r.Forward || !r.New || !r.Retract || r.Verdict != policy.Undecided {
-				t.Errorf("after %s: %+v", end, r)
+			if !r.Forward || !r.Retract || r.Offload {
+				t.Errorf("SYN after %s: %+v", end, r)
 			}
-			k.seq++
+			k.seq, k.ack = k.seq+1, k.ack+5000
+			if end == "fin" && !r.New {
+				t.Errorf("SYN after %s: %+v", end, r)
+			}
+			r = b.send(out.back().tcp(t, 80, 40000, SYN|ACK, k.ack, k.seq, ""))
+			if k.ack++; !r.Forward || r.Verdict != policy.Undecided {
+				t.Errorf("SYN-ACK after %s: %+v", end, r)
+			}
 			want(t, "ssh after "+end, k.client(sshBanner), false, policy.ReasonApp)
 			if b.c.Len() != 1 {
 				t.Errorf("%d flows", b.c.Len())
@@ -153,8 +160,39 @@ func TestNewConversation(t *testing.T) {
 		b := newBench(t, world{statements: statements()}, Config{})
 		k := b.conn(out, 40000, 80)
 		k.open()
-		b.send(out.tcp(t, 40000, 80, RST, k.seq, 0, ""))
+		b.send(out.tcp(t, 40000, 80, FIN|ACK, k.seq, k.ack, ""))
+		b.send(out.back().tcp(t, 80, 40000, FIN|ACK, k.ack, k.seq+1, ""))
 		want(t, "responder on a closed key", b.send(out.back().tcp(t, 80, 40000, SYN, 5, 0, "")), false, policy.ReasonNoRule)
+	})
+}
+
+// TestForgery: SYN and RST from somebody who only knows the ports end nothing
+// (threat 14).
+func TestForgery(t *testing.T) {
+	families(t, func(t *testing.T, v6 bool) {
+		out := wire{v6, webIdx, dbIdx}
+		for _, flags := range []TCPFlags{SYN, RST, RST | ACK} {
+			b := newBench(t, world{statements: statements()}, Config{})
+			k := b.conn(out, 40000, 80)
+			k.open()
+			k.client(httpGet)
+			k.server(httpOK)
+			b.send(out.tcp(t, 40000, 80, flags, 0xdeadbeef, 0, ""))
+			b.now += int64(time.Second)
+			// The responder's challenge ACK (RFC 5961), then both go on.
+			want(t, "challenge", b.send(out.back().tcp(t, 80, 40000, ACK, k.ack, k.seq, "")), true, policy.ReasonNone)
+			r := k.client(httpGet)
+			if want(t, "request", r, true, policy.ReasonNone); r.Verdict != policy.Allow {
+				t.Errorf("%+v", r)
+			}
+			b.now += int64(time.Minute)
+			b.c.Sweep(b.now, 1000)
+			r = k.server(httpOK)
+			if want(t, "reply", r, true, policy.ReasonNone); r.Verdict != policy.Allow || r.New || !r.Offload {
+				t.Errorf("%+v", r)
+			}
+			want(t, "SYN with data", b.send(out.tcp(t, 40000, 80, SYN, 77, 0, sshBanner)), false, policy.ReasonBadHeader)
+		}
 	})
 }
 
@@ -461,6 +499,14 @@ func TestFragments(t *testing.T) {
 		}
 		if n > 20_000 {
 			t.Errorf("%d bytes of an undecided flow passed in fragments", n)
+		}
+		// A reply that is too long for one packet is read in its first part.
+		b = start()
+		b.send(out.udp(t, 40000, 53, dnsQuery))
+		long := out.back().udp(t, 53, 40000, dnsAnswer[:6]+"\x00\x02"+dnsAnswer[8:]+"\xc0\x0c\x00\x10\x00\x01\x00\x00\x00\x3c\x03\xe8"+strings.Repeat("t", 1000))
+		r = b.send(fragment(t, long, 9, 0, 800, true))
+		if want(t, "first part of a reply", r, true, none); r.Verdict != policy.Allow {
+			t.Errorf("%+v", r)
 		}
 		// The cache is bounded.
 		for id := range uint32(20_000) {

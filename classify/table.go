@@ -48,6 +48,8 @@ type Flow struct {
 	rate     int64  // echo: theoretical arrival time of the next packet
 	isn      [2]uint32
 	hasISN   [2]bool
+	againISN uint32
+	again    bool // its initiator has sent a SYN that nobody answered yet
 	fins     uint8
 	lenient  bool  // mid-stream on an endpoint that ran before us (V9)
 	app      int32 // index of its app-ID state, -1 = none

@@ -159,6 +159,14 @@ func New() *Engine {
 	return e
 }
 
+// FeedPart takes the beginning of a UDP datagram whose rest comes in fragments.
+func (e *Engine) FeedPart(s *State, dir Dir, payload []byte) Outcome {
+	s.part = true
+	o := e.Feed(s, dir, 0, payload)
+	s.part = false
+	return o
+}
+
 // Feed takes one packet's payload. seq is the TCP sequence number of its first
 // byte (for data in a SYN: the SYN's plus one) and ignored for UDP. The payload
 // is borrowed for the call.

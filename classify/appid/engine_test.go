@@ -380,7 +380,7 @@ func TestNoise(t *testing.T) {
 		},
 	}
 	flows := 100_000
-	if testing.Short() {
+	if testing.Short() || raceEnabled {
 		flows = 10_000
 	}
 	wrong := map[policy.App]int{}

@@ -48,6 +48,7 @@ type State struct {
 	udp, mid bool
 	watching bool
 	begun    bool
+	part     bool  // the datagram at hand goes on in fragments
 	first    Dir   // who sent the first payload
 	upgrades match // of the settled protocol: more = it may still go over to TLS
 	proto    int8  // index of the settled protocol, -1 = none
@@ -136,7 +137,7 @@ func (s *State) datagram(dir Dir, payload []byte) {
 	d := &s.dir[dir]
 	d.charge(len(payload))
 	n := copy(s.kept(dir), payload)
-	d.n, d.full = uint16(n), n < len(payload)
+	d.n, d.full = uint16(n), n < len(payload) || s.part
 }
 
 // segment keeps what a TCP segment adds to its direction's prefix. The first
