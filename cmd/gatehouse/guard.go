@@ -29,7 +29,6 @@ type guard struct {
 	dataplane *dataplane.Dataplane
 	settings  Settings
 	ranBefore func(policy.Workload) bool
-	fresh     bool // no gateway ran here before
 	log       *slog.Logger
 
 	mu       sync.Mutex
@@ -41,9 +40,16 @@ type guard struct {
 	swept    bool              // leftovers of an earlier gateway are gone
 }
 
+type guarded struct {
+	steer.Network
+	name string
+}
+
+func (n guarded) object() string { return "network " + n.name }
+
 type admission struct {
 	spec     steer.Spec
-	sandbox  string
+	veth     steer.Veth
 	endpoint dataplane.Endpoint
 	device   string
 	drops    [policy.ReasonCount]uint32 // as last recorded
@@ -59,7 +65,7 @@ type waiting struct {
 func newGuard(s *steer.Steer, dp *dataplane.Dataplane, set Settings, ranBefore func(policy.Workload) bool, log *slog.Logger) *guard {
 	return &guard{
 		steer: s, dataplane: dp, settings: set, ranBefore: ranBefore, log: log,
-		networks: map[policy.Zone]steer.Network{}, spaces: map[int]string{},
+		networks: map[policy.Zone]guarded{}, spaces: map[int]string{},
 		admitted: map[string]*admission{}, waiting: map[string]*waiting{}, faults: map[string]string{},
 	}
 }
@@ -275,6 +281,7 @@ func (g *guard) guardNetworks(s *control.State, closed, again map[policy.Zone]bo
 			inhabited[e.Network] = true
 		}
 	}
+	first := !g.swept && g.firstStart()
 	present := map[policy.Zone]bool{}
 	objects := map[string]bool{}
 	for _, n := range s.Snapshot.Networks {
@@ -282,7 +289,7 @@ func (g *guard) guardNetworks(s *control.State, closed, again map[policy.Zone]bo
 			continue
 		}
 		want := guarded{steer.Network{Zone: n.Zone, Bridge: n.Bridge, NetNS: n.NetNS, Closed: closed[n.Zone]}, n.Name}
-		if !g.swept && g.fresh {
+		if first {
 			want.Closed = false // a first start cuts nobody off while it admits
 		}
 		present[n.Zone], objects[want.object()] = true, true
@@ -363,17 +370,14 @@ func (g *guard) admitWaiting() {
 	search := g.steer.Search()
 	for _, id := range slices.Sorted(maps.Keys(g.waiting)) {
 		w := g.waiting[id]
-		veth, err := w.veth, error(nil)
-		if veth.Ifindex == 0 {
-			veth, err = search.FindVeth(w.spec.Zone, w.spec.MAC, w.sandbox)
-		}
+		veth, err := search.FindVeth(w.spec.Zone, w.spec.MAC, w.sandbox)
 		if err != nil {
 			w.why = err.Error() // not wired yet, or gone
 			continue
 		}
 		a, err := g.admit(w.spec, veth)
 		if err != nil {
-			w.why, w.veth = err.Error(), steer.Veth{}
+			w.why = err.Error()
 			g.fault("endpoint "+id, err)
 			continue
 		}
@@ -415,9 +419,9 @@ func (g *guard) follow(ctx context.Context, hints <-chan struct{}, state func() 
 		case <-ctx.Done():
 			return
 		case <-hints:
-			g.retry(nil)
+			g.retry(state(), false)
 		case <-tick.C:
-			g.retry(state())
+			g.retry(state(), true)
 			g.recordDrops()
 		}
 	}
@@ -469,6 +473,24 @@ func (g *guard) retry(s *control.State, all bool) {
 		g.notice()
 	}
 	g.admitWaiting()
+}
+
+// slowPathLost says that somebody took a slow-path device away: undecided
+// packets of that namespace are dropped until retry has made it anew. A
+// namespace that went as a whole is no loss.
+func (g *guard) slowPathLost(space int, err error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if path, ok := g.spaces[space]; ok {
+		g.fault("slow path in "+hostOr(path), fmt.Errorf("%w: if this stays, restart the gateway", err))
+	}
+}
+
+func hostOr(netns string) string {
+	if netns == "" {
+		return "the host"
+	}
+	return netns
 }
 
 // fault records what could not be done, or that it was.
