@@ -67,7 +67,9 @@ type Result struct {
 	Verdict policy.Verdict
 	Reason  policy.Reason
 	// Flow is nil for packets that belong to none; valid until the next call.
-	Flow      *Flow
+	Flow *Flow
+	// Judgement of the flow once it is decided; of a packet that policy objects
+	// to and lets pass, why.
 	Judgement policy.Judgement
 	// Attrs is set when the packet decided a flow whose bytes were read; valid
 	// until the next call.
@@ -77,8 +79,8 @@ type Result struct {
 	// Offload: the flow is decided, and the kernel should know (after this
 	// packet is transmitted, where it is forwarded).
 	Offload bool
-	// Retract: what the kernel knows of this key is over; a new conversation
-	// has begun on it.
+	// Retract: the kernel must forget this key before the packet is transmitted:
+	// a new conversation begins on it, or may if the responder answers.
 	Retract bool
 	// Violation: to be recorded. Once per flow and reason; for packets without
 	// a flow every time.
@@ -383,7 +385,9 @@ func (c *Classifier) carry(f *Flow, p *Packet, in *Ingress, now int64, out *Resu
 	if f.Verdict == policy.Undecided && len(p.Payload) > 0 {
 		c.read(f, p, out)
 	}
-	out.Verdict, out.Judgement = f.Verdict, f.Judgement
+	if out.Verdict = f.Verdict; f.Verdict != policy.Undecided {
+		out.Judgement = f.Judgement
+	}
 	if f.Verdict != policy.Undecided && f.Judgement.Denied {
 		c.violation(f, f.Reason, out)
 		if f.Verdict != policy.Allow {
@@ -415,11 +419,17 @@ func (c *Classifier) drop(f *Flow, r policy.Reason, out *Result) {
 	c.violation(f, r, out)
 }
 
+// recorded is the judgement on what is against policy, and only recorded.
+func recorded(r policy.Reason) policy.Judgement {
+	return policy.Judgement{Verdict: policy.Allow, Denied: true, Rule: -1, Reason: r}
+}
+
 // object drops a packet of an undecided flow that must not be trusted. Where
 // every side that would object only observes, it is recorded and passes unread.
 func (c *Classifier) object(f *Flow, r policy.Reason, out *Result) {
 	if f.Decision.Judge(policy.Spoken{App: policy.AppUnknown}).Verdict == policy.Allow {
 		c.violation(f, r, out)
+		out.Judgement = recorded(r)
 		return
 	}
 	c.drop(f, r, out)

@@ -413,7 +413,7 @@ func TestObserve(t *testing.T) {
 		seq := k.seq
 		k.client("GET / HT")
 		r = b.send(out.tcp(t, 40002, 80, ACK, seq, k.ack, "SSH-2.0-"))
-		if want(t, "conflict", r, true, policy.ReasonNone); !r.Violation {
+		if want(t, "conflict", r, true, policy.ReasonNone); !r.Violation || r.Judgement.Reason != policy.ReasonConflict {
 			t.Errorf("%+v", r)
 		}
 		want(t, "mid-stream", b.send(out.tcp(t, 40003, 8080, ACK, 1, 1, "x")), true, policy.ReasonNone)

@@ -56,7 +56,8 @@ func (c *Classifier) echo(p *Packet, in *Ingress, now int64, out *Result) {
 	}
 	c.violation(out.Flow, policy.ReasonICMPSize, out)
 	if out.Flow.Judgement.Denied || in.Mode == policy.Observe {
-		return // only recorded
+		out.Judgement = recorded(policy.ReasonICMPSize)
+		return
 	}
 	out.Forward, out.Reason = false, policy.ReasonICMPSize
 }

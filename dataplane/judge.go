@@ -1,6 +1,7 @@
 package dataplane
 
 import (
+	"slices"
 	"time"
 
 	"gatehouse/classify"
@@ -38,6 +39,9 @@ func (w *worker) judge(p *servedPort, f *Frame, ep *localEndpoint) {
 		Attached:     ep.Attached,
 	}
 	w.classifier.Packet(&w.packet, &in, w.now, &w.result)
+	if w.result.Retract {
+		w.retract(w.packet.Key)
+	}
 	w.record(f, ep)
 	if w.result.Flow != nil {
 		w.seeOff(w.result.Flow)
@@ -51,6 +55,17 @@ func (w *worker) judge(p *servedPort, f *Frame, ep *localEndpoint) {
 	}
 	w.counters.reasons[w.result.Reason].Add(1)
 	w.turnAway(p, f, ep)
+}
+
+// retract takes a key out of the kernel's map, before this batch is sent: what
+// answers the packet at hand must come here.
+func (w *worker) retract(key classify.FlowKey) {
+	of := func(e FlowEntry) bool { return e.Key == key }
+	w.opening, w.decided = slices.DeleteFunc(w.opening, of), slices.DeleteFunc(w.decided, of)
+	if len(w.over) == cap(w.over) {
+		w.forget()
+	}
+	w.over = append(w.over, key)
 }
 
 // rightMAC reports whether the frame is addressed to who has its destination
