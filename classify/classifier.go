@@ -34,7 +34,7 @@ const (
 // Config sizes a Classifier. Everything is allocated by New.
 type Config struct {
 	Flows     int // conversations known at once; 0 = 65,536
-	Undecided int // of those, how many app-ID may read at once (6 KiB each); 0 = 1,024
+	Undecided int // of those, how many app-ID may read at once (6 KiB each); 0 = 4,096
 	// PerEndpoint is one endpoint's share of Flows, 0 = a quarter; of Undecided
 	// it gets the same share.
 	PerEndpoint int
@@ -113,7 +113,7 @@ func New(cfg Config) *Classifier {
 		}
 	}
 	def(&cfg.Flows, 1<<16)
-	def(&cfg.Undecided, 1<<10)
+	def(&cfg.Undecided, 1<<12)
 	def(&cfg.PerEndpoint, max(1, cfg.Flows/4))
 	def(&cfg.Fragments, 1<<12)
 	c := &Classifier{

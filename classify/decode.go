@@ -30,14 +30,15 @@ const (
 	LaterFragment              // without it: no ports, no key
 )
 
-// Packet is one decoded frame. Payload aliases the frame.
+// Packet is one decoded frame. Payload aliases the frame. Fields that do not
+// apply to a packet may hold an earlier one's.
 type Packet struct {
 	// Key is valid for TCP, UDP and ICMP echo that is no later fragment. Its
-	// Zone is 0 until a Classifier sets it.
+	// Zone is set by a Classifier.
 	Key      FlowKey
 	Reversed bool // the source is Key's side B
 
-	ARP      bool // nothing else is set then
+	ARP      bool // nothing else is valid then
 	V6       bool
 	Proto    policy.Proto // as on the wire
 	Src, Dst [16]byte     // IPv4 v4-mapped
@@ -132,7 +133,8 @@ func before(a, b *[16]byte, aport, bport uint16) bool {
 // ReasonNone, or why the frame must be dropped; p is then incomplete. Nothing
 // is read past the frame and nothing allocated.
 func Decode(frame []byte, l3 int, p *Packet) policy.Reason {
-	*p = Packet{L3: l3}
+	p.clear()
+	p.L3 = l3
 	if l3 < 14 || l3 > len(frame) {
 		return policy.ReasonTruncated
 	}
@@ -148,6 +150,15 @@ func Decode(frame []byte, l3 int, p *Packet) policy.Reason {
 		return policy.ReasonVLAN
 	}
 	return policy.ReasonEtherType
+}
+
+// clear resets what not every packet sets. Addresses and keys keep what they
+// held: they count only where the fields here say so.
+func (p *Packet) clear() {
+	p.Reversed, p.ARP, p.V6, p.HasInner, p.MoreFollow = false, false, false, false, false
+	p.Fragment, p.Flags, p.Proto = Whole, 0, 0
+	p.SrcPort, p.DstPort = 0, 0
+	p.Payload, p.segment = nil, nil
 }
 
 func (p *Packet) decode4(frame []byte) policy.Reason {
@@ -170,13 +181,11 @@ func (p *Packet) decode4(frame []byte) policy.Reason {
 	}
 	b = b[:p.Length]
 	p.TTL, p.Proto = b[8], policy.Proto(b[9])
-	copy(p.Src[:], v4prefix[:])
-	copy(p.Dst[:], v4prefix[:])
-	copy(p.Src[12:], b[12:16])
-	copy(p.Dst[12:], b[16:20])
+	put4(&p.Src, be.Uint32(b[12:]))
+	put4(&p.Dst, be.Uint32(b[16:]))
 	// An address that talks to itself is never on a wire. RFC 1122 3.2.1.3: nor are
 	// these sources and destinations.
-	if src, dst := b[12], b[16]; src >= 224 || src == 127 || dst == 127 || dst == 0 || p.Src == p.Dst {
+	if src, dst := b[12], b[16]; src >= 224 || src == 127 || dst == 127 || dst == 0 || be.Uint32(b[12:]) == be.Uint32(b[16:]) {
 		return policy.ReasonBadHeader
 	}
 	p.L4 = p.L3 + ipv4Head
@@ -325,11 +334,29 @@ func (p *Packet) setKey() {
 	if k.Proto == policy.ProtoICMPv6 {
 		k.Proto = policy.ProtoICMP
 	}
+	if !p.V6 {
+		// Whole words: reading back what was just written in parts stalls.
+		src, dst := be.Uint32(p.Src[12:]), be.Uint32(p.Dst[12:])
+		k.PortA, k.PortB = p.SrcPort, p.DstPort
+		if src > dst {
+			src, dst, k.PortA, k.PortB, p.Reversed = dst, src, p.DstPort, p.SrcPort, true
+		}
+		put4(&k.AddrA, src)
+		put4(&k.AddrB, dst)
+		return
+	}
 	if before(&p.Src, &p.Dst, p.SrcPort, p.DstPort) {
 		k.AddrA, k.AddrB, k.PortA, k.PortB = p.Src, p.Dst, p.SrcPort, p.DstPort
 		return
 	}
 	k.AddrA, k.AddrB, k.PortA, k.PortB, p.Reversed = p.Dst, p.Src, p.DstPort, p.SrcPort, true
+}
+
+// put4 writes an IPv4 address v4-mapped.
+func put4(a *[16]byte, ip uint32) {
+	le := binary.LittleEndian
+	le.PutUint64(a[:8], 0)
+	le.PutUint64(a[8:], 0xffff0000|uint64(bits.ReverseBytes32(ip))<<32)
 }
 
 func (p *Packet) tcp(b []byte) policy.Reason {
@@ -448,10 +475,8 @@ func (p *Packet) quoted(b []byte) {
 		if head < ipv4Head || len(b) < head+8 || be.Uint16(b[6:])&0x1fff != 0 {
 			return
 		}
-		copy(src[:], v4prefix[:])
-		copy(dst[:], v4prefix[:])
-		copy(src[12:], b[12:16])
-		copy(dst[12:], b[16:20])
+		put4(&src, be.Uint32(b[12:]))
+		put4(&dst, be.Uint32(b[16:]))
 		proto = policy.Proto(b[9])
 		b = b[head:]
 	}

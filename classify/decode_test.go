@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"math/rand/v2"
 	"net/netip"
+	"reflect"
 	"testing"
 
 	"github.com/google/gopacket"
@@ -329,6 +330,54 @@ func TestFragmentHeaders(t *testing.T) {
 			t.Errorf("past 65,535 bytes: %v", r)
 		}
 	})
+}
+
+// TestReuse: a Packet that held another one decodes as a fresh one does, in all
+// that counts.
+func TestReuse(t *testing.T) {
+	var frames [][]byte
+	for _, v6 := range []bool{false, true} {
+		w := wire{v6, webIdx, dbIdx}
+		udp := w.back().udp(t, 5, 6, string(make([]byte, 200)))
+		frames = append(frames, w.tcp(t, 1, 2, SYN, 3, 4, "x"), udp, w.icmp(t, 8, 128, 9, "y"), icmpError(t, w, 3, 1, udp), w.icmp(t, 13, 130, 9, "y"),
+			fragment(t, udp, 3, 0, 64, true), fragment(t, udp, 3, 64, 144, false), patch(udp, 12, 8, 6), patch(udp, map[bool]int{false: l3 + 9, true: l3 + 6}[v6], 47))
+	}
+	for i, a := range frames {
+		for j, b := range frames {
+			var used, fresh Packet
+			Decode(a, l3, &used)
+			if r, q := Decode(b, l3, &used), Decode(b, l3, &fresh); r != q {
+				t.Fatalf("%d after %d: %v, %v", j, i, r, q)
+			}
+			keep := func(p *Packet) {
+				if p.ARP {
+					*p = Packet{ARP: true, L3: p.L3}
+					return
+				}
+				isTCP, isICMP := p.Proto == policy.ProtoTCP, p.Proto == policy.ProtoICMP || p.Proto == policy.ProtoICMPv6
+				if p.Fragment == LaterFragment || !isTCP && p.Proto != policy.ProtoUDP && !(isICMP && p.isEcho()) {
+					p.Key = FlowKey{}
+				}
+				if !isTCP || p.Fragment == LaterFragment {
+					p.Seq, p.Ack = 0, 0
+				}
+				if !isICMP || p.Fragment == LaterFragment {
+					p.ICMPType, p.ICMPCode = 0, 0
+				}
+				if !p.HasInner {
+					p.Inner, p.InnerReversed, p.InnerSrc = FlowKey{}, false, [16]byte{}
+				}
+				if p.Fragment == Whole {
+					p.FragmentID, p.FragmentOff, p.FragmentSize = 0, 0, 0
+				}
+			}
+			keep(&used)
+			keep(&fresh)
+			if !reflect.DeepEqual(used, fresh) {
+				t.Fatalf("%d after %d:\n%+v\n%+v", j, i, used, fresh)
+			}
+		}
+	}
 }
 
 func FuzzDecode(f *testing.F) {
