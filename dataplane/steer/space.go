@@ -267,6 +267,19 @@ func removePair(prefix string) error {
 	return netlink.LinkDel(kernel)
 }
 
+// lostPair reports whether somebody removed the pair.
+func (sp *Space) lostPair() bool {
+	err := sp.ns.do(func() error {
+		for _, ifindex := range []uint32{sp.gh0, sp.gh1} {
+			if _, err := netlink.LinkByIndex(int(ifindex)); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	return errors.As(err, &netlink.LinkNotFoundError{})
+}
+
 // gonePath reports whether the namespace's path names another namespace now, or
 // none.
 func (sp *Space) gonePath() bool {

@@ -162,6 +162,9 @@ func (s *Steer) followLinks(ctx context.Context, sp *Space, hints chan<- struct{
 	if err != nil {
 		return fmt.Errorf("follow interfaces: %w", err)
 	}
+	if sp.lostPair() { // before the subscription
+		s.pairGone(sp)
+	}
 	for {
 		select {
 		case <-ctx.Done():
