@@ -51,7 +51,7 @@ type Config struct {
 
 // Ingress is where a packet was met.
 type Ingress struct {
-	Zone         policy.Zone
+	Zone         policy.Zone // below 65,536, as FlowKey has it
 	FromEndpoint bool        // at the hook of what the endpoint sends; else of what it is sent
 	Slot         uint16      // of that endpoint
 	Mode         policy.Mode // of that endpoint
