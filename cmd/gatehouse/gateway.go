@@ -199,19 +199,22 @@ func (g *gateway) violationCount() uint64 {
 // subscribe sends new records until stop is called.
 func (g *gateway) subscribe() (<-chan ViolationView, func()) {
 	records, stop := g.dataplane.Violations().Subscribe()
-	views := make(chan ViolationView)
-	done := make(chan struct{})
+	views, done := make(chan ViolationView), make(chan struct{})
 	go func() {
-		defer close(views)
-		for r := range records {
+		for {
 			select {
-			case views <- g.violationView(&r):
+			case r := <-records:
+				select {
+				case views <- g.violationView(&r):
+				case <-done:
+					return
+				}
 			case <-done:
 				return
 			}
 		}
 	}()
-	return views, func() { close(done); stop() }
+	return views, func() { stop(); close(done) }
 }
 
 func (g *gateway) violationView(r *dataplane.Violation) ViolationView {

@@ -106,8 +106,8 @@ func (s *server) observe(w http.ResponseWriter, r *http.Request) {
 		select {
 		case <-r.Context().Done():
 			return
-		case v, ok := <-news:
-			if !ok || enc.Encode(v) != nil {
+		case v := <-news:
+			if enc.Encode(v) != nil {
 				return
 			}
 		}
@@ -123,6 +123,9 @@ func (s *server) listen(path string) (net.Listener, error) {
 	if c, err := net.DialTimeout("unix", path, time.Second); err == nil {
 		c.Close()
 		return nil, fmt.Errorf("a gateway answers on %s already: stop it, or name another --socket", path)
+	}
+	if info, err := os.Lstat(path); err == nil && info.Mode().Type() != fs.ModeSocket {
+		return nil, fmt.Errorf("%s is there and is no socket: name another --socket", path)
 	}
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err

@@ -189,6 +189,9 @@ func (s *Settings) check() error {
 			errs = append(errs, fmt.Errorf("setting metadata: %w", err))
 		}
 	}
+	if err := modelSettings(*s).Trust.Validate(); err != nil {
+		errs = append(errs, fmt.Errorf("setting %w", err))
+	}
 	if len(s.Devices) < 1 || len(s.Devices) > 8 {
 		errs = append(errs, fmt.Errorf("setting devices: %q: want 1 to 8 characters", s.Devices))
 	}
