@@ -201,9 +201,14 @@ type process struct {
 	dir     string
 	args    []string
 	metrics string
-	cmd     *exec.Cmd
-	ended   chan error
+	child   *child
 	http    http.Client
+}
+
+// child is the process that runs now; nil commands run none.
+type child struct {
+	cmd   *exec.Cmd
+	ended chan error
 }
 
 // startGateway starts one and waits until it guards every endpoint. When the
@@ -218,7 +223,7 @@ func startGateway(t *testing.T, args ...string) *process {
 }
 
 func newProcess(t *testing.T, r *rig, args ...string) *process {
-	p := &process{t: t, rig: r, dir: t.TempDir(), metrics: freeAddress(t)}
+	p := &process{t: t, rig: r, child: &child{}, dir: t.TempDir(), metrics: freeAddress(t)}
 	p.args = append([]string{"run", "--socket", p.socket(), "--config", p.file("absent.yaml"), "--state", p.file("state"), "--pins", livePins,
 		"--devices", livePrefix, "--metrics", p.metrics, "--docker", r.docker, "--netns", r.netns}, args...)
 	if slices.Contains(args, "--config") {
@@ -265,14 +270,14 @@ func (p *process) launch() {
 		p.t.Fatal(err)
 	}
 	defer log.Close()
-	p.cmd = exec.Command(p.rig.binary, p.args...)
-	p.cmd.Stdout, p.cmd.Stderr = log, log
-	if err := p.cmd.Start(); err != nil {
+	p.child.cmd = exec.Command(p.rig.binary, p.args...)
+	p.child.cmd.Stdout, p.child.cmd.Stderr = log, log
+	if err := p.child.cmd.Start(); err != nil {
 		p.t.Fatal(err)
 	}
 	ended := make(chan error, 1)
-	p.ended = ended
-	go func(cmd *exec.Cmd) { ended <- cmd.Wait() }(p.cmd)
+	p.child.ended = ended
+	go func(cmd *exec.Cmd) { ended <- cmd.Wait() }(p.child.cmd)
 }
 
 func (p *process) start() {
@@ -286,8 +291,8 @@ func (p *process) waitReady() {
 	var s Status
 	p.eventually("gateway ready", func() bool {
 		select {
-		case err := <-p.ended:
-			p.cmd = nil
+		case err := <-p.child.ended:
+			p.child.cmd = nil
 			p.t.Fatalf("gatehouse run ended: %v\n%s", err, p.log())
 		default:
 		}
@@ -296,7 +301,7 @@ func (p *process) waitReady() {
 	}, func() string { return fmt.Sprintf("%v, %d waiting\n%s", s.Problems, s.Endpoints.Waiting, p.log()) })
 }
 
-const livePatience = 10 * time.Second
+const livePatience = 30 * time.Second
 
 // eventually polls until done; say tells more of a failure.
 func (p *process) eventually(what string, done func() bool, say func() string) {
@@ -427,29 +432,29 @@ func violationLines(vs []ViolationView) string {
 // kill ends the gateway without a chance to tidy up.
 func (p *process) kill() {
 	p.t.Helper()
-	if err := p.cmd.Process.Kill(); err != nil {
+	if err := p.child.cmd.Process.Kill(); err != nil {
 		p.t.Fatal(err)
 	}
-	<-p.ended
-	p.cmd = nil
+	<-p.child.ended
+	p.child.cmd = nil
 }
 
 // stop ends it in order.
 func (p *process) stop() error {
-	if p.cmd == nil {
+	if p.child.cmd == nil {
 		return nil
 	}
-	process := p.cmd.Process
-	p.cmd = nil
+	process := p.child.cmd.Process
+	p.child.cmd = nil
 	if err := process.Signal(syscall.SIGTERM); err != nil {
 		return err
 	}
 	select {
-	case err := <-p.ended:
+	case err := <-p.child.ended:
 		return err
 	case <-time.After(15 * time.Second):
 		_ = process.Signal(syscall.SIGQUIT)
-		<-p.ended
+		<-p.child.ended
 		return fmt.Errorf("gatehouse run did not end on SIGTERM\n%s", p.log())
 	}
 }
