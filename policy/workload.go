@@ -141,7 +141,10 @@ type Network struct {
 	Bridge   string         `json:"bridge,omitempty"` // the bridge device's name, in the host's namespace or in NetNS
 	NetNS    string         `json:"netns,omitempty"`  // path of the overlay's own namespace; "" = the host's
 	LB       []netip.Addr   `json:"lb,omitempty"`     // A3: this network's load-balancer addresses
-	Guarded  bool           `json:"guarded"`          // bridge and overlay networks
+	// Balancers are the endpoints of LB on this host: no containers, yet ports
+	// of the bridge.
+	Balancers []Endpoint `json:"balancers,omitempty"`
+	Guarded   bool       `json:"guarded"` // bridge and overlay networks
 }
 
 // Host is what resolution needs to know of this machine (A5-A10).

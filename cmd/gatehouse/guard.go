@@ -178,6 +178,11 @@ func (g *guard) wanted(s *control.State) map[string]*waiting {
 	}
 	groups := groupsByMember(s.Population.Groups)
 	wanted := map[string]*waiting{}
+	for _, n := range networks {
+		if n.Guarded {
+			addBalancers(wanted, s.Snapshot, n)
+		}
+	}
 	for i := range s.Snapshot.Workloads {
 		w := &s.Snapshot.Workloads[i]
 		group := groups[w.ID]
@@ -198,6 +203,25 @@ func (g *guard) wanted(s *control.State) map[string]*waiting {
 		}
 	}
 	return wanted
+}
+
+// addBalancers lets Swarm's load balancer of a network talk: it stands for
+// every service's virtual address there (A2, A3), and what it forwards is
+// judged at the task.
+func addBalancers(wanted map[string]*waiting, s *policy.Snapshot, n *policy.Network) {
+	for _, e := range n.Balancers {
+		addrs := slices.Clone(e.Addresses)
+		for i := range s.Workloads {
+			for _, vip := range s.Workloads[i].VIPs[n.ID] {
+				if !slices.Contains(addrs, vip) {
+					addrs = append(addrs, vip)
+				}
+			}
+		}
+		wanted[e.ID] = &waiting{since: time.Now(), spec: steer.Spec{
+			ID: e.ID, Workload: "lb-" + n.Name, Zone: n.Zone, MAC: e.MAC, Addrs: addrs, ICC: n.ICC, Overlay: true, Unguarded: true,
+		}}
+	}
 }
 
 // closedZones are the networks on which somebody enforces, or a newcomer would:

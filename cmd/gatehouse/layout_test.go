@@ -47,7 +47,7 @@ var arrows = map[string][]string{
 	"control/docker":          {"control/inventory", "control/statefile", "policy"},
 	"control":                 {"control/inventory", "control/statefile", "models", "policy"},
 	"dataplane":               {"classify", "policy"},
-	"dataplane/dataplanetest": {"dataplane"},
+	"dataplane/dataplanetest": {"classify", "dataplane", "policy"},
 	"dataplane/steer":         {"classify", "dataplane", "policy"},
 	"dataplane/afxdp":         {"classify", "dataplane", "policy"},
 	"bench":                   {"classify", "classify/appid", "dataplane", "dataplane/afxdp", "dataplane/steer", "models", "policy"},

@@ -1,6 +1,7 @@
 package docker
 
 import (
+	"net"
 	"net/netip"
 	"path/filepath"
 	"slices"
@@ -64,9 +65,11 @@ func describeNetwork(n *dockerclient.Network, ingress bool, d domains, netnsDir 
 	for key, e := range n.Containers {
 		if isBalancer(key) {
 			out.LB = append(out.LB, endpointAddresses(e)...)
+			out.Balancers = append(out.Balancers, balancer(n.ID, e))
 		}
 	}
 	slices.SortFunc(out.LB, netip.Addr.Compare)
+	slices.SortFunc(out.Balancers, func(a, b policy.Endpoint) int { return strings.Compare(a.ID, b.ID) })
 	return out
 }
 
@@ -96,6 +99,18 @@ func isHandMade(n policy.Network) bool {
 // isBalancer reports whether a member of a network is Swarm's load balancer
 // ("lb-NETWORK") and not a container.
 func isBalancer(key string) bool { return strings.HasPrefix(key, "lb-") }
+
+func balancer(network string, e dockerclient.Endpoint) policy.Endpoint {
+	return policy.Endpoint{ID: e.ID, Network: network, MAC: macOf(e), Addresses: endpointAddresses(e)}
+}
+
+// macOf is zero where the engine tells none.
+func macOf(e dockerclient.Endpoint) (m policy.MAC) {
+	if mac, err := net.ParseMAC(e.MacAddress); err == nil && len(mac) == len(m) {
+		m = policy.MAC(mac)
+	}
+	return m
+}
 
 // isContainer reports whether a member's key is a container's ID; the routing
 // mesh appears as "ingress-sbox".

@@ -2,7 +2,6 @@ package docker
 
 import (
 	"cmp"
-	"net"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -175,10 +174,7 @@ func (s *sight) addNetworks(w *policy.Workload, mode string) {
 }
 
 func (s *sight) describeEndpoint(e endpoint, network string) policy.Endpoint {
-	out := policy.Endpoint{ID: e.ID, Network: e.network, Addresses: endpointAddresses(e.Endpoint)}
-	if mac, err := net.ParseMAC(e.MacAddress); err == nil && len(mac) == len(out.MAC) {
-		out.MAC = policy.MAC(mac)
-	}
+	out := policy.Endpoint{ID: e.ID, Network: e.network, MAC: macOf(e.Endpoint), Addresses: endpointAddresses(e.Endpoint)}
 	var names []string
 	if s.service != nil {
 		names = append(names, s.service.aliases[e.network]...)
