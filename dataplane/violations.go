@@ -151,6 +151,7 @@ type Violations struct {
 	// offloaded finds the last record of a flow that the kernel may carry on.
 	offloaded map[classify.FlowKey]recordKey
 	streams   map[*stream[Violation]]struct{}
+	made      atomic.Uint64
 	lost      atomic.Uint64
 	clock     clock
 }
@@ -196,6 +197,9 @@ func (v *Violations) Get(id string) (Violation, bool) {
 	r, ok := v.records.Peek(k)
 	return *r, ok
 }
+
+// Made is how many records there have been, those that are kept no more included.
+func (v *Violations) Made() uint64 { return v.made.Load() }
 
 // Lost is how many events found no room on their way into the log: their
 // packets were counted by reason, but have no record.
@@ -261,6 +265,7 @@ func (v *Violations) record(e *event) {
 	r, ok := v.records.Get(k)
 	if !ok {
 		r = newRecord(k, e, v.clock.wall(e.first))
+		v.made.Add(1)
 		v.byID[r.ID] = k
 		v.records.Add(k, r)
 		if k.flow != (classify.FlowKey{}) {

@@ -407,7 +407,7 @@ func TestUnmatchedFlowIsDroppedAndCountedOnce(t *testing.T) {
 			e.Packets[side], e.Bytes[side] = 40, 4000
 		})
 		l.d.Settle()
-		if vs := l.d.Violations().List(); len(vs) != 1 || vs[0].Packets != 45 {
+		if vs := l.d.Violations().List(); len(vs) != 1 || vs[0].Packets != 45 || l.d.Violations().Made() != 1 {
 			t.Fatalf("with the kernel's: %+v", vs)
 		}
 	})

@@ -193,7 +193,7 @@ func (g *gateway) violations() []ViolationView {
 
 // violationCount is how many records were made, or lost, since the start.
 func (g *gateway) violationCount() uint64 {
-	return uint64(len(g.dataplane.Violations().List())) + g.dataplane.Violations().Lost()
+	return g.dataplane.Violations().Made() + g.dataplane.Violations().Lost()
 }
 
 // subscribe sends new records until stop is called.

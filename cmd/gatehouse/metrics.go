@@ -20,10 +20,10 @@ var (
 	descServices   = prometheus.NewDesc("gatehouse_services_count", "Services by mode.", []string{"mode"}, nil)
 	descUncovered  = prometheus.NewDesc("gatehouse_workloads_uncovered_count", "Workloads that cannot be guarded.", nil, nil)
 	descEndpoints  = prometheus.NewDesc("gatehouse_endpoints_count", "Interfaces by state.", []string{"state"}, nil)
-	descFlows      = prometheus.NewDesc("gatehouse_flows_count", "Decided flows in the kernel's map.", nil, nil)
+	descFlows      = prometheus.NewDesc("gatehouse_flows_count", "Live conversations.", nil, nil)
 	descPackets    = prometheus.NewDesc("gatehouse_dataplane_packets_total", "Packets by way through the gateway.", []string{"way"}, nil)
 	descDrops      = prometheus.NewDesc("gatehouse_dataplane_dropped_packets_total", "Packets dropped, by reason.", []string{"reason"}, nil)
-	descViolations = prometheus.NewDesc("gatehouse_violations_total", "Violation records made since start.", nil, nil)
+	descViolations = prometheus.NewDesc("gatehouse_violations_total", "Violation records made, or lost in a flood, since start.", nil, nil)
 )
 
 func (m metrics) Describe(ch chan<- *prometheus.Desc) { prometheus.DescribeByCollect(m, ch) }

@@ -245,7 +245,7 @@ func explain(host string, err error) string {
 	hint := ""
 	switch {
 	case errors.Is(err, fs.ErrNotExist) && unix:
-		hint = "no such socket: start the engine (systemctl start docker), or name its socket by --docker-host"
+		hint = "no such socket: start the engine (systemctl start docker), or name its socket by --docker"
 	case errors.Is(err, fs.ErrPermission):
 		hint = "permission denied: run the gateway as root, or give it access to the socket"
 	case errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, dockerclient.ErrConnectionRefused):
