@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -45,7 +46,9 @@ func run(args []string, in io.Reader, out, errOut io.Writer) int {
 		coded = &exitError{exitUsage, err}
 	}
 	if coded.err != nil {
-		fmt.Fprintln(errOut, "gatehouse:", coded.err)
+		for line := range strings.SplitSeq(fmt.Sprint("gatehouse: ", coded.err), "\n") {
+			row(errOut, line)
+		}
 	}
 	return coded.code
 }

@@ -1,8 +1,6 @@
 package main
 
 import (
-	"fmt"
-
 	"github.com/spf13/cobra"
 
 	"gatehouse/policy"
@@ -24,7 +22,7 @@ func newModeCommand() *cobra.Command {
 				return err
 			}
 			for _, service := range set {
-				fmt.Fprintf(cmd.OutOrStdout(), "%s: %s\n", service, args[1])
+				row(cmd.OutOrStdout(), service+": "+args[1])
 			}
 			return nil
 		},
