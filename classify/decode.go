@@ -78,8 +78,6 @@ const (
 	etherIPv4 = 0x0800
 	etherARP  = 0x0806
 	etherIPv6 = 0x86dd
-	// etherTypes below are lengths of IEEE 802.3 frames.
-	etherMin = 0x0600
 
 	ipv4Head = 20
 	ipv6Head = 40

@@ -43,7 +43,6 @@ type call struct {
 	what   string // "feature updates" where the entry belongs to one
 	fixed  []policy.PortRange
 	callee bool
-	lookup bool // the name lookups that R18 gives, not an entry of the model
 }
 
 // fixedPorts are all ports that enabled serves entries name outright.

@@ -234,7 +234,7 @@ func TestHairpin(t *testing.T) {
 		v6           bool
 		tci          uint16
 	}{
-		{"IPv4 empty", 1500, 0, false, 1<<1 | 0},
+		{"IPv4 empty", 1500, 0, false, 1 << 1},
 		{"IPv6 empty", 1500, 0, true, 1<<1 | 1},
 		{"IPv4 full", 1500, 1460, false, 77 << 1},
 		{"IPv6 full", 1500, 1440, true, 2047<<1 | 1},
