@@ -69,6 +69,11 @@ func (c *Control) Fault() string {
 	return ""
 }
 
+// gather is how long changes are collected before they are published: each
+// publication has every live flow judged again. A container's first packet
+// comes some 170 ms after the engine tells of its address.
+const gather = 15 * time.Millisecond
+
 // Run publishes a state for each change of the inventory until ctx ends.
 func (c *Control) Run(ctx context.Context) {
 	for {
@@ -76,6 +81,11 @@ func (c *Control) Run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-c.cfg.Inventory.Changed():
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(gather):
 			_ = c.Refresh() // Fault tells
 		}
 	}

@@ -365,9 +365,11 @@ func (g *guard) carry(path string) error {
 		return err
 	}
 	for queue, p := range ports {
-		if err := g.dataplane.AddPort(space.Number, queue, p); err != nil {
-			return err
-		}
+		// AddPort owns a port from here on, also one that it refuses.
+		err = errors.Join(err, g.dataplane.AddPort(space.Number, queue, p))
+	}
+	if err != nil {
+		return errors.Join(err, g.dataplane.RemoveSpace(space.Number))
 	}
 	g.spaces[space.Number] = path
 	return nil

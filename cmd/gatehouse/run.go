@@ -47,6 +47,9 @@ func newRunCommand() *cobra.Command {
 			socket, _ := cmd.Flags().GetString("socket")
 			log := slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), nil))
 			if err := runGateway(cmd.Context(), set, socket, log); err != nil {
+				if errors.As(err, new(*exitError)) {
+					return err
+				}
 				return &exitError{exitReach, err}
 			}
 			return nil
@@ -64,11 +67,11 @@ func runGateway(ctx context.Context, set Settings, socket string, log *slog.Logg
 	}
 	library, err := models.Open(set.ModelDir)
 	if err != nil {
-		return err
+		return &exitError{exitUsage, err}
 	}
 	modes, err := control.OpenModes(filepath.Join(set.State, "modes.json"))
 	if err != nil {
-		return err
+		return &exitError{exitUsage, err}
 	}
 	api := &server{log: log}
 	listener, err := api.listen(socket)

@@ -70,7 +70,7 @@ const (
 	firstBackoff   = 50 * time.Millisecond
 	lastBackoff    = 5 * time.Second
 	// settleAtMost bounds how long the first state waits for slow answers.
-	settleAtMost = 3 * time.Second
+	settleAtMost = 10 * time.Second
 	// retryAfter is when a failed request, or a change of images, leads to a list.
 	retryAfter = time.Second
 	// hostAfter collects a burst of changes of the host's addresses.
