@@ -23,6 +23,8 @@ type Config struct {
 	Rounds   int       // at least 1
 	Variants []string  // names from Variants; empty = all
 	Progress io.Writer // one line a round; nil = silent
+	// Gateway are the arguments with which this very program calls ServeGateway.
+	Gateway []string
 }
 
 // Baseline is the variant that ratios are against.
@@ -40,14 +42,16 @@ func Variants() []string {
 type variant struct {
 	name, title string
 	prepare     func(*site) error // after the site stands
+	gateway     bool
+	offload     bool // flows are handed to the kernel
 }
 
 var variants = []variant{
-	{"bridge", "plain bridge", func(*site) error { return nil }},
-	{"iptables10", "bridge + conntrack + 10 iptables rules", func(s *site) error { return iptables(s, 10) }},
-	{"iptables1000", "bridge + conntrack + 1,000 iptables rules", func(s *site) error { return iptables(s, 1000) }},
-	{"gatehouse", "Gatehouse, decided flows in the kernel", func(s *site) error { return gatehouse(s, true) }},
-	{"userspace", "Gatehouse, every packet in user space", func(s *site) error { return gatehouse(s, false) }},
+	{name: Baseline, title: "plain bridge"},
+	{name: "iptables10", title: "bridge + conntrack + 10 iptables rules", prepare: func(s *site) error { return iptables(s, 10) }},
+	{name: "iptables1000", title: "bridge + conntrack + 1,000 iptables rules", prepare: func(s *site) error { return iptables(s, 1000) }},
+	{name: "gatehouse", title: "Gatehouse, decided flows in the kernel", gateway: true, offload: true},
+	{name: "userspace", title: "Gatehouse, every packet in user space", gateway: true},
 }
 
 // iptables makes the host side what Docker's users run: bridged packets meet
@@ -60,12 +64,7 @@ func iptables(s *site, n int) error {
 		fmt.Fprintf(&rules, "-A FORWARD -s 10.98.%d.%d/32 -p tcp --dport %d -j ACCEPT\n", i/250, i%250+1, 1000+i)
 	}
 	rules.WriteString("-A FORWARD -s 10.99.0.0/24 -d 10.99.0.0/24 -j ACCEPT\nCOMMIT\n")
-	return errors.Join(
-		inside(s.host, func() error {
-			return os.WriteFile("/proc/sys/net/bridge/bridge-nf-call-iptables", []byte("1"), 0)
-		}),
-		s.command(rules.String(), "iptables-restore"),
-	)
+	return errors.Join(inside(s.host, func() error { return bridgeNetfilter("1") }), s.command(rules.String(), "iptables-restore"))
 }
 
 // measure is one figure, or two that one run gives.
@@ -113,6 +112,8 @@ type Report struct {
 	Command string    `json:"command"`
 	Rounds  int       `json:"rounds"`
 	Figures []Figure  `json:"figures"`
+	// Gateways says by variant what its gateway did.
+	Gateways map[string]GatewayCounts `json:"gateways"`
 }
 
 // Run builds the sites, measures, and takes everything down again. It needs
@@ -134,7 +135,7 @@ func Run(ctx context.Context, cfg Config) (r *Report, err error) {
 		if sites[i], err = newSite(v.name); err != nil {
 			return nil, err
 		}
-		if err = v.prepare(sites[i]); err != nil {
+		if err = v.begin(sites[i], cfg.Gateway); err != nil {
 			return nil, fmt.Errorf("variant %s: %w", v.name, err)
 		}
 	}
@@ -158,7 +159,31 @@ func Run(ctx context.Context, cfg Config) (r *Report, err error) {
 			fmt.Fprintf(cfg.Progress, "round %d of %d\n", round+1, cfg.Rounds)
 		}
 	}
-	return report(cfg.Rounds, chosen, samples), nil
+	r = report(cfg.Rounds, chosen, samples)
+	r.Gateways = map[string]GatewayCounts{}
+	for i, v := range chosen {
+		if p := sites[i].gateway; p != nil {
+			if r.Gateways[v.name], err = p.counts(); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return r, nil
+}
+
+// begin makes a site the variant.
+func (v *variant) begin(s *site, gateway []string) (err error) {
+	if v.prepare != nil {
+		return v.prepare(s)
+	}
+	if !v.gateway {
+		return nil
+	}
+	s.gateway, err = startGateway(gateway, gatewayRequest{Site: s.name, Host: s.host, VethA: s.ifindexA, VethB: s.ifindexB, Offload: v.offload})
+	if err == nil {
+		s.teardown = append(s.teardown, s.gateway.stop)
+	}
+	return err
 }
 
 func choose(names []string) ([]variant, error) {

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"os"
+	"slices"
 
 	"gatehouse/classify"
 	"gatehouse/dataplane"
@@ -18,59 +19,69 @@ import (
 
 const benchZone policy.Zone = 1
 
-// gatehouse puts a whole gateway into the site's host namespace, as run does:
-// steering programs, standing default, AF_XDP worker, classifier, a table. With
-// offload false no flow is handed to the kernel.
-func gatehouse(s *site, offload bool) error {
-	pins := "/sys/fs/bpf/ghb-" + s.name
+// gateway is steering programs, standing default, AF_XDP worker, classifier and
+// a table in a site's host namespace, as run puts them there.
+type gateway struct {
+	kernel   *steer.Steer
+	plane    *dataplane.Dataplane
+	teardown []func() error
+}
+
+func newGateway(r gatewayRequest) (g *gateway, err error) {
+	g = &gateway{}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, g.close())
+		}
+	}()
+	pins := "/sys/fs/bpf/ghb-" + r.Site
 	if err := os.RemoveAll(pins); err != nil {
-		return err
+		return g, err
 	}
-	kernel, err := steer.Open(steer.Config{PinDir: pins, Prefix: "ghb", MissBudget: 1e8})
-	if err != nil {
-		return err
+	if g.kernel, err = steer.Open(steer.Config{PinDir: pins, Prefix: "ghb", MissBudget: 1e8}); err != nil {
+		return g, err
 	}
-	s.teardown = append(s.teardown, func() error { return errors.Join(kernel.Uninstall(), kernel.Close()) })
+	g.teardown = append(g.teardown, func() error { return errors.Join(g.kernel.Uninstall(), g.kernel.Close()) })
 	table, err := benchTable()
 	if err != nil {
-		return err
+		return g, err
 	}
-	var flows dataplane.FlowMap = kernel.Flows()
-	if !offload {
+	var flows dataplane.FlowMap = g.kernel.Flows()
+	if !r.Offload {
 		flows = noFlows{}
 	}
-	plane, err := dataplane.New(dataplane.Config{
+	g.plane, err = dataplane.New(dataplane.Config{
 		FlowMap: flows, Logger: slog.New(slog.NewTextHandler(io.Discard, nil)),
-		Beat: func(queue int, now int64) { _ = kernel.Beat(queue, now) },
+		Beat: func(queue int, now int64) { _ = g.kernel.Beat(queue, now) },
 	})
 	if err != nil {
-		return err
+		return g, err
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	ran := make(chan error, 1)
-	go func() { ran <- plane.Run(ctx) }()
-	s.teardown = append(s.teardown, func() error { cancel(); return <-ran })
-	if err := admit(s, kernel, plane); err != nil {
-		return err
+	go func() { ran <- g.plane.Run(ctx) }()
+	g.teardown = append(g.teardown, func() error { cancel(); return <-ran })
+	if err := g.admit(r); err != nil {
+		return g, err
 	}
-	plane.SetTable(table)
-	return kernel.SetEpoch(table.Epoch())
+	g.plane.SetTable(table)
+	return g, g.kernel.SetEpoch(table.Epoch())
 }
 
-func admit(s *site, kernel *steer.Steer, plane *dataplane.Dataplane) error {
-	space, err := kernel.Space(s.host)
+func (g *gateway) admit(r gatewayRequest) error {
+	space, err := g.kernel.Space(r.Host)
 	if err != nil {
 		return err
 	}
-	ports, err := afxdp.Open(afxdp.Config{NetNS: s.host, Interface: space.User})
+	ports, err := afxdp.Open(afxdp.Config{NetNS: r.Host, Interface: space.User})
 	if err != nil {
 		return err
 	}
-	if err := plane.AddPort(space.Number, 0, ports[0]); err != nil {
+	if err := g.plane.AddPort(space.Number, 0, ports[0]); err != nil {
 		return err
 	}
-	network := steer.Network{Zone: benchZone, Bridge: bridgeName, NetNS: s.host}
-	if err := kernel.Guard(network); err != nil {
+	network := steer.Network{Zone: benchZone, Bridge: bridgeName, NetNS: r.Host}
+	if err := g.kernel.Guard(network); err != nil {
 		return err
 	}
 	var endpoints []dataplane.Endpoint
@@ -79,17 +90,36 @@ func admit(s *site, kernel *steer.Steer, plane *dataplane.Dataplane) error {
 		ifindex int
 		mac     []byte
 		addrs   []netip.Addr
-	}{{"a", s.ifindexA, macA, []netip.Addr{addrA, addrA6}}, {"b", s.ifindexB, macB, []netip.Addr{addrB, addrB6}}} {
-		e, err := kernel.Admit(steer.Spec{ID: leg.id, Workload: leg.id, Zone: benchZone, Ifindex: uint32(leg.ifindex),
+	}{{"a", r.VethA, macA, []netip.Addr{addrA, addrA6}}, {"b", r.VethB, macB, []netip.Addr{addrB, addrB6}}} {
+		e, err := g.kernel.Admit(steer.Spec{ID: leg.id, Workload: leg.id, Zone: benchZone, Ifindex: uint32(leg.ifindex),
 			MAC: policy.MAC(leg.mac), Addrs: leg.addrs, ICC: true, Mode: policy.Enforce})
 		if err != nil {
 			return err
 		}
 		endpoints = append(endpoints, e)
 	}
-	plane.SetEndpoints(endpoints)
+	g.plane.SetEndpoints(endpoints)
 	network.Closed = true
-	return kernel.Guard(network)
+	return g.kernel.Guard(network)
+}
+
+func (g *gateway) counts() (GatewayCounts, error) {
+	k, err := g.kernel.Counters()
+	c := GatewayCounts{Steered: k.Steered, Returned: k.Returned, Hits: k.Hits, Peer: k.Peer, Offloaded: g.plane.Counters().Offloaded}
+	for _, p := range g.plane.PortStats() {
+		c.NoFrame += p.NoFrame + p.RingFull
+		c.Kicks += p.Kicks
+	}
+	return c, err
+}
+
+func (g *gateway) close() error {
+	var errs []error
+	for _, f := range slices.Backward(g.teardown) {
+		errs = append(errs, f())
+	}
+	g.teardown = nil
+	return errors.Join(errs...)
 }
 
 // benchTable allows what the measurements need and nothing else; HTTP only

@@ -17,14 +17,14 @@ import (
 
 // The addresses are the same in every site; each has namespaces of its own.
 var (
-	addrA   = netip.MustParseAddr("10.99.0.1")
-	addrB   = netip.MustParseAddr("10.99.0.2")
-	addrA6  = netip.MustParseAddr("2001:db8:99::1")
-	addrB6  = netip.MustParseAddr("2001:db8:99::2")
-	gateway = netip.MustParsePrefix("10.99.0.254/24")
-	macA    = net.HardwareAddr{0x02, 0x42, 0, 0, 0, 0x0a}
-	macB    = net.HardwareAddr{0x02, 0x42, 0, 0, 0, 0x0b}
-	macBr   = net.HardwareAddr{0x02, 0x42, 0, 0, 0, 0xfe}
+	addrA      = netip.MustParseAddr("10.99.0.1")
+	addrB      = netip.MustParseAddr("10.99.0.2")
+	addrA6     = netip.MustParseAddr("2001:db8:99::1")
+	addrB6     = netip.MustParseAddr("2001:db8:99::2")
+	bridgeAddr = netip.MustParsePrefix("10.99.0.254/24")
+	macA       = net.HardwareAddr{0x02, 0x42, 0, 0, 0, 0x0a}
+	macB       = net.HardwareAddr{0x02, 0x42, 0, 0, 0, 0x0b}
+	macBr      = net.HardwareAddr{0x02, 0x42, 0, 0, 0, 0xfe}
 )
 
 const bridgeName = "br0"
@@ -37,6 +37,7 @@ type site struct {
 	ifindexA      int    // host ends of the veths
 	ifindexB      int
 	bridgeIfindex int
+	gateway       *gatewayProcess // nil = none
 	teardown      []func() error
 }
 
@@ -74,7 +75,7 @@ func (s *site) makeHost() error {
 	if err := netlink.LinkAdd(br); err != nil {
 		return fmt.Errorf("bridge: %w", err)
 	}
-	if err := netlink.AddrAdd(br, &netlink.Addr{IPNet: &net.IPNet{IP: gateway.Addr().AsSlice(), Mask: net.CIDRMask(24, 32)}}); err != nil {
+	if err := netlink.AddrAdd(br, &netlink.Addr{IPNet: &net.IPNet{IP: bridgeAddr.Addr().AsSlice(), Mask: net.CIDRMask(24, 32)}}); err != nil {
 		return err
 	}
 	l, err := netlink.LinkByName(bridgeName)
@@ -82,6 +83,9 @@ func (s *site) makeHost() error {
 		return err
 	}
 	s.bridgeIfindex = l.Attrs().Index
+	if err := bridgeNetfilter("0"); err != nil {
+		return err
+	}
 	if err := netlink.LinkSetUp(l); err != nil {
 		return err
 	}
@@ -90,6 +94,19 @@ func (s *site) makeHost() error {
 	}
 	s.ifindexB, err = addLeg(l, "vethb", s.b, macB)
 	return err
+}
+
+// bridgeNetfilter switches iptables for bridged packets, in the namespace of the
+// calling thread. Where br_netfilter is loaded every new namespace begins with
+// "1", which costs a plain bridge two thirds of its packet rate.
+func bridgeNetfilter(value string) error {
+	for _, family := range []string{"iptables", "ip6tables", "arptables"} {
+		err := os.WriteFile("/proc/sys/net/bridge/bridge-nf-call-"+family, []byte(value), 0)
+		if err != nil && (value != "0" || !errors.Is(err, os.ErrNotExist)) {
+			return fmt.Errorf("br_netfilter: %w", err)
+		}
+	}
+	return nil
 }
 
 // addLeg makes one veth pair: host end on the bridge, the other end eth0 in target.

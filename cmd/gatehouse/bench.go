@@ -22,6 +22,27 @@ func newBenchCommand() *cobra.Command {
 	cmd.Flags().StringSlice("variants", nil, "only these: "+strings.Join(bench.Variants(), ", "))
 	cmd.Flags().String("out", "", "folder for RESULTS.md and results.json; without it the page goes to standard output")
 	addProfileFlags(cmd)
+	cmd.AddCommand(newBenchGatewayCommand())
+	return cmd
+}
+
+// newBenchGatewayCommand is what bench starts itself.
+func newBenchGatewayCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:    "gateway",
+		Short:  "A gateway under measurement",
+		Args:   cobra.NoArgs,
+		Hidden: true,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			stop, err := startProfile(cmd)
+			if err != nil {
+				return err
+			}
+			defer stop()
+			return bench.ServeGateway(cmd.InOrStdin(), cmd.OutOrStdout())
+		},
+	}
+	addProfileFlags(cmd)
 	return cmd
 }
 
@@ -39,7 +60,7 @@ func runBench(cmd *cobra.Command, _ []string) error {
 	}
 	defer stop()
 	names, _ := cmd.Flags().GetStringSlice("variants")
-	report, err := bench.Run(cmd.Context(), bench.Config{Rounds: rounds, Variants: names, Progress: cmd.ErrOrStderr()})
+	report, err := bench.Run(cmd.Context(), bench.Config{Rounds: rounds, Variants: names, Progress: cmd.ErrOrStderr(), Gateway: []string{"bench", "gateway"}})
 	if err != nil {
 		return &exitError{exitReach, err}
 	}
