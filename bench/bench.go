@@ -118,7 +118,23 @@ type Report struct {
 
 // Run builds the sites, measures, and takes everything down again. It needs
 // root. Cancelling ctx ends it after the measurement under way.
-func Run(ctx context.Context, cfg Config) (r *Report, err error) {
+func Run(ctx context.Context, cfg Config) (r *Report, err error) { return run(ctx, cfg, fullLoad) }
+
+// load is how long each measurement takes.
+type load struct {
+	warmUp, packets, bulk, http time.Duration
+	echoes                      int
+}
+
+var fullLoad = load{
+	warmUp:  300 * time.Millisecond,
+	packets: time.Second,
+	bulk:    1500 * time.Millisecond,
+	http:    1500 * time.Millisecond,
+	echoes:  8000,
+}
+
+func run(ctx context.Context, cfg Config, size load) (r *Report, err error) {
 	chosen, err := choose(cfg.Variants)
 	if err != nil {
 		return nil, err
@@ -135,6 +151,7 @@ func Run(ctx context.Context, cfg Config) (r *Report, err error) {
 		if sites[i], err = newSite(v.name); err != nil {
 			return nil, err
 		}
+		sites[i].load = size
 		if err = v.begin(sites[i], cfg.Gateway); err != nil {
 			return nil, fmt.Errorf("variant %s: %w", v.name, err)
 		}

@@ -15,8 +15,6 @@ const (
 	frameBytes   = 60 // 64 with the FCS
 	packetFrames = 4096
 	packetPort   = 9000
-	warmUp       = 300 * time.Millisecond
-	packetWindow = time.Second
 )
 
 // packetRate sends 64-byte UDP from A to B, over that many flows, and returns
@@ -53,7 +51,7 @@ func generate(s *site, sink *sink, flows int) (float64, error) {
 		return 0, err
 	}
 	defer g.Close()
-	if err := burstFor(g, warmUp); err != nil {
+	if err := burstFor(g, s.load.warmUp); err != nil {
 		return 0, err
 	}
 	before, err := sink.count()
@@ -61,7 +59,7 @@ func generate(s *site, sink *sink, flows int) (float64, error) {
 		return 0, err
 	}
 	start := time.Now()
-	if err := burstFor(g, packetWindow); err != nil {
+	if err := burstFor(g, s.load.packets); err != nil {
 		return 0, err
 	}
 	elapsed := time.Since(start)

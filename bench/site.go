@@ -38,6 +38,7 @@ type site struct {
 	ifindexB      int
 	bridgeIfindex int
 	gateway       *gatewayProcess // nil = none
+	load          load
 	teardown      []func() error
 }
 

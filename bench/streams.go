@@ -21,9 +21,6 @@ const (
 	echoPort = 7002
 	httpPort = 8080
 
-	bulkWindow  = 1500 * time.Millisecond
-	echoRounds  = 8000
-	httpWindow  = 1500 * time.Millisecond
 	httpDialers = 8
 	ioTimeout   = 10 * time.Second
 )
@@ -83,7 +80,7 @@ func bulkRate(s *site) (float64, error) {
 		return 0, fmt.Errorf("bulk: %w", err)
 	}
 	buf := make([]byte, 1<<18)
-	for end := time.Now().Add(bulkWindow); err == nil && time.Now().Before(end); {
+	for end := time.Now().Add(s.load.bulk); err == nil && time.Now().Before(end); {
 		_, err = c.Write(buf)
 	}
 	err = errors.Join(err, c.Close())
@@ -113,8 +110,8 @@ func roundTrips(s *site) (p50, p99 float64, err error) {
 	}
 	defer c.Close()
 	buf := make([]byte, 64)
-	times := make([]time.Duration, 0, echoRounds)
-	for i := range echoRounds + echoRounds/10 {
+	times := make([]time.Duration, 0, s.load.echoes)
+	for i := range s.load.echoes + s.load.echoes/10 {
 		start := time.Now()
 		if _, err := c.Write(buf); err != nil {
 			return 0, 0, err
@@ -122,7 +119,7 @@ func roundTrips(s *site) (p50, p99 float64, err error) {
 		if _, err := io.ReadFull(c, buf); err != nil {
 			return 0, 0, err
 		}
-		if i >= echoRounds/10 {
+		if i >= s.load.echoes/10 {
 			times = append(times, time.Since(start))
 		}
 	}
@@ -142,7 +139,7 @@ func connectionRate(s *site) (float64, error) {
 	go srv.Serve(l) // ends with Close
 	defer srv.Close()
 
-	ctx, cancel := context.WithTimeout(context.Background(), httpWindow)
+	ctx, cancel := context.WithTimeout(context.Background(), s.load.http)
 	defer cancel()
 	var served atomic.Int64
 	var wg sync.WaitGroup
