@@ -77,15 +77,21 @@ func watch(t *testing.T, netns string, fits func(seen) bool) *witness {
 
 func (w *witness) read() {
 	data, control := make([]byte, 128<<10), make([]byte, 256)
-	for {
+	var end time.Time // once stopped, what has come is read, but not for ever
+	for end.IsZero() || time.Now().Before(end) {
+		select {
+		case <-w.stop:
+			if end.IsZero() {
+				end = time.Now().Add(2 * time.Second)
+			}
+		default:
+		}
 		n, c, _, from, err := unix.Recvmsg(w.fd, data, control, 0)
 		if errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EINTR) {
-			select {
-			case <-w.stop:
+			if !end.IsZero() {
 				return
-			default:
-				continue
 			}
+			continue
 		}
 		if err != nil {
 			w.err = err
