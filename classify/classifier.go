@@ -14,18 +14,21 @@ import (
 
 // Limits and timeouts.
 const (
-	idleOpening  = int64(30 * time.Second)
-	idleLasting  = int64(2 * time.Hour) // TCP
-	idleHalf     = int64(2 * time.Minute)
-	idleClosed   = int64(10 * time.Second)
-	idleUDP      = int64(180 * time.Second)
-	idleUDPOnce  = int64(30 * time.Second)
-	idleOther    = int64(30 * time.Second)
-	idleDropped  = int64(5 * time.Second)
-	idleHearsay  = int64(60 * time.Second) // met mid-stream and heard from one side only
-	idleSearch   = int64(2 * time.Minute)  // undecided and silent, while app-ID holds its bytes
-	udpOldFlows  = int64(60 * time.Second) // V9
-	offerAgain   = int64(100 * time.Millisecond)
+	idleOpening = int64(30 * time.Second)
+	idleLasting = int64(2 * time.Hour) // TCP
+	idleHalf    = int64(2 * time.Minute)
+	idleClosed  = int64(10 * time.Second)
+	idleUDP     = int64(180 * time.Second)
+	idleUDPOnce = int64(30 * time.Second)
+	idleOther   = int64(30 * time.Second)
+	idleDropped = int64(5 * time.Second)
+	idleHearsay = int64(60 * time.Second) // met mid-stream and heard from one side only
+	idleSearch  = int64(2 * time.Minute)  // undecided and silent, while app-ID holds its bytes
+	udpOldFlows = int64(60 * time.Second) // V9
+	offerAgain  = int64(100 * time.Millisecond)
+	// answerMax is how late a SYN may be answered. What the responder says until
+	// then may be older than the SYN.
+	answerMax    = int64(3 * time.Second)
 	echoMax      = 1472 // bytes of payload (R21)
 	echoInterval = int64(time.Second / 50)
 	echoBurst    = 100 * echoInterval
@@ -96,6 +99,7 @@ type Classifier struct {
 	freeStates  []int32
 	fragments   *fragments
 	attrs       appid.Attrs
+	unproven    *unproven
 	perEndpoint uint32
 	perStates   uint32
 	count       []uint32 // flows by slot
@@ -122,6 +126,7 @@ func New(cfg Config) *Classifier {
 		states:      make([]appid.State, cfg.Undecided),
 		freeStates:  make([]int32, cfg.Undecided),
 		fragments:   newFragments(cfg.Fragments),
+		unproven:    newUnproven(cfg.Flows / 2),
 		perEndpoint: uint32(cfg.PerEndpoint),
 		perStates:   uint32(max(1, cfg.Undecided*cfg.PerEndpoint/cfg.Flows)),
 		count:       make([]uint32, 1<<16),
@@ -190,7 +195,21 @@ func (c *Classifier) flowPacket(p *Packet, in *Ingress, now int64, out *Result) 
 	} else if f.Epoch != c.table.Epoch() {
 		c.rejudge(f, out)
 	}
+	if p.Proto == policy.ProtoUDP && !f.Allowed() && p.side() != f.Initiator && c.mayBegin(p, in) {
+		// What the other side sent unasked must not stand in its way.
+		c.retire(f)
+		*out = Result{Retract: true}
+		if f = c.open(p, in, now, out); f == nil {
+			return
+		}
+	}
 	c.carry(f, p, in, now, out)
+}
+
+// mayBegin reports whether policy lets p's sender begin its conversation.
+func (c *Classifier) mayBegin(p *Packet, in *Ingress) bool {
+	v := c.table.Lookup(policy.Query{Zone: in.Zone, Src: p.Src, Dst: p.Dst, Proto: p.Proto, DstPort: p.DstPort}).Verdict()
+	return v == policy.Allow || v == policy.Undecided
 }
 
 // refuse drops a packet that belongs to no flow. Where every side that objects
@@ -225,6 +244,9 @@ func (c *Classifier) open(p *Packet, in *Ingress, now int64, out *Result) *Flow 
 		ok := false
 		if p.Flags&SYN == 0 {
 			d, reversed, ok = c.table.Initiator(q, p.SrcPort)
+		}
+		if ok && p.Flags&RST == 0 && d.Verdict() == policy.Undecided && c.unproven.has(c.flows.sum(&p.Key)) {
+			ok = false
 		}
 		if !ok {
 			c.refuse(p, in, policy.ReasonNoFlow, out)
@@ -384,6 +406,8 @@ func (c *Classifier) carry(f *Flow, p *Packet, in *Ingress, now int64, out *Resu
 	f.Seen = now
 	if f.Verdict == policy.Undecided && len(p.Payload) > 0 {
 		c.read(f, p, out)
+	} else if f.Verdict == policy.Undecided && f.app >= 0 && p.Proto == policy.ProtoTCP {
+		c.acknowledge(f, p, out)
 	}
 	if out.Verdict = f.Verdict; f.Verdict != policy.Undecided {
 		out.Judgement = f.Judgement
@@ -446,9 +470,9 @@ func (c *Classifier) follow(f *Flow, p *Packet, in *Ingress, now int64, out *Res
 		case out.New:
 			f.isn[side], f.hasISN[side] = p.Seq, true
 			return f
-		case fromInitiator && f.hasISN[side] && f.isn[side] == p.Seq && f.State != Closed:
+		case fromInitiator && f.hasISN[side] && f.isn[side] == p.Seq && f.State == Opening && !f.MidStream:
 			return f // retransmitted
-		case f.isOver() || fromInitiator && (f.State == Opening || !f.Allowed()):
+		case f.isOver() || !f.Allowed() || fromInitiator && f.State == Opening:
 			return c.restart(f, p, in, now, out)
 		case !fromInitiator || len(p.Payload) > 0:
 			// Simultaneous open, split handshake: only one side begins. And data
@@ -458,7 +482,7 @@ func (c *Classifier) follow(f *Flow, p *Packet, in *Ingress, now int64, out *Res
 		}
 		// A conversation that lives ends with the responder's SYN-ACK only: anyone
 		// who knows its ports could forge the SYN.
-		f.again, f.againISN, out.Retract = true, p.Seq, true
+		f.again, f.againISN, f.againAt, out.Retract = true, p.Seq, now, true
 	case p.Flags&SYN != 0:
 		if fromInitiator {
 			c.drop(f, policy.ReasonBadHeader, out)
@@ -470,6 +494,7 @@ func (c *Classifier) follow(f *Flow, p *Packet, in *Ingress, now int64, out *Res
 		f.isn[side], f.hasISN[side] = p.Seq, true
 		if f.State == Opening {
 			f.State = Answered
+			c.unproven.remove(c.flows.sum(&f.Key))
 		}
 	case p.Flags&RST != 0:
 		f.State = Closed
@@ -488,7 +513,7 @@ func (c *Classifier) follow(f *Flow, p *Packet, in *Ingress, now int64, out *Res
 			f.State = Lasting
 		}
 	}
-	if !fromInitiator && p.Flags&SYN == 0 {
+	if !fromInitiator && p.Flags&(SYN|RST) == 0 && now-f.againAt > answerMax {
 		f.again = false // the responder goes on with what there was
 	}
 	return f
@@ -530,6 +555,11 @@ func (c *Classifier) read(f *Flow, p *Packet, out *Result) {
 	isTCP := p.Proto == policy.ProtoTCP
 	if isTCP {
 		switch {
+		case p.Flags&SYN == 0 && !f.MidStream && !f.hasISN[f.Initiator^1]:
+			// Before the answer to the SYN these are bytes of some other
+			// conversation that its responder still has.
+			c.object(f, policy.ReasonNoFlow, out)
+			return
 		case p.Fragment != Whole:
 			c.object(f, policy.ReasonFragment, out)
 			return
@@ -552,11 +582,31 @@ func (c *Classifier) read(f *Flow, p *Packet, out *Result) {
 		seq++
 	}
 	dir := direction(f, p.side())
+	if isTCP && p.Flags&ACK != 0 {
+		s.Acknowledged(direction(f, p.side()^1), p.Ack)
+	}
 	if p.Fragment == Whole {
-		c.weigh(f, s, c.engine.Feed(s, dir, seq, p.Payload), out)
+		waited := s.Waits()
+		o := c.engine.Feed(s, dir, seq, p.Payload)
+		// The acknowledgement that it waits for must come here.
+		out.Retract = out.Retract || s.Waits() && !waited
+		c.weigh(f, s, o, out)
 		return
 	}
 	c.weigh(f, s, c.engine.FeedPart(s, dir, p.Payload), out)
+}
+
+// acknowledge takes a segment without payload: an answer that waited for it
+// counts now.
+func (c *Classifier) acknowledge(f *Flow, p *Packet, out *Result) {
+	if p.Flags&ACK == 0 {
+		return
+	}
+	s := &c.states[f.app]
+	s.Acknowledged(direction(f, p.side()^1), p.Ack)
+	if o := s.Outcome(); o.Decided {
+		c.weigh(f, s, o, out)
+	}
 }
 
 // weigh acts on what app-ID says.
@@ -565,6 +615,9 @@ func (c *Classifier) weigh(f *Flow, s *appid.State, o appid.Outcome, out *Result
 	switch {
 	case o.Anomaly == appid.AnomalyConflict:
 		c.object(f, policy.ReasonConflict, out)
+		return
+	case o.Anomaly == appid.AnomalyScattered:
+		c.object(f, policy.ReasonMissBudget, out)
 		return
 	case o.Anomaly == appid.AnomalyMismatch:
 		c.decide(f, policy.Spoken{App: policy.AppUnknown}, policy.ReasonProtocolMismatch, out)
@@ -643,6 +696,9 @@ func (c *Classifier) state(f *Flow) *appid.State {
 			s.Open(direction(f, side), f.isn[side]+1)
 		}
 	}
+	if f.Key.Proto == policy.ProtoTCP && !f.MidStream && !c.anyChecksum {
+		s.WantReceipts()
+	}
 	return s
 }
 
@@ -660,6 +716,9 @@ func (c *Classifier) retire(f *Flow) {
 		c.ended(f)
 	}
 	c.release(f)
+	if f.isUnproven() {
+		c.unproven.add(c.flows.sum(&f.Key))
+	}
 	c.count[f.Slot]--
 	c.flows.remove(f)
 }

@@ -85,7 +85,7 @@ func TestApplications(t *testing.T) {
 		{"postgresql over tls", 5432, policy.AppPostgreSQL, []step{c(pgSSL), s("S").ok()}},
 		{"http on the postgresql port", 5432, policy.AppHTTP, []step{c(httpGet).no(policy.ReasonApp)}},
 		{"direct tls where the rule has it, alpn of another", 5432, policy.AppTLS, []step{c(clientHello).no(policy.ReasonApp)}},
-		{"mysql, server first", 3306, policy.AppMySQL, []step{s(mysqlHello), c(mysqlAnswer).ok()}},
+		{"mysql, server first", 3306, policy.AppMySQL, []step{s(mysqlHello), c(mysqlAnswer), s("\x07\x00\x00\x02\x00\x00\x00\x02\x00\x00\x00").ok()}},
 		{"redis", 6379, policy.AppRedis, []step{c(redisPing), s("+PONG\r\n").ok()}},
 		{"http to redis", 6379, policy.AppHTTP, []step{c(httpGet).no(policy.ReasonApp)}},
 		{"tls with alpn", 443, policy.AppTLS, []step{c(clientHello), s(serverHello).ok()}},
@@ -94,7 +94,7 @@ func TestApplications(t *testing.T) {
 		{"unknown bytes", 80, policy.AppUnknown, []step{c("\xee\x02\x03\x04\x05\x06\x07\x08\x09\x0a\x0b\x0c\x0d\x0e\x0f\x10").no(policy.ReasonAppUnknown)}},
 		{"dns over tcp", 53, policy.AppDNS, []step{c("\x00\x14" + dnsQuery), s("\x00\x24" + dnsAnswer).ok()}},
 		{"smtp in clear", 25, policy.AppSMTP, []step{s("220 a ESMTP\r\n"), c("EHLO a\r\n"), s("250 STARTTLS\r\n"), c("STARTTLS\r\n"), s("220 go\r\n"), c(clientHello).no(policy.ReasonApp)}},
-		{"smtp upgraded", 587, policy.AppSMTP, []step{s("220 a ESMTP\r\n"), c("EHLO a\r\n"), s("250 STARTTLS\r\n"), c("STARTTLS\r\n"), s("220 go\r\n"), c(clientHello).ok()}},
+		{"smtp upgraded", 587, policy.AppSMTP, []step{s("220 a ESMTP\r\n"), c("EHLO a\r\n"), s("250 STARTTLS\r\n"), c("STARTTLS\r\n"), s("220 go\r\n"), c(clientHello), s(serverHello).ok()}},
 	}
 	families(t, func(t *testing.T, v6 bool) {
 		for i, tt := range tests {

@@ -73,8 +73,8 @@ func TestWhoMayBegin(t *testing.T) {
 			want(t, "ssh in the SYN", r, false, policy.ReasonApp)
 			b = fresh()
 			want(t, "http in the SYN", b.send(out.tcp(t, 40000, 80, SYN, 100, 0, httpGet)), true, none)
-			b.send(out.back().tcp(t, 80, 40000, SYN|ACK, 500, 101, ""))
-			r = b.send(out.back().tcp(t, 80, 40000, ACK, 501, 101, httpOK))
+			b.send(out.back().tcp(t, 80, 40000, SYN|ACK, 500, 101+uint32(len(httpGet)), ""))
+			r = b.send(out.back().tcp(t, 80, 40000, ACK, 501, 101+uint32(len(httpGet)), httpOK))
 			if want(t, "reply", r, true, none); r.Verdict != policy.Allow || !r.Offload {
 				t.Errorf("%+v", r)
 			}

@@ -49,7 +49,8 @@ type Flow struct {
 	isn      [2]uint32
 	hasISN   [2]bool
 	againISN uint32
-	again    bool // its initiator has sent a SYN that nobody answered yet
+	againAt  int64
+	again    bool // its initiator has sent a SYN at againAt that nobody answered yet
 	fins     uint8
 	lenient  bool  // mid-stream on an endpoint that ran before us (V9)
 	app      int32 // index of its app-ID state, -1 = none
@@ -118,6 +119,11 @@ func (t *flowTable) hash(k *FlowKey) (a, b uint32, tag uint16) {
 	tag = uint16(h>>48) | 1
 	a = uint32(h) & t.mask
 	return a, (a ^ uint32(h>>32)*2 ^ 1) & t.mask, tag
+}
+
+// sum is a key's hash alone, never zero.
+func (t *flowTable) sum(k *FlowKey) uint64 {
+	return maphash.Bytes(t.seed, unsafe.Slice((*byte)(unsafe.Pointer(k)), unsafe.Sizeof(*k))) | 1
 }
 
 func (t *flowTable) find(k *FlowKey) *Flow {

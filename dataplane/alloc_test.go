@@ -39,7 +39,7 @@ func TestWorkerDoesNotAllocate(t *testing.T) {
 			{web, db, http.segment(false, "S", "")}, {db, web, http.segment(true, "SA", "")}, {web, db, http.segment(false, "A", "")},
 			{web, db, http.segment(false, "A", "GET / HTTP/1.1\r\nHost: db\r\n\r\n")}, {db, web, http.segment(true, "A", "HTTP/1.1 200 OK\r\n\r\n")},
 			{web, db, http.segment(false, "FA", "")}, {db, web, http.segment(true, "FA", "")},
-			{web, db, ssh.segment(false, "S", "")}, {web, db, ssh.segment(false, "A", "SSH-2.0-OpenSSH_9.2\r\n")},
+			{web, db, ssh.segment(false, "S", "")}, {db, web, ssh.segment(true, "SA", "")}, {web, db, ssh.segment(false, "A", "SSH-2.0-OpenSSH_9.2\r\n")},
 			{web, db, reject.segment(false, "S", "")},
 			{web, db, any.segment(false, "S", "")}, {web, db, any.segment(false, "R", "")},
 			{outside, web, in.segment(false, "S", "")}, {web, outside, in.segment(true, "SA", "")},

@@ -39,9 +39,10 @@ const (
 type Anomaly uint8
 
 const (
-	AnomalyNone     Anomaly = iota
-	AnomalyConflict         // a retransmission differs from what was forwarded; this packet must not be
-	AnomalyMismatch         // the two sides speak different protocols
+	AnomalyNone      Anomaly = iota
+	AnomalyConflict          // a retransmission differs from what was forwarded; this packet must not be
+	AnomalyMismatch          // the two sides speak different protocols
+	AnomalyScattered         // a piece beyond too many gaps; this packet must not be forwarded
 )
 
 // Outcome is what is known after a packet.
@@ -171,27 +172,37 @@ func (e *Engine) FeedPart(s *State, dir Dir, payload []byte) Outcome {
 // byte (for data in a SYN: the SYN's plus one) and ignored for UDP. The payload
 // is borrowed for the call.
 func (e *Engine) Feed(s *State, dir Dir, seq uint32, payload []byte) Outcome {
-	if s.outcome.Decided || len(payload) == 0 {
-		return s.outcome
+	if len(payload) == 0 || s.outcome.Decided && s.isReceived() {
+		return s.Outcome()
 	}
 	if !s.begun {
 		s.begun, s.first = true, dir
 	}
-	grew, conflict := true, false
+	grew, anomaly := true, AnomalyNone
 	if s.udp {
 		s.datagram(dir, payload)
-	} else if grew, conflict = s.segment(dir, seq, payload); conflict {
-		o := s.outcome
-		o.Anomaly = AnomalyConflict
+	} else {
+		grew, anomaly = s.segment(dir, seq, payload)
+	}
+	if anomaly == AnomalyConflict {
+		o := s.Outcome()
+		o.Anomaly = anomaly
 		return o
 	}
-	if grew {
+	switch {
+	case !s.outcome.Decided && grew:
 		e.judge(s, dir)
+	case s.outcome.Decided && s.dir[FromClient].bytes > unreceivedMax:
+		s.disbelieve()
 	}
 	if !s.outcome.Decided && s.exhausted() {
 		s.giveUp()
 	}
-	return s.outcome
+	o := s.Outcome()
+	if anomaly != AnomalyNone && !o.Decided {
+		o.Anomaly = anomaly
+	}
+	return o
 }
 
 // Finish ends the search with what is known: for flows that fell silent.
@@ -199,6 +210,9 @@ func (e *Engine) Finish(s *State) Outcome {
 	if !s.outcome.Decided {
 		s.giveUp()
 		s.upgrades = no
+	}
+	if !s.isReceived() {
+		s.disbelieve()
 	}
 	return s.outcome
 }

@@ -20,6 +20,10 @@ const (
 	bytesPerDir    = 4 << 10
 	bytesHello     = 16 << 10 // while a hello that began is incomplete
 
+	// unreceivedMax is how much a client sends before its first acknowledgement:
+	// the window of a SYN-ACK is never scaled (RFC 7323 2.2).
+	unreceivedMax = 1 << 16
+
 	// A hello that is cut too fine to be read to its end within the budget is
 	// one if this much of it was consistent: all up to the cipher suites.
 	helloEvidence = recordHead + 4 + 2 + 32 + 1
@@ -41,6 +45,7 @@ type stream struct {
 	bytes   uint32
 	units   uint16
 	packets uint16
+	acked   uint32 // how far the other side has acknowledged it, from base
 }
 
 // State is what app-ID keeps of one undecided flow: at most 6 KiB, reused.
@@ -48,10 +53,12 @@ type State struct {
 	udp, mid bool
 	watching bool
 	begun    bool
-	part     bool  // the datagram at hand goes on in fragments
-	first    Dir   // who sent the first payload
-	upgrades match // of the settled protocol: more = it may still go over to TLS
-	proto    int8  // index of the settled protocol, -1 = none
+	receipts bool   // see WantReceipts
+	proof    uint16 // how much of the client's side the answer rests on
+	part     bool   // the datagram at hand goes on in fragments
+	first    Dir    // who sent the first payload
+	upgrades match  // of the settled protocol: more = it may still go over to TLS
+	proto    int8   // index of the settled protocol, -1 = none
 	reversed bool
 	port     uint16
 	outcome  Outcome
@@ -67,6 +74,7 @@ type State struct {
 func (s *State) Reset(proto policy.Proto, port uint16, mid bool) {
 	s.udp, s.mid, s.watching, s.reversed = proto == policy.ProtoUDP, mid, false, false
 	s.upgrades, s.proto, s.port, s.begun = no, -1, port, false
+	s.receipts, s.proof = false, 0
 	s.outcome = Outcome{}
 	s.dir = [2]stream{}
 	s.ev = [2]evidence{}
@@ -79,12 +87,38 @@ func (s *State) Open(dir Dir, seq uint32) {
 	}
 }
 
+// WantReceipts makes answers wait until the server has acknowledged the
+// client's bytes that they rest on. A client can send what its server throws
+// away (an old timestamp, a bad acknowledgement, too short a life), be named by
+// it, and then send other bytes in their place.
+func (s *State) WantReceipts() { s.receipts = true }
+
+// Acknowledged notes that all of a direction before seq was received.
+func (s *State) Acknowledged(dir Dir, seq uint32) {
+	d := &s.dir[dir]
+	if n := int32(seq - d.base); d.based && n > 0 && uint32(n) > d.acked {
+		d.acked = uint32(n)
+	}
+}
+
+// isReceived reports whether the answer may be relied on. A no may always.
+func (s *State) isReceived() bool {
+	return !s.receipts || s.outcome.Spoken.App == policy.AppUnknown || s.dir[FromClient].acked >= uint32(s.proof)
+}
+
+// Waits reports whether there is an answer that only waits to be received.
+func (s *State) Waits() bool { return s.outcome.Decided && !s.isReceived() }
+
 // Outcome is what the last Feed returned, without an anomaly of its packet.
-func (s *State) Outcome() Outcome { return s.outcome }
+func (s *State) Outcome() Outcome {
+	o := s.outcome
+	o.Decided = o.Decided && s.isReceived()
+	return o
+}
 
 // MayUpgrade reports whether the answer's protocol may still go over to TLS in-band.
 func (s *State) MayUpgrade() bool {
-	return s.outcome.Decided && s.upgrades == more && !s.watching
+	return s.outcome.Decided && s.isReceived() && s.upgrades == more && !s.watching
 }
 
 // Watch goes on with a decided flow until it went over to TLS, cannot any
@@ -111,7 +145,7 @@ func (d *stream) charge(n int) {
 	if n > crumb {
 		n = unitsPerPacket
 	}
-	d.units += uint16(max(1, n))
+	d.units = min(d.units+uint16(max(1, n)), 1<<15)
 }
 
 func (s *State) kept(dir Dir) []byte {
@@ -142,15 +176,21 @@ func (s *State) datagram(dir Dir, payload []byte) {
 
 // segment keeps what a TCP segment adds to its direction's prefix. The first
 // bytes to arrive stay; other bytes for the same place are a conflict, and
-// then nothing of the segment is kept. grew: the contiguous part grew.
-func (s *State) segment(dir Dir, seq uint32, payload []byte) (grew, conflict bool) {
+// then nothing of the segment is kept. So is a piece that there is no room for:
+// its receiver would keep it, and others could be shown here later. grew: the
+// contiguous part grew.
+func (s *State) segment(dir Dir, seq uint32, payload []byte) (grew bool, a Anomaly) {
 	d, keep := &s.dir[dir], s.kept(dir)
 	if !d.based {
 		d.base, d.based = seq, true
 	}
 	off := int(int32(seq - d.base))
 	if len(payload) == 1 && d.n > 0 && off == int(d.n)-1 {
-		return false, payload[0] != keep[off] // keep-alive; free
+		// A keep-alive is free.
+		if payload[0] != keep[off] {
+			return false, AnomalyConflict
+		}
+		return false, AnomalyNone
 	}
 	if off < 0 {
 		// From before what was met mid-stream, or a keep-alive of a side that sent nothing yet.
@@ -158,23 +198,23 @@ func (s *State) segment(dir Dir, seq uint32, payload []byte) (grew, conflict boo
 			if off != -1 || len(payload) != 1 {
 				d.charge(len(payload))
 			}
-			return false, false
+			return false, AnomalyNone
 		}
 		payload, off = payload[-off:], 0
 	}
 	if off >= len(keep) {
 		d.charge(len(payload))
-		return false, false
+		return false, AnomalyNone
 	}
 	data := payload
 	if off+len(data) > len(keep) {
 		data = data[:len(keep)-off]
 	}
 	if d.conflicts(keep, off, data) {
-		return false, true
+		return false, AnomalyConflict
 	}
 	d.charge(len(payload))
-	return d.insert(keep, off, data), false
+	return d.insert(keep, off, data)
 }
 
 func (d *stream) conflicts(keep []byte, off int, data []byte) bool {
@@ -194,14 +234,16 @@ func (d *stream) conflicts(keep []byte, off int, data []byte) bool {
 }
 
 // insert keeps data at off; where bytes are kept already they are the same.
-func (d *stream) insert(keep []byte, off int, data []byte) (grew bool) {
+func (d *stream) insert(keep []byte, off int, data []byte) (grew bool, a Anomaly) {
 	lo, hi := uint16(off), uint16(off+len(data))
 	if lo > d.n {
-		d.hold(keep, span{lo, hi}, data)
-		return false
+		if !d.hold(keep, span{lo, hi}, data) {
+			return false, AnomalyScattered
+		}
+		return false, AnomalyNone
 	}
 	if hi <= d.n {
-		return false
+		return false, AnomalyNone
 	}
 	copy(keep[off:], data)
 	d.n = hi
@@ -218,12 +260,11 @@ func (d *stream) insert(keep []byte, off int, data []byte) (grew bool) {
 		i = 0
 	}
 	d.full = int(d.n) == len(keep)
-	return true
+	return true, AnomalyNone
 }
 
-// hold keeps a piece beyond a gap. With too many pieces it is forwarded and
-// not kept: its sender will fill the gap or run out of budget.
-func (d *stream) hold(keep []byte, p span, data []byte) {
+// hold keeps a piece beyond a gap, if there is room.
+func (d *stream) hold(keep []byte, p span, data []byte) bool {
 	at := p.lo
 	for i := 0; i < int(d.nspans); {
 		q := d.spans[i]
@@ -237,11 +278,12 @@ func (d *stream) hold(keep []byte, p span, data []byte) {
 		i = 0
 	}
 	if d.nspans == maxSpans {
-		return
+		return false
 	}
 	copy(keep[at:], data)
 	d.spans[d.nspans] = p
 	d.nspans++
+	return true
 }
 
 // exhausted reports whether either direction has used up its budget.
@@ -286,9 +328,18 @@ func (s *State) giveUp() {
 	}
 }
 
+// disbelieve decides on unknown where what was sent was never received.
+func (s *State) disbelieve() {
+	s.outcome = Outcome{Spoken: policy.Spoken{App: policy.AppUnknown}, Decided: true}
+	s.upgrades = no
+}
+
 // settle names protocol i.
 func (s *State) settle(i int, v *view, c Confidence, reversed bool) {
 	p := &protocols[i]
+	if s.proto != int8(i) || c > s.outcome.Confidence {
+		s.proof = s.dir[FromClient].n
+	}
 	s.proto, s.reversed = int8(i), reversed
 	s.outcome.Spoken = policy.Spoken{App: p.app}
 	s.outcome.Confidence, s.outcome.Reversed = c, reversed
@@ -311,9 +362,9 @@ func (s *State) watch() {
 	switch s.upgrades = protocols[s.proto].upgraded(s.look(s.reversed)); s.upgrades {
 	case yes:
 		s.outcome.Spoken.Inner = policy.AppTLS
-		s.outcome.Decided = true
+		s.outcome.Decided, s.proof = true, s.dir[FromClient].n
 	case no:
-		s.outcome.Decided = true
+		s.outcome.Decided, s.proof = true, s.dir[FromClient].n
 	}
 }
 
