@@ -43,9 +43,9 @@ type Flow struct {
 	Packets, Bytes [2]uint64
 	First, Seen    int64 // nanoseconds of the caller's clock
 
-	reported uint64 // reasons already reported, one bit each
-	offered  int64  // when it was last handed to the kernel; 0 = never
-	rate     int64  // echo: theoretical arrival time of the next packet
+	reported uint64   // reasons already reported, one bit each
+	offered  int64    // when it was last handed to the kernel; 0 = never
+	rate     [2]int64 // echo, by side: theoretical arrival time of the next packet
 	isn      [2]uint32
 	hasISN   [2]bool
 	againISN uint32
