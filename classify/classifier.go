@@ -41,7 +41,7 @@ type Config struct {
 	// PerEndpoint is one endpoint's share of Flows, 0 = a quarter; of Undecided
 	// it gets the same share.
 	PerEndpoint int
-	Fragments   int // datagrams in pieces known at once; 0 = 4,096
+	Fragments   int // datagrams in pieces known at once of one endpoint; 0 = 256
 	// AnyChecksum takes segments whose checksum is wrong, for captures that were
 	// made before the sender's hardware filled it in.
 	AnyChecksum bool
@@ -119,7 +119,7 @@ func New(cfg Config) *Classifier {
 	def(&cfg.Flows, 1<<16)
 	def(&cfg.Undecided, 1<<12)
 	def(&cfg.PerEndpoint, max(1, cfg.Flows/4))
-	def(&cfg.Fragments, 1<<12)
+	def(&cfg.Fragments, 1<<8)
 	c := &Classifier{
 		flows:       newFlowTable(cfg.Flows),
 		engine:      appid.New(),
@@ -404,7 +404,7 @@ func (c *Classifier) carry(f *Flow, p *Packet, in *Ingress, now int64, out *Resu
 	f.Packets[side]++
 	f.Bytes[side] += uint64(p.Length)
 	f.Seen = now
-	if f.Verdict == policy.Undecided && len(p.Payload) > 0 {
+	if f.Verdict == policy.Undecided && (len(p.Payload) > 0 || p.Fragment != Whole) {
 		c.read(f, p, out)
 	} else if f.Verdict == policy.Undecided && f.app >= 0 && p.Proto == policy.ProtoTCP {
 		c.acknowledge(f, p, out)

@@ -5,6 +5,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/gopacket/layers"
+
 	"gatehouse/policy"
 )
 
@@ -186,5 +188,99 @@ func TestUnaskedFirst(t *testing.T) {
 
 		want(t, "unasked SYN", b.send(out.back().tcp(t, 9000, 40000, SYN, 1, 0, "")), false, policy.ReasonNoRule)
 		want(t, "own SYN", b.send(out.tcp(t, 40000, 9000, SYN, 1, 0, "")), true, policy.ReasonNone)
+	})
+}
+
+// TestPiecesOfHeaders: a first fragment that is all header brings no unread
+// payload behind it.
+func TestPiecesOfHeaders(t *testing.T) {
+	families(t, func(t *testing.T, v6 bool) {
+		out := wire{v6, webIdx, dbIdx}
+		b := newBench(t, world{statements: statements()}, Config{})
+		k := b.conn(out, 40000, 80)
+		k.open()
+		h := &layers.TCP{SrcPort: 40000, DstPort: 80, Seq: k.seq, Ack: k.ack, ACK: true, Window: 65535,
+			Options: []layers.TCPOption{{OptionType: layers.TCPOptionKindNop}, {OptionType: layers.TCPOptionKindNop}, {OptionType: layers.TCPOptionKindNop}, {OptionType: layers.TCPOptionKindNop}}}
+		seg := out.frame(t, layers.IPProtocolTCP, h, []byte(strings.Repeat("x", 200)))
+		want(t, "header", b.send(fragment(t, seg, 1, 0, 24, true)), false, policy.ReasonFragment)
+		want(t, "payload", b.send(fragment(t, seg, 1, 24, 200, false)), false, policy.ReasonFragment)
+
+		// Nor does a UDP length that ends before it: what follows is counted.
+		big := out.udp(t, 40000, 53, strings.Repeat("x", 60_000))
+		l4, n := l3+20, 0
+		if v6 {
+			l4 = l3 + 48
+		}
+		for id := range uint32(20) {
+			head := fragment(t, big, 2+id, 0, 400, true)
+			head[l4+4], head[l4+5] = 0, 8
+			b.send(head)
+			for off := 400; off < 40_000; off += 400 {
+				if b.send(fragment(t, big, 2+id, off, 400, true)).Forward {
+					n += 400
+				}
+			}
+		}
+		if n > 10_000 {
+			t.Errorf("%d bytes passed", n)
+		}
+	})
+}
+
+// TestFragmentFlood: one endpoint's datagrams in pieces do not make another's unknown.
+func TestFragmentFlood(t *testing.T) {
+	families(t, func(t *testing.T, v6 bool) {
+		out := wire{v6, webIdx, dbIdx}
+		b := newBench(t, world{statements: statements()}, Config{})
+		big := out.udp(t, 40000, 9000, strings.Repeat("x", 992))
+		want(t, "first", b.send(fragment(t, big, 1, 0, 400, true)), true, policy.ReasonNone)
+		b.in.Slot = 2
+		flood := wire{v6, strangerIdx, dbIdx}.udp(t, 40000, 9000, strings.Repeat("x", 992))
+		for id := range uint32(20_000) {
+			b.send(fragment(t, flood, id, 0, 400, true))
+		}
+		b.in.Slot = 1
+		want(t, "last", b.send(fragment(t, big, 1, 400, 600, false)), true, policy.ReasonNone)
+	})
+}
+
+// TestNeighboursErrors: an endpoint that may not talk to another sends it no
+// ICMP error about a third one's flow either (threat 13).
+func TestNeighboursErrors(t *testing.T) {
+	families(t, func(t *testing.T, v6 bool) {
+		out := wire{v6, webIdx, dbIdx}
+		b := newBench(t, world{statements: statements()}, Config{})
+		syn := out.tcp(t, 40000, 80, SYN, 1, 0, "")
+		b.send(syn)
+		forged := icmpError(t, wire{v6, strangerIdx, webIdx}, 3, 1, syn)
+		want(t, "a neighbour's", b.send(forged), false, policy.ReasonICMPUnrelated)
+		b.in.FromEndpoint = false
+		want(t, "a router's", b.send(forged), true, policy.ReasonNone)
+	})
+}
+
+// TestEchoTunnel: replies, and requests on another's identifier, are as slow as
+// requests (threat 12).
+func TestEchoTunnel(t *testing.T) {
+	families(t, func(t *testing.T, v6 bool) {
+		out := wire{v6, webIdx, dbIdx}
+		both := append(statements(), allow(dbIdx, webIdx, plain(policy.AppICMP), echoRange))
+		for name, frame := range map[string][]byte{
+			"replies":          out.back().icmp(t, 0, 129, 7, "x"),
+			"another's number": out.back().icmp(t, 8, 128, 7, "x"),
+		} {
+			b := newBench(t, world{statements: both}, Config{})
+			b.send(out.icmp(t, 8, 128, 7, "x"))
+			passed := 0
+			for range 1000 {
+				b.now -= 1e6
+				if b.send(frame).Forward {
+					passed++
+				}
+			}
+			if passed < 95 || passed > 105 {
+				t.Errorf("%d %s of a burst of 1,000 passed, want 100", passed, name)
+			}
+		}
 	})
 }

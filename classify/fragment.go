@@ -16,6 +16,8 @@ import (
 const (
 	fragmentLife = int64(30 * time.Second) // RFC 791 3.2, RFC 8200 4.5 allows 60
 	maxPieces    = 8                       // separate pieces known of one datagram
+	// fragmenters is how many endpoints may have datagrams in pieces at once.
+	fragmenters = 256
 )
 
 type fragmentKey struct {
@@ -39,17 +41,35 @@ type datagram struct {
 	end     int // its payload's size, 0 = the last fragment has not come
 }
 
+// fragments keeps them apart by endpoint, so that none drives out another's.
 type fragments struct {
-	lru *simplelru.LRU[fragmentKey, datagram]
+	each  int
+	slots *simplelru.LRU[uint16, *datagrams]
 }
 
-func newFragments(n int) *fragments {
-	// The error is for sizes below 1, which New does not pass.
-	lru, err := simplelru.NewLRU[fragmentKey, datagram](n, nil)
+type datagrams = simplelru.LRU[fragmentKey, datagram]
+
+func newFragments(each int) *fragments {
+	return &fragments{each, newLRU[uint16, *datagrams](fragmenters)}
+}
+
+// newLRU panics on sizes below 1.
+func newLRU[K comparable, V any](n int) *simplelru.LRU[K, V] {
+	lru, err := simplelru.NewLRU[K, V](n, nil)
 	if err != nil {
 		panic(err)
 	}
-	return &fragments{lru}
+	return lru
+}
+
+// of returns the datagrams met at an endpoint.
+func (f *fragments) of(slot uint16) *datagrams {
+	d, ok := f.slots.Get(slot)
+	if !ok {
+		d = newLRU[fragmentKey, datagram](f.each)
+		f.slots.Add(slot, d)
+	}
+	return d
 }
 
 func keyOfFragment(p *Packet, in *Ingress) fragmentKey {
@@ -93,12 +113,12 @@ func (d *datagram) take(lo, hi int, last bool) bool {
 
 // firstFragment remembers the verdict on a first fragment for those that follow.
 func (c *Classifier) firstFragment(p *Packet, in *Ingress, now int64, out *Result) {
-	k := keyOfFragment(p, in)
-	d, known := c.fragments.lru.Get(k)
+	k, datagrams := keyOfFragment(p, in), c.fragments.of(in.Slot)
+	d, known := datagrams.Get(k)
 	if known && now < d.until {
 		// A second first fragment overlaps by nature.
 		d.forward, d.reason = false, policy.ReasonFragment
-		c.fragments.lru.Add(k, d)
+		datagrams.Add(k, d)
 		out.Forward, out.Reason, out.Offload = false, policy.ReasonFragment, false
 		return
 	}
@@ -107,12 +127,12 @@ func (c *Classifier) firstFragment(p *Packet, in *Ingress, now int64, out *Resul
 		d.flow = out.Flow.Key
 	}
 	d.take(0, p.FragmentSize, false)
-	c.fragments.lru.Add(k, d)
+	datagrams.Add(k, d)
 }
 
 func (c *Classifier) laterFragment(p *Packet, in *Ingress, now int64, out *Result) {
-	k := keyOfFragment(p, in)
-	d, known := c.fragments.lru.Get(k)
+	k, datagrams := keyOfFragment(p, in), c.fragments.of(in.Slot)
+	d, known := datagrams.Get(k)
 	if !known || now >= d.until {
 		c.refuse(p, in, policy.ReasonFragment, out)
 		return
@@ -121,7 +141,7 @@ func (c *Classifier) laterFragment(p *Packet, in *Ingress, now int64, out *Resul
 		d.forward, d.reason = false, policy.ReasonFragment
 		out.Violation = true
 	}
-	c.fragments.lru.Add(k, d)
+	datagrams.Add(k, d)
 	out.Forward, out.Reason = d.forward, d.reason
 	out.Verdict = policy.Drop
 	if !d.forward {
@@ -144,7 +164,12 @@ func (c *Classifier) laterFragment(p *Packet, in *Ingress, now int64, out *Resul
 	f.Packets[side]++
 	f.Bytes[side] += uint64(p.Length)
 	f.Seen = now
-	if f.app < 0 || f.Verdict != policy.Undecided {
+	if f.Verdict != policy.Undecided {
+		return
+	}
+	if f.Key.Proto == policy.ProtoTCP || f.app < 0 { // nothing of it was read
+		c.object(f, policy.ReasonFragment, out)
+		out.Forward = out.Reason == policy.ReasonNone
 		return
 	}
 	s := &c.states[f.app]
