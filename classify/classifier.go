@@ -82,6 +82,10 @@ type Result struct {
 	// Offload: the flow is decided, and the kernel should know (after this
 	// packet is transmitted, where it is forwarded).
 	Offload bool
+	// Opened: the responder of an undecided TCP connection has answered. The
+	// kernel may carry its bare acknowledgements from this packet on, which say
+	// nothing about its application.
+	Opened bool
 	// Retract: the kernel must forget this key before the packet is transmitted:
 	// a new conversation begins on it, or may if the responder answers.
 	Retract bool
@@ -419,6 +423,8 @@ func (c *Classifier) carry(f *Flow, p *Packet, in *Ingress, now int64, out *Resu
 		}
 	}
 	out.Forward = f.Allowed() && out.Reason == policy.ReasonNone
+	out.Opened = out.Forward && f.Verdict == policy.Undecided && !f.again && p.Fragment == Whole &&
+		p.Proto == policy.ProtoTCP && p.Flags&(SYN|ACK) == SYN|ACK
 	c.offer(f, p, now, out)
 }
 

@@ -14,6 +14,7 @@ type counters struct {
 	rejected     atomic.Uint64
 	observed     atomic.Uint64
 	offloaded    atomic.Uint64
+	opened       atomic.Uint64 // undecided flows written to the kernel's map
 	notOffloaded atomic.Uint64
 	_            [64]byte // the next worker's are on another cache line
 }

@@ -250,7 +250,7 @@ func (d *Dataplane) touch(ts []touch) {
 // offloads is how many entries were written so far.
 func (d *Dataplane) offloads() (n uint64) {
 	for _, w := range d.workers {
-		n += w.counters.offloaded.Load()
+		n += w.counters.offloaded.Load() + w.counters.opened.Load()
 	}
 	return n
 }

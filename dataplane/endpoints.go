@@ -132,6 +132,17 @@ func (e *endpoints) gone(next *endpoints) []*localEndpoint {
 	return out
 }
 
+// has reports whether addr is l's, the link-local address of its MAC (RFC 4291,
+// appendix A) included.
+func (l *localEndpoint) has(addr [16]byte) bool {
+	if addr[0] == 0xfe {
+		m := l.MAC
+		return addr == [16]byte{0: 0xfe, 1: 0x80, 8: m[0] ^ 2, 9: m[1], 10: m[2], 11: 0xff, 12: 0xfe, 13: m[3], 14: m[4], 15: m[5]} ||
+			slices.Contains(l.Addrs, addr)
+	}
+	return slices.Contains(l.Addrs, addr)
+}
+
 // at is the endpoint behind a steering tag, nil if there is none (any more).
 func at(slots []*localEndpoint, slot uint16) *localEndpoint {
 	if int(slot) >= len(slots) {

@@ -46,8 +46,9 @@ func (w *worker) judge(p *servedPort, f *Frame, ep *localEndpoint) {
 	if w.result.Flow != nil {
 		w.seeOff(w.result.Flow)
 	}
-	if w.result.Offload && !wrongMAC {
-		w.decide(f, ep)
+	queued := (w.result.Offload || w.result.Opened) && !wrongMAC && w.decide(f, ep)
+	if w.result.Decided && !w.result.New && !queued {
+		w.retract(w.packet.Key) // what the kernel has says undecided
 	}
 	if w.result.Forward {
 		w.send = append(w.send, *f)
@@ -69,13 +70,14 @@ func (w *worker) retract(key classify.FlowKey) {
 }
 
 // rightMAC reports whether the frame is addressed to who has its destination
-// address. At the hook towards an endpoint the kernel has looked already.
+// address. At the hook towards an endpoint the kernel has looked at the MAC; the
+// address must be the endpoint's too, or its verdict would be about another's.
 func (w *worker) rightMAC(f *Frame, ep *localEndpoint) bool {
 	mac := policy.MAC(f.Data[0:6])
 	if f.Dir == FromEndpoint {
 		return w.local.mayLeaveTo(ep, w.packet.Dst, mac)
 	}
-	return mac == ep.MAC || mac[0]&1 != 0
+	return mac == ep.MAC && ep.has(w.packet.Dst) || mac[0]&1 != 0
 }
 
 // refuse records a packet that is no flow's.
@@ -199,17 +201,17 @@ func (w *worker) answer(p *servedPort, f *Frame, ep *localEndpoint, why unreacha
 	w.counters.rejected.Add(1)
 }
 
-// decide queues the frame's flow for the kernel's map. Refused flows whose
-// packets are answered stay here, and so does multicast, which is judged at
-// each receiver.
-func (w *worker) decide(f *Frame, ep *localEndpoint) {
+// decide queues the frame's flow for the kernel's map, false where it stays
+// here: refused flows whose packets are answered, and multicast, which is judged
+// at each receiver.
+func (w *worker) decide(f *Frame, ep *localEndpoint) bool {
 	flow := w.result.Flow
 	dst, src := policy.MAC(f.Data[0:6]), policy.MAC(f.Data[6:12])
 	switch {
 	case flow == nil, len(w.decided) == cap(w.decided), dst[0]&1 != 0:
-		return
+		return false
 	case !offloads(flow), flow.Verdict == policy.Drop && w.isRefusedLookup(f, ep):
-		return
+		return false
 	}
 	from, to := 0, 1
 	if w.packet.Reversed {
@@ -238,11 +240,12 @@ func (w *worker) decide(f *Frame, ep *localEndpoint) {
 	}
 	e.Peer = e.Verdict == policy.Allow && e.Ifindex[0] != 0 && e.Ifindex[1] != 0 &&
 		sender.Bridge == receiver.Bridge && sender.ICC && receiver.ICC
-	if w.result.New && w.packet.Flags&(classify.SYN|classify.ACK) == classify.SYN {
+	if w.result.Opened || w.result.New && w.packet.Flags&(classify.SYN|classify.ACK) == classify.SYN {
 		w.opening = append(w.opening, e)
-		return
+		return true
 	}
 	w.decided = append(w.decided, e)
+	return true
 }
 
 // offloads reports whether the kernel's map is the place for a flow of that
@@ -252,6 +255,8 @@ func offloads(f *classify.Flow) bool {
 	switch f.Verdict {
 	case policy.Allow:
 		return f.Key.Proto != policy.ProtoICMP
+	case policy.Undecided:
+		return f.Key.Proto == policy.ProtoTCP && f.State != classify.Opening
 	case policy.Drop:
 		return f.Key.Proto != policy.ProtoTCP || f.State != classify.Opening
 	}

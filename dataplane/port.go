@@ -92,18 +92,21 @@ type Endpoint struct {
 type FlowEntry struct {
 	Key       classify.FlowKey
 	Epoch     uint32
-	Ifindex   [2]uint32      // of the local endpoint on that side, 0 = not local
-	MAC       [2]policy.MAC  // that frames from and to that side carry
-	Initiator uint8          // 0 or 1
-	Verdict   policy.Verdict // Allow or Drop
-	Reason    policy.Reason  // of a Drop, for the counters
-	Peer      bool           // redirect_peer may be used
-	App       policy.App
-	Inner     policy.App
-	Closed    uint8     // bit 0,1: FIN from that side; bit 2: RST
-	Packets   [2]uint32 // wraps
-	Bytes     [2]uint64
-	Seen      uint32 // coarse seconds, CLOCK_MONOTONIC
+	Ifindex   [2]uint32     // of the local endpoint on that side, 0 = not local
+	MAC       [2]policy.MAC // that frames from and to that side carry
+	Initiator uint8         // 0 or 1
+	// Verdict is Allow or Drop, or Undecided for a TCP connection of which the
+	// kernel carries the bare acknowledgements, while all else, payload, SYN,
+	// FIN and RST, comes to user space.
+	Verdict policy.Verdict
+	Reason  policy.Reason // of a Drop, for the counters
+	Peer    bool          // redirect_peer may be used
+	App     policy.App
+	Inner   policy.App
+	Closed  uint8     // bit 0,1: FIN from that side; bit 2: RST
+	Packets [2]uint32 // wraps
+	Bytes   [2]uint64
+	Seen    uint32 // coarse seconds, CLOCK_MONOTONIC
 }
 
 // FlowMap is the kernel's flow map. Safe for concurrent use.

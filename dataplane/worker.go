@@ -24,7 +24,8 @@ import (
 // The map is written after the transmit, so that the packets of a flow which
 // the kernel then carries cannot overtake the one that decided it. Only for a
 // connection that its SYN decides it is written before: nothing can overtake a
-// SYN, and its answer is there before the transmit returns.
+// SYN, and its answer is there before the transmit returns. So is that of an
+// undecided one with its SYN-ACK, for the acknowledgement that answers it.
 
 const (
 	batchSize = 64
@@ -37,6 +38,10 @@ const (
 	// stopped for longer drops what waited meanwhile: the programs have begun
 	// to answer for it.
 	staleGap = 200 * time.Millisecond
+	// lingering is how long a worker looks for more frames before it sleeps: the
+	// next segment of a connection that opens is mostly nearer than a core needs
+	// to fall asleep and wake up again.
+	lingering = 50 * time.Microsecond
 	// kickWait is the sleep while a port has frames that the kernel did not
 	// take yet.
 	kickWait = time.Millisecond
@@ -83,13 +88,14 @@ type worker struct {
 	events     *pendingEvents
 	frames     [batchSize]Frame
 	send, drop []Frame
-	opening    []FlowEntry        // decided by a SYN
+	opening    []FlowEntry        // decided by a SYN, or answered and undecided
 	decided    []FlowEntry        // decided by any other packet
 	over       []classify.FlowKey // ended flows that the kernel may have
 	closed     departures
 	answered   departures
 	now        int64 // of this turn
 	lastTurn   int64
+	lastBusy   int64 // when frames last came
 	lastBeat   int64
 	lastEvents int64
 	lastSweep  int64
@@ -177,7 +183,13 @@ func (w *worker) run(ctx context.Context) error {
 	woken := make(chan struct{})
 	context.AfterFunc(ctx, func() { defer close(woken); w.wake() })
 	for ctx.Err() == nil {
-		if !w.turn() {
+		switch {
+		case w.turn():
+			w.lastBusy = w.now
+		case w.now-w.lastBusy < int64(lingering):
+			// Whoever else wants the core gets it.
+			_, _, _ = unix.RawSyscall(unix.SYS_SCHED_YIELD, 0, 0, 0)
+		default:
 			w.sleep()
 		}
 	}
@@ -317,8 +329,13 @@ func (w *worker) touch(ts []touch) {
 // adopt takes over flows that a former process left in the kernel's map.
 func (w *worker) adopt(entries []FlowEntry) (n int) {
 	w.follow()
+	defer w.forget()
 	for i := range entries {
 		e := &entries[i]
+		if e.Verdict == policy.Undecided { // what was read of it is lost
+			w.over = append(w.over, e.Key)
+			continue
+		}
 		owner := w.local.charged(e)
 		if owner == nil {
 			continue
@@ -452,14 +469,21 @@ func (w *worker) serve(p *servedPort, frames []Frame) error {
 	return nil
 }
 
-// offload writes decided flows into the kernel's map.
+// offload writes flows into the kernel's map.
 func (w *worker) offload(entries []FlowEntry) {
 	if len(entries) == 0 {
 		return
 	}
+	opened := 0
+	for i := range entries {
+		if entries[i].Verdict == policy.Undecided {
+			opened++
+		}
+	}
 	err := w.flowMap.Put(entries)
 	if err == nil {
-		w.counters.offloaded.Add(uint64(len(entries)))
+		w.counters.opened.Add(uint64(opened))
+		w.counters.offloaded.Add(uint64(len(entries) - opened))
 		return
 	}
 	// Flows that are not in the map go on through user space.
@@ -476,7 +500,7 @@ func (w *worker) flows(s *sweeper) []Flow {
 	w.classifier.Each(func(f *classify.Flow) bool {
 		x := newFlow(f, w.clock)
 		x.setEndpoints(w.local)
-		x.Offloaded = s.carries(&f.Key)
+		x.Offloaded = f.Verdict != policy.Undecided && s.carries(&f.Key)
 		out = append(out, x)
 		return true
 	})

@@ -356,8 +356,8 @@ func TestWrongApplicationDoesNotArrive(t *testing.T) {
 		l := newLane(t)
 		good := newConn(t, web, db, v6, 40000, 80)
 		good.open(l)
-		if l.m.Len() != 0 {
-			t.Fatal("offloaded before the application was known")
+		if e, ok := l.m.Get(good.key()); !ok || e.Verdict != policy.Undecided || e.Peer {
+			t.Fatalf("entry before the application is known %+v, %v", e, ok)
 		}
 		l.passes(web, db, good.segment(false, "A", "GET / HTTP/1.1\r\nHost: db\r\n\r\n"))
 		l.passes(db, web, good.segment(true, "A", "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"))
@@ -373,6 +373,9 @@ func TestWrongApplicationDoesNotArrive(t *testing.T) {
 		}
 		l.isDropped(db, web, bad.segment(true, "A", "SSH-2.0-x\r\n"), policy.ReasonApp)
 
+		if c := l.d.Counters(); c.Offloaded != 2 {
+			t.Errorf("%d flows offloaded, want those two that were decided", c.Offloaded)
+		}
 		l.d.Settle()
 		vs := l.d.Violations().List()
 		if len(vs) != 2 {
@@ -385,6 +388,66 @@ func TestWrongApplicationDoesNotArrive(t *testing.T) {
 		}
 		if got, ok := l.d.Violations().Get(v.ID); !ok || got != v {
 			t.Errorf("by its id %+v, %v", got, ok)
+		}
+	})
+}
+
+// TestUndecidedInTheKernel: the kernel learns of an undecided connection when it
+// is answered, before the answer is transmitted, and forgets it where the
+// decision stays in user space, where it ends, and where its reader is gone.
+func TestUndecidedInTheKernel(t *testing.T) {
+	families(t, func(t *testing.T, v6 bool) {
+		l := newLane(t, append([]policy.Statement{line(policy.Reject, "web", "db", "ssh", "tcp/80")}, lines...)...)
+		c := newConn(t, web, db, v6, 40000, 80)
+		l.passes(web, db, c.segment(false, "S", ""))
+		if l.m.Len() != 0 {
+			t.Error("a SYN that nobody has answered takes a place in the map")
+		}
+		l.passes(db, web, c.segment(true, "SA", ""))
+		steps := l.port.Order.Steps()
+		if n := len(steps); n < 2 || !slices.Equal(steps[n-2:], []string{"put", "flush"}) {
+			t.Errorf("steps %v, want the entry before the transmit", steps)
+		}
+		e, ok := l.m.Get(c.key())
+		if i := e.Initiator; !ok || e.Verdict != policy.Undecided || e.Peer || e.Ifindex[i] != web.endpoint().Ifindex || e.Ifindex[1-i] != db.endpoint().Ifindex {
+			t.Errorf("entry %+v, %v", e, ok)
+		}
+		if flows := l.d.ListFlows(); len(flows) != 1 || flows[0].Offloaded {
+			t.Errorf("flows %+v", flows)
+		}
+
+		if got := l.send(web, db, c.segment(false, "A", "SSH-2.0-OpenSSH_9.2\r\n")); len(got) != 2 {
+			t.Fatalf("%d frames, want a reset for each end", len(got))
+		}
+		if e, ok := l.m.Get(c.key()); ok {
+			t.Errorf("rejected, and the kernel has %+v", e)
+		}
+
+		ended := newConn(t, web, db, v6, 40001, 80)
+		ended.open(l)
+		l.passes(web, db, ended.segment(false, "RA", ""))
+		l.d.Elapse(time.Second)
+		l.d.Turn(0)
+		if e, ok := l.m.Get(ended.key()); ok {
+			t.Errorf("reset, and the kernel has %+v", e)
+		}
+
+		left := newConn(t, web, db, v6, 40002, 80)
+		left.open(l)
+		e, ok = l.m.Get(left.key())
+		if !ok {
+			t.Fatal("no entry")
+		}
+		next := newLane(t)
+		if err := next.m.Put([]dataplane.FlowEntry{e}); err != nil {
+			t.Fatal(err)
+		}
+		if n := next.d.Adopt([]dataplane.FlowEntry{e}); n != 0 {
+			t.Errorf("%d undecided flows adopted", n)
+		}
+		next.d.Turn(0)
+		if next.m.Len() != 0 || len(next.d.ListFlows()) != 0 {
+			t.Error("a new process keeps what the old one had not decided")
 		}
 	})
 }
@@ -460,6 +523,23 @@ func TestDestinationMAC(t *testing.T) {
 		c := newConn(t, web, stranger, v6, 40000, 443)
 		l.passes(web, stranger, c.segment(false, "S", ""))
 		l.isDropped(web, viaNeighbour, udp(t, web, viaNeighbour, v6, 5000, 9000, "x"), policy.ReasonDestinationMAC)
+	})
+}
+
+// TestForeignAddressAtAnEndpoint: a neighbour that nobody stops (not guarded,
+// or only observed) cannot reach an endpoint under an address that policy lets
+// it talk to.
+func TestForeignAddressAtAnEndpoint(t *testing.T) {
+	families(t, func(t *testing.T, v6 bool) {
+		neighbour := party{"neighbour", 0, policy.MAC{2, 0, 0, 0, 0, 9}, netip.MustParseAddr("172.18.0.9"), netip.MustParseAddr("fd00:18::9")}
+		for _, dst := range [][2]string{
+			{"198.51.100.2", "2001:db8::2"}, {"172.18.0.77", "fd00:18::77"}, {"224.0.0.251", "ff02::fb"}, {"255.255.255.255", "ff02::1"}, {"172.18.0.255", "fe80::1"},
+		} {
+			l := newLane(t)
+			to := db
+			to.slot, to.v4, to.v6 = db.slot, netip.MustParseAddr(dst[0]), netip.MustParseAddr(dst[1])
+			l.isDropped(neighbour, to, udp(t, neighbour, to, v6, 5000, 9000, "x"), policy.ReasonDestinationMAC)
+		}
 	})
 }
 

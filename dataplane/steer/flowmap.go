@@ -202,6 +202,7 @@ const (
 	flowInitiator = 1
 	flowPeer      = 2
 	flowAllow     = 4
+	flowBare      = 8
 
 	closedFIN = 1
 	closedRST = 2
@@ -220,8 +221,11 @@ func toKernel(e *dataplane.FlowEntry) steerFlow {
 		Bytes:   e.Bytes,
 		Flags:   e.Initiator & flowInitiator,
 	}
-	if e.Verdict == policy.Allow {
+	switch e.Verdict {
+	case policy.Allow:
 		v.Flags |= flowAllow
+	case policy.Undecided:
+		v.Flags |= flowBare
 	}
 	if e.Peer {
 		v.Flags |= flowPeer
@@ -256,9 +260,12 @@ func fromKernel(k *classify.FlowKey, v *steerFlow) dataplane.FlowEntry {
 	if (v.Closed[0]|v.Closed[1])&closedRST != 0 {
 		e.Closed |= 4
 	}
-	if v.Flags&flowAllow != 0 {
+	switch {
+	case v.Flags&flowAllow != 0:
 		e.Verdict = policy.Allow
-	} else {
+	case v.Flags&flowBare != 0:
+		e.Verdict = policy.Undecided
+	default:
 		e.Reason = policy.Reason(v.Reason)
 	}
 	return e

@@ -69,9 +69,11 @@ func TestFlowEntryRoundTrip(t *testing.T) {
 	}
 	denied := numbered(6)
 	denied.Verdict, denied.Reason = policy.Drop, policy.ReasonApp
-	must(t, f.Put([]dataplane.FlowEntry{e, denied}))
+	undecided := numbered(7)
+	undecided.Verdict = policy.Undecided
+	must(t, f.Put([]dataplane.FlowEntry{e, denied, undecided}))
 	got := all(t, f, 1)
-	if len(got) != 2 || got[e.Key] != e || got[denied.Key] != denied {
+	if len(got) != 3 || got[undecided.Key] != undecided || got[e.Key] != e || got[denied.Key] != denied {
 		t.Errorf("got %+v", got)
 	}
 	for _, seconds := range []uint32{0, 1, 2, 1000, 100_000_000} {

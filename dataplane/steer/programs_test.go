@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -492,6 +493,80 @@ func TestHit(t *testing.T) {
 				t.Errorf("%s: %s, want %s", step.name, got, step.want)
 			}
 		}
+	})
+}
+
+// TestUndecided: of an undecided connection the kernel carries acknowledgements
+// that hold nothing else.
+func TestUndecided(t *testing.T) {
+	families(t, func(t *testing.T, v6 bool) {
+		h := newHost(t)
+		h.guard(true)
+		a, b := h.run("a", 2), h.run("b", 3)
+		h.admit(a)
+		h.admit(b)
+		n := h.s.networks[testZone]
+		segment := func(flags, payload string, options ...layers.TCPOption) []byte {
+			l := tcp(flags)
+			l.Options = options
+			if v6 {
+				return build(t, eth(a.mac, b.mac, 0x86dd), ip6(a.v6, b.v6, 6), l, gopacket.Payload(payload))
+			}
+			return build(t, eth(a.mac, b.mac, 0x0800), ip4(a.v4, b.v4, 6), l, gopacket.Payload(payload))
+		}
+		entry := flowEntry(a, b, v6, policy.ProtoTCP, 1000, 80)
+		entry.Verdict, entry.Peer = policy.Undecided, false
+		must(t, h.s.Flows().Put([]dataplane.FlowEntry{entry}))
+		stamps := layers.TCPOption{OptionType: layers.TCPOptionKindTimestamps, OptionLength: 10, OptionData: make([]byte, 8)}
+		length, flags := 14+2, 14+20+13 // of the IP header's length field's high byte, of TCP's flags
+		if v6 {
+			length, flags = 14+4, 14+40+13
+		}
+		bare := segment("A", "")
+		urgent := patched(bare, flags, 0x30)
+		for _, step := range []struct {
+			name  string
+			frame []byte
+			want  string
+		}{
+			{"acknowledgement", bare, "pass"},
+			{"with timestamps", segment("A", "", stamps), "pass"},
+			{"one byte of payload", segment("A", "x"), "steer"},
+			{"payload behind timestamps", segment("A", "GET / HTTP/1.1\r\n", stamps), "steer"},
+			{"payload that looks like a header", segment("A", strings.Repeat("\x00", 20)), "steer"},
+			{"SYN", segment("S", ""), "steer"},
+			{"SYN-ACK", segment("SA", ""), "steer"},
+			{"FIN", segment("FA", ""), "steer"},
+			{"RST", segment("R", ""), "steer"},
+			{"push", patched(bare, flags, 0x18), "steer"},
+			{"urgent", urgent, "steer"},
+			{"no flags", segment("", ""), "steer"},
+			{"length says more", patched(bare, length, 1), "steer"},
+			{"more than its length says", append(slices.Clone(bare), make([]byte, 40)...), "steer"},
+			{"header longer than the segment", patched(bare, flags-1, 0x60), "steer"},
+			{"header too short", patched(bare, flags-1, 0x40), "steer"},
+		} {
+			if got := h.told(n.from, a, step.frame); got != step.want {
+				t.Errorf("%s: %s, want %s", step.name, got, step.want)
+			}
+			if got := h.told(n.to, b, step.frame); got != step.want {
+				t.Errorf("%s, at the other hook: %s, want %s", step.name, got, step.want)
+			}
+		}
+		// A super-packet's length is written anew for each of its segments.
+		in, big := make([]byte, 192), segment("A", "")
+		binary.NativeEndian.PutUint32(in[40:], a.ifindex)
+		binary.NativeEndian.PutUint32(in[176:], 1448) // gso_size
+		must(t, h.ns.do(func() error {
+			before := h.counters()
+			if _, err := n.from.Run(&ebpf.RunOptions{Data: big, Context: in}); err != nil {
+				return err
+			}
+			if h.counters().Steered == before.Steered {
+				t.Error("a super-packet passed")
+			}
+			return nil
+		}))
 	})
 }
 

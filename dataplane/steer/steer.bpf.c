@@ -135,7 +135,8 @@ struct flow_key {
 
 #define FLOW_INITIATOR 1 // side 1 opened it, else side 0
 #define FLOW_PEER 2      // redirect_peer may be used
-#define FLOW_ALLOW 4     // else its packets are dropped
+#define FLOW_ALLOW 4     // its packets pass; without this and the next they are dropped
+#define FLOW_BARE 8      // undecided: acknowledgements without payload pass, user space sees the rest
 
 #define CLOSED_FIN 1
 #define CLOSED_RST 2
@@ -598,6 +599,36 @@ static __always_inline void parse(struct __sk_buff *skb, struct packet *p)
 	bad(p, REASON_ETHERTYPE);
 }
 
+// is_bare: a TCP segment that acknowledges and carries nothing, by its IP length
+// and by its size. A super-packet is never one: its header's length would be
+// written anew for each segment.
+static __always_inline bool is_bare(struct __sk_buff *skb, void *data, void *end)
+{
+	struct ethhdr *eth = data;
+	struct ipv6hdr *ip6 = data + sizeof(*eth);
+	struct iphdr *ip = data + sizeof(*eth);
+	__u32 header, size, payload;
+	__u8 *tcp = data + sizeof(*eth) + sizeof(*ip);
+
+	if (data + sizeof(*eth) + sizeof(*ip6) + 20 > end) {
+		if (eth->h_proto != bpf_htons(ETH_P_IP) || data + sizeof(*eth) + sizeof(*ip) + 20 > end)
+			return false;
+		header = sizeof(*ip);
+		payload = bpf_ntohs(ip->tot_len) - header;
+	} else if (eth->h_proto == bpf_htons(ETH_P_IP)) {
+		header = sizeof(*ip);
+		payload = bpf_ntohs(ip->tot_len) - header;
+	} else {
+		header = sizeof(*ip6);
+		payload = bpf_ntohs(ip6->payload_len);
+		tcp = data + sizeof(*eth) + sizeof(*ip6);
+	}
+	size = (tcp[12] >> 4) * 4;
+	if (tcp[13] != TCP_ACK || size < 20 || payload != size || skb->gso_size)
+		return false;
+	return skb->len == sizeof(*eth) + header + size || skb->len <= ETH_ZLEN; // padded
+}
+
 // hit returns the flow's entry if it speaks for this very frame at this port.
 static __always_inline struct flow *hit(struct __sk_buff *skb, struct packet *p, __u32 own)
 {
@@ -618,6 +649,8 @@ static __always_inline struct flow *hit(struct __sk_buff *skb, struct packet *p,
 	if (data + sizeof(*eth) > end)
 		return 0;
 	if (!same_mac(eth->h_source, f->mac[side]) || !same_mac(eth->h_dest, f->mac[!side]))
+		return 0;
+	if (f->flags & FLOW_BARE && (p->tcp != TCP_ACK || !is_bare(skb, data, end)))
 		return 0;
 	// An identifier is the initiator's for asking and the other's for answering.
 	if (p->key.proto == IPPROTO_ICMP &&
@@ -883,7 +916,7 @@ int from_endpoint(struct __sk_buff *skb)
 	side = p.side & 1;
 	tick = now_tick();
 	account(skb, &p, f, tick);
-	if (!(f->flags & FLOW_ALLOW))
+	if (!(f->flags & (FLOW_ALLOW | FLOW_BARE)))
 		return drop(f->reason < REASON_COUNT ? f->reason : REASON_DENIED);
 	count(COUNT_HIT);
 	// Past the bridge only where the bridge delivered this very direction a
@@ -982,7 +1015,7 @@ int to_endpoint(struct __sk_buff *skb)
 	tick = now_tick();
 	if (!f->ifindex[side])
 		account(skb, &p, f, tick);
-	if (!(f->flags & FLOW_ALLOW))
+	if (!(f->flags & (FLOW_ALLOW | FLOW_BARE)))
 		return drop(f->reason < REASON_COUNT ? f->reason : REASON_DENIED);
 	if (f->ifindex[side]) {
 		__u16 stamp = (__u16)tick ? (__u16)tick : 1;
