@@ -368,6 +368,9 @@ func (s *session) applyContainer(e event) {
 		c.running, c.down = true, false
 		s.askContainer(c)
 		s.publish(c)
+		if s.onOverlay(id) {
+			s.askGateway()
+		}
 	case "die":
 		c := s.container(id)
 		c.running, c.down = false, true
@@ -406,6 +409,31 @@ func (s *session) applyNetwork(e event) {
 		}
 	}
 	s.askNetwork(e.Actor.ID)
+	if e.Actor.Attributes["type"] == "overlay" {
+		s.askGateway()
+	}
+}
+
+func (s *session) onOverlay(container string) bool {
+	for _, n := range s.state.networks {
+		if _, member := n.members[container]; member && n.info != nil && n.info.Driver == "overlay" {
+			return true
+		}
+	}
+	return false
+}
+
+// askGateway looks at docker_gwbridge again: of the legs that containers get and
+// lose there with their overlay networks, and of the bridge itself, the engine
+// sends no event.
+func (s *session) askGateway() {
+	for id, n := range s.state.networks {
+		if n.info != nil && n.info.Name == gatewayBridge {
+			s.askNetwork(id)
+			return
+		}
+	}
+	s.state.retry = true
 }
 
 // leave ends a membership at once, also in an answer that is still to come.

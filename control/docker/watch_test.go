@@ -356,6 +356,50 @@ func TestHotConnectAndDisconnect(t *testing.T) {
 	await(t, inv, "one endpoint", func(s *policy.Snapshot) bool { return len(service(s, "shop/wordpress").Endpoints) == 1 })
 }
 
+// A container of an overlay network gets its leg on docker_gwbridge without an event.
+func TestGatewayLegWithoutEvent(t *testing.T) {
+	f := newFakeEngine(t, "swarm-manager")
+	_, inv := startFake(t, f)
+	gateway, overlay, id := networkNamed(inv.Snapshot(), gatewayBridge).ID, "", ""
+	for _, n := range inv.Snapshot().Networks {
+		for _, w := range inv.Snapshot().Workloads {
+			for _, e := range w.Endpoints {
+				if e.Network == n.ID && n.Driver == "overlay" && !n.Ingress {
+					overlay, id = n.ID, w.ID
+				}
+			}
+		}
+	}
+	legs := func(want int) {
+		t.Helper()
+		await(t, inv, fmt.Sprint(want, " legs on ", gatewayBridge), func(s *policy.Snapshot) bool {
+			n := 0
+			for _, w := range s.Workloads {
+				for _, e := range w.Endpoints {
+					if w.ID == id && e.Network == gateway {
+						n++
+					}
+				}
+			}
+			return n == want
+		})
+	}
+	set := func(members any) (old any) {
+		f.change(func() {
+			net := cloneJSON(f.networks[gateway])
+			old, net["Containers"] = net["Containers"], members
+			f.networks[gateway] = net
+		})
+		return old
+	}
+	members := set(map[string]any{})
+	f.send("network", "disconnect", overlay, map[string]string{"container": id, "type": "overlay"})
+	legs(0)
+	set(members)
+	f.send("network", "connect", overlay, map[string]string{"container": id, "type": "overlay"})
+	legs(1)
+}
+
 func TestEngineLostAndBack(t *testing.T) {
 	f := newFakeEngine(t, "compose")
 	w, inv := startFake(t, f)
