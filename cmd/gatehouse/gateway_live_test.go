@@ -157,6 +157,12 @@ func (r *rig) findNetNS() error {
 // sweep removes what a test that could not clean up left.
 func (r *rig) sweep() error {
 	var errs []error
+	if out, err := command("docker", "service", "ls", "-q", "--filter", "label="+liveLabel); err == nil { // an error: no Swarm
+		for _, id := range strings.Fields(out) {
+			_, err := command("docker", "service", "rm", id)
+			errs = append(errs, err)
+		}
+	}
 	if out, err := command("docker", "ps", "-aq", "--filter", "label="+liveLabel); err == nil && out != "" {
 		_, err := command("docker", append([]string{"rm", "-f"}, strings.Fields(out)...)...)
 		errs = append(errs, err)
