@@ -283,6 +283,8 @@ func TestFromEndpoint(t *testing.T) {
 		{"ARP claims another's MAC", arp(t, a.mac, b.mac, 2, a.v4, b.v4), "arp-sender"},
 		{"ARP from another's MAC", arp(t, b.mac, b.mac, 2, b.v4, a.v4), "source-mac"},
 		{"ARP cut", arp(t, a.mac, a.mac, 1, a.v4, b.v4)[:40], "arp-sender"},
+		{"ARP with a passenger", append(arp(t, a.mac, a.mac, 1, a.v4, b.v4), 1), "arp-sender"},
+		{"RARP", arp(t, a.mac, a.mac, 3, a.v4, b.v4), "arp-sender"},
 		{"ARP of another protocol", patched(arp(t, a.mac, a.mac, 1, a.v4, b.v4), 16, 0x86), "arp-sender"},
 
 		{"NS", solicitation(t, a.mac, a.v6, b.v6, option{layers.ICMPv6OptSourceAddress, a.mac}), "pass"},
@@ -297,6 +299,12 @@ func TestFromEndpoint(t *testing.T) {
 		{"NS with a low hop limit", patched(solicitation(t, a.mac, a.v6, b.v6), 21, 64), "nd-sender"},
 		{"NS with an empty option", patched(solicitation(t, a.mac, a.v6, b.v6, option{layers.ICMPv6OptSourceAddress, a.mac}), 79, 0), "nd-sender"},
 		{"NA", advertisement(t, a.mac, a.v6, a.v6, option{layers.ICMPv6OptTargetAddress, a.mac}), "pass"},
+		{"NS with a nonce", solicitation(t, a.mac, a.v6, b.v6, option{layers.ICMPv6OptSourceAddress, a.mac}, option{14, b.mac}), "pass"},
+		{"NS with a strange option", solicitation(t, a.mac, a.v6, b.v6, option{200, a.mac}), "nd-sender"},
+		{"NS with a long nonce", patched(append(solicitation(t, a.mac, a.v6, b.v6, option{14, a.mac}), make([]byte, 8)...), 79, 2), "nd-sender"},
+		{"NS with a passenger", append(solicitation(t, a.mac, a.v6, b.v6), 1), "nd-sender"},
+		{"MLD with a passenger", append(mld(t, a.mac, ll, solicitedNode(a.v6)), 1), "multicast"},
+		{"MLD with room", longer(mld(t, a.mac, ll, solicitedNode(a.v6)), 20), "multicast"},
 		{"NA for another's address", advertisement(t, a.mac, a.v6, b.v6, option{layers.ICMPv6OptTargetAddress, a.mac}), "nd-sender"},
 		{"NA from another's address", advertisement(t, a.mac, b.v6, a.v6), "nd-sender"},
 		{"NA with another's option", advertisement(t, a.mac, a.v6, a.v6, option{layers.ICMPv6OptTargetAddress, b.mac}), "nd-sender"},
@@ -331,6 +339,13 @@ func patched(frame []byte, at int, b byte) []byte {
 	c := append([]byte(nil), frame...)
 	c[at] = b
 	return c
+}
+
+// longer is an IPv6 frame with n more bytes of payload.
+func longer(frame []byte, n int) []byte {
+	b := append(append([]byte(nil), frame...), make([]byte, n)...)
+	binary.BigEndian.PutUint16(b[18:], uint16(len(b)-54))
+	return b
 }
 
 func TestToEndpoint(t *testing.T) {
@@ -492,6 +507,28 @@ func TestHit(t *testing.T) {
 			if got := h.told(step.prog, step.at, step.frame); got != step.want {
 				t.Errorf("%s: %s, want %s", step.name, got, step.want)
 			}
+		}
+	})
+}
+
+// TestUnaskedDatagram: an entry that refuses what one side sent does not bind
+// the other, who is judged anew.
+func TestUnaskedDatagram(t *testing.T) {
+	families(t, func(t *testing.T, v6 bool) {
+		h := newHost(t)
+		h.guard(true)
+		a, b := h.run("a", 2), h.run("b", 3)
+		h.admit(a)
+		h.admit(b)
+		n := h.s.networks[testZone]
+		e := flowEntry(a, b, v6, policy.ProtoUDP, 1000, 53)
+		e.Verdict, e.Reason = policy.Drop, policy.ReasonNoRule
+		must(t, h.s.Flows().Put([]dataplane.FlowEntry{e}))
+		if got := h.told(n.from, a, datagram(t, a, b, v6, 1000, 53, "x")); got != "no-rule" {
+			t.Errorf("who was refused: %s", got)
+		}
+		if got := h.told(n.from, b, datagram(t, b, a, v6, 53, 1000, "x")); got != "steer" {
+			t.Errorf("the other: %s", got)
 		}
 	})
 }

@@ -32,6 +32,10 @@
 
 // From linux/icmp.h, icmpv6.h, if_arp.h and if_packet.h, which include libc's headers.
 #define ARPHRD_ETHER 1
+#define ARPOP_REPLY 2 // the last of the two that resolve
+#define ND_OPT_SOURCE_LL_ADDR 1
+#define ND_OPT_TARGET_LL_ADDR 2
+#define ND_OPT_NONCE 14
 #define PACKET_HOST 0
 #define ICMP_ECHOREPLY 0
 #define ICMP_DEST_UNREACH 3
@@ -652,6 +656,9 @@ static __always_inline struct flow *hit(struct __sk_buff *skb, struct packet *p,
 		return 0;
 	if (f->flags & FLOW_BARE && (p->tcp != TCP_ACK || !is_bare(skb, data, end)))
 		return 0;
+	// What was refused to one side must not stand in the way of the other.
+	if (!(f->flags & (FLOW_ALLOW | FLOW_BARE)) && p->key.proto == IPPROTO_UDP && side != (f->flags & FLOW_INITIATOR))
+		return 0;
 	// An identifier is the initiator's for asking and the other's for answering.
 	if (p->key.proto == IPPROTO_ICMP &&
 	    (p->request != (side == (f->flags & FLOW_INITIATOR)) || skb->len > ETH_HLEN + 20 + 8 + ECHO_MAX))
@@ -737,13 +744,19 @@ struct arp_ipv4 {
 	__u8 tpa[4];
 } __attribute__((packed));
 
+// Chatter between neighbours is not judged, so it must have no room for anything
+// else: no bytes behind it, no options that nobody asks for.
+#define ARP_MAX 60 // an Ethernet frame is padded to that
+
 // arp_sent: the sender must be this endpoint; a probe asks for its own address.
 static __always_inline bool arp_sent(struct __sk_buff *skb, struct port *port)
 {
 	__be32 addr[4] = {0, 0, bpf_htonl(0xffff), 0};
 	struct arp_ipv4 arp __attribute__((aligned(4)));
 
-	if (bpf_skb_load_bytes(skb, ETH_HLEN, &arp, sizeof(arp)))
+	if (skb->len > ARP_MAX || bpf_skb_load_bytes(skb, ETH_HLEN, &arp, sizeof(arp)))
+		return false;
+	if (arp.op == 0 || bpf_ntohs(arp.op) > ARPOP_REPLY)
 		return false;
 	if (arp.htype != bpf_htons(ARPHRD_ETHER) || arp.ptype != bpf_htons(ETH_P_IP) || arp.hlen != 6 || arp.plen != 4)
 		return false;
@@ -788,13 +801,17 @@ static __always_inline bool nd_sent(struct __sk_buff *skb, struct port *port, __
 		__u8 option[8] __attribute__((aligned(8)));
 		if (bpf_skb_load_bytes(skb, off, option, sizeof(option)))
 			return false;
-		if (option[1] == 0)
+		if (option[1] != 1)
 			return false;
-		if ((option[0] == 1 || option[0] == 2) && (unspecified || option[1] != 1 || !same_mac(option + 2, port->mac)))
+		if (option[0] == ND_OPT_SOURCE_LL_ADDR || option[0] == ND_OPT_TARGET_LL_ADDR) {
+			if (unspecified || !same_mac(option + 2, port->mac))
+				return false;
+		} else if (option[0] != ND_OPT_NONCE) {
 			return false;
-		off += option[1] * 8;
+		}
+		off += 8;
 	}
-	return off == end;
+	return off == end && end == skb->len;
 }
 
 static __always_inline bool own_group(struct port *port, const __be32 *group)
@@ -834,13 +851,15 @@ static __always_inline bool mld_sent(struct __sk_buff *skb, struct port *port, s
 		return false;
 	if (ip.nexthdr == IPPROTO_HOPOPTS)
 		icmp += 8;
+	if (ETH_HLEN + sizeof(ip) + bpf_ntohs(ip.payload_len) != skb->len)
+		return false;
 	if (p->icmp == MLD_REPORT || p->icmp == MLD_DONE) {
 		__be32 group[4];
-		return !bpf_skb_load_bytes(skb, icmp + 8, group, sizeof(group)) && own_group(port, group);
+		return skb->len == icmp + 8 + sizeof(group) && !bpf_skb_load_bytes(skb, icmp + 8, group, sizeof(group)) && own_group(port, group);
 	}
 	if (p->icmp != MLD2_REPORT || bpf_skb_load_bytes(skb, icmp + 6, &records, sizeof(records)))
 		return false;
-	if (bpf_ntohs(records) > MLD_RECORDS)
+	if (bpf_ntohs(records) > MLD_RECORDS || skb->len != icmp + 8 + bpf_ntohs(records) * sizeof(struct mld_record))
 		return false;
 	for (int i = 0; i < MLD_RECORDS && i < bpf_ntohs(records); i++) {
 		struct mld_record r;

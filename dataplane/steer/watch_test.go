@@ -227,8 +227,8 @@ func TestStandingDefaultIsMended(t *testing.T) {
 		}
 	}
 	// arp goes without the flow map.
-	h.arrives(a, b, "of a", append(arp(t, a.mac, a.mac, 1, a.v4, b.v4), "of a"...))
-	h.quiet(c, b, a, "of c", append(arp(t, c.mac, c.mac, 1, c.v4, b.v4), "of c"...))
+	h.arrives(a, b, "of a", padded(arp(t, a.mac, a.mac, 1, a.v4, b.v4), "of a"))
+	h.quiet(c, b, a, "of c", padded(arp(t, c.mac, c.mac, 1, c.v4, b.v4), "of c"))
 }
 
 // Where the kernel cannot tell bridges apart, ports of others are let by as

@@ -93,9 +93,9 @@ func TestForgedFramesDoNotArrive(t *testing.T) {
 	add("LLC", func(m string) []byte {
 		return build(t, &layers.Ethernet{SrcMAC: a.mac[:], DstMAC: b.mac[:], Length: uint16(len(m))}, payload(m))
 	})
-	add("ARP for another", func(m string) []byte { return append(arp(t, a.mac, a.mac, 2, c.v4, b.v4), m...) })
-	add("ARP for the gateway", func(m string) []byte {
-		return append(arp(t, a.mac, a.mac, 2, netip.MustParseAddr("172.30.9.1"), b.v4), m...)
+	add("ARP another", func(m string) []byte { return padded(arp(t, a.mac, a.mac, 2, c.v4, b.v4), m) })
+	add("ARP gateway", func(m string) []byte {
+		return padded(arp(t, a.mac, a.mac, 2, netip.MustParseAddr("172.30.9.1"), b.v4), m)
 	})
 	add("NA x", func(m string) []byte {
 		return advertisement(t, a.mac, a.v6, c.v6, append(noted(m), option{layers.ICMPv6OptTargetAddress, a.mac})...)
@@ -356,7 +356,7 @@ func TestTakeover(t *testing.T) {
 	must(t, h.s.Sweep())
 	h.quiet(a, b, a, "new flow")
 	h.quiet(a, b, a, "new container")
-	h.quiet(c, b, a, "from c", datagram(t, c, b, false, 1, 2, "from c"), append(arp(t, c.mac, c.mac, 1, c.v4, b.v4), "from c"...))
+	h.quiet(c, b, a, "from c", datagram(t, c, b, false, 1, 2, "from c"), padded(arp(t, c.mac, c.mac, 1, c.v4, b.v4), "from c"))
 }
 
 func TestBothDirectionsMeetOneQueue(t *testing.T) {
