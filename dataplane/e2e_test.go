@@ -318,6 +318,7 @@ func TestEndToEnd(t *testing.T) {
 	families(t, func(t *testing.T, v6 bool) {
 		x.t = t
 		t.Run("application", func(t *testing.T) { x.t = t; x.application(v6) })
+		t.Run("upload", func(t *testing.T) { x.t = t; x.upload(v6) })
 		t.Run("bulk", func(t *testing.T) { x.t = t; x.bulk(v6) })
 		t.Run("datagrams", func(t *testing.T) { x.t = t; x.datagrams(v6) })
 		t.Run("rejects", func(t *testing.T) { x.t = t; x.rejects(v6) })
@@ -401,6 +402,41 @@ func (x *site) application(v6 bool) {
 		time.Sleep(20 * time.Millisecond)
 	}
 	t.Errorf("no violation says ssh: %+v", x.d.Violations().List())
+}
+
+// upload: a server that says nothing before it has read everything has at least
+// acknowledged the request, which is what the answer waits for.
+func (x *site) upload(v6 bool) {
+	t := x.t
+	before, err := x.s.Counters()
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := x.listen(db, v6, 80)
+	const size = 16 << 20
+	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		n, err := io.Copy(io.Discard, r.Body)
+		fmt.Fprint(w, n, err)
+	})}
+	go srv.Serve(l)
+	defer srv.Close()
+	c := x.mustDial(web, "tcp", db, v6, 80)
+	client := http.Client{Timeout: patience, Transport: &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) { return c, nil }}}
+	resp, err := client.Post("http://db/", "text/plain", bytes.NewReader(make([]byte, size)))
+	if err != nil {
+		t.Fatalf("%v; flows %+v", err, x.d.Flows())
+	}
+	defer resp.Body.Close()
+	if body, err := io.ReadAll(resp.Body); string(body) != fmt.Sprint(size, " <nil>") {
+		t.Errorf("%q, %v", body, err)
+	}
+	k, err := x.s.Counters()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := k.Steered - before.Steered; n > 500 {
+		t.Errorf("%d frames of the upload went through user space", n)
+	}
 }
 
 func (x *site) bulk(v6 bool) {
