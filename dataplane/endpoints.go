@@ -168,11 +168,13 @@ func (e *endpoints) mayLeaveTo(ep *localEndpoint, dst [16]byte, mac policy.MAC) 
 	return ep.Overlay && e.byMAC[zoneMAC{ep.Zone, mac}] == nil
 }
 
+var broadcastMAC = policy.MAC{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}
+
 // multicastMAC reports whether mac is the group address that dst maps to (RFC
 // 1112 6.4, RFC 2464 7), or the broadcast address for an IPv4 address.
 func multicastMAC(dst [16]byte, mac policy.MAC) bool {
 	if isMapped(&dst) {
-		if mac == (policy.MAC{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}) {
+		if mac == broadcastMAC {
 			return true
 		}
 		return dst[12]>>4 == 0xe && mac == policy.MAC{0x01, 0x00, 0x5e, dst[13] & 0x7f, dst[14], dst[15]}

@@ -75,9 +75,17 @@ func (w *worker) retract(key classify.FlowKey) {
 func (w *worker) rightMAC(f *Frame, ep *localEndpoint) bool {
 	mac := policy.MAC(f.Data[0:6])
 	if f.Dir == FromEndpoint {
-		return w.local.mayLeaveTo(ep, w.packet.Dst, mac)
+		return w.local.mayLeaveTo(ep, w.packet.Dst, mac) && (mac != broadcastMAC || w.isBroadcast(ep))
 	}
 	return mac == ep.MAC && ep.has(w.packet.Dst) || mac[0]&1 != 0
+}
+
+// isBroadcast reports whether the packet's destination is an address for
+// everybody on ep's network: the whole network sees what is sent there.
+func (w *worker) isBroadcast(ep *localEndpoint) bool {
+	p := &w.packet
+	_, to, _ := w.current.Resolve(policy.Query{Zone: ep.Zone, Src: p.Src, Dst: p.Dst, Proto: p.Proto, DstPort: p.DstPort})
+	return to == policy.IDBroadcast
 }
 
 // refuse records a packet that is no flow's.

@@ -514,8 +514,15 @@ func TestDestinationMAC(t *testing.T) {
 		viaNeighbour.mac = db.mac
 		everybody := db
 		everybody.mac = policy.MAC{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}
-		for _, to := range []party{toGateway, stranger, viaNeighbour, everybody} {
+		outsideToAll := outside
+		outsideToAll.mac = everybody.mac
+		for _, to := range []party{toGateway, stranger, viaNeighbour, everybody, outsideToAll} {
 			l.isDropped(web, to, udp(t, web, to, v6, 5000, 9000, "x"), policy.ReasonDestinationMAC)
+		}
+		for _, to := range []party{{mac: everybody.mac, v4: netip.MustParseAddr("172.18.255.255"), v6: db.v6}, {mac: everybody.mac, v4: netip.MustParseAddr("255.255.255.255"), v6: db.v6}} {
+			if !v6 { // the right frame for a broadcast, which policy does not allow
+				l.isDropped(web, to, udp(t, web, to, v6, 5000, 9000, "x"), policy.ReasonMulticast)
+			}
 		}
 		over := web.endpoint()
 		over.Overlay = true
