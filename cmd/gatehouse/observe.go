@@ -43,7 +43,9 @@ func observe(cmd *cobra.Command, follow, asJSON bool) error {
 	lines.Buffer(nil, 1<<20)
 	for lines.Scan() {
 		if asJSON {
-			fmt.Fprintf(out, "%s\n", lines.Bytes())
+			if err := writeJSON(out, append(lines.Bytes(), '\n')); err != nil {
+				return err
+			}
 			continue
 		}
 		var v ViolationView

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -27,14 +28,33 @@ func show(cmd *cobra.Command, v any, table func(w io.Writer)) error {
 		table(tw)
 		return tw.Flush()
 	case "json":
-		enc := json.NewEncoder(out)
+		var text bytes.Buffer
+		enc := json.NewEncoder(&text)
 		enc.SetIndent("", "  ")
 		enc.SetEscapeHTML(false)
-		return enc.Encode(v)
+		if err := enc.Encode(v); err != nil {
+			return err
+		}
+		return writeJSON(out, text.Bytes())
 	case "yaml":
 		return writeYAML(out, v)
 	}
 	return fail(exitUsage, "output %q is none of table, json, yaml", format)
+}
+
+// writeJSON writes encoded JSON without what a terminal would act on: the
+// encoder escapes only the control characters of ASCII.
+func writeJSON(out io.Writer, text []byte) error {
+	var safe bytes.Buffer
+	for _, r := range string(text) {
+		if r >= 0x80 && printable(r) != r {
+			fmt.Fprintf(&safe, "\\u%04x", r)
+		} else {
+			safe.WriteRune(r)
+		}
+	}
+	_, err := out.Write(safe.Bytes())
+	return err
 }
 
 // writeYAML goes through JSON so that both formats have the same keys.
@@ -43,8 +63,12 @@ func writeYAML(out io.Writer, v any) error {
 	if err != nil {
 		return err
 	}
+	var safe bytes.Buffer // YAML's reader refuses control characters, also quoted
+	if err := writeJSON(&safe, data); err != nil {
+		return err
+	}
 	var plain yaml.Node
-	if err := yaml.Unmarshal(data, &plain); err != nil {
+	if err := yaml.Unmarshal(safe.Bytes(), &plain); err != nil {
 		return err
 	}
 	blockStyle(&plain)
