@@ -18,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/rogpeppe/go-internal/testscript"
 	"golang.org/x/sys/unix"
 )
 
@@ -48,14 +49,18 @@ var (
 )
 
 func TestMain(m *testing.M) {
-	if os.Getenv("GATEHOUSE_TEST_MAIN") == "1" {
-		main()
-	}
-	code := m.Run()
+	testscript.Main(cleaned{m}, map[string]func(){"gatehouse": main})
+}
+
+// cleaned takes away, after all tests, what they share.
+type cleaned struct{ tests *testing.M }
+
+func (c cleaned) Run() int {
+	code := c.tests.Run()
 	for _, f := range slices.Backward(rigClean) {
 		f()
 	}
-	os.Exit(code)
+	return code
 }
 
 // live returns the rig, or skips where a live test cannot be.
