@@ -3,7 +3,6 @@ package main
 import (
 	"encoding/binary"
 	"errors"
-	"net"
 	"net/netip"
 	"sync"
 	"testing"
@@ -173,14 +172,6 @@ func towards(dst netip.Addr, p int) func(seen) bool {
 			return p == 0 || int(l.DstPort) == p
 		}
 		return p == 0 && s.packet.Layer(layers.LayerTypeICMPv6) == nil
-	}
-}
-
-// fromMAC is true of frames that this interface sent.
-func fromMAC(mac net.HardwareAddr) func(seen) bool {
-	return func(s seen) bool {
-		eth, ok := s.packet.LinkLayer().(*layers.Ethernet)
-		return ok && eth.SrcMAC.String() == mac.String()
 	}
 }
 
