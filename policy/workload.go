@@ -144,7 +144,10 @@ type Network struct {
 	// Balancers are the endpoints of LB on this host: no containers, yet ports
 	// of the bridge.
 	Balancers []Endpoint `json:"balancers,omitempty"`
-	Guarded   bool       `json:"guarded"` // bridge and overlay networks
+	// Newcomer: a container has joined that asks to be enforced, and nothing else
+	// is known of it yet.
+	Newcomer bool `json:"newcomer,omitempty"`
+	Guarded  bool `json:"guarded"` // bridge and overlay networks
 }
 
 // Host is what resolution needs to know of this machine (A5-A10).

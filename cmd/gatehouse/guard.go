@@ -240,7 +240,7 @@ func closedZones(s *control.State, byDefault policy.Mode) map[policy.Zone]bool {
 		}
 	}
 	for _, n := range s.Snapshot.Networks {
-		closed[n.Zone] = byDefault == policy.Enforce || enforcing[n.ID]
+		closed[n.Zone] = byDefault == policy.Enforce || enforcing[n.ID] || n.Newcomer
 	}
 	return closed
 }

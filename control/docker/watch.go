@@ -67,7 +67,10 @@ type container struct {
 	running    bool
 	down       bool // it died, and no start was seen since
 	askedSwarm bool // a manager was asked since it appeared
-	uncovered  string
+	// enforces: a label at its creation asks for it. Whoever set the label, it
+	// may tighten.
+	enforces  bool
+	uncovered string
 }
 
 type network struct {
@@ -359,6 +362,7 @@ func (s *session) applyContainer(e event) {
 	switch e.Action {
 	case "create":
 		c := s.container(id)
+		c.enforces = e.Actor.Attributes["gatehouse.mode"] == "enforce"
 		s.askContainer(c)
 		if e.Actor.Attributes[swarmServiceID] != "" {
 			s.askSwarm(true)
@@ -534,6 +538,7 @@ func (s *session) inspected(c *container, info *dockerclient.Container, img *ima
 		c.inspected, c.image = info, img
 		s.state.names = nil
 		s.publish(c)
+		s.known(c)
 	}
 	if again {
 		s.askContainer(c)
@@ -621,6 +626,29 @@ func (s *session) updateNetwork(n *network, info *dockerclient.Network) {
 	}
 }
 
+// expects reports whether a container has joined that asks to be enforced and of
+// which nothing else is known yet: its inspect may block until it runs.
+func (s *session) expects(n *network) bool {
+	for id := range n.info.Containers {
+		if c := s.state.containers[id]; c != nil && c.enforces && c.inspected == nil && !c.down {
+			return true
+		}
+	}
+	return false
+}
+
+// known ends what c's networks expected of it.
+func (s *session) known(c *container) {
+	if !c.enforces {
+		return
+	}
+	for _, n := range s.state.networks {
+		if s.state.described[n.id].Newcomer && s.describe(n) && !s.state.hold {
+			s.inv.PutNetwork(s.state.described[n.id])
+		}
+	}
+}
+
 // describe brings a network's description up to date, and reports whether it has
 // one: without a zone it gets none, and its containers stay unknown.
 func (s *session) describe(n *network) bool {
@@ -636,7 +664,7 @@ func (s *session) describe(n *network) bool {
 		return false
 	}
 	d := describeNetwork(n.info, s.state.swarm.ingress[n.id], s.domains(), s.config.NetNSDir, s.state.devices)
-	d.Zone = zone
+	d.Zone, d.Newcomer = zone, s.expects(n)
 	if old, ok := s.state.described[n.id]; !ok || old.Name != d.Name {
 		s.state.names = nil
 	}

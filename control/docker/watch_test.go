@@ -302,6 +302,37 @@ func TestUnknownMetadataPublishesNothing(t *testing.T) {
 	})
 }
 
+// A container that asks to be enforced shuts its network before anything else
+// is known of it, and no longer than that.
+func TestNewcomerThatEnforces(t *testing.T) {
+	for mode, want := range map[string]bool{"enforce": true, "observe": false} {
+		f := newFakeEngine(t, "compose")
+		w, inv := startFake(t, f)
+		c := f.newContainer(t, 1)
+		release := f.block(c.id) // the start came before the inspect
+		c.send("container", "create", c.id, map[string]string{"gatehouse.mode": mode})
+		f.change(func() { c.join(1); c.setState("running") })
+		before := w.Status().Events
+		c.sendNetwork("connect")
+		newcomer := func(s *policy.Snapshot) bool {
+			i := slices.IndexFunc(s.Networks, func(n policy.Network) bool { return n.ID == c.network })
+			return i >= 0 && s.Networks[i].Newcomer
+		}
+		if want {
+			await(t, inv, "the network expects it", newcomer)
+		} else {
+			await(t, inv, "the event", func(*policy.Snapshot) bool { return w.Status().Events > before })
+		}
+		release()
+		s := await(t, inv, "the workload, and nobody else expected", func(s *policy.Snapshot) bool {
+			return c.workload(s) != nil && !newcomer(s)
+		})
+		if got := c.workload(s); len(got.Endpoints) != 1 {
+			t.Errorf("%s: %+v", mode, got)
+		}
+	}
+}
+
 // The network still lists a container for a while after it died.
 func TestDieWithdraws(t *testing.T) {
 	f := newFakeEngine(t, "compose")
