@@ -28,7 +28,7 @@ type State struct {
 	Compiled   time.Time
 }
 
-// Config is what a Control works on. All fields but Prefixes are required.
+// Config is what a Control works on. All fields are required.
 type Config struct {
 	Inventory *inventory.Inventory
 	Library   *models.Library
