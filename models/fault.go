@@ -1,52 +1,14 @@
 package models
 
 import (
-	"errors"
 	"fmt"
-	"strings"
+
+	"gatehouse/document"
 )
 
 // Fault is one thing wrong with a model file. Errors of this package join all
 // faults that they found; errors.As finds the first.
-type Fault struct {
-	File string
-	Line int    // 0 = the file as a whole
-	Key  string // "serves[1].ports[0]"; "" = the document as a whole
-	Text string // what is wrong and what to write instead
-}
-
-func (f *Fault) Error() string {
-	var b strings.Builder
-	if f.File != "" {
-		b.WriteString(f.File)
-		if f.Line > 0 {
-			fmt.Fprintf(&b, ":%d", f.Line)
-		}
-		b.WriteString(": ")
-	}
-	if f.Key != "" {
-		b.WriteString(f.Key + ": ")
-	}
-	b.WriteString(f.Text)
-	return b.String()
-}
-
-// faultList collects what is wrong, bounded so that a file of garbage gives a
-// readable error.
-type faultList []error
-
-const maxFaults = 100
-
-func (l *faultList) add(f *Fault) {
-	switch {
-	case len(*l) < maxFaults:
-		*l = append(*l, f)
-	case len(*l) == maxFaults:
-		*l = append(*l, errors.New("more faults are not shown"))
-	}
-}
-
-func (l faultList) err() error { return errors.Join(l...) }
+type Fault = document.Fault
 
 // declaration remembers which keys a model's file gives, and where.
 type declaration struct {

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+
+	"gatehouse/document"
 )
 
 // maxAncestors is how long a chain of extends may be.
@@ -14,10 +16,10 @@ type inheritance struct {
 	byName   map[string]*Model // as declared, the latest tier's
 	replaced map[*Model]*Model // an override → the model that it replaces
 	done     map[*Model]*Model // declared → resolved; nil where that failed
-	faults   *faultList
+	faults   *document.Faults
 }
 
-func newInheritance(tiers [][]*Model, faults *faultList) *inheritance {
+func newInheritance(tiers [][]*Model, faults *document.Faults) *inheritance {
 	in := &inheritance{
 		byName:   make(map[string]*Model),
 		replaced: make(map[*Model]*Model),
@@ -31,10 +33,10 @@ func newInheritance(tiers [][]*Model, faults *faultList) *inheritance {
 			other, exists := lower[m.Name]
 			switch {
 			case exists && !m.Override:
-				faults.add(m.fault("model", "%s is also in %s; to replace that one, write override: true", m.Name, other.place("model")))
+				faults.Add(m.fault("model", "%s is also in %s; to replace that one, write override: true", m.Name, other.place("model")))
 				continue
 			case !exists && m.Override:
-				faults.add(m.fault("override", "there is no model %s to replace", m.Name))
+				faults.Add(m.fault("override", "there is no model %s to replace", m.Name))
 			case exists:
 				in.replaced[m] = other
 			}
@@ -69,13 +71,13 @@ func (in *inheritance) resolve(m *Model, chain []*Model) *Model {
 	parent := in.parent(m)
 	switch {
 	case parent == nil && m.Extends == m.Name:
-		in.faults.add(m.fault("extends", "a model cannot extend itself"))
+		in.faults.Add(m.fault("extends", "a model cannot extend itself"))
 		return nil
 	case parent == nil:
-		in.faults.add(m.fault("extends", "no model named %s", m.Extends))
+		in.faults.Add(m.fault("extends", "no model named %s", m.Extends))
 		return nil
 	case slices.Contains(chain, parent):
-		in.faults.add(m.fault("extends", "%s extends %s in turn: a cycle", m.Extends, m.Name))
+		in.faults.Add(m.fault("extends", "%s extends %s in turn: a cycle", m.Extends, m.Name))
 		return nil
 	}
 	from := in.resolve(parent, chain)
@@ -83,7 +85,7 @@ func (in *inheritance) resolve(m *Model, chain []*Model) *Model {
 		return nil
 	}
 	if len(from.Ancestors) >= maxAncestors {
-		in.faults.add(m.fault("extends", "the chain of models that it extends is longer than %d", maxAncestors))
+		in.faults.Add(m.fault("extends", "the chain of models that it extends is longer than %d", maxAncestors))
 		return nil
 	}
 	in.checkRemove(m, from)
@@ -95,7 +97,7 @@ func (in *inheritance) resolve(m *Model, chain []*Model) *Model {
 func (in *inheritance) checkRemove(m, from *Model) {
 	for i, id := range m.Remove {
 		if !hasEntry(from.Serves, id) && !hasEntry(from.Calls, id) {
-			in.faults.add(m.fault(fmt.Sprintf("remove[%d]", i), "%s has no entry %s", m.Extends, id))
+			in.faults.Add(m.fault(fmt.Sprintf("remove[%d]", i), "%s has no entry %s", m.Extends, id))
 		}
 	}
 }

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 	"sync"
+
+	"gatehouse/document"
 )
 
 //go:embed library/*.yaml
@@ -65,7 +67,7 @@ func Open(operator string) (*Library, error) {
 // what models inherit and whom they name; the error joins all faults. The
 // models given are not changed.
 func NewLibrary(tiers ...[]*Model) (*Library, error) {
-	var faults faultList
+	var faults document.Faults
 	in := newInheritance(tiers, &faults)
 	l := &Library{
 		byName:    make(map[string]*Model, len(in.byName)),
@@ -82,11 +84,11 @@ func NewLibrary(tiers ...[]*Model) (*Library, error) {
 		}
 	}
 	if in.byName[Custom] == nil {
-		faults.add(&Fault{Text: "no model named custom, which is what fits when no other does"})
+		faults.Add(&Fault{Text: "no model named custom, which is what fits when no other does"})
 	}
 	l.index(&faults)
 	if len(faults) > 0 {
-		return nil, faults.err()
+		return nil, faults.Err()
 	}
 	return l, nil
 }
@@ -108,13 +110,13 @@ func (l *Library) ArgKeys() []string { return slices.Clone(l.argKeys) }
 func (l *Library) CommandWords() []string { return slices.Clone(l.words) }
 
 // index fills the maps, and finds models that fit the same workloads.
-func (l *Library) index(faults *faultList) {
+func (l *Library) index(faults *document.Faults) {
 	type claim struct{ image, labels string }
 	claims := make(map[claim]*Model)
 	take := func(m *Model, image, key string) {
 		c := claim{image, labelsText(m.Labels)}
 		if other, ok := claims[c]; ok {
-			faults.add(m.fault(key, "%s is also matched by model %s (%s) with equal labels; give one of them match.labels, or replace it with override: true",
+			faults.Add(m.fault(key, "%s is also matched by model %s (%s) with equal labels; give one of them match.labels, or replace it with override: true",
 				cmp.Or(image, "match"), other.Name, other.place("match")))
 			return
 		}
@@ -123,7 +125,7 @@ func (l *Library) index(faults *faultList) {
 	all := asked{env: make(map[string]bool), args: make(map[string]bool), words: make(map[string]bool)}
 	for _, m := range l.models {
 		if m.Name != Custom && len(m.Images) == 0 && len(m.Labels) == 0 {
-			faults.add(m.fault("match", "empty: the model would fit nothing; name images or labels"))
+			faults.Add(m.fault("match", "empty: the model would fit nothing; name images or labels"))
 		}
 		for i, image := range m.Images {
 			take(m, image, fmt.Sprintf("match.images[%d]", i))
@@ -148,10 +150,10 @@ func (l *Library) index(faults *faultList) {
 	l.envKeys, l.argKeys, l.words = sortedKeys(all.env), sortedKeys(all.args), sortedKeys(all.words)
 }
 
-func (l *Library) hint(m *Model, faults *faultList) {
+func (l *Library) hint(m *Model, faults *document.Faults) {
 	take := func(to map[string]*Model, sign, key string) {
 		if other, ok := to[sign]; ok {
-			faults.add(m.fault(key, "%s is already a hint of model %s (%s)", sign, other.Name, other.place(key)))
+			faults.Add(m.fault(key, "%s is already a hint of model %s (%s)", sign, other.Name, other.place(key)))
 			return
 		}
 		to[sign] = m
@@ -183,12 +185,12 @@ func (m *Model) lists(f func(key string, entries []Entry)) {
 }
 
 // checkModelPeers finds peers that name models which do not exist.
-func checkModelPeers(m *Model, byName map[string]*Model, faults *faultList) {
+func checkModelPeers(m *Model, byName map[string]*Model, faults *document.Faults) {
 	m.lists(func(key string, entries []Entry) {
 		for i, e := range entries {
 			for j, p := range e.To {
 				if p.Model != "" && byName[p.Model] == nil {
-					faults.add(m.fault(fmt.Sprintf("%s[%d].to[%d].model", key, i, j), "no model named %s", p.Model))
+					faults.Add(m.fault(fmt.Sprintf("%s[%d].to[%d].model", key, i, j), "no model named %s", p.Model))
 				}
 			}
 		}

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"testing/fstest"
 
+	"gatehouse/document"
 	"gatehouse/policy"
 )
 
@@ -48,7 +49,7 @@ const webKeys = "id: web\napp: http\nports: [tcp/80]\n"
 func TestLoadFaults(t *testing.T) {
 	for name, c := range map[string]struct{ text, want string }{
 		"not YAML":             {"schema: [", "own.yaml:1: not YAML"},
-		"empty file":           {"", "own.yaml: no model"},
+		"empty file":           {"", "own.yaml: no document"},
 		"a list":               {"- a", "own.yaml:1: want a map"},
 		"unknown key":          {modelHead + "servs: []\n", "own.yaml:6: servs: unknown key; known are calls, dns,"},
 		"key twice":            {modelHead + "title: x\n", "own.yaml:6: title: is also in line 4"},
@@ -175,10 +176,10 @@ func TestLoadReportsAll(t *testing.T) {
 
 func TestLoadGarbageIsBounded(t *testing.T) {
 	_, err := Load(fstest.MapFS{"a.yaml": {Data: []byte(modelHead + strings.Repeat("x: 1\n", 10_000))}}, true)
-	if err == nil || strings.Count(err.Error(), "\n") > maxFaults {
+	if err == nil || strings.Count(err.Error(), "\n") > document.MaxFaults {
 		t.Errorf("%d lines of error", strings.Count(fmt.Sprint(err), "\n"))
 	}
-	_, err = Load(fstest.MapFS{"a.yaml": {Data: make([]byte, maxFile+1)}}, true)
+	_, err = Load(fstest.MapFS{"a.yaml": {Data: make([]byte, document.MaxFile+1)}}, true)
 	if err == nil || !strings.Contains(err.Error(), "larger than") {
 		t.Error(err)
 	}
