@@ -27,49 +27,127 @@ var mirrors = TrustSettings{Registries: []Registry{
 	{Prefix: "registry.acme.example/"},
 }}
 
-func TestMatchImages(t *testing.T) {
-	l := builtinLibrary(t)
+// imageCase is one line of testdata/images.tsv.
+type imageCase struct {
+	ref       string
+	labels    map[string]policy.Label // the deployer's
+	model     string
+	looksLike string // the model that a look-alike resembles; "" otherwise
+}
+
+func imageCases(t *testing.T) []imageCase {
+	t.Helper()
 	f, err := os.Open("testdata/images.tsv")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer f.Close()
+	var out []imageCase
 	lines := bufio.NewScanner(f)
-	cases := 0
 	for lines.Scan() {
 		if strings.HasPrefix(lines.Text(), "#") {
 			continue
 		}
-		ref, want, ok := strings.Cut(lines.Text(), "\t")
-		if !ok {
-			t.Fatalf("%q: want a reference and a model", lines.Text())
+		fields := strings.Split(lines.Text(), "\t")
+		if len(fields) < 2 || len(fields) > 3 {
+			t.Fatalf("%q: want a reference, a model, and of a look-alike whom it resembles", lines.Text())
 		}
-		cases++
-		w := &policy.Workload{Image: policy.Image{Ref: ref}}
-		if repository, tag, _, err := policy.NormalizeImage(ref); err == nil {
-			w.Image.Repository, w.Image.Tag = repository, tag
+		c := imageCase{ref: fields[0], model: fields[1], labels: make(map[string]policy.Label)}
+		if ref, labels, ok := strings.Cut(strings.TrimSpace(fields[0]), " "); ok && strings.Contains(labels, "=") {
+			c.ref = ref
+			for _, l := range strings.Fields(labels) {
+				k, v, _ := strings.Cut(l, "=")
+				c.labels[k] = policy.Label{Value: v, By: policy.SetByDeployer}
+			}
 		}
-		if got := l.Match(w, mirrors); got.Model.Name != want {
-			t.Errorf("%q is %s (%s), want %s", ref, got.Model.Name, strings.Join(got.Reasons, "; "), want)
+		if len(fields) == 3 {
+			c.looksLike = fields[2]
+		}
+		out = append(out, c)
+	}
+	if lines.Err() != nil {
+		t.Fatal(lines.Err())
+	}
+	return out
+}
+
+func (c imageCase) workload() *policy.Workload {
+	w := &policy.Workload{Image: policy.Image{Ref: c.ref}, Labels: c.labels}
+	if repository, tag, _, err := policy.NormalizeImage(c.ref); err == nil {
+		w.Image.Repository, w.Image.Tag = repository, tag
+	}
+	return w
+}
+
+// Every model has images (or the label) that match and look-alikes that do not.
+func TestMatchImages(t *testing.T) {
+	l := builtinLibrary(t)
+	matched, resembled := make(map[string]int), make(map[string]int)
+	for _, c := range imageCases(t) {
+		if got := l.Match(c.workload(), mirrors); got.Model.Name != c.model {
+			t.Errorf("%q is %s (%s), want %s", c.ref, got.Model.Name, strings.Join(got.Reasons, "; "), c.model)
+		}
+		matched[c.model]++
+		if c.looksLike != "" {
+			resembled[c.looksLike]++
 		}
 	}
-	if cases < 160 || lines.Err() != nil {
-		t.Errorf("%d cases, %v", cases, lines.Err())
+	for _, m := range l.Models() {
+		if m.Name != Custom && (matched[m.Name] == 0 || resembled[m.Name] == 0) {
+			t.Errorf("%s: %d images that match and %d look-alikes; want both", m.Name, matched[m.Name], resembled[m.Name])
+		}
 	}
 }
 
-// Every model that names images is reached by one of them, in every tier of spelling.
+// lookAlikes are names near an image's that are not it.
+func lookAlikes(image string) []string {
+	registry, path, _ := strings.Cut(image, "/")
+	dir, base := "", path
+	if i := strings.LastIndexByte(path, '/'); i >= 0 {
+		dir, base = path[:i+1], path[i+1:]
+	}
+	out := []string{
+		"evil.example/" + image,
+		registry + "/evil/" + base,
+		registry + "/" + dir + "my" + base,
+		registry + "/" + dir + base + "-exporter",
+		registry + "/" + dir + base + "2",
+		registry + "/" + path + "/" + base,
+		registry + ".evil.example/" + path,
+		registry + ":5000/" + path,
+	}
+	for i, r := range image {
+		if strings.ContainsRune(".-_", r) { // no name is a pattern
+			out = append(out, image[:i]+"x"+image[i+1:])
+		}
+	}
+	return out
+}
+
+// Every model that names images is reached by one of them, and by no name near it.
 func TestMatchOwnImages(t *testing.T) {
 	l := builtinLibrary(t)
+	named := make(map[string]bool)
+	for _, m := range l.Models() {
+		for _, image := range m.Images {
+			named[image] = true
+		}
+	}
 	for _, m := range l.Models() {
 		for _, image := range m.Images {
 			w := &policy.Workload{Image: policy.Image{Ref: image + ":1@" + testDigest}}
 			if got := l.Match(w, TrustSettings{}); got.Model != m {
 				t.Errorf("%s is %s, want %s", image, got.Model.Name, m.Name)
 			}
-			w.Image.Ref = "evil.example/" + image
-			if got := l.Match(w, TrustSettings{}); got.Model.Name != Custom {
-				t.Errorf("%s is %s", w.Image.Ref, got.Model.Name)
+			for _, other := range lookAlikes(image) {
+				repository, _, _, err := policy.NormalizeImage(other)
+				if err == nil && named[repository] {
+					continue
+				}
+				w.Image.Ref = other
+				if got := l.Match(w, TrustSettings{}); got.Model.Name != Custom {
+					t.Errorf("%s is %s", other, got.Model.Name)
+				}
 			}
 		}
 	}
