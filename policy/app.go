@@ -72,7 +72,9 @@ const (
 	AppKubernetes
 	AppHadoopIPC
 	AppXMPP
-	AppCount // not an application: how many there are
+	AppRegistry   // of container images (OCI distribution)
+	AppOpenSearch // its REST API; its transport is elasticsearch
+	AppCount      // not an application: how many there are, at most 256 (the kernel's flow map)
 )
 
 var appNames = [AppCount]string{
@@ -82,6 +84,7 @@ var appNames = [AppCount]string{
 	"smtp", "imap", "pop3", "ftp", "ftp-data", "smb", "netbios", "nfs", "sunrpc", "lustre", "ldap", "kerberos",
 	"ntp", "snmp", "syslog", "dhcp", "dhcpv6", "sip", "rtp", "rtcp", "rtsp", "rtmp", "rdp", "stun",
 	"bittorrent", "wireguard", "openvpn", "icmp", "icmpv6", "socks", "docker", "kubernetes", "hadoop-ipc", "xmpp",
+	"registry", "opensearch",
 }
 
 func (a App) String() string { return nameOf(appNames[:], int(a)) }
@@ -105,8 +108,24 @@ func ParseApp(name string) (App, bool) {
 // ICMPv6 echo is what a statement for icmp means in IPv6 (R21).
 var appParents = [AppCount]App{
 	AppHTTP2: AppHTTP, AppGRPC: AppHTTP2, AppWebSocket: AppHTTP,
-	AppDocker: AppHTTP, AppKubernetes: AppHTTP, AppEtcd: AppGRPC, AppICMPv6: AppICMP,
+	AppDocker: AppHTTP, AppKubernetes: AppHTTP, AppRegistry: AppHTTP, AppEtcd: AppGRPC, AppICMPv6: AppICMP,
+	AppOpenSearch: AppElasticsearch,
 }
+
+// subs are the applications that are an API on top of a protocol of the web:
+// what Spoken.Sub may be.
+var subs = [AppCount]bool{
+	AppDocker: true, AppRegistry: true, AppKubernetes: true, AppEtcd: true, AppConsul: true,
+	AppElasticsearch: true, AppOpenSearch: true, AppHDFS: true,
+}
+
+// IsSub reports whether a can be spoken on top of http or its forms. Some, as
+// elasticsearch, have a protocol of their own too.
+func (a App) IsSub() bool { return a < AppCount && subs[a] }
+
+// tunnels: protocols in which a connection to somewhere else can be opened
+// (CONNECT, Upgrade, SOCKS).
+func (a App) tunnels() bool { return a == AppSOCKS || a.Is(AppHTTP) }
 
 // Is reports whether a is b or spoken inside b (http2 is http).
 func (a App) Is(b App) bool {
@@ -171,24 +190,44 @@ type AppMatch struct {
 // AnyApp is the written-out "any".
 var AnyApp = AppMatch{Any: true}
 
-// Spoken is what app-ID saw of a flow: App is the outer protocol, Inner what
-// follows an upgrade (tls), ALPN the application that a TLS hello announced
-// (AppNone if it did not).
+// Spoken is what app-ID saw of a flow: App is the wire protocol, Sub the API or
+// product on top of it (AppNone if it is none that statements can name), Inner
+// what follows an upgrade to TLS or is carried in a tunnel, ALPN the application
+// that a TLS hello announced (AppNone if it did not).
 type Spoken struct {
-	App, Inner, ALPN App
+	App, Sub, Inner, ALPN App
+}
+
+// Tunnelled returns what is carried inside an http or socks tunnel, as if it were
+// spoken directly; ok is false where there is no tunnel.
+func (s Spoken) Tunnelled() (inner Spoken, ok bool) {
+	if s.Inner == AppNone || !s.App.tunnels() {
+		return Spoken{}, false
+	}
+	return Spoken{App: s.Inner, ALPN: s.ALPN}, true
 }
 
 // Matches reports whether a flow that speaks s is covered.
+//
+// A tunnel is judged by what it carries: ssh behind an HTTP CONNECT is covered
+// by what covers ssh. What covers the tunnel's own protocol covers it only
+// where it carries TLS or HTTP, for which proxies are there.
 func (m AppMatch) Matches(s Spoken) bool {
-	switch {
-	case m.Any:
+	if m.Any {
 		return true
-	case m.App == AppNone || s.App == AppNone || s.App == AppUnknown:
+	}
+	if m.App == AppNone || s.App == AppNone || s.App == AppUnknown {
 		return false
-	case s.App.Is(m.App):
-		if s.Inner == AppTLS {
-			return m.Forms&TLSUpgraded != 0
-		}
+	}
+	own := s.App.Is(m.App) || s.Sub.Is(m.App)
+	if in, ok := s.Tunnelled(); ok {
+		web := in.App == AppTLS || in.App.Is(AppHTTP)
+		return own && web && m.Forms&TLSPlain != 0 || m.Matches(in)
+	}
+	switch {
+	case own && s.Inner == AppTLS:
+		return m.Forms&TLSUpgraded != 0
+	case own:
 		return m.Forms&TLSPlain != 0
 	case s.App == AppTLS || s.App == AppDTLS:
 		return m.Forms&TLSDirect != 0 && (s.ALPN == AppNone || s.ALPN.Is(m.App))

@@ -187,9 +187,38 @@ func (d *Decision) spoken() []Spoken {
 	return out
 }
 
+// carriers are the protocols that an API is spoken on top of.
+var carriers = [...]App{AppHTTP, AppHTTP2, AppGRPC}
+
 // forms are the ways in which an application can be seen.
 func forms(a App) []Spoken {
-	return []Spoken{{App: a}, {App: a, Inner: AppTLS}, {App: AppTLS, ALPN: a}, {App: AppDTLS, ALPN: a}}
+	out := []Spoken{{App: a}, {App: a, Inner: AppTLS}, {App: AppTLS, ALPN: a}, {App: AppDTLS, ALPN: a}}
+	if a.IsSub() {
+		for _, c := range carriers {
+			out = append(out, Spoken{App: c, Sub: a})
+		}
+	}
+	return out
+}
+
+// SubMatters reports whether the answer for s could be another one if an API
+// were found on top of it. It allocates nothing.
+func (d *Decision) SubMatters(s Spoken) bool {
+	j := d.Judge(s)
+	for _, side := range [...]*sideDecision{&d.out, &d.in} {
+		for i := range side.terms {
+			a := side.terms[i].app.App
+			if !a.IsSub() || s.Sub.Is(a) {
+				continue
+			}
+			with := s
+			with.Sub = a
+			if k := d.Judge(with); k.Verdict != j.Verdict || k.Denied != j.Denied {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // Apps lists what may be spoken: the applications, in those of their forms,

@@ -273,15 +273,23 @@ func (t *Table) explain(from, to uint32, proto Proto, asked, own uint16, s Spoke
 	return x
 }
 
-// String is how the form is written in statements.
+// String is how the form is written in statements; of a tunnel it is both
+// protocols, as in "http+ssh".
 func (s Spoken) String() string {
-	switch {
-	case s.Inner == AppTLS:
-		return s.App.String() + "+starttls"
-	case (s.App == AppTLS || s.App == AppDTLS) && s.ALPN != AppNone:
-		return s.App.String() + "(" + s.ALPN.String() + ")"
+	name := s.App.String()
+	if s.Sub != AppNone {
+		name = s.Sub.String()
 	}
-	return s.App.String()
+	_, tunnel := s.Tunnelled()
+	switch {
+	case tunnel:
+		return name + "+" + s.Inner.String()
+	case s.Inner == AppTLS:
+		return name + "+starttls"
+	case (s.App == AppTLS || s.App == AppDTLS) && s.ALPN != AppNone:
+		return name + "(" + s.ALPN.String() + ")"
+	}
+	return name
 }
 
 func (t *Table) sideSay(side Side, who uint32, sd *sideDecision, d *Decision, s Spoken) SideSay {

@@ -515,7 +515,7 @@ var (
 		prefixes("10.0.1.0/28", "2001:db8:5::/64"), prefixes("192.168.1.0/24"), prefixes("10.9.9.0/24"),
 	}
 	worldPorts    = []uint16{22, 53, 80, 443, 2375, 5000, 5432, 8080}
-	worldApps     = []App{AppHTTP, AppHTTP2, AppGRPC, AppTLS, AppDNS, AppSSH, AppMySQL, AppICMP}
+	worldApps     = []App{AppDocker, AppHTTP, AppHTTP2, AppGRPC, AppTLS, AppDNS, AppSSH, AppMySQL, AppICMP}
 	worldServices = []ServiceKey{key("a", "x"), key("a", "y"), key("b", "x"), key("b", "z")}
 	worldHosts    = addrs("192.168.1.9", "203.0.113.9", "2001:db8::9", "172.18.0.1", "fe80::1")
 	worldPlaces   = addrs("169.254.169.254", "168.63.129.16", "fd00:ec2::254", "192.168.1.1", "192.168.1.255", "1.1.1.1", "2606:4700::1",
@@ -704,7 +704,11 @@ func (w world) anyQuery(snap *Snapshot) Query {
 func everySpoken(apps []App) []Spoken {
 	out := []Spoken{{}, {App: AppUnknown}, {App: AppTLS}, {App: AppDTLS}, {App: AppTLS, ALPN: AppUnknown}}
 	for _, a := range apps {
-		out = append(out, Spoken{App: a}, Spoken{App: a, Inner: AppTLS}, Spoken{App: AppTLS, ALPN: a}, Spoken{App: AppDTLS, ALPN: a})
+		out = append(out, Spoken{App: a}, Spoken{App: a, Inner: AppTLS}, Spoken{App: AppTLS, ALPN: a}, Spoken{App: AppDTLS, ALPN: a},
+			Spoken{App: AppHTTP, Inner: a}, Spoken{App: AppSOCKS, Inner: a})
+		if a.IsSub() {
+			out = append(out, Spoken{App: AppHTTP, Sub: a}, Spoken{App: AppGRPC, Sub: a})
+		}
 	}
 	return out
 }
@@ -714,7 +718,7 @@ func everySpoken(apps []App) []Spoken {
 func TestTableEqualsReference(t *testing.T) {
 	const worlds, packets, wanted = 400, 20, 100_000
 	seed := rand.Uint64()
-	spoken := everySpoken(append([]App{AppWebSocket, AppDocker, AppICMPv6, AppRedis}, worldApps...))
+	spoken := everySpoken(append([]App{AppWebSocket, AppDocker, AppElasticsearch, AppICMPv6, AppRedis}, worldApps...))
 	cases, seen := 0, map[Verdict]int{}
 	peers := map[Identity]int{}
 	for n := range worlds {
