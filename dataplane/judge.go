@@ -231,7 +231,9 @@ func (w *worker) decide(f *Frame, ep *localEndpoint) bool {
 		Initiator: flow.Initiator,
 		Verdict:   flow.Verdict,
 		App:       flow.Spoken.App,
+		Sub:       flow.Spoken.Sub,
 		Inner:     flow.Spoken.Inner,
+		ALPN:      flow.Spoken.ALPN,
 		Seen:      uint32(w.now / int64(time.Second)),
 	}
 	if flow.Verdict == policy.Drop {

@@ -101,8 +101,10 @@ type FlowEntry struct {
 	Verdict policy.Verdict
 	Reason  policy.Reason // of a Drop, for the counters
 	Peer    bool          // redirect_peer may be used
-	App     policy.App
+	App     policy.App    // App to ALPN are its policy.Spoken
+	Sub     policy.App
 	Inner   policy.App
+	ALPN    policy.App
 	Closed  uint8     // bit 0,1: FIN from that side; bit 2: RST
 	Packets [2]uint32 // wraps
 	Bytes   [2]uint64

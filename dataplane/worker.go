@@ -347,7 +347,7 @@ func (w *worker) adopt(entries []FlowEntry) (n int) {
 			Slot:      owner.number,
 			Verdict:   e.Verdict,
 			Reason:    e.Reason,
-			Spoken:    policy.Spoken{App: e.App, Inner: e.Inner},
+			Spoken:    policy.Spoken{App: e.App, Sub: e.Sub, Inner: e.Inner, ALPN: e.ALPN},
 			Closed:    e.Closed,
 		}, w.clock.now())
 		if ok {

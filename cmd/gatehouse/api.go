@@ -135,6 +135,7 @@ type FlowView struct {
 	Dest    string    `json:"destination"` // address:port
 	Proto   string    `json:"proto"`
 	App     string    `json:"app"`
+	Sub     string    `json:"sub,omitempty"` // the API or product on top
 	Inner   string    `json:"inner,omitempty"`
 	Detail  string    `json:"detail,omitempty"` // server name, ALPN, version
 	Verdict string    `json:"verdict"`

@@ -168,6 +168,9 @@ func flowView(st *control.State, f *dataplane.Flow) FlowView {
 	if f.Offloaded {
 		v.Where = "kernel"
 	}
+	if f.Spoken.Sub != policy.AppNone {
+		v.Sub = f.Spoken.Sub.String()
+	}
 	if f.Spoken.Inner != policy.AppNone {
 		v.Inner = f.Spoken.Inner.String()
 	}

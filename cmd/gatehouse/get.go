@@ -106,6 +106,9 @@ func flowRows(w io.Writer, items []FlowView) {
 	row(w, "FROM", "TO", "SOURCE", "DESTINATION", "APP", "VERDICT", "WHERE", "PACKETS", "BYTES", "LAST")
 	for _, i := range items {
 		app := i.App
+		if i.Sub != "" {
+			app += "/" + i.Sub
+		}
 		if i.Inner != "" {
 			app += "+" + i.Inner
 		}

@@ -156,8 +156,10 @@ struct flow {
 	__u8 flags;
 	__u8 reason;    // what a drop counts as
 	__u8 closed[2]; // kernel: FIN and RST seen from that side
-	__u16 app;      // policy.App, for user space
-	__u16 inner;
+	__u8 app;       // policy.App, for user space, like the next three
+	__u8 sub;
+	__u8 inner;
+	__u8 alpn;
 	__u32 seen;       // kernel: tick of the last packet
 	__u32 packets[2]; // kernel
 	__u64 bytes[2];   // kernel

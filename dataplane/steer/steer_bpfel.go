@@ -35,8 +35,10 @@ type steerFlow struct {
 	Flags   uint8
 	Reason  uint8
 	Closed  [2]uint8
-	App     uint16
-	Inner   uint16
+	App     uint8
+	Sub     uint8
+	Inner   uint8
+	Alpn    uint8
 	Seen    uint32
 	Packets [2]uint32
 	Bytes   [2]uint64
