@@ -327,7 +327,10 @@ func (c *Classifier) decide(f *Flow, s policy.Spoken, why policy.Reason, out *Re
 		j.Reason = why
 	}
 	if f.app >= 0 {
-		c.states[f.app].Attrs(&c.attrs)
+		st := &c.states[f.app]
+		o := st.Outcome()
+		f.Confidence, f.Evidence, f.Status = o.Confidence, o.Evidence, o.Status
+		st.Attrs(&c.attrs)
 		out.Attrs = &c.attrs
 		c.release(f)
 	}
@@ -640,6 +643,12 @@ func (c *Classifier) weigh(f *Flow, s *appid.State, o appid.Outcome, out *Result
 		// An old flow in the middle of its life cannot show what it is (V9).
 		if o.Decided {
 			c.accept(f, spoken, out)
+		}
+		return
+	}
+	if s.MayName() && f.Decision.SubMatters(spoken) {
+		if o.Decided {
+			s.AwaitSub()
 		}
 		return
 	}

@@ -4,6 +4,7 @@ import (
 	"hash/maphash"
 	"unsafe"
 
+	"gatehouse/classify/appid"
 	"gatehouse/policy"
 )
 
@@ -25,8 +26,12 @@ type Flow struct {
 	Key      FlowKey
 	Decision *policy.Decision
 	// Spoken is what app-ID found; App is AppNone where policy did not ask.
-	Spoken    policy.Spoken
-	Judgement policy.Judgement
+	Spoken policy.Spoken
+	// Confidence, Evidence and Status are app-ID's when the flow was decided.
+	Confidence appid.Confidence
+	Evidence   appid.Evidence
+	Status     appid.Status
+	Judgement  policy.Judgement
 	// Verdict is Undecided until app-ID is sure.
 	Verdict   policy.Verdict
 	State     FlowState

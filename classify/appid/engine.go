@@ -26,14 +26,62 @@ const (
 	FromServer            // from its responder
 )
 
-// Confidence says what an answer rests on.
+// Confidence says how sure an answer is.
 type Confidence uint8
 
 const (
 	ConfidenceNone      Confidence = iota
+	ConfidenceBehaviour            // what the packets do, not what they say
 	ConfidenceOneSide              // one side's bytes are proof enough; the other has not spoken
+	ConfidenceExpected             // another flow announced it, and its bytes do not contradict
 	ConfidenceBothSides            // both sides' bytes fit
 )
+
+var confidenceNames = [...]string{"none", "behaviour", "one-side", "expectation", "both-sides"}
+
+func (c Confidence) String() string { return confidenceNames[c] }
+
+// Evidence is what an answer rests on, a set of bits.
+type Evidence uint8
+
+const (
+	EvidenceClient      Evidence = 1 << iota // the initiator's bytes
+	EvidenceServer                           // the responder's bytes
+	EvidenceSignature                        // the beginning of the conversation
+	EvidenceMidStream                        // bytes that mean the same anywhere in a conversation
+	EvidenceExpectation                      // another flow's announcement
+	EvidenceBehaviour                        // sequence, volume
+)
+
+var evidenceNames = [...]string{"client", "server", "signature", "midstream", "expectation", "behaviour"}
+
+func (e Evidence) String() string {
+	out := ""
+	for i, name := range evidenceNames {
+		if e>>i&1 != 0 {
+			if out != "" {
+				out += ","
+			}
+			out += name
+		}
+	}
+	return out
+}
+
+// Status says how far the search has come.
+type Status uint8
+
+const (
+	StatusIncomplete       Status = iota // no payload yet
+	StatusInsufficient                   // payload, and nothing proved so far
+	StatusNamed                          // there is an answer
+	StatusUnknown                        // no signature fits, or the budget is used up
+	StatusUnknownMidStream               // the same of a flow whose beginning was not seen
+)
+
+var statusNames = [...]string{"incomplete", "insufficient-data", "named", "unknown", "unknown-midstream"}
+
+func (s Status) String() string { return statusNames[s] }
 
 // Anomaly is something that no honest peer does.
 type Anomaly uint8
@@ -45,12 +93,18 @@ const (
 	AnomalyScattered         // a piece beyond too many gaps; this packet must not be forwarded
 )
 
+var anomalyNames = [...]string{"none", "conflict", "mismatch", "scattered"}
+
+func (a Anomaly) String() string { return anomalyNames[a] }
+
 // Outcome is what is known after a packet.
 type Outcome struct {
 	// Spoken.App is AppNone while nothing is proved, and AppUnknown once
 	// Decided without an answer.
 	Spoken     policy.Spoken
 	Confidence Confidence
+	Evidence   Evidence
+	Status     Status
 	// Decided: further bytes change nothing, or the budget is used up. An
 	// answer with ConfidenceOneSide is reported before it is decided, so that
 	// policy can refuse it at once; only the other side's bytes are missing.
@@ -122,19 +176,23 @@ type protocol struct {
 	mid func([]byte) match
 	// refine names a finer application once the protocol is sure.
 	refine func(*view) policy.App
+	// sub names the API or product on top once the protocol is sure: yes, or
+	// more where the bytes so far fit one and others (the server's reply, mostly)
+	// may still name it, else no. With AppNone as its name it is none.
+	sub func(*view) (policy.App, match)
 	// alpn is the application that a TLS hello announces.
 	alpn func(*view) policy.App
 	// upgraded says whether the flow went over to TLS inside the protocol:
 	// yes, more (it still may), or no (it cannot any more, as far as is looked).
 	upgraded func(*view) match
-	// attrs copies what is worth showing.
+	// attrs copies what is worth showing, of both sides as far as they have spoken.
 	attrs func(*view, *Attrs)
 }
 
 // Engine holds the signatures, ready to be tried.
 type Engine struct {
-	first [2][2][256]uint64 // [udp][dir][first byte] → protocols that may begin so
-	all   [2]uint64         // [udp] → protocols of that transport
+	first [2][2][256]set // [udp][dir][first byte] → protocols that may begin so
+	all   [2]set         // [udp] → protocols of that transport
 }
 
 // New returns an engine with every signature.
@@ -146,13 +204,12 @@ func New() *Engine {
 			if !on {
 				continue
 			}
-			e.all[t] |= 1 << i
-			for b := range 256 {
-				if p.clientFirsts.has(byte(b)) {
-					e.first[t][FromClient][b] |= 1 << i
-				}
-				if p.serverFirsts.has(byte(b)) {
-					e.first[t][FromServer][b] |= 1 << i
+			e.all[t] = e.all[t].or(one(i))
+			for d, firsts := range [2]*firsts{&p.clientFirsts, &p.serverFirsts} {
+				for b := range 256 {
+					if firsts.has(byte(b)) {
+						e.first[t][d][b] = e.first[t][d][b].or(one(i))
+					}
 				}
 			}
 		}
@@ -214,24 +271,25 @@ func (e *Engine) Finish(s *State) Outcome {
 	if !s.isReceived() {
 		s.disbelieve()
 	}
-	return s.outcome
+	return s.Outcome()
 }
 
-// evidence is what the protocols have said so far, one bit each, per direction.
-type evidence struct {
-	no, yes, fits [2]uint64
+// tally is what the protocols have said so far, per direction.
+type tally struct {
+	no, yes, fits [2]set
 }
 
-func (ev *evidence) set(dir Dir, bit uint64, m match) {
+func (t *tally) set(dir Dir, i int, m match) {
+	bit := one(i)
 	switch m {
 	case no:
-		ev.no[dir] |= bit
-		ev.yes[dir] &^= bit
-		ev.fits[dir] &^= bit
+		t.no[dir] = t.no[dir].or(bit)
+		t.yes[dir] = t.yes[dir].not(bit)
+		t.fits[dir] = t.fits[dir].not(bit)
 	case fits:
-		ev.fits[dir] |= bit
+		t.fits[dir] = t.fits[dir].or(bit)
 	case yes:
-		ev.yes[dir] |= bit
+		t.yes[dir] = t.yes[dir].or(bit)
 	}
 }
 
@@ -245,21 +303,25 @@ const (
 )
 
 func (e *Engine) judge(s *State, dir Dir) {
-	if s.watching {
+	switch {
+	case s.watching:
 		s.watch()
+		return
+	case s.awaiting:
+		s.await()
 		return
 	}
 	v := s.look(false)
-	e.gather(&s.ev[0], v, dir)
-	st := e.conclude(s, &s.ev[0], v, false)
+	e.gather(s, &s.tally[0], v, dir)
+	st := e.conclude(s, &s.tally[0], v, false)
 	if st == final || !s.mid {
 		return
 	}
 	// Met mid-stream, the initiator may be the server.
 	v = s.look(true)
-	e.gather(&s.ev[1], v, 1-dir)
+	e.gather(s, &s.tally[1], v, 1-dir)
 	if st == open {
-		st = e.conclude(s, &s.ev[1], v, true)
+		st = e.conclude(s, &s.tally[1], v, true)
 	}
 	if st == open {
 		e.midStream(s, v)
@@ -273,83 +335,89 @@ func (e *Engine) midStream(s *State, v *view) {
 		if p.mid == nil || p.udp == p.tcp || p.udp != v.udp {
 			continue
 		}
-		if len(v.c) > 0 && p.mid(v.c) == yes || len(v.s) > 0 && p.mid(v.s) == yes {
-			s.outcome = Outcome{Spoken: policy.Spoken{App: p.app}, Confidence: ConfidenceOneSide}
-			s.proto = int8(i)
-			return
+		s.asked++
+		client, server := len(v.c) > 0 && p.mid(v.c) == yes, len(v.s) > 0 && p.mid(v.s) == yes
+		if !client && !server {
+			continue
 		}
+		s.outcome = Outcome{Spoken: policy.Spoken{App: p.app}, Confidence: ConfidenceOneSide, Evidence: EvidenceMidStream}
+		// v has the sides exchanged.
+		if client {
+			s.outcome.Evidence |= EvidenceServer
+		}
+		if server {
+			s.outcome.Evidence |= EvidenceClient
+		}
+		s.proto = int8(i)
+		return
 	}
+}
+
+func transport(v *view) int {
+	if v.udp {
+		return 1
+	}
+	return 0
 }
 
 // gather asks every protocol that is still possible.
-func (e *Engine) gather(ev *evidence, v *view, dir Dir) {
-	t := 0
-	if v.udp {
-		t = 1
-	}
-	if len(v.c) > 0 {
-		ev.no[FromClient] |= e.all[t] &^ e.first[t][FromClient][v.c[0]]
-	}
-	if len(v.s) > 0 {
-		ev.no[FromServer] |= e.all[t] &^ e.first[t][FromServer][v.s[0]]
-	}
-	for d := FromClient; d <= FromServer; d++ {
-		data := v.c
-		if d == FromServer {
-			data = v.s
-		}
-		if len(data) == 0 || v.udp && d != dir {
+func (e *Engine) gather(s *State, ta *tally, v *view, dir Dir) {
+	t := transport(v)
+	for d, data := range [2][]byte{v.c, v.s} {
+		if len(data) == 0 {
 			continue
 		}
-		possible := e.all[t] &^ ev.no[d]
+		ta.no[d] = ta.no[d].or(e.all[t].not(e.first[t][d][data[0]]))
+		if v.udp && Dir(d) != dir {
+			continue
+		}
+		possible := e.all[t].not(ta.no[d])
 		if !v.udp {
-			possible &^= ev.yes[d]
+			possible = possible.not(ta.yes[d])
 		}
-		for ; possible != 0; possible &= possible - 1 {
-			i := bits.TrailingZeros64(possible)
-			f := protocols[i].client
-			if d == FromServer {
-				f = protocols[i].server
+		for w := range possible {
+			for m := possible[w]; m != 0; m &= m - 1 {
+				i := w<<6 | bits.TrailingZeros64(m)
+				f := protocols[i].client
+				if Dir(d) == FromServer {
+					f = protocols[i].server
+				}
+				s.asked++
+				ta.set(Dir(d), i, f(v))
 			}
-			ev.set(d, 1<<i, f(v))
 		}
-		ev.yes[d] &^= ev.no[d]
-		ev.fits[d] &^= ev.no[d]
+		ta.yes[d], ta.fits[d] = ta.yes[d].not(ta.no[d]), ta.fits[d].not(ta.no[d])
 	}
 }
 
-// conclude turns evidence into the outcome.
-func (e *Engine) conclude(s *State, ev *evidence, v *view, reversed bool) standing {
-	t := 0
-	if v.udp {
-		t = 1
-	}
-	alive := e.all[t] &^ ev.no[0] &^ ev.no[1]
-	proved := ev.yes[0] | ev.yes[1]
+// conclude turns what was said into the outcome.
+func (e *Engine) conclude(s *State, ta *tally, v *view, reversed bool) standing {
+	alive := e.all[transport(v)].not(ta.no[0]).not(ta.no[1])
+	proved := ta.yes[0].or(ta.yes[1])
 	// A side that proves something speaks nothing else.
-	for _, y := range ev.yes {
-		if y != 0 {
-			alive &= y
+	for _, y := range ta.yes {
+		if !y.empty() {
+			alive = alive.and(y)
 		}
 	}
-	if both := (ev.yes[0] | ev.fits[0]) & (ev.yes[1] | ev.fits[1]) & alive; both != 0 {
-		s.settle(bits.TrailingZeros64(both), v, ConfidenceBothSides, reversed)
+	if both := ta.yes[0].or(ta.fits[0]).and(ta.yes[1].or(ta.fits[1])).and(alive); !both.empty() {
+		s.settle(both.lowest(), v, ConfidenceBothSides, reversed)
 		s.outcome.Decided = true
 		return final
 	}
-	if one := proved & alive; one != 0 {
-		s.settle(bits.TrailingZeros64(one), v, ConfidenceOneSide, reversed)
+	if single := proved.and(alive); !single.empty() {
+		s.settle(single.lowest(), v, ConfidenceOneSide, reversed)
 		return oneSide
 	}
 	if s.mid {
 		return open
 	}
 	// A side proved something that the other, or its own next datagram, rules out.
-	if proved != 0 || s.outcome.Confidence != ConfidenceNone {
+	if !proved.empty() || s.outcome.Confidence != ConfidenceNone {
 		s.outcome = Outcome{Spoken: policy.Spoken{App: policy.AppUnknown}, Decided: true, Anomaly: AnomalyMismatch}
 		return final
 	}
-	if alive == 0 {
+	if alive.empty() {
 		s.outcome = Outcome{Spoken: policy.Spoken{App: policy.AppUnknown}, Decided: true}
 		return final
 	}

@@ -258,8 +258,8 @@ func TestTLSAttributes(t *testing.T) {
 		}
 		var a Attrs
 		k.s.Attrs(&a)
-		if string(a.SNI()) != "db.shop.example" || string(a.ALPN()) != "weird,h2,http/1.1" || k.out.Spoken != (policy.Spoken{App: policy.AppTLS, ALPN: policy.AppHTTP2}) {
-			t.Errorf("pad %d: sni %q, alpn %q, %+v", pad, a.SNI(), a.ALPN(), k.out)
+		if string(a.Get(AttrSNI)) != "db.shop.example" || string(a.Get(AttrALPN)) != "weird,h2,http/1.1" || k.out.Spoken != (policy.Spoken{App: policy.AppTLS, ALPN: policy.AppHTTP2}) {
+			t.Errorf("pad %d: sni %q, alpn %q, %+v", pad, a.Get(AttrSNI), a.Get(AttrALPN), k.out)
 		}
 	}
 }
@@ -420,8 +420,8 @@ func TestStateSize(t *testing.T) {
 	if n := unsafe.Sizeof(State{}); n > 6<<10 {
 		t.Errorf("State is %d bytes, want at most 6 KiB", n)
 	}
-	if len(protocols) > 64 {
-		t.Errorf("%d protocols do not fit the evidence masks", len(protocols))
+	if len(protocols) > setSize {
+		t.Errorf("%d protocols do not fit a set", len(protocols))
 	}
 }
 

@@ -115,7 +115,7 @@ func httpRefine(v *view) policy.App {
 
 func httpAttrs(v *view, a *Attrs) {
 	if s := header(v.s, "SERVER"); len(s) > 0 {
-		a.setBanner(bytes.TrimSpace(s))
+		a.Set(AttrServer, bytes.TrimSpace(s))
 	}
 }
 

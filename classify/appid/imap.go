@@ -15,7 +15,7 @@ var imapProtocol = protocol{
 	upgraded: textUpgrade,
 	attrs: func(v *view, a *Attrs) {
 		if l, _, ok := line(v.s); ok && len(l) > 5 {
-			a.setBanner(l[5:])
+			a.Set(AttrBanner, l[5:])
 		}
 	},
 }

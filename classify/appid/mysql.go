@@ -117,6 +117,6 @@ func mysqlAttrs(v *view, a *Attrs) {
 		return
 	}
 	if end := bytes.IndexByte(v.s[5:], 0); end > 0 {
-		a.setBanner(v.s[5 : 5+end])
+		a.Set(AttrVersion, v.s[5:5+end])
 	}
 }

@@ -11,7 +11,7 @@ var pop3Protocol = protocol{
 	upgraded: textUpgrade,
 	attrs: func(v *view, a *Attrs) {
 		if l, _, ok := line(v.s); ok && len(l) > 4 {
-			a.setBanner(l[4:])
+			a.Set(AttrBanner, l[4:])
 		}
 	},
 }

@@ -2,7 +2,7 @@ package appid
 
 // protocols are all signatures, in the order in which they win where several
 // fit equally well: stricter ones first. Their index is their bit in evidence,
-// so there can be 64.
+// so there can be 128.
 var protocols = [...]protocol{
 	tlsProtocol,
 	sshProtocol,

@@ -66,6 +66,6 @@ func replyCode(b []byte, full bool, codes ...string) match {
 
 func greetingAttrs(v *view, a *Attrs) {
 	if l, _, ok := line(v.s); ok && len(l) > 4 {
-		a.setBanner(l[4:])
+		a.Set(AttrBanner, l[4:])
 	}
 }

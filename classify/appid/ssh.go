@@ -20,7 +20,7 @@ var sshProtocol = protocol{
 				return
 			}
 			if begins(l, "SSH-") == yes {
-				a.setBanner(l)
+				a.Set(AttrBanner, l)
 				return
 			}
 			rest = r

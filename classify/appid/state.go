@@ -51,20 +51,23 @@ type stream struct {
 // State is what app-ID keeps of one undecided flow: at most 6 KiB, reused.
 type State struct {
 	udp, mid bool
-	watching bool
+	watching bool // for an upgrade, see Watch
+	awaiting bool // the API on top, see AwaitSub
 	begun    bool
 	receipts bool   // see WantReceipts
 	proof    uint16 // how much of the client's side the answer rests on
 	part     bool   // the datagram at hand goes on in fragments
 	first    Dir    // who sent the first payload
 	upgrades match  // of the settled protocol: more = it may still go over to TLS
+	naming   match  // of the settled protocol: more = the API on top may still show
 	proto    int8   // index of the settled protocol, -1 = none
 	reversed bool
 	port     uint16
 	outcome  Outcome
 	dir      [2]stream
-	ev       [2]evidence
-	v        view // borrowed by the signatures; slices of buf
+	tally    [2]tally
+	asked    uint32 // how often a signature was called
+	v        view   // borrowed by the signatures; slices of buf
 	buf      [clientKeep + serverKeep]byte
 }
 
@@ -77,7 +80,8 @@ func (s *State) Reset(proto policy.Proto, port uint16, mid bool) {
 	s.receipts, s.proof = false, 0
 	s.outcome = Outcome{}
 	s.dir = [2]stream{}
-	s.ev = [2]evidence{}
+	s.tally = [2]tally{}
+	s.awaiting, s.naming, s.asked = false, no, 0
 }
 
 // Open fixes where a direction's data begins: at a SYN's sequence number plus one.
@@ -113,7 +117,47 @@ func (s *State) Waits() bool { return s.outcome.Decided && !s.isReceived() }
 func (s *State) Outcome() Outcome {
 	o := s.outcome
 	o.Decided = o.Decided && s.isReceived()
+	o.Status = s.status()
 	return o
+}
+
+func (s *State) status() Status {
+	switch {
+	case s.outcome.Spoken.App > policy.AppUnknown:
+		return StatusNamed
+	case !s.begun:
+		return StatusIncomplete
+	case s.outcome.Spoken.App == policy.AppNone:
+		return StatusInsufficient
+	case s.mid:
+		return StatusUnknownMidStream
+	}
+	return StatusUnknown
+}
+
+// MayName reports whether the API on top of the answer's protocol may still show.
+func (s *State) MayName() bool { return s.naming == more }
+
+// AwaitSub goes on with a decided flow until the API on top is known or cannot
+// be any more, within what is left of the budget.
+func (s *State) AwaitSub() { s.awaiting, s.outcome.Decided = true, false }
+
+// await looks for the API only.
+func (s *State) await() {
+	s.name(&protocols[s.proto], s.look(s.reversed))
+	s.outcome.Decided = s.naming != more
+}
+
+// name asks for the API on top.
+func (s *State) name(p *protocol, v *view) {
+	s.outcome.Spoken.Sub, s.naming = policy.AppNone, no
+	if p.sub == nil {
+		return
+	}
+	app, m := p.sub(v)
+	if s.naming = m; m == yes && app.IsSub() {
+		s.outcome.Spoken.Sub = app
+	}
 }
 
 // MayUpgrade reports whether the answer's protocol may still go over to TLS in-band.
@@ -314,7 +358,8 @@ func (s *State) helloPending() bool {
 // silent, or unknown.
 func (s *State) giveUp() {
 	s.outcome.Decided = true
-	if s.watching {
+	s.naming = no
+	if s.watching || s.awaiting {
 		return
 	}
 	silent := s.dir[FromClient].n == 0 || s.dir[FromServer].n == 0
@@ -324,14 +369,14 @@ func (s *State) giveUp() {
 	}
 	if s.outcome.Confidence == ConfidenceNone || !silent && !s.mid {
 		s.outcome.Spoken = policy.Spoken{App: policy.AppUnknown}
-		s.outcome.Confidence = ConfidenceNone
+		s.outcome.Confidence, s.outcome.Evidence = ConfidenceNone, 0
 	}
 }
 
 // disbelieve decides on unknown where what was sent was never received.
 func (s *State) disbelieve() {
 	s.outcome = Outcome{Spoken: policy.Spoken{App: policy.AppUnknown}, Decided: true}
-	s.upgrades = no
+	s.upgrades, s.naming = no, no
 }
 
 // settle names protocol i.
@@ -343,9 +388,11 @@ func (s *State) settle(i int, v *view, c Confidence, reversed bool) {
 	s.proto, s.reversed = int8(i), reversed
 	s.outcome.Spoken = policy.Spoken{App: p.app}
 	s.outcome.Confidence, s.outcome.Reversed = c, reversed
+	s.outcome.Evidence = s.sides() | EvidenceSignature
 	if p.refine != nil {
 		s.outcome.Spoken.App = p.refine(v)
 	}
+	s.name(p, v)
 	if p.alpn != nil {
 		s.outcome.Spoken.ALPN = p.alpn(v)
 	}
@@ -357,6 +404,17 @@ func (s *State) settle(i int, v *view, c Confidence, reversed bool) {
 	}
 }
 
+// sides are those whose bytes were read.
+func (s *State) sides() (e Evidence) {
+	if s.dir[FromClient].n > 0 {
+		e |= EvidenceClient
+	}
+	if s.dir[FromServer].n > 0 {
+		e |= EvidenceServer
+	}
+	return e
+}
+
 // watch looks for the upgrade only.
 func (s *State) watch() {
 	switch s.upgrades = protocols[s.proto].upgraded(s.look(s.reversed)); s.upgrades {
@@ -366,37 +424,6 @@ func (s *State) watch() {
 	case no:
 		s.outcome.Decided, s.proof = true, s.dir[FromClient].n
 	}
-}
-
-// Attrs is what may be shown of a flow beside its application. Filled on
-// demand; bounded copies, as the peer wrote them: escape before printing.
-type Attrs struct {
-	sni     [253]byte
-	sniLen  uint8
-	alpn    [64]byte
-	alpnLen uint8
-	text    [96]byte
-	textLen uint8
-}
-
-// SNI is the server name of a TLS hello.
-func (a *Attrs) SNI() []byte { return a.sni[:a.sniLen] }
-
-// ALPN is the list of application protocols of a TLS hello, comma separated.
-func (a *Attrs) ALPN() []byte { return a.alpn[:a.alpnLen] }
-
-// Banner is a server's greeting, version or software name, or a client's if only that is known.
-func (a *Attrs) Banner() []byte { return a.text[:a.textLen] }
-
-func (a *Attrs) setBanner(b []byte) { a.textLen = uint8(copy(a.text[:], b)) }
-
-func (a *Attrs) addALPN(name []byte) {
-	n := int(a.alpnLen)
-	if n > 0 && n < len(a.alpn) {
-		a.alpn[n] = ','
-		n++
-	}
-	a.alpnLen = uint8(n + copy(a.alpn[n:], name))
 }
 
 // Attrs fills a from what is kept of the flow.

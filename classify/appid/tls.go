@@ -166,14 +166,15 @@ func (h *hello) serverName(size int, a *Attrs) {
 		return
 	}
 	n := h.u16()
-	if n > size-5 || n > len(a.sni) {
+	var name [253]byte
+	if n > size-5 || n > len(name) {
 		return
 	}
 	for i := range n {
-		a.sni[i] = byte(h.u8())
+		name[i] = byte(h.u8())
 	}
 	if !h.short && !h.bad {
-		a.sniLen = uint8(n)
+		a.Set(AttrSNI, name[:n])
 	}
 }
 
@@ -199,7 +200,7 @@ func (h *hello) alpn(size int, a *Attrs) policy.App {
 			app = known
 		}
 		if a != nil {
-			a.addALPN(name[:n])
+			a.add(AttrALPN, name[:n])
 		}
 	}
 	return app
