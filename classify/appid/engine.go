@@ -279,20 +279,6 @@ type tally struct {
 	no, yes, fits [2]set
 }
 
-func (t *tally) set(dir Dir, i int, m match) {
-	bit := one(i)
-	switch m {
-	case no:
-		t.no[dir] = t.no[dir].or(bit)
-		t.yes[dir] = t.yes[dir].not(bit)
-		t.fits[dir] = t.fits[dir].not(bit)
-	case fits:
-		t.fits[dir] = t.fits[dir].or(bit)
-	case yes:
-		t.yes[dir] = t.yes[dir].or(bit)
-	}
-}
-
 // standing is how far one reading of the flow has come.
 type standing uint8
 
@@ -362,32 +348,54 @@ func transport(v *view) int {
 
 // gather asks every protocol that is still possible.
 func (e *Engine) gather(s *State, ta *tally, v *view, dir Dir) {
-	t := transport(v)
-	for d, data := range [2][]byte{v.c, v.s} {
-		if len(data) == 0 {
-			continue
-		}
-		ta.no[d] = ta.no[d].or(e.all[t].not(e.first[t][d][data[0]]))
-		if v.udp && Dir(d) != dir {
-			continue
-		}
-		possible := e.all[t].not(ta.no[d])
-		if !v.udp {
-			possible = possible.not(ta.yes[d])
-		}
-		for w := range possible {
-			for m := possible[w]; m != 0; m &= m - 1 {
-				i := w<<6 | bits.TrailingZeros64(m)
-				f := protocols[i].client
-				if Dir(d) == FromServer {
-					f = protocols[i].server
-				}
-				s.asked++
-				ta.set(Dir(d), i, f(v))
-			}
-		}
-		ta.yes[d], ta.fits[d] = ta.yes[d].not(ta.no[d]), ta.fits[d].not(ta.no[d])
+	if len(v.c) > 0 {
+		e.ask(s, ta, v, FromClient, v.c[0], !v.udp || dir == FromClient)
 	}
+	if len(v.s) > 0 {
+		e.ask(s, ta, v, FromServer, v.s[0], !v.udp || dir == FromServer)
+	}
+}
+
+// ask lets the protocols look at one direction, which begins with first. What is
+// not fresh was asked about before.
+func (e *Engine) ask(s *State, ta *tally, v *view, dir Dir, first byte, fresh bool) {
+	t := transport(v)
+	said := answers{no: ta.no[dir].or(e.all[t].not(e.first[t][dir][first])), yes: ta.yes[dir], fits: ta.fits[dir]}
+	if fresh {
+		possible := e.all[t].not(said.no)
+		if !v.udp {
+			possible = possible.not(said.yes)
+		}
+		for m := possible.lo; m != 0; m &= m - 1 {
+			said.take(one(bits.TrailingZeros64(m)), s.call(v, dir, bits.TrailingZeros64(m)))
+		}
+		for m := possible.hi; m != 0; m &= m - 1 {
+			said.take(one(64+bits.TrailingZeros64(m)), s.call(v, dir, 64+bits.TrailingZeros64(m)))
+		}
+	}
+	ta.no[dir], ta.yes[dir], ta.fits[dir] = said.no, said.yes.not(said.no), said.fits.not(said.no)
+}
+
+// answers is one direction of a tally.
+type answers struct{ no, yes, fits set }
+
+func (a *answers) take(bit set, m match) {
+	switch m {
+	case no:
+		a.no = a.no.or(bit)
+	case fits:
+		a.fits = a.fits.or(bit)
+	case yes:
+		a.yes = a.yes.or(bit)
+	}
+}
+
+func (s *State) call(v *view, dir Dir, i int) match {
+	s.asked++
+	if dir == FromClient {
+		return protocols[i].client(v)
+	}
+	return protocols[i].server(v)
 }
 
 // conclude turns what was said into the outcome.

@@ -80,7 +80,10 @@ func (s *State) Reset(proto policy.Proto, port uint16, mid bool) {
 	s.receipts, s.proof = false, 0
 	s.outcome = Outcome{}
 	s.dir = [2]stream{}
-	s.tally = [2]tally{}
+	s.tally[0] = tally{}
+	if mid {
+		s.tally[1] = tally{}
+	}
 	s.awaiting, s.naming, s.asked = false, no, 0
 }
 
