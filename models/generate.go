@@ -31,7 +31,6 @@ func Generate(p *Population) ([]policy.Statement, []Finding) {
 	}
 	for _, s := range p.index.subjects {
 		g.fronts(s)
-		g.routes(s)
 		g.unanswered(s)
 	}
 	return g.statements(), sortFindings(g.findings)

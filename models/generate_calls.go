@@ -105,39 +105,47 @@ func (g *generator) pair(r *relation, c *call, o *offer, w way, bare bool) bool 
 	if t == nil || !kindsMeet(c.entry.Kind, o.entry.Kind, w) {
 		return false
 	}
-	admitted := r.admits(o, w)
-	byHost := w == wayHost || admitted == nil
-	if byHost && !r.consents(o) {
+	if c.isRouted() && len(r.hits) == 0 && r.callee.refusesFronts(r.caller) {
 		return false
 	}
-	sel := r.selected(c, o, w)
-	if byHost {
-		sel = r.publishedOnly(sel, o)
+	admitted := r.admits(o, w)
+	follows := w == wayFront || w == wayProject && c.isRouted() && len(r.routes) > 0
+	if admitted != nil || !follows || !r.offersByRoute(o) {
+		byHost := w == wayHost || admitted == nil
+		if byHost && !r.consents(o) {
+			return false
+		}
+		if byHost || !follows {
+			sel := r.selected(c, o, w)
+			if byHost {
+				sel = r.publishedOnly(sel, o)
+			}
+			return g.proposeSelection(r, c, t, o, admitted, w, sel)
+		}
 	}
+	found := false
+	for _, sel := range r.routed(c, o) {
+		found = g.proposeSelection(r, c, t, o, admitted, w, sel) || found
+	}
+	return found
+}
+
+// proposeSelection proposes what was selected, as far as the call's own ports go.
+func (g *generator) proposeSelection(r *relation, c *call, t *PeerTerm, o *offer, admitted *PeerTerm, w way, sel selection) bool {
 	if len(r.path) == 0 && !r.callee.onHost && !r.linked() {
 		sel.ports = intersectPorts(sel.ports, r.callee.reachable())
 	}
 	ports := sel.ports
 	if !c.callee {
 		ports = intersectPorts(ports, c.fixed)
-	} else if len(c.fixed) > 0 {
-		ports = joinPorts(ports, intersectPorts(ports, c.fixed))
 	}
 	if len(ports) == 0 {
 		return false
 	}
-	found := false
 	for _, app := range sel.apps {
-		if w == wayFront && app.Any {
-			g.find(FindingPendingFront, r.callee, fmt.Sprintf("what %s reaches here follows from its route label (R9), which is not compiled yet", r.caller.service))
-			continue
-		}
-		found = true
-		g.propose(subjectEnd(r.caller), subjectEnd(r.callee), draft{
-			app: app, ports: ports, pending: w.pending(), origin: r.origin(c, t, o, admitted, w, sel),
-		})
+		g.propose(subjectEnd(r.caller), subjectEnd(r.callee), draft{app: app, ports: ports, origin: r.origin(c, t, o, admitted, w, sel)})
 	}
-	return found
+	return len(sel.apps) > 0
 }
 
 // calls is the first term of the call that means the callee; a term that means
@@ -243,7 +251,8 @@ func (s *subject) publishedPorts() []policy.Published {
 type selection struct {
 	ports []policy.PortRange
 	apps  []policy.AppMatch
-	hits  []hit // that picked it, and those that only name the callee
+	hits  []hit  // that picked it, and those that only name the callee
+	route string // the route that did (R9)
 }
 
 // selected: a reference with a port picks the entry on that port, whatever its
@@ -341,7 +350,9 @@ func (r *relation) origin(c *call, t *PeerTerm, o *offer, admitted *PeerTerm, w 
 	out := []string{caller}
 	if !r.self() {
 		callee := o.origin
-		if admitted == nil {
+		if admitted == nil && sel.route != "" {
+			callee += " routed"
+		} else if admitted == nil {
 			callee += " published"
 		} else if text := admitted.text(); text != "" {
 			callee += " serves " + text
@@ -356,9 +367,9 @@ func (r *relation) origin(c *call, t *PeerTerm, o *offer, admitted *PeerTerm, w 
 		out = append(out, "neighbour (R7)"+networkText(r.path))
 	case wayFront:
 		out = append(out, strings.TrimPrefix(networkText(r.path), ", "))
-		if routes := c.part.model.Routes; routes != nil && r.callee.labels[routes.Enable] == "true" {
-			out = append(out, "label "+routes.Enable)
-		}
+	}
+	if sel.route != "" {
+		out = append(out, sel.route+" (R9)")
 	}
 	if r.self() {
 		if text := r.callee.hostText(sel.ports); text != "" {

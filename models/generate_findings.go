@@ -27,7 +27,6 @@ const (
 	FindingUnknownModel    FindingKind = "unknown-model"     // gatehouse.model names none
 	FindingProposedModel   FindingKind = "proposed-model"    // a hint suggests a model (T5)
 	FindingClipped         FindingKind = "clipped"           // only the image's name fits: its model reaches its own project only (T4)
-	FindingPendingFront    FindingKind = "pending-front"     // what waits for fronts and routes (R5, R9, R12)
 	FindingNote            FindingKind = "note"
 )
 

@@ -190,8 +190,8 @@ func (g *generator) servedOutside(s *subject) {
 	}
 }
 
-// fronts proposes, pending, that a service calls itself by the public address
-// that a front of it publishes (R12).
+// fronts proposes that a service calls itself, and the rest of its project, by
+// the public address that a front publishes, and by the names that lead there (R12).
 func (g *generator) fronts(s *subject) {
 	for i := range s.parts {
 		for j := range s.parts[i].calls {
@@ -206,11 +206,13 @@ func (g *generator) fronts(s *subject) {
 	}
 }
 
-// frontsOf are the published proxies that may call s.
+// frontsOf are the published proxies of other services that may call s or
+// another service of its project.
 func (g *generator) frontsOf(s *subject) []*subject {
 	var out []*subject
 	for _, f := range g.index.fronts {
-		if f != s && g.has(pair{subjectEnd(f), subjectEnd(s)}) {
+		calls := func(o *subject) bool { return f.service != o.service && g.has(pair{subjectEnd(f), subjectEnd(o)}) }
+		if f != s && slices.ContainsFunc(s.project.subjects, calls) {
 			out = append(out, f)
 		}
 	}
@@ -218,6 +220,7 @@ func (g *generator) frontsOf(s *subject) []*subject {
 }
 
 func (g *generator) front(s *subject, c *call, f *subject) {
+	var plain, direct []policy.PortRange // host ports of HTTP, in clear and by TLS
 	for i := range f.parts {
 		for j := range f.parts[i].serves {
 			o := &f.parts[i].serves[j]
@@ -228,44 +231,60 @@ func (g *generator) front(s *subject, c *call, f *subject) {
 			if !ok {
 				continue
 			}
-			g.propose(subjectEnd(s), subjectEnd(f), draft{app: app, ports: intersectPorts(o.ports(), f.reachable()), pending: pendingHostURL,
+			ports := intersectPorts(o.ports(), f.reachable())
+			g.propose(subjectEnd(s), subjectEnd(f), draft{app: app, ports: ports,
 				origin: []string{c.origin + " calls front", "host address (A5)"}})
+			if app.Forms&policy.TLSDirect != 0 {
+				direct = append(direct, f.hostPorts(ports)...)
+			} else {
+				plain = append(plain, f.hostPorts(ports)...)
+			}
 		}
+	}
+	app := policy.AppMatch{App: policy.AppHTTP, Forms: policy.TLSOnly}
+	if len(direct) == 0 {
+		app.Forms, direct = policy.TLSNone, plain
+	}
+	app, ok := intersectApps(c.appFor(&offer{entry: frontEntry}), app)
+	if !ok {
+		return
+	}
+	for _, host := range s.project.hosts(f) {
+		term := PeerTerm{Name: host.name}
+		peer, pending, _ := term.outsidePeer()
+		g.propose(subjectEnd(s), peerEnd(peer), draft{app: app, ports: joinPorts(direct), pending: pending,
+			origin: []string{c.origin + " calls front", host.source + " (R12)"}})
 	}
 }
 
-// routes tells which services carry a proxy's route labels, which nothing is
-// made of yet (R9).
-func (g *generator) routes(s *subject) {
-	for _, f := range g.index.fronts {
-		if len(commonNetworks(f, s)) == 0 {
-			continue
+// frontEntry is what a front speaks at its public address.
+var frontEntry = &Entry{App: policy.AppHTTP, TLS: policy.TLSOptional}
+
+// hostPorts are the ports of the host that lead to these TCP ports of s.
+func (s *subject) hostPorts(ports []policy.PortRange) []policy.PortRange {
+	var out []policy.PortRange
+	for _, p := range s.publishedPorts() {
+		if p.Proto == policy.ProtoTCP && !p.HostIP.IsLoopback() && portsOverlap(ports, []policy.PortRange{policy.Port(p.Proto, p.Port)}) {
+			out = append(out, policy.Port(p.Proto, p.HostPort))
 		}
-		for i := range f.parts {
-			r := f.parts[i].model.Routes
-			if r == nil {
-				continue
-			}
-			for _, key := range sortedKeys(s.labels) {
-				if isRouteKey(r.Port, key) || isRouteKey(r.Host, key) {
-					g.find(FindingPendingFront, s, fmt.Sprintf("label %s of %s: routes (R9) are not compiled yet", key, f.parts[i].model.Title))
+	}
+	return out
+}
+
+// routedHost is a DNS name that leads to a project by way of a front.
+type routedHost struct{ name, source string }
+
+// hosts are the names in the project's own routes for a front.
+func (p *project) hosts(front *subject) []routedHost {
+	var out []routedHost
+	for _, s := range p.subjects {
+		for _, rt := range front.routesTo(s) {
+			for _, name := range rt.hosts {
+				if !slices.ContainsFunc(out, func(h routedHost) bool { return h.name == name }) {
+					out = append(out, routedHost{name, rt.source})
 				}
 			}
 		}
 	}
-}
-
-// isRouteKey compares a label key with a pattern in which '*' stands for one
-// key part.
-func isRouteKey(pattern, key string) bool {
-	want, have := strings.Split(pattern, "."), strings.Split(key, ".")
-	if pattern == "" || len(want) != len(have) {
-		return false
-	}
-	for i := range want {
-		if want[i] != "*" && want[i] != have[i] {
-			return false
-		}
-	}
-	return true
+	return out
 }

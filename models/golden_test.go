@@ -177,7 +177,10 @@ func TestGoldenB(t *testing.T) {
 		{"edge/traefik", "cloud/db", 3306, policy.AppMySQL, false},
 		{"edge/traefik", "shop/web", 5432, policy.AppPostgreSQL, false},
 		{"edge/traefik", "cloud/cron", 80, policy.AppHTTP, false},
-		{"edge/traefik", "cloud/app", 80, policy.AppHTTP, false}, // fronts wait
+		{"edge/traefik", "cloud/app", 80, policy.AppHTTP, true},
+		{"edge/traefik", "cloud/app", 80, policy.AppSSH, false},
+		{"edge/traefik", "shop/web", 3000, policy.AppHTTP, true},
+		{"edge/traefik", "shop/web", 3000, policy.AppSSH, false},
 	})
 }
 

@@ -64,7 +64,7 @@ func populate(match func(*policy.Workload) Match, snap *policy.Snapshot, set Set
 		w := &snap.Workloads[i]
 		p.Matches[w.ID] = match(w)
 	}
-	a := assembly{population: p, set: set, selected: selectedLabels(p.Matches)}
+	a := assembly{population: p, set: set, selected: selectedLabels(p.Matches), routes: routesInUse(p.Matches)}
 	subjects := a.subjects(a.namespaces(snap))
 	p.Groups = make([]policy.Group, len(subjects))
 	p.keys = make(map[string]bool, len(subjects))
@@ -108,8 +108,9 @@ type subject struct {
 	onHost   bool // lives in the host's network namespace (A6)
 	ipv6     bool // some endpoint has a routable IPv6 address
 
-	named   map[*subject][]hit // references that resolved to a service
-	outside []outsider         // and those that lead out of all projects
+	routes  map[*Routes][]route // what its deployer wrote for proxies (R9)
+	named   map[*subject][]hit  // references that resolved to a service
+	outside []outsider          // and those that lead out of all projects
 	// asksResolver: some name server of it is no workload (A7).
 	asksResolver bool
 }
@@ -148,7 +149,8 @@ type namespace struct {
 type assembly struct {
 	population *Population
 	set        Settings
-	selected   []string // label keys that entries select by, sorted
+	selected   []string  // label keys that entries select by, sorted
+	routes     []*Routes // that proxies among the models read (R9)
 }
 
 // namespaces joins each workload to the owner of its network namespace. One
@@ -381,6 +383,11 @@ func (a *assembly) key(s *subject) string {
 			fields = append(fields, k+"="+v)
 		}
 	}
+	for _, r := range a.routes {
+		for _, rt := range s.routesBy(r) {
+			fields = append(fields, fmt.Sprint(rt))
+		}
+	}
 	h := sha256.New()
 	for i := range s.parts {
 		s.parts[i].describe(h)
@@ -409,4 +416,20 @@ func selectedLabels(matches map[string]Match) []string {
 		})
 	}
 	return sortedKeys(keys)
+}
+
+// routesInUse are the route keys of the proxies among the models in use, by
+// the models' names.
+func routesInUse(matches map[string]Match) []*Routes {
+	byName := make(map[string]*Routes)
+	for _, m := range matches {
+		if m.Model.Routes != nil {
+			byName[m.Model.Name] = m.Model.Routes
+		}
+	}
+	var out []*Routes
+	for _, name := range sortedKeys(byName) {
+		out = append(out, byName[name])
+	}
+	return out
 }

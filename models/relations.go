@@ -10,12 +10,9 @@ import (
 
 // What statements wait for. Until it is there they are listed and allow nothing.
 const (
-	pendingNames    = "names (FQDN) are not compiled yet"
-	pendingOutside  = "addresses outside (cidr) are not compiled yet"
-	pendingFronts   = "fronts of other projects (R5) are not compiled yet"
-	pendingHostURL  = "fronts by host address (R12) are not compiled yet"
-	pendingWatchers = "watchers of other projects (R6) are not compiled yet"
-	pendingLookups  = "dns: names (R18) is not compiled yet"
+	pendingNames   = "names (FQDN) are not compiled yet"
+	pendingOutside = "addresses outside (cidr) are not compiled yet"
+	pendingLookups = "dns: names (R18) is not compiled yet"
 )
 
 // way is by which rule one subject may reach another at all (R1, R2).
@@ -30,23 +27,13 @@ const (
 	wayWatcher       // R6
 )
 
-// pending is what statements of that way wait for.
-func (w way) pending() string {
-	switch w {
-	case wayFront:
-		return pendingFronts
-	case wayWatcher:
-		return pendingWatchers
-	}
-	return ""
-}
-
 // relation is a caller and a callee with all that lies between them.
 type relation struct {
 	caller, callee *subject
 	hits           []hit // the caller's references to the callee, strong ones first; no name servers
 	path           []*policy.Network
-	ways           []way // in the order in which they are tried
+	ways           []way   // in the order in which they are tried
+	routes         []route // that the callee's deployer wrote for the caller (R9)
 	// replicated: caller and callee are one service of more than one workload.
 	// What a workload says to its own address stays in its namespace.
 	replicated bool
@@ -60,7 +47,7 @@ func (x *index) relate(caller, callee *subject) *relation {
 
 // relateBy is relate with references of the caller's choosing.
 func (x *index) relateBy(caller, callee *subject, hits []hit) *relation {
-	r := &relation{caller: caller, callee: callee, hits: hits, path: commonNetworks(caller, callee)}
+	r := &relation{caller: caller, callee: callee, hits: hits, path: commonNetworks(caller, callee), routes: caller.routesTo(callee)}
 	if caller.project == callee.project {
 		r.replicated = r.self() && x.isReplicated(caller)
 		if len(r.path) > 0 || callee.onHost || r.byHost() || r.self() && callee.isPublished() {
@@ -145,7 +132,8 @@ func (r *relation) isNeighbour() bool {
 }
 
 // isFrontOf is R5: a proxy that publishes a port reaches across a network that
-// either project owns, and across an unowned one if it is the only front there.
+// either project owns, and across an unowned one if it is the only front there
+// or the callee carries a route for it.
 func (x *index) isFrontOf(r *relation) bool {
 	if !r.caller.isFront() || r.callee.refusesFronts(r.caller) {
 		return false
@@ -155,7 +143,7 @@ func (x *index) isFrontOf(r *relation) bool {
 		case r.caller.service.Project, r.callee.service.Project:
 			return true
 		case policy.ProjectKey{}:
-			return x.onlyFront(n, r.caller)
+			return x.onlyFront(n, r.caller) || len(r.routes) > 0
 		}
 		return false
 	})
@@ -207,7 +195,10 @@ func (r *relation) fits(t *PeerTerm, me, other *subject, w way) bool {
 	default:
 		return false
 	}
-	if t.Routed || t.Name != "" || t.CIDR != "" || t.Ref && len(r.hits) == 0 {
+	if t.Routed {
+		return len(r.routes) > 0 && (w == wayProject || w == wayFront)
+	}
+	if t.Name != "" || t.CIDR != "" || t.Ref && len(r.hits) == 0 {
 		return false
 	}
 	switch t.Peer {

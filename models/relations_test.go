@@ -53,9 +53,16 @@ serves:
   - {id: web, app: http, ports: [tcp/80], publish: any, to: []}
   - {id: rest, app: any, ports: [published], publish: any, to: []}
 calls:
-  - {id: backend, app: callee, tls: optional, ports: [callee], to: [{role: app-server, within: shared}]}
+  - {id: backend, app: callee, tls: optional, ports: [callee, routed], to: [{role: app-server, within: shared}, {routed: true, within: shared}]}
   - {id: relay, app: any, ports: [udp/5353], to: [{peer: multicast}]}
   - {id: ping, app: icmp, ports: [icmp], to: [{role: app-server}]}
+---
+schema: gatehouse.model/v1
+model: t-other-front
+revision: 1
+extends: t-front
+match: {images: [t/other-front]}
+routes: {enable: o.enable}
 ---
 schema: gatehouse.model/v1
 model: t-watch
@@ -246,13 +253,33 @@ func TestR4(t *testing.T) {
 
 func TestR5(t *testing.T) {
 	play(t, []scene{
-		{"front of another project waits", func(b *town) {
+		{"front of another project, and back by its public address (R12)", func(b *town) {
 			b.network("proxy", "edge")
 			b.run("edge/front", "t/front", "proxy", publish("80:80"))
 			b.run("cloud/app", "t/app", "proxy")
 		}, []string{"@external -> edge/front : http tcp/80", "@host -> edge/front : http tcp/80",
-			"cloud/app -> edge/front : http tcp/80 (pending)",
-			"edge/front -> @multicast : any udp/5353", "edge/front -> cloud/app : http tcp/8000 (pending)"}, nil},
+			"cloud/app -> edge/front : http tcp/80",
+			"edge/front -> @multicast : any udp/5353", "edge/front -> cloud/app : http tcp/8000"}, nil},
+		{"a network of a third project joins nobody", func(b *town) {
+			b.network("proxy", "third")
+			b.run("edge/front", "t/front", "proxy", publish("80:80"))
+			b.run("cloud/app", "t/app", "proxy")
+		}, []string{"@external -> edge/front : http tcp/80", "@host -> edge/front : http tcp/80", "edge/front -> @multicast : any udp/5353"}, nil},
+		{"a proxy that publishes nothing is no front", func(b *town) {
+			b.network("proxy", "edge")
+			b.run("edge/front", "t/front", "proxy")
+			b.run("cloud/app", "t/app", "proxy")
+		}, []string{"edge/front -> @multicast : any udp/5353"}, nil},
+		{"nor is one of which only the image's name says so (T4)", func(b *town) {
+			b.network("proxy", "edge")
+			b.run("edge/front", "t/front", "proxy", publish("80:80"), localImage)
+			b.run("cloud/app", "t/app", "proxy", label("t.enable=true"))
+		}, []string{"@external -> edge/front : http tcp/80", "@host -> edge/front : http tcp/80"}, []string{"clipped edge/front"}},
+		{"a front reaches what is offered to proxies and nothing else", func(b *town) {
+			b.network("proxy", "edge")
+			b.run("edge/front", "t/front", "proxy", publish("80:80"))
+			b.run("cloud/db", "t/db", "proxy")
+		}, []string{"@external -> edge/front : http tcp/80", "@host -> edge/front : http tcp/80", "edge/front -> @multicast : any udp/5353"}, nil},
 		{"off-labels forbid", func(b *town) {
 			b.network("proxy", "edge")
 			b.run("edge/front", "t/front", "proxy", publish("80:80"))
@@ -267,19 +294,130 @@ func TestR5(t *testing.T) {
 		}, []string{"@external -> a/front : http tcp/80", "@external -> b/front : http tcp/80",
 			"@host -> a/front : http tcp/80", "@host -> b/front : http tcp/80", "a/front -> @multicast : any udp/5353",
 			"b/front -> @multicast : any udp/5353"}, nil},
+		{"two fronts on an unowned network, and a route", func(b *town) {
+			b.network("proxy", "")
+			b.run("a/front", "t/front", "proxy", publish("80:80"))
+			b.run("b/front", "t/other-front", "proxy", publish("81:80"))
+			b.run("cloud/app", "t/app", "proxy", label("t.enable=true"))
+		}, []string{"@external -> a/front : http tcp/80", "@external -> b/front : http tcp/80",
+			"@host -> a/front : http tcp/80", "@host -> b/front : http tcp/80", "a/front -> @multicast : any udp/5353",
+			"a/front -> cloud/app : http tcp/8000", "b/front -> @multicast : any udp/5353", "cloud/app -> a/front : http tcp/80"}, nil},
 		{"in its own project a proxy needs no front rule", func(b *town) {
 			b.network("n", "p")
 			b.run("p/front", "t/front", "n")
 			b.run("p/app", "t/app", "n")
 		}, []string{"p/front -> @multicast : any udp/5353",
 			"p/front -> p/app : http tcp/8000"}, nil},
-		{"route labels are reported", func(b *town) {
-			b.network("proxy", "edge")
-			b.run("edge/front", "t/front", "proxy", publish("80:80"))
-			b.run("shop/web", "x/web", "proxy", expose("tcp/3000"), label("t.web.port=3000"))
-		}, []string{"@external -> edge/front : http tcp/80", "@host -> edge/front : http tcp/80", "edge/front -> @multicast : any udp/5353"},
-			[]string{"pending-front t.web.port", "pending-front route label"}},
 	})
+}
+
+func TestR9(t *testing.T) {
+	edge := func(b *town) {
+		b.network("proxy", "edge").network("shop_default", "shop")
+		b.run("edge/front", "t/front", "proxy", publish("80:80"))
+	}
+	always := []string{"@external -> edge/front : http tcp/80", "@host -> edge/front : http tcp/80", "edge/front -> @multicast : any udp/5353"}
+	play(t, []scene{
+		{"a route's port, by HTTP", func(b *town) {
+			edge(b)
+			b.run("shop/web", "x/web", "proxy", expose("tcp/3000", "tcp/9229"), label("t.web.port=3000"))
+		}, append(always[:3:3], "edge/front -> shop/web : http tcp/3000"), nil},
+		{"a port that nothing else says", func(b *town) {
+			edge(b)
+			b.run("shop/web", "x/web", "proxy", label("t.web.port=8123"))
+		}, append(always[:3:3], "edge/front -> shop/web : http tcp/8123"), nil},
+		{"without a port the lowest exposed one", func(b *town) {
+			edge(b)
+			b.run("shop/web", "x/web", "proxy", expose("tcp/9229", "tcp/3000"), label("t.web.rule=Host(`a.example.com`)"))
+		}, append(always[:3:3], "edge/front -> shop/web : http tcp/3000"), nil},
+		{"a tcp route is of any kind", func(b *town) {
+			edge(b)
+			b.run("shop/web", "x/web", "proxy", expose("tcp/3000"), label("t.tcp.port=3000"))
+		}, append(always[:3:3], "edge/front -> shop/web : any tcp/3000"), nil},
+		{"to what its entry offers to no proxy", func(b *town) {
+			edge(b)
+			b.run("shop/db", "t/db", "proxy", label("t.tcp.port=5432"))
+		}, append(always[:3:3], "edge/front -> shop/db : postgresql+starttls tcp/5432", "edge/front -> shop/db : tls(postgresql) tcp/5432"), nil},
+		{"a port that the model lacks", func(b *town) {
+			edge(b)
+			b.run("shop/app", "t/app", "proxy", label("t.web.port=9999"))
+		}, always, []string{"port-not-in-model t.web.port=9999"}},
+		{"the image's own label is none", func(b *town) {
+			edge(b)
+			b.run("shop/web", "x/web", "proxy", imageLabel("t.web.port=3000"))
+		}, always, nil},
+		{"not across a network that it is not on", func(b *town) {
+			edge(b)
+			b.run("shop/web", "x/web", "shop_default", label("t.web.port=3000"))
+		}, always, nil},
+		{"switched off in its own project", func(b *town) {
+			b.network("n", "p")
+			b.run("p/front", "t/front", "n")
+			b.run("p/app", "t/app", "n", label("t.enable=false"))
+		}, []string{"p/front -> @multicast : any udp/5353"}, nil},
+		{"in its own project a route narrows too", func(b *town) {
+			b.network("n", "p")
+			b.run("p/front", "t/front", "n")
+			b.run("p/web", "x/web", "n", expose("tcp/3000", "tcp/9229"), label("t.web.port=3000"))
+		}, []string{"p/front -> @multicast : any udp/5353", "p/front -> p/web : http tcp/3000"}, nil},
+	})
+}
+
+// A proxy that reads its routes from the environment of what it serves.
+func TestR9Environment(t *testing.T) {
+	b := newTown(t).network("proxy", "edge")
+	b.run("edge/proxy", "nginxproxy/nginx-proxy", "proxy", publish("80:80"))
+	b.run("shop/web", "x/web", "proxy", expose("tcp/3000", "tcp/8080"), env("VIRTUAL_HOST=shop.example.com"), env("VIRTUAL_PORT=8080"))
+	ss, _ := b.generate()
+	for _, l := range between(ss) {
+		if l == "edge/proxy -> shop/web : http tcp/8080" {
+			return
+		}
+	}
+	t.Errorf("%v", between(ss))
+}
+
+// A service reaches the public name of its project by way of the front, with
+// the ports that the front publishes.
+func TestR12(t *testing.T) {
+	play(t, []scene{
+		{"the project's own name, for all of the project that call fronts", func(b *town) {
+			b.network("proxy", "edge").network("cloud_default", "cloud")
+			b.run("edge/front", "t/front", "proxy", publish("8080:80"))
+			b.run("cloud/app", "t/app", "proxy cloud_default", label("t.a.rule=Host(`cloud.example.com`, `www.example.com`)"))
+			b.run("cloud/cron", "t/app", "cloud_default")
+			b.run("other/app", "t/app", "cloud_default")
+		}, []string{"@external -> edge/front : http tcp/80", "@host -> edge/front : http tcp/80",
+			"cloud/app -> edge/front : http tcp/80", "cloud/app -> name:cloud.example.com : http tcp/8080 (pending)",
+			"cloud/app -> name:www.example.com : http tcp/8080 (pending)",
+			"cloud/cron -> edge/front : http tcp/80", "cloud/cron -> name:cloud.example.com : http tcp/8080 (pending)",
+			"cloud/cron -> name:www.example.com : http tcp/8080 (pending)",
+			"edge/front -> @multicast : any udp/5353", "edge/front -> cloud/app : http tcp/8000"}, nil},
+	})
+}
+
+func TestRouteHosts(t *testing.T) {
+	for value, want := range map[string]string{
+		"Host(`a.example.com`)": "a.example.com",
+		"Host(`a.example.com`, `B.example.com`) && PathPrefix(`/x`)": "a.example.com b.example.com",
+		"Host(`a.example.com`) || Host(\"c.example.com\")":           "a.example.com c.example.com",
+		"HostRegexp(`.*\\.example\\.com`)":                           "",
+		"HostSNI(`*`)":                                               "",
+		"https://a.example.com:8443/x, b.example.com":                "a.example.com b.example.com",
+		"*.example.com":                                              "",
+		"localhost":                                                  "",
+		"Host(`a..b`) || Host(``) || Host(":                          "",
+		strings.Repeat("Host(`a.example.com`) || ", 10000):           "a.example.com",
+	} {
+		if got := strings.Join(routeHosts(value), " "); got != want {
+			t.Errorf("%.60s: %q, want %q", value, got, want)
+		}
+	}
+	for value, want := range map[string]uint16{"3000": 3000, "{{upstreams 8080}}": 8080, "": 0, "0": 0, "70000": 0, "http": 0, "123456": 0} {
+		if got, _ := routePort(value); got != want {
+			t.Errorf("%q: %d, want %d", value, got, want)
+		}
+	}
 }
 
 func TestR6(t *testing.T) {
@@ -290,8 +428,14 @@ func TestR6(t *testing.T) {
 			b.run("p/db", "t/db", "mon")
 			b.run("q/db", "t/db", "mon")
 			b.run("q/app", "t/app", "mon")
-		}, []string{"p/watch -> p/db : http tcp/9187", "p/watch -> q/db : http tcp/9187 (pending)",
+		}, []string{"p/watch -> p/db : http tcp/9187", "p/watch -> q/db : http tcp/9187",
 			"q/app -> q/db : postgresql+starttls tcp/5432"}, nil},
+		{"not by the image's name alone (T4), nor without a network", func(b *town) {
+			b.network("mon", "").network("far", "")
+			b.run("p/watch", "t/watch", "mon", localImage)
+			b.run("q/db", "t/db", "mon")
+			b.run("r/watch", "t/watch", "far")
+		}, nil, []string{"clipped p/watch"}},
 	})
 }
 

@@ -265,6 +265,7 @@ func (x *index) resolveAll(p *Population) {
 			s.parts[i].settleReferenced()
 		}
 	}
+	x.addRoutes(p)
 }
 
 // references are those of the subject's workloads, each once, depends_on too.

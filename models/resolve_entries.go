@@ -30,6 +30,7 @@ type offer struct {
 	// referenced): each stands for itself, and a reference picks one (R10).
 	fixed, declared []policy.PortRange
 	referenced      bool
+	routed          bool               // declared grows by the ports of routes (R9)
 	reserved        []policy.PortRange // named by earlier entries: not to be taken by a word (R25)
 }
 
@@ -71,6 +72,8 @@ func (p *part) resolve(taken []policy.PortRange) {
 				o.declared = append(o.declared, usablePorts(p.facts.workload.Exposed)...)
 			case "referenced":
 				o.referenced = true
+			case "routed":
+				o.routed = true
 			}
 		}
 		o.declared = joinPorts(subtractPorts(o.declared, joinPorts(taken, o.fixed)))
