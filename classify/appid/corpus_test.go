@@ -412,7 +412,7 @@ func scoreCorpus(t *testing.T, captures string, lines []corpusLine) {
 				if f != nil {
 					n = fmt.Sprint(" anomaly ", f.anomaly)
 				}
-				t.Logf("unknown: %s %v: expected %s (%s)%s", l.file, l.key, l.expected, l.kind, n)
+				t.Logf("unknown: %s %s %s %s: expected %s (%s)%s", l.file, l.key.proto, l.key.a, l.key.b, l.expected, l.kind, n)
 			}
 		case accepted(got.String(), l):
 			s.right++

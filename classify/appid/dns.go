@@ -3,25 +3,82 @@ package appid
 import "gatehouse/policy"
 
 // DNS: RFC 1035 section 4, EDNS RFC 6891, over TCP RFC 7766. A message must
-// parse to its exact end. A query alone is no proof; a reply with answers is.
+// parse to its exact end. A query for a known type by a name of letters is proof,
+// and so is a reply with answers. LLMNR (RFC 4795) has the same messages on a
+// port of its own and is another application.
 var dnsUDPProtocol = protocol{
 	app: policy.AppDNS, udp: true,
-	client:       func(v *view) match { return dnsMessage(v.c, dnsQuestion, v.cFull) },
-	server:       func(v *view) match { return dnsMessage(v.s, dnsReply, v.sFull) },
+	client:       func(v *view) match { return dnsDatagram(v.c, dnsQuestion, v) },
+	server:       func(v *view) match { return dnsDatagram(v.s, dnsReply, v) },
 	clientFirsts: anyByte(), serverFirsts: anyByte(),
 }
 
 // mDNS: RFC 6762. The same messages, to a group, so that no reply comes back;
-// their id is 0 (section 18.1). The port only parts the name from DNS's.
+// their id should be 0 (section 18.1). The port only parts the name from DNS's.
 var mdnsProtocol = protocol{
 	app: policy.AppMDNS, udp: true,
 	client:       func(v *view) match { return mdnsMessage(v.c, v.port, v.cFull) },
 	server:       func(v *view) match { return mdnsMessage(v.s, v.port, v.sFull) },
-	clientFirsts: oneOf("\x00"), serverFirsts: oneOf("\x00"),
+	clientFirsts: anyByte(), serverFirsts: anyByte(),
+}
+
+func dnsDatagram(b []byte, kind dnsKind, v *view) match {
+	if v.port == portLLMNR {
+		return no
+	}
+	m := dnsMessage(b, kind, v.cFull && kind == dnsQuestion || v.sFull && kind == dnsReply)
+	if m == fits && kind == dnsQuestion && dnsPlainQuery(b) {
+		return yes
+	}
+	return m
+}
+
+// dnsPlainQuery: a standard query for a type in use, by a name of letters, digits,
+// hyphens and underscores; nothing but EDNS after it.
+func dnsPlainQuery(b []byte) bool {
+	if be.Uint16(b[2:])&^0x0130 != 0 || be.Uint32(b[6:]) != 0 || be.Uint16(b[10:]) > 1 {
+		return false
+	}
+	at, letters := dnsHead, 0
+	for at < len(b) && b[at] != 0 {
+		n := int(b[at])
+		if n > 63 || at+1+n > len(b) {
+			return false
+		}
+		for _, c := range b[at+1 : at+1+n] {
+			if !alpha(c) && !digit(c) && c != '-' && c != '_' {
+				return false
+			}
+			letters++
+		}
+		at += 1 + n
+	}
+	if at+5 > len(b) || letters < 2 {
+		return false
+	}
+	switch kind := be.Uint16(b[at+1:]); kind {
+	case 1, 2, 5, 6, 10, 12, 13, 15, 16, 17, 24, 25, 28, 29, 33, 35, 37, 39, 43, 44, 46, 47, 48, 50, 52, 59, 60, 61, 64, 65, 99, 108, 109, 251, 252, 255, 256, 257:
+	default:
+		return false
+	}
+	return be.Uint16(b[at+3:]) == 1
+}
+
+// dnsLocal reports whether the first name asked for ends in "local".
+func dnsLocal(b []byte) bool {
+	const end = "\x05local\x00"
+	at := dnsHead
+	for at < len(b) && b[at] != 0 && b[at] < 64 {
+		if begins(b[at:], end) == yes {
+			return true
+		}
+		at += 1 + int(b[at])
+	}
+	return false
 }
 
 func mdnsMessage(b []byte, port uint16, cut bool) match {
-	if port != portMDNS || len(b) < dnsHead || be.Uint16(b) != 0 {
+	if port != portMDNS || len(b) < dnsHead || be.Uint16(b) != 0 && !dnsLocal(b) {
 		return no
 	}
 	if dnsMessage(b, dnsMulticast, cut) == no {
@@ -38,8 +95,9 @@ var dnsTCPProtocol = protocol{
 }
 
 const (
-	portMDNS = 5353
-	dnsHead  = 12
+	portMDNS  = 5353
+	portLLMNR = 5355
+	dnsHead   = 12
 )
 
 // dnsKind is what a message is expected to be.

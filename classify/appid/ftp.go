@@ -8,10 +8,10 @@ var ftpProtocol = protocol{
 	app: policy.AppFTP, tcp: true,
 	client: ftpCommand, server: ftpGreeting,
 	clientFirsts: between('A', 'Z').or(between('a', 'z')), serverFirsts: oneOf("1245"),
-	upgraded: textUpgrade, attrs: greetingAttrs,
+	upgraded: textUpgrade, attrs: greetingAttrs, mid: ftpMid,
 }
 
-var ftpVerbs = []string{"USER", "AUTH TLS", "AUTH SSL", "AUTH GSSAPI", "FEAT", "SYST", "OPTS", "CLNT", "PASS", "ACCT", "PBSZ", "REIN"}
+var ftpVerbs = []string{"USER", "AUTH TLS", "AUTH SSL", "AUTH GSSAPI", "FEAT", "SYST", "OPTS", "CLNT", "PASS", "ACCT", "PBSZ", "REIN", "HOST", "PWD", "PASV", "TYPE"}
 
 func ftpCommand(v *view) match {
 	m := word(v.c, ftpVerbs)
@@ -31,4 +31,45 @@ func ftpCommand(v *view) match {
 	return fits
 }
 
-func ftpGreeting(v *view) match { return replyCode(v.s, v.sFull, "220", "120", "421", "530") }
+func ftpGreeting(v *view) match {
+	m := replyCode(v.s, v.sFull, "220", "120", "421", "530")
+	if m == fits {
+		if l, _, _ := line(v.s); begins(l, "220") == yes && contains(l, "FTP") && !saysSMTP(l) {
+			return yes
+		}
+	}
+	return m
+}
+
+// ftpMid: commands and replies that only this protocol has: ports in six
+// numbers, transfers.
+func ftpMid(b []byte) match {
+	l, _, ok := line(b)
+	if !ok || !text(l) {
+		return no
+	}
+	switch {
+	case begins(l, "227 ") == yes && contains(l, "("), begins(l, "229 ") == yes && contains(l, "(|||"):
+		return yes
+	case begins(l, "150 ") == yes && contains(l, "connection"), begins(l, "226 ") == yes && contains(l, "ransfer"):
+		return yes
+	case beginsFold(l, "PORT ") == yes && commas(l[5:]) == 5, beginsFold(l, "EPRT |") == yes:
+		return yes
+	case begins(l, "220 ") == yes && contains(l, "FTP") && !saysSMTP(l):
+		return yes
+	}
+	return no
+}
+
+func commas(b []byte) int {
+	n := 0
+	for _, c := range b {
+		switch {
+		case c == ',':
+			n++
+		case !digit(c):
+			return -1
+		}
+	}
+	return n
+}

@@ -2,15 +2,16 @@ package appid
 
 import "gatehouse/policy"
 
-// LDAP: RFC 4511 section 4 and 5.1, CLDAP (RFC 1798, MS-ADTS 3.1.1.3.1). A
-// bind request is proof; StartTLS is the extended operation of RFC 4511 4.14.
+// LDAP: RFC 4511 sections 4 and 5.1, CLDAP (RFC 1798, MS-ADTS 3.1.1.3.1). Binds,
+// searches, unbinds and results are proof by their fields; StartTLS is the
+// extended operation of RFC 4511 4.14.
 var (
 	ldapProtocol = protocol{
 		app: policy.AppLDAP, tcp: true,
 		client:       func(v *view) match { return ldapMessage(v.c, ldapRequests, v.cFull) },
 		server:       func(v *view) match { return ldapMessage(v.s, ldapResponses, v.sFull) },
 		clientFirsts: oneOf("0"), serverFirsts: oneOf("0"),
-		upgraded: ldapUpgraded,
+		upgraded: ldapUpgraded, mid: ldapMid,
 	}
 	cldapProtocol = protocol{
 		app: policy.AppLDAP, udp: true,
@@ -24,6 +25,7 @@ const (
 	ldapRequests  = "\x60\x42\x63\x66\x68\x4a\x6c\x6e\x50\x77"
 	ldapResponses = "\x61\x64\x65\x67\x69\x6b\x6d\x6f\x73\x78\x79"
 	ldapBind      = 0x60
+	ldapUnbind    = 0x42
 	ldapStartTLS  = "1.3.6.1.4.1.1466.20037"
 )
 
@@ -64,16 +66,82 @@ func ldapMessage(b []byte, ops string, full bool) match {
 	if !known || head+size > outer {
 		return no
 	}
-	if tag != ldapBind {
-		return fits
+	body := b[head:min(len(b), head+size)]
+	if tag == ldapUnbind {
+		if size == 0 && outer == head {
+			return yes
+		}
+		return no
 	}
-	if len(b) < head+3 {
-		return until(full)
+	if m := ldapFields(tag, body); m != more || len(body) == size {
+		return m
 	}
-	if b[head] == 2 && b[head+1] == 1 && (b[head+2] == 2 || b[head+2] == 3) {
+	return until(full)
+}
+
+// ldapFields looks into the operation: yes, no, more, or fits for one that is
+// not looked into.
+func ldapFields(tag byte, b []byte) match {
+	switch tag {
+	case ldapBind: // version, name
+		if len(b) < 3 {
+			return more
+		}
+		if b[0] == 2 && b[1] == 1 && (b[2] == 2 || b[2] == 3) {
+			return yes
+		}
+		return no
+	case 0x61, 0x65, 0x69, 0x6b, 0x6d, 0x6f, 0x78: // results: code, matched name, message
+		if len(b) < 4 {
+			return more
+		}
+		if b[0] != 0x0a || b[1] != 1 || b[2] > 123 || b[3] != 0x04 {
+			return no
+		}
+		if _, head, n, ok, short := tlv(b[3:]); !ok {
+			return no
+		} else if short || len(b) <= 3+head+n {
+			return more
+		} else if b[3+head+n] != 0x04 {
+			return no
+		}
 		return yes
+	case 0x63: // search: base, scope, aliases, limits
+		return ldapSearch(b)
+	case 0x64: // entry: name, attributes
+		if _, head, n, ok, short := tlv(b); !ok || !short && b[0] != 0x04 {
+			return no
+		} else if short || len(b) <= head+n {
+			return more
+		} else if b[head+n] == 0x30 {
+			return yes
+		}
+		return no
 	}
-	return no
+	return fits
+}
+
+func ldapSearch(b []byte) match {
+	_, head, n, ok, short := tlv(b)
+	switch {
+	case !ok || !short && b[0] != 0x04:
+		return no
+	case short || len(b) < head+n+9:
+		return more
+	}
+	b = b[head+n:]
+	if b[0] != 0x0a || b[1] != 1 || b[2] > 3 || b[3] != 0x0a || b[4] != 1 || b[5] > 3 || b[6] != 2 || b[7] == 0 || b[7] > 4 {
+		return no
+	}
+	return yes
+}
+
+// ldapMid: any message that is proof, from either side.
+func ldapMid(b []byte) match {
+	if m := ldapMessage(b, ldapRequests, false); m >= more {
+		return m
+	}
+	return ldapMessage(b, ldapResponses, false)
 }
 
 func ldapUpgraded(v *view) match {

@@ -7,7 +7,7 @@ import "gatehouse/policy"
 var pop3Protocol = protocol{
 	app: policy.AppPOP3, tcp: true,
 	client: pop3Command, server: pop3Greeting,
-	clientFirsts: oneOf("UuCcAaSsQq"), serverFirsts: oneOf("+-"),
+	clientFirsts: oneOf("UuCcAaSsQqRrTt"), serverFirsts: oneOf("+-"),
 	upgraded: textUpgrade,
 	attrs: func(v *view, a *Attrs) {
 		if l, _, ok := line(v.s); ok && len(l) > 4 {
@@ -18,11 +18,16 @@ var pop3Protocol = protocol{
 
 var pop3Verbs = []string{"USER", "CAPA", "APOP", "AUTH", "STLS", "QUIT"}
 
+// pop3OwnVerbs are in no other protocol of lines: a client may be met with
+// them whose greeting was not.
+var pop3OwnVerbs = []string{"CAPA", "APOP", "STLS", "UIDL", "RETR", "TOP"}
+
 func pop3Command(v *view) match {
+	verbs := pop3Verbs
 	if !v.serverFirst {
-		return no
+		verbs = pop3OwnVerbs
 	}
-	m := word(v.c, pop3Verbs)
+	m := word(v.c, verbs)
 	if m == yes {
 		return fits
 	}
@@ -30,7 +35,7 @@ func pop3Command(v *view) match {
 }
 
 func pop3Greeting(v *view) match {
-	if !v.serverFirst {
+	if !v.serverFirst && len(v.c) > 0 && word(v.c, pop3OwnVerbs) == no {
 		return no
 	}
 	m := begins(v.s, "+OK")

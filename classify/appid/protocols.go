@@ -59,9 +59,12 @@ var protocols = [...]protocol{
 	openvpnProtocol,
 	openvpnTCPProtocol,
 	bittorrentProtocol,
-	bittorrentDHTProtocol,
+	bittorrentUDPProtocol,
 	xmppProtocol,
 	socksProtocol,
+	tdsBrowserProtocol,
+	netbiosSessionProtocol,
+	websocketProtocol,
 }
 
 // tlsIndex is where tlsProtocol stands.

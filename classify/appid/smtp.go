@@ -3,12 +3,13 @@ package appid
 import "gatehouse/policy"
 
 // SMTP: RFC 5321 sections 3.1 and 4.1.1.1, LMTP RFC 2033, STARTTLS RFC 3207.
-// A greeting 220 alone is FTP too: the client's verb tells.
+// A greeting 220 alone is FTP too: the client's verb tells, or the greeting where
+// it says SMTP. Envelope commands are proof.
 var smtpProtocol = protocol{
 	app: policy.AppSMTP, tcp: true,
 	client: smtpHello, server: smtpGreeting,
 	clientFirsts: oneOf("EeHhLlAa"), serverFirsts: oneOf("245"),
-	upgraded: textUpgrade, attrs: greetingAttrs,
+	upgraded: textUpgrade, attrs: greetingAttrs, mid: smtpMid,
 }
 
 var smtpVerbs = []string{"EHLO", "HELO", "LHLO", "AUTH LOGIN", "AUTH PLAIN", "AUTH CRAM-MD5"}
@@ -34,7 +35,55 @@ func smtpHello(v *view) match {
 	return fits
 }
 
-func smtpGreeting(v *view) match { return replyCode(v.s, v.sFull, "220", "554", "421") }
+func smtpGreeting(v *view) match {
+	m := replyCode(v.s, v.sFull, "220", "554", "421")
+	if m == fits {
+		if l, _, _ := line(v.s); saysSMTP(l) && begins(l, "220") == yes {
+			return yes
+		}
+	}
+	return m
+}
+
+// saysSMTP: the word SMTP, ESMTP or LMTP stands in a greeting.
+func saysSMTP(l []byte) bool {
+	for _, w := range [...]string{" ESMTP", " SMTP", " LMTP"} {
+		if contains(l, w) {
+			return true
+		}
+	}
+	return false
+}
+
+// smtpMid: envelope commands of a client, and the extensions of a server.
+func smtpMid(b []byte) match {
+	l, rest, ok := line(b)
+	if !ok || !text(l) {
+		return no
+	}
+	switch {
+	case beginsFold(l, "MAIL FROM:") == yes, beginsFold(l, "RCPT TO:") == yes:
+		return yes
+	case beginsFold(l, "EHLO ") == yes, beginsFold(l, "LHLO ") == yes, beginsFold(l, "BDAT ") == yes && len(l) > 5 && digit(l[5]):
+		return yes
+	case begins(l, "220 ") == yes && saysSMTP(l):
+		return yes
+	case begins(l, "250-") == yes:
+		for n := 0; ok && n < 16; n++ {
+			if l, rest, ok = line(rest); !ok || len(l) < 4 {
+				return no
+			}
+			for _, w := range [...]string{"PIPELINING", "SIZE", "8BITMIME", "ENHANCEDSTATUSCODES", "CHUNKING", "STARTTLS"} {
+				if beginsFold(l[4:], w) == yes {
+					return yes
+				}
+			}
+		}
+	case begins(l, "354 ") == yes && contains(l, "."):
+		return yes
+	}
+	return no
+}
 
 // replyCode says whether b begins with a reply line of one of these codes, as
 // SMTP and FTP have them: the code, space or hyphen, text.

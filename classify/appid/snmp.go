@@ -2,7 +2,8 @@ package appid
 
 import "gatehouse/policy"
 
-// SNMP: RFC 1157 section 4, RFC 3416, RFC 3412 section 6. The message's lengths
+// SNMP: RFC 1157 section 4, RFC 3416 section 3, RFC 3412 section 6; number 2 is the
+// user-based SNMPv2 of RFC 1910. Traps are requests too. The message's lengths
 // must nest to its exact end.
 var snmpProtocol = protocol{
 	app: policy.AppSNMP, udp: true,
@@ -27,7 +28,7 @@ func snmpMessage(b []byte, cut bool) match {
 		return no
 	}
 	switch {
-	case version <= 1 && tag == 0x04: // community, then a PDU
+	case version <= 2 && tag == 0x04: // community, then a PDU
 		b = b[head+size:]
 		tag, head, size, ok, short = tlv(b)
 		if ok && !short && tag >= 0xa0 && tag <= 0xa8 && (head+size == len(b) || cut) {

@@ -4,7 +4,8 @@ import "gatehouse/policy"
 
 // syslog: RFC 5424 section 6, RFC 3164 section 4.1, over TCP RFC 6587. Nobody
 // answers, so that the message is proof by itself: priority, then version and
-// date or a date of the old form.
+// date or a date of the old form. RFC 3164 4.3 and practice have more: a year, an
+// ISO date (RFC 3339), a sequence number before the date, no date at all.
 var (
 	syslogProtocol = protocol{
 		app: policy.AppSyslog, udp: true,
@@ -70,18 +71,79 @@ func syslogMessage(b []byte, full bool) match {
 		}
 		return yes
 	}
+	// The routers' "123: " and "*" before the date.
+	if _, n := number(b); n > 0 && begins(b[n:], ": ") == yes {
+		b = b[n+2:]
+		if len(b) > 0 && (b[0] == '*' || b[0] == '.') {
+			b = b[1:]
+		}
+		if len(b) == 0 {
+			return until(full)
+		}
+	}
+	if m := shaped(b, "dddd-dd-dd"); m != no {
+		if m == more {
+			return until(full)
+		}
+		if len(b) > 10 && b[10] != 'T' && b[10] != ' ' {
+			return no
+		}
+		return yes
+	}
 	for _, mon := range syslogMonths {
 		switch begins(b, mon) {
 		case more:
 			return until(full)
 		case yes:
-			if m := shaped(b[4:], "sd dd:dd:dd"); m != more {
-				return m
+			for _, shape := range [...]string{"sd dd:dd:dd", "sd dddd dd:dd:dd", "d dd:dd:dd"} {
+				switch shaped(b[4:], shape) {
+				case yes:
+					return yes
+				case more:
+					return until(full)
+				}
 			}
+			return no
+		}
+	}
+	return syslogTag(b, full)
+}
+
+// syslogTag: a message without a date: a tag in letters, perhaps a number in
+// brackets, a colon.
+func syslogTag(b []byte, full bool) match {
+	i := 0
+	for i < len(b) && i < 48 && (alpha(b[i]) || i > 0 && (digit(b[i]) || b[i] == '_' || b[i] == '-' || b[i] == '.' || b[i] == '/' || b[i] == '%')) {
+		i++
+	}
+	if i == len(b) {
+		return until(full)
+	}
+	if i < 2 || i == 48 {
+		return no
+	}
+	if b[i] == '[' {
+		_, n := number(b[i+1:])
+		if i+1+n >= len(b) {
+			return until(full)
+		}
+		if n == 0 || b[i+1+n] != ']' {
+			return no
+		}
+		if i += n + 2; i == len(b) {
 			return until(full)
 		}
 	}
-	return no
+	if b[i] != ':' || !text(b[i:]) {
+		return no
+	}
+	if len(b) < i+2 {
+		return until(full)
+	}
+	if b[i+1] != ' ' {
+		return no
+	}
+	return yes
 }
 
 // shaped compares b with a shape: d is a digit, s a digit or a space.

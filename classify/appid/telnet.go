@@ -9,43 +9,54 @@ var telnetProtocol = protocol{
 	client:       func(v *view) match { return telnetOptions(v.c, v.cFull) },
 	server:       func(v *view) match { return telnetOptions(v.s, v.sFull) },
 	clientFirsts: oneOf("\xff"), serverFirsts: oneOf("\xff"),
+	mid: func(b []byte) match {
+		if len(b) > 0 && b[0] == 0xff && telnetCommands(b) >= 2 {
+			return yes
+		}
+		return no
+	},
 }
 
-func telnetOptions(b []byte, full bool) match {
-	const (
-		iac, sb, se = 0xff, 0xfa, 0xf0
-		will, dont  = 0xfb, 0xfe
-		// 49 options are assigned, then 138 to 140; 255 extends the list.
-		lastOption = 49
-	)
-	n := 0
-	for len(b) >= 3 && b[0] == iac {
+// telnetCommands counts the complete negotiations at b's start; of those with a
+// body counts two, as it has an end of its own.
+func telnetCommands(b []byte) (n int) {
+	const iac, sb, se, will, dont = 0xff, 0xfa, 0xf0, 0xfb, 0xfe
+	for len(b) >= 3 && b[0] == iac && b[2] <= telnetLastOption {
 		switch {
-		case b[1] >= will && b[1] <= dont && b[2] <= lastOption:
+		case b[1] >= will && b[1] <= dont:
 			n++
 			b = b[3:]
-		case b[1] == sb && b[2] <= lastOption && n > 0:
+		case b[1] == sb:
 			i := 3
 			for i+1 < len(b) && (b[i] != iac || b[i+1] != se) {
 				i++
 			}
 			if i+1 >= len(b) {
-				return fits
+				return n
 			}
-			n++
+			n += 2
 			b = b[i+2:]
 		default:
-			return no
+			return n
 		}
 	}
-	switch {
-	case n >= 4:
+	return n
+}
+
+// telnetLastOption: 49 options are assigned, then 138 to 140; 255 extends the list.
+const telnetLastOption = 49
+
+func telnetOptions(b []byte, full bool) match {
+	const iac, sb = 0xff, 0xfa
+	if len(b) >= 2 && b[1] < sb || len(b) >= 3 && (b[2] > telnetLastOption || b[1] == sb) {
+		return no
+	}
+	switch n := telnetCommands(b); {
+	case n >= 3:
 		return yes
 	case n >= 2:
 		return fits
-	case len(b) > 0 && b[0] != iac:
-		return no
-	case len(b) > 1 && b[1] < sb:
+	case len(b) >= 4 && b[3] != iac || len(b) >= 5 && b[4] < sb && b[4] != 0xf1:
 		return no
 	}
 	return until(full)

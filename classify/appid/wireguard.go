@@ -3,10 +3,12 @@ package appid
 import "gatehouse/policy"
 
 // WireGuard: wireguard.com/protocol and the paper's section 5.4. Messages of
-// fixed sizes; the answer names the initiator's index.
+// fixed sizes; the answer names the initiator's index. Some services append
+// bytes of their own, or use the reserved bytes.
 var wireguardProtocol = protocol{
 	app: policy.AppWireGuard, udp: true,
-	client: wireguardClient, server: wireguardServer,
+	client:       func(v *view) match { return wireguardMessage(v.c, v.s) },
+	server:       func(v *view) match { return wireguardMessage(v.s, v.c) },
 	clientFirsts: between(1, 4), serverFirsts: between(1, 4),
 }
 
@@ -16,37 +18,69 @@ const (
 	wireguardCookie     = 64
 )
 
-func wireguardClient(v *view) match {
-	if len(v.c) < 32 || v.c[1]|v.c[2]|v.c[3] != 0 {
+func wireguardMessage(b, other []byte) match {
+	if len(b) < 32 {
 		return no
 	}
-	switch {
-	case v.c[0] == 1 && len(v.c) == wireguardInitiation:
+	reserved := b[1]|b[2]|b[3] != 0
+	asked := len(other) >= wireguardInitiation && other[0] == 1
+	switch b[0] {
+	case 1:
+		if len(b) < wireguardInitiation || reserved && len(b) > wireguardInitiation {
+			return no
+		}
+		// Without a cookie the second MAC is zero.
+		if len(b) == wireguardInitiation && !reserved && zero(b[wireguardInitiation-16:]) && scrambled(b[8:40]) {
+			return yes
+		}
 		return fits
-	case v.c[0] == 4 && len(v.c)%16 == 0 && len(v.s) > 0:
+	case 2:
+		if len(b) < wireguardResponse || asked && le.Uint32(b[8:]) != le.Uint32(other[4:]) || !asked && (reserved || len(b) != wireguardResponse) {
+			return no
+		}
+		return fits
+	case 3:
+		if len(b) != wireguardCookie || reserved || asked && le.Uint32(b[4:]) != le.Uint32(other[4:]) {
+			return no
+		}
+		return fits
+	}
+	// Data: the receiver's index, a counter that is far from its end, whole blocks
+	// and a tag, all of it scrambled.
+	if len(b)%16 != 0 {
+		return no
+	}
+	if !reserved && b[13]|b[14]|b[15] == 0 && le.Uint32(b[4:]) != 0 && scrambled(b[len(b)-16:]) {
+		return yes
+	}
+	if len(other) > 0 && other[0] <= 4 {
 		return fits
 	}
 	return no
 }
 
-func wireguardServer(v *view) match {
-	if len(v.s) < 32 || v.s[1]|v.s[2]|v.s[3] != 0 {
-		return no
-	}
-	asked := len(v.c) == wireguardInitiation && v.c[0] == 1
-	switch {
-	case v.s[0] == 2 && len(v.s) == wireguardResponse:
-		if asked && le.Uint32(v.s[8:]) != le.Uint32(v.c[4:]) {
-			return no
+func zero(b []byte) bool {
+	for _, c := range b {
+		if c != 0 {
+			return false
 		}
-		return fits
-	case v.s[0] == 3 && len(v.s) == wireguardCookie:
-		if asked && le.Uint32(v.s[4:]) != le.Uint32(v.c[4:]) {
-			return no
-		}
-		return fits
-	case v.s[0] == 4 && len(v.s)%16 == 0 && len(v.c) > 0:
-		return fits
 	}
-	return no
+	return true
+}
+
+// scrambled reports whether b could be the output of a cipher: few of its bytes
+// are equal, and not all are text.
+func scrambled(b []byte) bool {
+	var seen firsts
+	distinct, letters := 0, 0
+	for _, c := range b {
+		if !seen.has(c) {
+			seen.add(c)
+			distinct++
+		}
+		if ' ' <= c && c <= '~' {
+			letters++
+		}
+	}
+	return distinct >= len(b)*3/4 && letters < len(b)*7/8
 }
