@@ -270,7 +270,7 @@ func TestBudget(t *testing.T) {
 		packets := 0
 		// Looks like Kafka forever, and never gets its reply.
 		for !k.out.Decided && packets < 1000 {
-			k.turn(FromClient, kafkaAsk)
+			k.turn(FromClient, be32(10)+be16(18)+be16(3)+be32(7)+"\xff\xff")
 			packets++
 		}
 		if packets > 10 || k.out.Spoken.App != policy.AppUnknown {
