@@ -505,11 +505,8 @@ func (g *generator) outsideReference(s *subject, o *outsider) {
 		return
 	}
 	pending := ""
-	switch o.peer.Kind {
-	case policy.PeerName:
+	if o.peer.Kind == policy.PeerName {
 		pending = pendingNames
-	case policy.PeerCIDR:
-		pending = pendingOutside
 	}
 	for i := range s.parts {
 		for j := range s.parts[i].calls {

@@ -11,7 +11,6 @@ import (
 // What statements wait for. Until it is there they are listed and allow nothing.
 const (
 	pendingNames   = "names (FQDN) are not compiled yet"
-	pendingOutside = "addresses outside (cidr) are not compiled yet"
 	pendingLookups = "dns: names (R18) is not compiled yet"
 )
 
@@ -299,7 +298,7 @@ func (t *PeerTerm) outsidePeer() (p policy.Peer, pending string, ok bool) {
 	}
 	if t.CIDR != "" {
 		prefix, err := netip.ParsePrefix(t.CIDR)
-		return policy.Peer{Kind: policy.PeerCIDR, Prefix: prefix}, pendingOutside, err == nil
+		return policy.Peer{Kind: policy.PeerCIDR, Prefix: prefix}, "", err == nil
 	}
 	kind, ok := outsidePeers[t.Peer]
 	return policy.Peer{Kind: kind}, "", ok

@@ -246,7 +246,7 @@ func TestR4(t *testing.T) {
 			b.run("p/app", "x/app", "n", ref("env A_URL", "redis://10.1.2.3:6379"), ref("env B_URL", "postgresql://host.docker.internal:5432"),
 				ref("env C_URL", "http://169.254.169.254:80"), ref("env D_URL", "tcp://192.168.1.9:2375"), ref("env E_URL", "http://172.18.9.9:80"))
 		}, []string{"p/app -> @host : postgresql+starttls tcp/5432", "p/app -> @host : tls(postgresql) tcp/5432",
-			"p/app -> cidr:10.1.2.3/32 : redis tcp/6379 (pending)", "p/app -> cidr:10.1.2.3/32 : tls(redis) tcp/6379 (pending)"},
+			"p/app -> cidr:10.1.2.3/32 : redis tcp/6379", "p/app -> cidr:10.1.2.3/32 : tls(redis) tcp/6379"},
 			[]string{"unresolved 169.254.169.254", "unresolved orchestrator", "unresolved 172.18.9.9"}},
 	})
 }

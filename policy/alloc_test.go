@@ -9,6 +9,8 @@ func TestNoAllocs(t *testing.T) {
 	in.Statements = []Statement{
 		webToDB(),
 		{ID: "out", Verdict: Allow, From: peersOf(PeerWorkload), To: peersOf(PeerExternal), App: AnyApp, Ports: tcp(443)},
+		{ID: "prefix", Verdict: Reject, Tier: TierOperator, From: peersOf(PeerWorkload), To: []Peer{cidr("172.18.0.0/16"), cidr("2606:4700::/32")}, App: AnyApp, AnyPort: true,
+			Except: []Exception{{From: peersOf(PeerAny), To: peersOf(PeerAny), App: app(AppMySQL), AnyPort: true}}},
 		{ID: "deny", Verdict: Reject, Tier: TierOperator, From: peersOf(PeerAny), To: peersOf(PeerAny), App: app(AppTelnet), AnyPort: true},
 	}
 	table := mustCompile(t, in)

@@ -25,6 +25,7 @@ type Input struct {
 // These stand in a Rule for the peers that Compile does not write out; no
 // address resolves to them.
 const (
+	IDPrefix   Identity = 61 // the addresses of Rule.FromPrefix or Rule.ToPrefix
 	IDWorkload Identity = 62 // any workload
 	IDAny      Identity = 63 // every peer but unknown, metadata, orchestrator, multicast, broadcast
 )
@@ -32,15 +33,19 @@ const (
 // Rule is one line of the compiled table: one statement makes one for each
 // pair of its peers and each of its port ranges.
 type Rule struct {
-	Statement     int       `json:"statement"` // index into Table.Statements
-	From          Identity  `json:"from"`
-	To            Identity  `json:"to"`
-	Ports         PortRange `json:"ports"` // all ports of a protocol where the statement says any
-	App           AppMatch  `json:"app"`
-	Verdict       Verdict   `json:"verdict"`
-	Tier          Tier      `json:"tier"`
-	Speaks        Speaks    `json:"speaks"`
-	EnforceAlways bool      `json:"enforceAlways,omitempty"`
+	Statement     int          `json:"statement"` // index into Table.Statements
+	From          Identity     `json:"from"`
+	To            Identity     `json:"to"`
+	FromPrefix    netip.Prefix `json:"fromPrefix,omitzero"`
+	ToPrefix      netip.Prefix `json:"toPrefix,omitzero"`
+	Ports         PortRange    `json:"ports"` // all ports of a protocol where the statement says any
+	App           AppMatch     `json:"app"`
+	Verdict       Verdict      `json:"verdict"`
+	Tier          Tier         `json:"tier"`
+	Speaks        Speaks       `json:"speaks"`
+	EnforceAlways bool         `json:"enforceAlways,omitempty"`
+	// Except: what this covers is taken out of the statement's other rules.
+	Except bool `json:"except,omitempty"`
 }
 
 // Compile makes a table. The error joins every fault of the input, each naming
@@ -52,17 +57,21 @@ type Rule struct {
 // guarded alike. Each layer's spans hold everything of the layers below, so
 // that a lookup takes the first layer that has its key. A pair gets a key of
 // its own where a rule names both ends, and where one rule names its from and
-// another its to.
+// another its to. Where statements name prefixes, a peer has a number of its own
+// for each set of them that holds an address of it (see prefixes.go).
 func Compile(in Input) (*Table, error) {
 	if in.Snapshot == nil {
 		return nil, errors.New("compile: no snapshot")
 	}
 	c := compiler{in: &in, table: &Table{epoch: in.Epoch, statements: slices.Clone(in.Statements), groups: slices.Clone(in.Groups), snapshot: in.Snapshot}}
 	c.numberGroups()
-	res, err := newResolver(&in, c.member)
+	c.numberRegions()
+	res, err := newResolver(&in, c.member, c.regions)
 	if err != nil {
 		c.errs = append(c.errs, err)
 	}
+	c.callers = res.callers
+	c.numberVariants(res)
 	c.writeRules()
 	if err := errors.Join(c.errs...); err != nil {
 		return nil, fmt.Errorf("compile: %w", err)
@@ -77,7 +86,10 @@ type compiler struct {
 	table     *Table
 	member    map[string]uint32 // workload id -> dense number
 	byService map[ServiceKey][]uint32
-	balanced  []uint32 // dense numbers of services with a VIP (A2)
+	balanced  []uint32        // dense numbers of services with a VIP (A2)
+	regions   *regions        // nil where no statement names a prefix
+	callers   map[uint32]bool // regions from which workloads call
+	placed    placement
 	buckets   map[pairKey][]int32
 	interned  map[string]*Decision
 	errs      []error
@@ -244,18 +256,51 @@ func statementFaults(s *Statement) []string {
 		add("application %d does not exist", s.App.App)
 	}
 	for _, p := range slices.Concat(s.From, s.To) {
-		switch {
-		case p.Kind > PeerCIDR:
-			add("peer kind %d does not exist", p.Kind)
-		case p.Kind == PeerCIDR:
-			add("peer %s: prefixes cannot be compiled yet; remove the statement or mark it pending", p)
-		case p.Kind == PeerName && s.Verdict != Allow:
+		if p.Kind == PeerName && s.Verdict != Allow {
 			add("peer %s: a deny by name would deny nothing yet; remove the statement or mark it pending", p)
 		}
 	}
-	for _, r := range s.Ports {
+	out = append(out, peerFaults(slices.Concat(s.From, s.To))...)
+	out = append(out, portFaults(s.Ports)...)
+	if len(s.Except) > 0 && s.Verdict == Allow {
+		add("except is for deny only: write another allow")
+	}
+	for i, e := range s.Except {
+		if e.App.App >= AppCount {
+			add("except %d: application %d does not exist", i, e.App.App)
+		}
+		for _, problem := range slices.Concat(peerFaults(slices.Concat(e.From, e.To)), portFaults(e.Ports)) {
+			add("except %d: %s", i, problem)
+		}
+	}
+	return out
+}
+
+func peerFaults(peers []Peer) []string {
+	var out []string
+	add := func(format string, args ...any) { out = append(out, fmt.Sprintf(format, args...)) }
+	for _, p := range peers {
+		switch {
+		case p.Kind > PeerSelector:
+			add("peer kind %d does not exist", p.Kind)
+		case p.Kind == PeerCIDR && !p.Prefix.IsValid():
+			add("peer %s: no prefix", p)
+		case p.Kind == PeerSelector && p.Selected != nil && !allValid(p.Selected.Prefixes):
+			add("peer %s: an empty prefix", p)
+		}
+	}
+	return out
+}
+
+func allValid(ps []netip.Prefix) bool {
+	return !slices.ContainsFunc(ps, func(p netip.Prefix) bool { return !p.IsValid() })
+}
+
+func portFaults(ports []PortRange) []string {
+	var out []string
+	for _, r := range ports {
 		if problem := r.problem(); problem != "" {
-			add("ports %s: %s", r, problem)
+			out = append(out, fmt.Sprintf("ports %s: %s", r, problem))
 		}
 	}
 	return out
@@ -291,27 +336,42 @@ func (p Proto) normal() Proto {
 var everyPort = []PortRange{{ProtoTCP, 0, 65535}, {ProtoUDP, 0, 65535}, {ProtoICMP, 0, 65535}}
 
 func (c *compiler) writeStatement(i int, s *Statement) {
-	if !s.App.Any && (s.App.App == AppNone || s.App.Forms == 0) {
+	r := Rule{Statement: i, App: s.App, Verdict: s.Verdict, Tier: s.Tier, Speaks: s.Speaks, EnforceAlways: s.EnforceAlways}
+	c.expand(r, s.From, s.To, s.Ports, s.AnyPort)
+	for _, e := range s.Except {
+		r.App, r.Except = e.App, true
+		c.expand(r, e.From, e.To, e.Ports, e.AnyPort)
+	}
+}
+
+// expand writes r for each pair of peers and each range of ports.
+func (c *compiler) expand(r Rule, from, to []Peer, ports []PortRange, anyPort bool) {
+	if !r.App.Any && (r.App.App == AppNone || r.App.Forms == 0) {
 		return
 	}
-	ports := s.Ports
-	if s.AnyPort {
+	if anyPort {
 		ports = everyPort
 	}
-	from, to := c.terms(s.From, SideOut), c.terms(s.To, SideIn)
-	write := func(from, to uint32, speaks Speaks) {
-		for _, r := range ports {
-			r.Proto = r.Proto.normal()
-			c.writeRule(from, to, Rule{i, c.table.ids[from], c.table.ids[to], r, s.App, s.Verdict, s.Tier, speaks, s.EnforceAlways})
+	callers, callees := c.terms(from, SideOut, &r), c.terms(to, SideIn, &r)
+	for _, f := range callers {
+		for _, t := range callees {
+			c.writePorts(f, t, r, ports)
 		}
 	}
-	for _, f := range from {
-		for _, t := range to {
-			write(f, t, s.Speaks)
-		}
+	behind := c.behindBalancer(&r, callers, callees)
+	r.Speaks = SpeaksIn
+	for _, t := range behind {
+		c.writePorts(uint32(IDLB), t, r, ports)
 	}
-	for _, t := range c.behindBalancer(s, from, to) {
-		write(uint32(IDLB), t, SpeaksIn)
+}
+
+func (c *compiler) writePorts(from, to uint32, r Rule, ports []PortRange) {
+	r.From, r.FromPrefix = c.nameEnd(from)
+	r.To, r.ToPrefix = c.nameEnd(to)
+	for _, p := range ports {
+		p.Proto = p.Proto.normal()
+		r.Ports = p
+		c.writeRule(from, to, r)
 	}
 }
 
@@ -326,10 +386,9 @@ func (c *compiler) writeRule(from, to uint32, r Rule) {
 
 // behindBalancer lists the services whose own hook sees callers of their VIP
 // as the network's lb: it admits lb where any workload may call (R16), as the
-// caller's hook has judged who really called.
-func (c *compiler) behindBalancer(s *Statement, from, to []uint32) []uint32 {
-	called := slices.ContainsFunc(from, func(f uint32) bool { return f >= uint32(FirstWorkloadIdentity) || f == uint32(IDWorkload) })
-	if s.Verdict != Allow || s.Speaks == SpeaksOut || !called || slices.Contains(from, uint32(IDAny)) {
+// caller's hook has judged who really called. So do exceptions of a deny.
+func (c *compiler) behindBalancer(r *Rule, from, to []uint32) []uint32 {
+	if r.Verdict != Allow && !r.Except || r.Speaks == SpeaksOut || !slices.ContainsFunc(from, c.callsAsWorkload) || slices.Contains(from, uint32(IDAny)) {
 		return nil
 	}
 	if slices.ContainsFunc(to, isWildcard) {
@@ -337,28 +396,52 @@ func (c *compiler) behindBalancer(s *Statement, from, to []uint32) []uint32 {
 	}
 	var out []uint32
 	for _, t := range to {
-		if slices.Contains(c.balanced, t) {
+		switch {
+		case slices.Contains(c.balanced, t):
 			out = append(out, t)
+		case isRange(t):
+			for _, v := range c.placed.variants[t] {
+				if slices.Contains(c.balanced, c.placed.base[v]) {
+					out = append(out, v)
+				}
+			}
 		}
 	}
 	return out
+}
+
+// callsAsWorkload reports whether a caller that this end of a rule means may be
+// a workload.
+func (c *compiler) callsAsWorkload(end uint32) bool {
+	if isRange(end) {
+		return c.rangeHoldsCaller(end)
+	}
+	return end >= uint32(FirstWorkloadIdentity) || end == uint32(IDWorkload)
 }
 
 var peerIdentity = [...]Identity{PeerHost: IDHost, PeerNode: IDNode, PeerResolver: IDResolver, PeerMetadata: IDMetadata,
 	PeerOrchestrator: IDOrchestrator, PeerMulticast: IDMulticast, PeerBroadcast: IDBroadcast, PeerSite: IDSite,
 	PeerInternet: IDInternet, PeerLB: IDLB, PeerIngress: IDIngress, PeerWorkload: IDWorkload, PeerAny: IDAny}
 
-// terms expands peers to dense numbers and wildcards, each once.
-func (c *compiler) terms(peers []Peer, side Side) []uint32 {
+// terms expands the peers of a rule to dense numbers, wildcards and prefixes,
+// each once.
+func (c *compiler) terms(peers []Peer, side Side, r *Rule) []uint32 {
 	var out []uint32
+	have := make(map[uint32]bool)
 	add := func(d uint32) {
-		if !slices.Contains(out, d) {
+		if !have[d] {
+			have[d] = true
 			out = append(out, d)
 		}
 	}
-	for _, p := range peers {
+	for i := range peers {
+		p := &peers[i]
 		switch p.Kind {
-		case PeerNone, PeerName, PeerCIDR:
+		case PeerNone, PeerName:
+		case PeerCIDR:
+			add(c.rangeEnd(p.Prefix, reachOf(r, r.Tier == TierModel)))
+		case PeerSelector:
+			c.selected(p.Selected, r, add)
 		case PeerService:
 			for _, d := range c.byService[p.Service] {
 				if p.Identity == 0 || c.table.ids[d] == p.Identity {
@@ -378,6 +461,20 @@ func (c *compiler) terms(peers []Peer, side Side) []uint32 {
 		}
 	}
 	return out
+}
+
+func (c *compiler) selected(s *Selection, r *Rule, add func(uint32)) {
+	if s == nil {
+		return
+	}
+	for _, id := range s.Identities {
+		if d, ok := c.table.byIdentity[id]; ok {
+			add(d)
+		}
+	}
+	for _, p := range s.Prefixes {
+		add(c.rangeEnd(p, reachOf(r, true)))
+	}
 }
 
 // layRules turns the buckets into the spans of the four layers.
@@ -429,17 +526,25 @@ func (c *compiler) keys() map[pairKey]bool {
 				}
 			}
 		case isWildcard(f):
-			halves[p][SideIn][t] = true
-			for cf := range classUnknown {
-				keys[keyOf(cf.dense(), t, p)] = true
+			for _, t := range c.peersOf(t) {
+				halves[p][SideIn][t] = true
+				for cf := range classUnknown {
+					keys[keyOf(cf.dense(), t, p)] = true
+				}
 			}
 		case isWildcard(t):
-			halves[p][SideOut][f] = true
-			for ct := range classUnknown {
-				keys[keyOf(f, ct.dense(), p)] = true
+			for _, f := range c.peersOf(f) {
+				halves[p][SideOut][f] = true
+				for ct := range classUnknown {
+					keys[keyOf(f, ct.dense(), p)] = true
+				}
 			}
 		default:
-			keys[k] = true
+			for _, f := range c.peersOf(f) {
+				for _, t := range c.peersOf(t) {
+					keys[keyOf(f, t, p)] = true
+				}
+			}
 		}
 	}
 	for p, h := range halves {
@@ -464,11 +569,10 @@ func (c *compiler) classAt(dense uint32) class {
 func (c *compiler) spans(k pairKey) []span {
 	cf, ct := c.classAt(k.from()), c.classAt(k.to())
 	var rules []int32
-	for _, f := range [...]uint32{k.from(), uint32(IDAny), uint32(IDWorkload)} {
-		for _, t := range [...]uint32{k.to(), uint32(IDAny), uint32(IDWorkload)} {
-			if (!isWildcard(f) || cf.isIn(f)) && (!isWildcard(t) || ct.isIn(t)) {
-				rules = append(rules, c.buckets[keyOf(f, t, k.proto())]...)
-			}
+	callees := c.endsOf(k.to(), ct)
+	for _, f := range c.endsOf(k.from(), cf) {
+		for _, t := range callees {
+			rules = append(rules, c.buckets[keyOf(f, t, k.proto())]...)
 		}
 	}
 	slices.Sort(rules)
@@ -523,12 +627,31 @@ func (c *compiler) sideDecision(k class, side Speaks, reason Reason, rules []int
 	if k == classObserving {
 		mode = Observe
 	}
+	except := c.excepted(rules)
 	terms := make([]term, 0, len(rules))
 	for _, i := range rules {
 		r := &c.table.rules[i]
-		if r.Speaks == SpeaksBoth || r.Speaks == side {
-			terms = append(terms, term{r.App, rankOf(r.Tier, r.Verdict), r.Verdict, r.EnforceAlways && r.Verdict != Allow, i})
+		if r.Except || r.Speaks != SpeaksBoth && r.Speaks != side || slices.Contains(except[r.Statement], AnyApp) {
+			continue
 		}
+		terms = append(terms, term{r.App, except[r.Statement], rankOf(r.Tier, r.Verdict), r.Verdict, r.EnforceAlways && r.Verdict != Allow, i})
 	}
 	return newSideDecision(k <= classObserving, mode, reason, terms)
+}
+
+// excepted collects, by statement, the applications that these rules take out of
+// it.
+func (c *compiler) excepted(rules []int32) map[int][]AppMatch {
+	var out map[int][]AppMatch
+	for _, i := range rules {
+		r := &c.table.rules[i]
+		if !r.Except || slices.Contains(out[r.Statement], r.App) {
+			continue
+		}
+		if out == nil {
+			out = make(map[int][]AppMatch)
+		}
+		out[r.Statement] = append(out[r.Statement], r.App)
+	}
+	return out
 }

@@ -31,10 +31,23 @@ type sideDecision struct {
 // term is one rule as a side weighs it.
 type term struct {
 	app     AppMatch
-	rank    uint8 // V3's order
+	except  []AppMatch // of a deny: what it does not speak of
+	rank    uint8      // V3's order
 	verdict Verdict
 	always  bool // a deny that acts in observe mode too (V4)
 	rule    int32
+}
+
+func (t *term) matches(sp Spoken) bool {
+	if !t.app.Matches(sp) {
+		return false
+	}
+	for _, m := range t.except {
+		if m.Matches(sp) {
+			return false
+		}
+	}
+	return true
 }
 
 // rankOf is V3's order; a lower rank decides first.
@@ -61,11 +74,16 @@ func newSideDecision(guarded bool, mode Mode, reason Reason, terms []term) sideD
 	}
 	seen := make(map[what]bool, len(terms))
 	for _, t := range terms {
-		if k := (what{t.rank, t.app}); !seen[k] {
-			seen[k] = true
-			s.terms = append(s.terms, t)
-			s.allows = s.allows || t.verdict == Allow
+		k := what{t.rank, t.app}
+		if seen[k] {
+			continue
 		}
+		s.terms = append(s.terms, t)
+		s.allows = s.allows || t.verdict == Allow
+		if len(t.except) > 0 {
+			continue // what it leaves is for those behind it
+		}
+		seen[k] = true
 		if t.app.Any {
 			break
 		}
@@ -98,7 +116,7 @@ func (s *sideDecision) ask(sp Spoken) answer {
 	}
 	for i := range s.terms {
 		t := &s.terms[i]
-		if !t.app.Matches(sp) {
+		if !t.matches(sp) {
 			continue
 		}
 		if t.verdict == Allow {
@@ -174,15 +192,21 @@ func (d *Decision) settle() {
 // as an unknown one.
 func (d *Decision) spoken() []Spoken {
 	var out []Spoken
-	for _, t := range slices.Concat(d.out.terms, d.in.terms) {
-		if t.app.Any {
-			continue
+	add := func(m AppMatch) {
+		if m.Any {
+			return
 		}
 		if out == nil {
 			out = append(out, Spoken{App: AppUnknown}, Spoken{App: AppTLS}, Spoken{App: AppDTLS},
 				Spoken{App: AppTLS, ALPN: AppUnknown}, Spoken{App: AppDTLS, ALPN: AppUnknown})
 		}
-		out = append(out, forms(t.app.App)...)
+		out = append(out, forms(m.App)...)
+	}
+	for _, t := range slices.Concat(d.out.terms, d.in.terms) {
+		add(t.app)
+		for _, m := range t.except {
+			add(m)
+		}
 	}
 	return out
 }

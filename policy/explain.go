@@ -86,6 +86,11 @@ func Explain(t *Table, from, to string, port PortRange, app App) (Explanation, e
 	if d.ip.IsValid() {
 		q.Dst = d.ip.As16()
 		_, d.who, own = t.resolver.peers(&q)
+	} else if at := t.sightings(d); len(at) > 0 {
+		d.who = t.placed(d.who, at[0].ip)
+	}
+	if q.Src != ([16]byte{}) {
+		f.who = t.placed(f.who, netip.AddrFrom16(q.Src))
 	}
 	spoken := Spoken{App: app}
 	if app != AppNone {
@@ -99,6 +104,14 @@ func ExplainFlow(t *Table, q Query, s Spoken) Explanation {
 	q.Proto = q.Proto.normal()
 	from, to, port := t.resolver.peers(&q)
 	return t.explain(from, to, q.Proto, q.DstPort, port, s)
+}
+
+// placed is the peer where prefixes of statements hold that address of it.
+func (t *Table) placed(who uint32, ip netip.Addr) uint32 {
+	if t.resolver.regions == nil {
+		return who
+	}
+	return t.resolver.placed(who, addressFrom(ip))
 }
 
 // likeliest is the first form of an application in which the flow passes, else
@@ -125,7 +138,7 @@ func (t *Table) find(name string) (found, error) {
 	}
 	if strings.HasPrefix(name, "@") {
 		for id, n := range identityNames {
-			if n == name && id < IDWorkload {
+			if n == name && id < IDPrefix {
 				return found{who: uint32(id)}, nil
 			}
 		}
@@ -347,6 +360,10 @@ func (t *Table) mayMean(peers []Peer, who uint32) bool {
 		switch p.Kind {
 		case PeerService:
 			if g, ok := t.Group(id); ok && g.Service == p.Service && (p.Identity == 0 || p.Identity == id) {
+				return true
+			}
+		case PeerSelector:
+			if p.Selected != nil && (slices.Contains(p.Selected.Identities, id) || outside && len(p.Selected.Prefixes) > 0) {
 				return true
 			}
 		case PeerName, PeerCIDR, PeerExternal:

@@ -30,6 +30,10 @@ type resolver struct {
 	engine    []netip.AddrPort
 	subnets   *bart.Lite          // A12
 	outside   *bart.Table[uint32] // A13: site or, taken out of it, internet
+	regions   *regions            // nil where no statement names a prefix
+	variants  map[variantKey]uint32
+	met       []variantKey    // who was met where, for the compiler
+	callers   map[uint32]bool // regions that workloads have addresses in, for the compiler
 }
 
 // place is who is at an address of one zone.
@@ -71,7 +75,20 @@ func (r *resolver) peers(q *Query) (from, to uint32, port uint16) {
 	src, dst := addressOf(&q.Src), addressOf(&q.Dst)
 	from, dns := r.source(q.Zone, src)
 	to, port = r.destination(q, dst, dns)
+	if r.regions != nil {
+		from, to = r.placed(from, src), r.placed(to, dst)
+	}
 	return from, to, port
+}
+
+// placed is the peer's variant in the address's region.
+func (r *resolver) placed(who uint32, a address) uint32 {
+	if region := r.regions.at(a.netip()); region != 0 {
+		if v, ok := r.variants[variantKey{who, region}]; ok {
+			return v
+		}
+	}
+	return who
 }
 
 func (r *resolver) source(zone Zone, a address) (who uint32, dns uint16) {

@@ -534,7 +534,15 @@ func TestFaults(t *testing.T) {
 		{"undecided", bad(func(s *Statement) { s.Verdict = Undecided }), nil, []string{"want allow, drop or reject"}},
 		{"deny by a model", bad(func(s *Statement) { s.Verdict = Drop }), nil, []string{"models only allow"}},
 		{"any port", bad(func(s *Statement) { s.AnyPort = true }), nil, []string{"deny only"}},
-		{"prefix", bad(func(s *Statement) { s.To = []Peer{{Kind: PeerCIDR, Prefix: netip.MustParsePrefix("10.9.0.0/24")}} }), nil, []string{"cidr:10.9.0.0/24", "pending"}},
+		{"no prefix", bad(func(s *Statement) { s.To = peersOf(PeerCIDR) }), nil, []string{"cidr:", "no prefix"}},
+		{"record without prefix", bad(func(s *Statement) {
+			s.To = []Peer{{Kind: PeerSelector, Selected: &Selection{Prefixes: make([]netip.Prefix, 1)}}}
+		}), nil, []string{"empty prefix"}},
+		{"exception of an allow", bad(func(s *Statement) { s.Except = make([]Exception, 1) }), nil, []string{"except is for deny only"}},
+		{"bad exception", bad(func(s *Statement) {
+			as(Drop, TierOperator, "d")(s)
+			s.Except = []Exception{{Ports: tcp(0), To: []Peer{{Kind: 99}}}}
+		}), nil, []string{"except 0: peer kind 99", "except 0: ports tcp/0"}},
 		{"deny by name", bad(func(s *Statement) {
 			as(Drop, TierOperator, "d")(s)
 			s.To = []Peer{{Kind: PeerName, Name: "a.example.com"}}

@@ -51,11 +51,12 @@ const (
 	PeerWorkload // any workload
 	PeerAny      // every peer but unknown, metadata, orchestrator, multicast, broadcast
 	PeerName     // a DNS name: compiles to nothing until names do
-	PeerCIDR
+	PeerCIDR     // an address, whoever has it
+	PeerSelector // what the operator selects by role, label, category, ...
 )
 
 var peerNames = [...]string{"none", "service", "host", "node", "resolver", "metadata", "orchestrator", "multicast",
-	"broadcast", "site", "internet", "external", "lb", "ingress", "workload", "any", "name", "cidr"}
+	"broadcast", "site", "internet", "external", "lb", "ingress", "workload", "any", "name", "cidr", "selector"}
 
 func (k PeerKind) String() string { return nameOf(peerNames[:], int(k)) }
 
@@ -68,8 +69,17 @@ type Peer struct {
 	Service ServiceKey `json:"service,omitzero"` // PeerService
 	// Identity narrows PeerService to one identity of that service; 0 = all of it.
 	Identity Identity     `json:"identity,omitempty"`
-	Name     string       `json:"name,omitempty"`  // PeerName
-	Prefix   netip.Prefix `json:"prefix,omitzero"` // PeerCIDR
+	Name     string       `json:"name,omitempty"`     // PeerName; of PeerSelector its text: "role/database"
+	Prefix   netip.Prefix `json:"prefix,omitzero"`    // PeerCIDR
+	Selected *Selection   `json:"selected,omitempty"` // PeerSelector; nil = nobody
+}
+
+// Selection is whom a selector of the operator means at the moment.
+type Selection struct {
+	Identities []Identity `json:"identities"`
+	// Prefixes are addresses that a system of record places. Whoever is there is
+	// meant, unless it is a workload: those are in Identities.
+	Prefixes []netip.Prefix `json:"prefixes"`
 }
 
 // ServicePeer is the peer of one service.
@@ -83,6 +93,8 @@ func (p Peer) String() string {
 		return "name:" + p.Name
 	case PeerCIDR:
 		return "cidr:" + p.Prefix.String()
+	case PeerSelector:
+		return p.Name
 	}
 	return "@" + p.Kind.String()
 }
@@ -117,11 +129,26 @@ type Statement struct {
 	AnyPort bool        `json:"anyPort,omitempty"` // written out, deny only
 	Speaks  Speaks      `json:"speaks"`
 	// EnforceAlways acts where the side's mode is observe too (V4).
-	EnforceAlways bool     `json:"enforceAlways,omitempty"`
-	Origin        []string `json:"origin"` // "mariadb@1#sql serves app-server", "env WORDPRESS_DB_HOST"
+	EnforceAlways bool `json:"enforceAlways,omitempty"`
+	// Except is what a deny does not speak of.
+	Except []Exception `json:"except,omitempty"`
+	Origin []string    `json:"origin"` // "mariadb@1#sql serves app-server", "env WORDPRESS_DB_HOST"
+	// While says what keeps a conditional statement in force, and until when; "" =
+	// no condition. One whose condition does not hold is pending.
+	While string `json:"while,omitempty"`
 	// Pending says what this statement waits for (names, fronts, ...); while
 	// it is not empty the statement is listed and allows nothing.
 	Pending string `json:"pending,omitempty"`
+}
+
+// Exception is a flow that a deny leaves to the other statements. Empty From, To
+// or Ports match nothing, and so except nothing.
+type Exception struct {
+	From    []Peer      `json:"from"`
+	To      []Peer      `json:"to"`
+	App     AppMatch    `json:"app"`
+	Ports   []PortRange `json:"ports"`
+	AnyPort bool        `json:"anyPort,omitempty"` // written out
 }
 
 // Lines are the statement's text, one a line, without and with its origin:
@@ -132,14 +159,15 @@ func (s Statement) Lines(withOrigin bool) []string {
 	if s.Verdict != Allow {
 		verb = "deny"
 	}
-	ports := PortsText(s.Ports)
-	if s.AnyPort {
-		ports = "any"
+	ports := portsText(s.Ports, s.AnyPort)
+	except := ""
+	for _, e := range s.Except {
+		except += " except " + e.String()
 	}
 	for _, from := range s.From {
 		for _, to := range s.To {
 			for _, app := range s.App.Texts() {
-				line := fmt.Sprintf("%s %s -> %s : %s %s", verb, from, to, app, ports)
+				line := fmt.Sprintf("%s %s -> %s : %s %s%s", verb, from, to, app, ports, except)
 				if withOrigin {
 					line += "  # " + strings.Join(s.Origin, "; ")
 				}
@@ -148,6 +176,25 @@ func (s Statement) Lines(withOrigin bool) []string {
 		}
 	}
 	return out
+}
+
+// String is the exception as statements show it: "role/monitoring -> @any : http any".
+func (e Exception) String() string {
+	peers := func(ps []Peer) string {
+		texts := make([]string, len(ps))
+		for i, p := range ps {
+			texts[i] = p.String()
+		}
+		return "[" + strings.Join(texts, ", ") + "]"
+	}
+	return fmt.Sprintf("%s -> %s : %s %s", peers(e.From), peers(e.To), e.App, portsText(e.Ports, e.AnyPort))
+}
+
+func portsText(ports []PortRange, anyPort bool) string {
+	if anyPort {
+		return "any"
+	}
+	return PortsText(ports)
 }
 
 // SortStatements orders by from, to, application, port, as they are printed.

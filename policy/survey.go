@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 
@@ -27,7 +28,7 @@ type surveyor struct {
 
 // newResolver reads who is where out of a snapshot. Where two peers claim one
 // address or port, neither has it: it resolves to unknown.
-func newResolver(in *Input, member map[string]uint32) (*resolver, error) {
+func newResolver(in *Input, member map[string]uint32, named *regions) (*resolver, error) {
 	s := surveyor{
 		in: in, member: member,
 		networks: make(map[string]*Network, len(in.Snapshot.Networks)),
@@ -37,7 +38,7 @@ func newResolver(in *Input, member map[string]uint32) (*resolver, error) {
 		res: &resolver{
 			hostPorts: make(map[Proto][]portOwner), onLink: make(map[Zone][]netip.Prefix),
 			dns: [][]address{nil}, engine: in.Snapshot.Host.EngineAPI,
-			subnets: new(bart.Lite), outside: new(bart.Table[uint32]),
+			subnets: new(bart.Lite), outside: new(bart.Table[uint32]), regions: named,
 		},
 	}
 	s.surveyOutside()
@@ -84,14 +85,6 @@ func (s *surveyor) surveyOutside() {
 		}
 		s.mark(ip, func(sp *spot) { sp.metadata = true })
 	}
-}
-
-// plain is the masked prefix, as IPv4 where it is v4-mapped.
-func plain(p netip.Prefix) netip.Prefix {
-	if p.Addr().Is4In6() && p.Bits() >= 96 {
-		return netip.PrefixFrom(p.Addr().Unmap(), p.Bits()-96).Masked()
-	}
-	return p.Masked()
 }
 
 func (s *surveyor) surveyHost() {
@@ -367,6 +360,47 @@ func (s *surveyor) finish() {
 	for proto, owners := range s.hostNet {
 		r.hostPorts[proto] = disjoint(owners)
 	}
+	if r.regions != nil {
+		s.surveyRegions()
+	}
+}
+
+// surveyRegions notes which workloads can be met in which regions: at their own
+// and their services' addresses, and behind those of the host.
+func (s *surveyor) surveyRegions() {
+	r := s.res
+	met := make(map[variantKey]bool)
+	r.callers, r.variants = make(map[uint32]bool), make(map[variantKey]uint32)
+	add := func(who, region uint32) {
+		if who >= uint32(FirstWorkloadIdentity) && region != 0 {
+			met[variantKey{who, region}] = true
+		}
+	}
+	for k, p := range s.places {
+		region := r.regions.at(k.netip())
+		if p.endpoint >= int32(FirstWorkloadIdentity) {
+			r.callers[region] = true
+		}
+		add(uint32(max(p.endpoint, 0)), region)
+		add(uint32(max(p.vip, 0)), region)
+	}
+	for a, sp := range s.spots {
+		if !sp.host {
+			continue
+		}
+		region := r.regions.at(a.netip())
+		for _, t := range s.targets {
+			add(t.who, region)
+		}
+		for _, owners := range s.hostNet {
+			for _, o := range owners {
+				add(o.who, region)
+			}
+		}
+	}
+	r.met = slices.SortedFunc(maps.Keys(met), func(a, b variantKey) int {
+		return cmp.Or(cmp.Compare(a.region, b.region), cmp.Compare(a.who, b.who))
+	})
 }
 
 // disjoint cuts ranges of ports into sorted pieces of one owner each; a piece

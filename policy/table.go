@@ -1,6 +1,9 @@
 package policy
 
-import "slices"
+import (
+	"net/netip"
+	"slices"
+)
 
 // Query is one flow to look up: addresses as they are at the hook, in the
 // zone of the endpoint that the packet was seen at; IPv4 v4-mapped. ICMP echo
@@ -148,7 +151,7 @@ func (t *Table) Group(id Identity) (Group, bool) {
 var identityNames = map[Identity]string{
 	IDUnknown: "@unknown", IDHost: "@host", IDNode: "@node", IDResolver: "@resolver", IDMetadata: "@metadata",
 	IDOrchestrator: "@orchestrator", IDMulticast: "@multicast", IDBroadcast: "@broadcast", IDSite: "@site",
-	IDInternet: "@internet", IDLB: "@lb", IDIngress: "@ingress", IDWorkload: "@workload", IDAny: "@any",
+	IDInternet: "@internet", IDLB: "@lb", IDIngress: "@ingress", IDPrefix: "@prefix", IDWorkload: "@workload", IDAny: "@any",
 }
 
 // IdentityName is what people call an identity: "shop/db", "@internet".
@@ -160,6 +163,18 @@ func (t *Table) IdentityName(id Identity) string {
 		return name
 	}
 	return "@unknown"
+}
+
+// RuleEnds is what people call the ends of a rule: "shop/db", "@internet",
+// "cidr:10.9.0.0/24".
+func (t *Table) RuleEnds(r *Rule) (from, to string) {
+	name := func(id Identity, p netip.Prefix) string {
+		if id == IDPrefix {
+			return Peer{Kind: PeerCIDR, Prefix: p}.String()
+		}
+		return t.IdentityName(id)
+	}
+	return name(r.From, r.FromPrefix), name(r.To, r.ToPrefix)
 }
 
 // Identities returns the identities of a service, in the order of Groups.

@@ -20,6 +20,9 @@ var roundTrips = []Statement{
 		Speaks: SpeaksIn, EnforceAlways: true, Origin: []string{"a", "b"}, Pending: "names"},
 	{ID: "zero"},
 	{ID: "empty", From: []Peer{}, To: []Peer{}, Ports: []PortRange{}, Origin: []string{}},
+	{ID: "selected", Verdict: Drop, Tier: TierOperator, From: []Peer{{Kind: PeerSelector, Name: "role/cache", Selected: &Selection{Identities: []Identity{64}, Prefixes: prefixes("10.0.0.0/8")}}},
+		To: []Peer{{Kind: PeerSelector, Name: "category/risk=high", Selected: &Selection{}}, {Kind: PeerSelector, Name: "role/none"}}, App: AnyApp, AnyPort: true,
+		Except: []Exception{{}, {From: peersOf(PeerAny), To: []Peer{}, App: AppMatch{App: AppHTTP, Forms: TLSNone}, Ports: tcp(80)}, {App: AnyApp, AnyPort: true}}, While: "threat is high"},
 	{ID: "any", Verdict: Drop, Tier: TierLabel, From: []Peer{{Kind: PeerAny}}, To: []Peer{{Kind: PeerAny}}, App: AnyApp, AnyPort: true, Speaks: SpeaksOut},
 }
 
@@ -27,6 +30,16 @@ var roundTrips = []Statement{
 func written(s Statement) Statement {
 	s.From, s.To = append([]Peer{}, s.From...), append([]Peer{}, s.To...)
 	s.Ports, s.Origin = append([]PortRange{}, s.Ports...), append([]string{}, s.Origin...)
+	s.Except = append([]Exception{}, s.Except...)
+	for i := range s.Except {
+		e := &s.Except[i]
+		e.From, e.To, e.Ports = append([]Peer{}, e.From...), append([]Peer{}, e.To...), append([]PortRange{}, e.Ports...)
+	}
+	for i := range s.To {
+		if sel := s.To[i].Selected; sel != nil {
+			s.To[i].Selected = &Selection{append([]Identity{}, sel.Identities...), append([]netip.Prefix{}, sel.Prefixes...)}
+		}
+	}
 	return s
 }
 
@@ -61,6 +74,9 @@ func TestEmptySetsAfterDecoding(t *testing.T) {
 		`{"id":"s","verdict":"allow","from":[],"to":[],"ports":[],"app":{"any":true}}`,
 		`{"id":"s","verdict":"allow","from":[{}],"to":[{}],"ports":["tcp/1-65535"],"app":{"any":true}}`,
 		`{"id":"s","verdict":"allow","from":[{"kind":"any"}],"to":[{"kind":"any"}],"ports":["tcp/1-65535"]}`,
+		`{"id":"s","verdict":"allow","tier":"operator","from":[{"kind":"selector","name":"role/x"}],"to":[{"kind":"any"}],"ports":["tcp/1-65535"],"app":{"any":true}}`,
+		`{"id":"s","verdict":"allow","tier":"operator","from":[{"kind":"selector","selected":{"identities":[],"prefixes":null}}],"to":[{"kind":"any"}],"ports":["tcp/1-65535"],"app":{"any":true}}`,
+		`{"id":"s","verdict":"allow","tier":"operator","from":[{"kind":"selector","selected":{}}],"to":[{"kind":"any"}],"ports":["tcp/1-65535"],"app":{"any":true}}`,
 		`{"id":"s","from":[{"kind":"any"}],"to":[{"kind":"any"}],"ports":["tcp/1-65535"],"app":{"any":true},"tier":"operator"}`,
 	} {
 		in := town()

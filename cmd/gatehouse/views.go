@@ -84,10 +84,16 @@ func ruleViews(s *control.State) []RuleView {
 	rules := s.Table.Rules()
 	statements := s.Table.Statements()
 	out := make([]RuleView, 0, len(rules))
-	for _, r := range rules {
+	for i := range rules {
+		r := &rules[i]
 		st := statements[r.Statement]
-		out = append(out, RuleView{From: s.Table.IdentityName(r.From), To: s.Table.IdentityName(r.To), App: r.App.String(),
-			Ports: r.Ports.String(), Verdict: r.Verdict.String(), Tier: r.Tier.String(), Speaks: st.Speaks.String(),
+		from, to := s.Table.RuleEnds(r)
+		verdict := r.Verdict.String()
+		if r.Except {
+			verdict = "except"
+		}
+		out = append(out, RuleView{From: from, To: to, App: r.App.String(),
+			Ports: r.Ports.String(), Verdict: verdict, Tier: r.Tier.String(), Speaks: r.Speaks.String(),
 			Statement: st.ID, Text: strings.Join(st.Lines(false), "; "), Origin: strings.Join(st.Origin, "; ")})
 	}
 	return out

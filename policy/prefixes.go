@@ -1,0 +1,257 @@
+package policy
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+
+	"github.com/gaissmai/bart"
+)
+
+// How prefixes compile. Section 1 says which kind of peer is at an address, and
+// no prefix changes that: it only tells addresses of one kind apart. All
+// addresses that the same prefixes hold are one region: the longest prefix of an
+// address names it, as prefixes nest. A peer gets, beside its own number, one for
+// each region in which an address of it can be, its variants; rules that name the
+// peer hold for its variants, and rules that name a prefix for the variants in
+// its regions, as far as the prefix reaches.
+//
+// Who must be named is not named by a prefix that happens to hold his address:
+// an allow by prefix never reaches unknown, metadata, orchestrator, multicast
+// and broadcast. A deny by prefix holds for whoever is there. What a system of
+// record places, and what models and references say of addresses outside, is
+// never a workload.
+
+// reach is how far a prefix goes.
+type reach uint8
+
+const (
+	reachOrdinary  reach = iota // who need not be named
+	reachOutsiders              // those of them that are no workloads
+	reachStrangers              // all that are no workloads
+	reachAll
+)
+
+func reachOf(r *Rule, outside bool) reach {
+	loosens := r.Verdict == Allow || r.Except
+	switch {
+	case loosens && outside:
+		return reachOutsiders
+	case loosens:
+		return reachOrdinary
+	case outside:
+		return reachStrangers
+	}
+	return reachAll
+}
+
+func (r reach) holds(k class) bool {
+	switch r {
+	case reachOrdinary:
+		return k <= classOther
+	case reachOutsiders:
+		return k == classOther
+	case reachStrangers:
+		return k >= classOther
+	}
+	return true
+}
+
+// prefixEnd is a rule's end that is a prefix.
+type prefixEnd struct {
+	prefix netip.Prefix
+	reach  reach
+}
+
+// regions are the prefixes that statements name. Region 0 is outside all.
+type regions struct {
+	longest bart.Table[uint32]        // address -> region
+	held    map[netip.Prefix][]uint32 // prefix -> the regions that it holds
+	count   uint32                    // of regions, that outside all included
+}
+
+func (r *regions) at(ip netip.Addr) uint32 {
+	region, _ := r.longest.Lookup(ip)
+	return region
+}
+
+// plain is the masked prefix of the addresses as resolution sees them: as IPv4
+// where it is inside ::ffff:0:0/96, 64:ff9b::/96 or 2002::/16.
+func plain(p netip.Prefix) netip.Prefix {
+	a, bits := p.Addr().WithZone(""), p.Bits()
+	within := 0 // where the IPv4 prefix begins
+	switch b := a.As16(); {
+	case a.Is4():
+		return netip.PrefixFrom(a, bits).Masked()
+	case bits >= 96 && (a.Is4In6() || addressOf(&b).is4() && b[0] == 0):
+		within = 96
+	case bits >= 16 && b[0] == 0x20 && b[1] == 2:
+		within = 16
+	default:
+		return netip.PrefixFrom(a, bits).Masked()
+	}
+	return netip.PrefixFrom(addressFrom(a).netip(), min(bits-within, 32)).Masked()
+}
+
+// numberRegions finds the prefixes of all statements.
+func (c *compiler) numberRegions() {
+	var all []netip.Prefix
+	note := func(peers []Peer) {
+		for i := range peers {
+			p := &peers[i]
+			switch {
+			case p.Kind == PeerCIDR && p.Prefix.IsValid():
+				all = append(all, plain(p.Prefix))
+			case p.Kind == PeerSelector && p.Selected != nil && allValid(p.Selected.Prefixes):
+				for _, prefix := range p.Selected.Prefixes {
+					all = append(all, plain(prefix))
+				}
+			}
+		}
+	}
+	for i := range c.table.statements {
+		s := &c.table.statements[i]
+		if s.Pending != "" {
+			continue
+		}
+		note(s.From)
+		note(s.To)
+		for _, e := range s.Except {
+			note(e.From)
+			note(e.To)
+		}
+	}
+	if len(all) > 0 {
+		c.regions = newRegions(all)
+	}
+}
+
+func newRegions(prefixes []netip.Prefix) *regions {
+	// Those that hold a prefix come before it.
+	slices.SortFunc(prefixes, func(a, b netip.Prefix) int {
+		return cmp.Or(a.Addr().Compare(b.Addr()), cmp.Compare(a.Bits(), b.Bits()))
+	})
+	r := &regions{held: make(map[netip.Prefix][]uint32), count: 1}
+	var open []netip.Prefix
+	for _, p := range slices.Compact(prefixes) {
+		for len(open) > 0 && !open[len(open)-1].Contains(p.Addr()) {
+			open = open[:len(open)-1]
+		}
+		open = append(open, p)
+		r.longest.Insert(p, r.count)
+		for _, outer := range open {
+			r.held[outer] = append(r.held[outer], r.count)
+		}
+		r.count++
+	}
+	return r
+}
+
+// variantKey is a peer in a region.
+type variantKey struct{ who, region uint32 }
+
+// placement is what the compiler knows of variants and of prefixes as the ends of
+// rules.
+type placement struct {
+	*regions
+	variants map[uint32][]uint32  // peer, or prefix as an end -> the variants that it means
+	inRegion [][]uint32           // by region: variants
+	base     map[uint32]uint32    // variant -> its peer
+	above    map[uint32][]uint32  // variant -> prefixes, as ends, that mean it
+	ends     []prefixEnd          // from number firstRange on
+	numbers  map[prefixEnd]uint32 // the same, the other way round
+}
+
+// numberVariants gives numbers to peers in regions: to those that the survey
+// met, and to those that are no workloads in all regions.
+func (c *compiler) numberVariants(res *resolver) {
+	if c.regions == nil {
+		return
+	}
+	c.placed = placement{
+		regions: c.regions, variants: make(map[uint32][]uint32), inRegion: make([][]uint32, c.regions.count),
+		base: make(map[uint32]uint32), above: make(map[uint32][]uint32), numbers: make(map[prefixEnd]uint32),
+	}
+	t, l := c.table, &c.placed
+	add := func(k variantKey) {
+		dense := uint32(len(t.ids))
+		t.ids, t.peers = append(t.ids, t.ids[k.who]), append(t.peers, peerInfo{class: t.peers[k.who].class})
+		res.variants[k] = dense
+		l.variants[k.who] = append(l.variants[k.who], dense)
+		l.inRegion[k.region] = append(l.inRegion[k.region], dense)
+		l.base[dense] = k.who
+	}
+	for region := uint32(1); region < c.regions.count; region++ {
+		for who := IDUnknown; who <= IDIngress; who++ {
+			add(variantKey{uint32(who), region})
+		}
+	}
+	for _, k := range res.met {
+		add(k)
+	}
+}
+
+// firstRange numbers the first rule end that is a prefix; no peer has such a
+// number.
+const firstRange = 1 << (pairBits - 1)
+
+func isRange(end uint32) bool { return end >= firstRange }
+
+// rangeEnd is the number of a prefix as a rule's end.
+func (c *compiler) rangeEnd(p netip.Prefix, r reach) uint32 {
+	l := &c.placed
+	e := prefixEnd{plain(p), r}
+	if end, ok := l.numbers[e]; ok {
+		return end
+	}
+	end := firstRange + uint32(len(l.ends))
+	l.numbers[e] = end
+	l.ends = append(l.ends, e)
+	for _, region := range l.held[e.prefix] {
+		for _, dense := range l.inRegion[region] {
+			if r.holds(c.table.peers[dense].class) {
+				l.above[dense] = append(l.above[dense], end)
+				l.variants[end] = append(l.variants[end], dense)
+			}
+		}
+	}
+	return end
+}
+
+// rangeHoldsCaller reports whether a workload may call from an address there.
+func (c *compiler) rangeHoldsCaller(end uint32) bool {
+	e := c.placed.ends[end-firstRange]
+	return e.reach.holds(classEnforcing) && slices.ContainsFunc(c.placed.held[e.prefix], func(region uint32) bool {
+		return c.callers[region]
+	})
+}
+
+// nameEnd is how a rule names its end.
+func (c *compiler) nameEnd(end uint32) (Identity, netip.Prefix) {
+	if isRange(end) {
+		return IDPrefix, c.placed.ends[end-firstRange].prefix
+	}
+	return c.table.ids[end], netip.Prefix{}
+}
+
+// peersOf lists the peers that a rule's end, which is no wildcard, means.
+func (c *compiler) peersOf(end uint32) []uint32 {
+	if isRange(end) {
+		return c.placed.variants[end]
+	}
+	return append([]uint32{end}, c.placed.variants[end]...)
+}
+
+// endsOf lists the rule ends that mean a peer, or a class.
+func (c *compiler) endsOf(dense uint32, k class) []uint32 {
+	out := append([]uint32{dense}, c.placed.above[dense]...)
+	if base, ok := c.placed.base[dense]; ok {
+		out = append(out, base)
+	}
+	for _, wildcard := range [...]uint32{uint32(IDAny), uint32(IDWorkload)} {
+		if k.isIn(wildcard) {
+			out = append(out, wildcard)
+		}
+	}
+	return out
+}
