@@ -629,7 +629,10 @@ func (c *Classifier) weigh(f *Flow, s *appid.State, o appid.Outcome, out *Result
 		c.object(f, policy.ReasonMissBudget, out)
 		return
 	case o.Anomaly == appid.AnomalyMismatch:
-		c.decide(f, policy.Spoken{App: policy.AppUnknown}, policy.ReasonProtocolMismatch, out)
+		c.decide(f, spoken, policy.ReasonProtocolMismatch, out)
+		if !f.Judgement.Denied { // let pass, and yet worth to be known
+			f.Judgement, f.Reason = recorded(policy.ReasonProtocolMismatch), policy.ReasonProtocolMismatch
+		}
 		return
 	case o.Reversed:
 		// Policy let the other side begin: what is spoken is not what it asked about.
@@ -652,8 +655,8 @@ func (c *Classifier) weigh(f *Flow, s *appid.State, o appid.Outcome, out *Result
 		}
 		return
 	}
-	if s.MayUpgrade() && c.upgradeMatters(f, spoken, j) {
-		s.Watch()
+	if s.MayUpgrade() && (f.Decision.InnerMatters(spoken) || s.IsText() && !j.Denied) {
+		c.weigh(f, s, c.engine.Watch(s), out)
 		return
 	}
 	// A no counts at once, also one that is only recorded; a yes waits for the
@@ -661,14 +664,6 @@ func (c *Classifier) weigh(f *Flow, s *appid.State, o appid.Outcome, out *Result
 	if o.Decided || j.Denied && !c.upgradePossible(f, spoken, j) {
 		c.decide(f, spoken, policy.ReasonNone, out)
 	}
-}
-
-// upgradeMatters reports whether policy tells the upgraded form from the plain one.
-func (c *Classifier) upgradeMatters(f *Flow, s policy.Spoken, j policy.Judgement) bool {
-	u := s
-	u.Inner = policy.AppTLS
-	k := f.Decision.Judge(u)
-	return k.Verdict != j.Verdict || k.Denied != j.Denied
 }
 
 // upgradePossible reports whether a protocol that policy says no to, as j has

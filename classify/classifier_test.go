@@ -79,7 +79,7 @@ func TestApplications(t *testing.T) {
 		{"http", 80, policy.AppHTTP, []step{c(httpGet), s(httpOK).ok(), c(httpGet).ok()}},
 		{"ssh client on http port", 80, policy.AppSSH, []step{c(sshBanner).no(policy.ReasonApp), s(sshBanner).no(policy.ReasonApp)}},
 		{"ssh server on http port", 80, policy.AppSSH, []step{s(sshBanner).no(policy.ReasonApp)}},
-		{"ssh server behind a request line", 80, policy.AppUnknown, []step{c("GET / HTTP/1.1\r\n\r\n" + sshBanner), s(sshBanner).no(policy.ReasonProtocolMismatch)}},
+		{"ssh server behind a request line", 80, policy.AppUnknown, []step{c("GET / HTTP/1.1\r\n\r\n" + sshBanner).no(policy.ReasonProtocolMismatch)}},
 		{"request line to an unknown server", 80, policy.AppUnknown, []step{c(httpGet), s("\x00\x01\x02\x03").no(policy.ReasonProtocolMismatch)}},
 		{"postgresql", 5432, policy.AppPostgreSQL, []step{c(pgStartup), s(pgAuth).ok()}},
 		{"postgresql over tls", 5432, policy.AppPostgreSQL, []step{c(pgSSL), s("S").ok()}},

@@ -173,7 +173,7 @@ func (c *Classifier) laterFragment(p *Packet, in *Ingress, now int64, out *Resul
 		return
 	}
 	s := &c.states[f.app]
-	s.Charge(direction(f, side), len(p.Payload))
+	c.engine.Charge(s, direction(f, side), len(p.Payload))
 	if o := s.Outcome(); o.Decided {
 		c.weigh(f, s, o, out)
 		out.Verdict, out.Judgement = f.Verdict, f.Judgement

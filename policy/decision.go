@@ -245,6 +245,36 @@ func (d *Decision) SubMatters(s Spoken) bool {
 	return false
 }
 
+// InnerMatters reports whether the answer for s could be another one if the
+// flow went over to TLS or, where s can open a tunnel, if that carried something
+// else than s. It allocates nothing.
+func (d *Decision) InnerMatters(s Spoken) bool {
+	j := d.Judge(s)
+	differs := func(inner App) bool {
+		with := s
+		with.Inner = inner
+		k := d.Judge(with)
+		return k.Verdict != j.Verdict || k.Denied != j.Denied
+	}
+	if differs(AppTLS) {
+		return true
+	}
+	if !s.App.tunnels() {
+		return false
+	}
+	if differs(AppUnknown) {
+		return true
+	}
+	for _, side := range [...]*sideDecision{&d.out, &d.in} {
+		for i := range side.terms {
+			if a := side.terms[i].app.App; a != AppNone && differs(a) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 // Apps lists what may be spoken: the applications, in those of their forms,
 // that both sides say yes to. Off the packet path.
 func (d *Decision) Apps() []AppMatch {

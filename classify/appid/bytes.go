@@ -141,26 +141,6 @@ func startsTLS(b []byte) match {
 	return more
 }
 
-// textUpgrade serves the line protocols that go over to TLS after a command:
-// the client's next bytes after a complete line are a ClientHello.
-func textUpgrade(v *view) match {
-	b := v.c
-	for len(b) > 0 {
-		if m := startsTLS(b); m != no {
-			if m == more && v.cFull {
-				return no
-			}
-			return m
-		}
-		_, rest, ok := line(b)
-		if !ok {
-			break
-		}
-		b = rest
-	}
-	return until(v.cFull)
-}
-
 // contains is bytes.Contains for a constant.
 func contains(b []byte, s string) bool {
 	for len(b) >= len(s) {

@@ -131,8 +131,9 @@ type view struct {
 	c, s         []byte // from the client, from the server; empty while that side is silent
 	cFull, sFull bool   // no more of it will be kept (UDP: the datagram was longer)
 	udp          bool
-	serverFirst  bool   // the first payload was the server's
-	port         uint16 // the responder's
+	serverFirst  bool       // the first payload was the server's
+	port         uint16     // the responder's
+	sub          policy.App // for tunnel: the API on top
 }
 
 // firsts is the set of bytes that a direction may begin with.
@@ -185,6 +186,19 @@ type protocol struct {
 	// upgraded says whether the flow went over to TLS inside the protocol:
 	// yes, more (it still may), or no (it cannot any more, as far as is looked).
 	upgraded func(*view) match
+	// tunnel says whether the flow carries another conversation from some byte of
+	// either side on: yes with those two offsets, more (it still may), or no. With
+	// more the bytes before the offsets are done with.
+	tunnel func(*view) (m match, client, server int)
+	// holds is false where what either side says after its beginning is neither
+	// the protocol nor what it may go over to.
+	holds func(*view) bool
+	// next is where the client's next message begins behind the one that b begins
+	// with, 0 if that is not known. Another protocol's beginning there is foreign.
+	next func(b []byte) int
+	// lines: a protocol of text lines that may go over to TLS. What the client says
+	// next is awaited before it is decided, whatever policy makes of TLS.
+	lines bool
 	// attrs copies what is worth showing, of both sides as far as they have spoken.
 	attrs func(*view, *Attrs)
 }
@@ -253,7 +267,7 @@ func (e *Engine) Feed(s *State, dir Dir, seq uint32, payload []byte) Outcome {
 		s.disbelieve()
 	}
 	if !s.outcome.Decided && s.exhausted() {
-		s.giveUp()
+		e.giveUp(s)
 	}
 	o := s.Outcome()
 	if anomaly != AnomalyNone && !o.Decided {
@@ -265,7 +279,7 @@ func (e *Engine) Feed(s *State, dir Dir, seq uint32, payload []byte) Outcome {
 // Finish ends the search with what is known: for flows that fell silent.
 func (e *Engine) Finish(s *State) Outcome {
 	if !s.outcome.Decided {
-		s.giveUp()
+		e.giveUp(s)
 		s.upgrades = no
 	}
 	if !s.isReceived() {
@@ -291,7 +305,7 @@ const (
 func (e *Engine) judge(s *State, dir Dir) {
 	switch {
 	case s.watching:
-		s.watch()
+		e.watch(s)
 		return
 	case s.awaiting:
 		s.await()
@@ -409,12 +423,16 @@ func (e *Engine) conclude(s *State, ta *tally, v *view, reversed bool) standing 
 		}
 	}
 	if both := ta.yes[0].or(ta.fits[0]).and(ta.yes[1].or(ta.fits[1])).and(alive); !both.empty() {
-		s.settle(both.lowest(), v, ConfidenceBothSides, reversed)
+		if !e.settle(s, both.lowest(), v, ConfidenceBothSides, reversed) {
+			return final
+		}
 		s.outcome.Decided = true
 		return final
 	}
 	if single := proved.and(alive); !single.empty() {
-		s.settle(single.lowest(), v, ConfidenceOneSide, reversed)
+		if !e.settle(s, single.lowest(), v, ConfidenceOneSide, reversed) {
+			return final
+		}
 		return oneSide
 	}
 	if s.mid {
@@ -422,11 +440,11 @@ func (e *Engine) conclude(s *State, ta *tally, v *view, reversed bool) standing 
 	}
 	// A side proved something that the other, or its own next datagram, rules out.
 	if !proved.empty() || s.outcome.Confidence != ConfidenceNone {
-		s.outcome = Outcome{Spoken: policy.Spoken{App: policy.AppUnknown}, Decided: true, Anomaly: AnomalyMismatch}
+		s.contradict()
 		return final
 	}
 	if alive.empty() {
-		s.outcome = Outcome{Spoken: policy.Spoken{App: policy.AppUnknown}, Decided: true}
+		s.outcome = Outcome{Spoken: s.unknown(), Decided: true}
 		return final
 	}
 	return open

@@ -237,7 +237,7 @@ func TestUpgrades(t *testing.T) {
 				}
 				k.turn(Dir(1-i%2), b)
 				if k.s.MayUpgrade() {
-					k.s.Watch()
+					k.out = k.e.Watch(&k.s)
 				}
 			}
 			if k.out.Spoken.App != tt.app || k.out.Spoken.Inner != tt.inner {

@@ -8,7 +8,7 @@ var ftpProtocol = protocol{
 	app: policy.AppFTP, tcp: true,
 	client: ftpCommand, server: ftpGreeting,
 	clientFirsts: between('A', 'Z').or(between('a', 'z')), serverFirsts: oneOf("1245"),
-	upgraded: textUpgrade, attrs: greetingAttrs, mid: ftpMid,
+	upgraded: textUpgrade, next: textNext, lines: true, attrs: greetingAttrs, mid: ftpMid,
 }
 
 var ftpVerbs = []string{"USER", "AUTH TLS", "AUTH SSL", "AUTH GSSAPI", "FEAT", "SYST", "OPTS", "CLNT", "PASS", "ACCT", "PBSZ", "REIN", "HOST", "PWD", "PASV", "TYPE"}

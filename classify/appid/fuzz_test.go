@@ -30,6 +30,17 @@ func (p *protocol) ask(v *view, a *Attrs) (c, s match) {
 	if p.upgraded != nil {
 		p.upgraded(v)
 	}
+	if p.tunnel != nil {
+		if _, c, s := p.tunnel(v); c < 0 || s < 0 || c > len(v.c) || s > len(v.s) {
+			panic("tunnel outside of the bytes")
+		}
+	}
+	if p.holds != nil {
+		p.holds(v)
+	}
+	if p.sub != nil {
+		p.sub(v)
+	}
 	if p.attrs != nil {
 		p.attrs(v, a)
 	}
@@ -122,7 +133,7 @@ func FuzzFeed(f *testing.F) {
 				t.Fatalf("decided on nothing: %+v", o)
 			}
 			if s.MayUpgrade() {
-				s.Watch()
+				e.Watch(&s)
 			}
 			for d := range s.dir {
 				if k := &s.dir[d]; int(k.n) > len(s.kept(Dir(d))) || k.nspans > maxSpans {

@@ -14,7 +14,7 @@ var httpProtocol = protocol{
 	app: policy.AppHTTP, tcp: true,
 	client: httpRequest, server: httpStatus,
 	clientFirsts: between('A', 'Z').or(oneOf("\r\n")), serverFirsts: oneOf("H"),
-	refine: httpRefine, attrs: httpAttrs,
+	refine: httpRefine, attrs: httpAttrs, tunnel: httpTunnel, next: httpNext,
 }
 
 func httpRequest(v *view) match {
@@ -114,6 +114,10 @@ func httpRefine(v *view) policy.App {
 }
 
 func httpAttrs(v *view, a *Attrs) {
+	if b := v.c; begins(b, "CONNECT ") == yes {
+		b = b[len("CONNECT "):]
+		a.Set(AttrTarget, b[:max(0, bytes.IndexByte(b, ' '))])
+	}
 	if s := header(v.s, "SERVER"); len(s) > 0 {
 		a.Set(AttrServer, bytes.TrimSpace(s))
 	}

@@ -12,7 +12,7 @@ var imapProtocol = protocol{
 	app: policy.AppIMAP, tcp: true,
 	client: imapCommand, server: imapGreeting,
 	clientFirsts: between('!', '~'), serverFirsts: oneOf("*"),
-	upgraded: textUpgrade,
+	upgraded: textUpgrade, next: textNext, lines: true,
 	attrs: func(v *view, a *Attrs) {
 		if l, _, ok := line(v.s); ok && len(l) > 5 {
 			a.Set(AttrBanner, l[5:])

@@ -8,7 +8,7 @@ var pop3Protocol = protocol{
 	app: policy.AppPOP3, tcp: true,
 	client: pop3Command, server: pop3Greeting,
 	clientFirsts: oneOf("UuCcAaSsQqRrTt"), serverFirsts: oneOf("+-"),
-	upgraded: textUpgrade,
+	upgraded: textUpgrade, next: textNext, lines: true,
 	attrs: func(v *view, a *Attrs) {
 		if l, _, ok := line(v.s); ok && len(l) > 4 {
 			a.Set(AttrBanner, l[4:])

@@ -9,7 +9,7 @@ var smtpProtocol = protocol{
 	app: policy.AppSMTP, tcp: true,
 	client: smtpHello, server: smtpGreeting,
 	clientFirsts: oneOf("EeHhLlAa"), serverFirsts: oneOf("245"),
-	upgraded: textUpgrade, attrs: greetingAttrs, mid: smtpMid,
+	upgraded: textUpgrade, next: textNext, lines: true, attrs: greetingAttrs, mid: smtpMid,
 }
 
 var smtpVerbs = []string{"EHLO", "HELO", "LHLO", "AUTH LOGIN", "AUTH PLAIN", "AUTH CRAM-MD5"}

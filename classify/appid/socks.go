@@ -7,6 +7,14 @@ var socksProtocol = protocol{
 	app: policy.AppSOCKS, tcp: true,
 	client: socksMethods, server: socksMethod,
 	clientFirsts: oneOf("\x05"), serverFirsts: oneOf("\x05"),
+	tunnel: socksTunnel,
+	attrs: func(v *view, a *Attrs) {
+		if c, _, m := socksRequest(v); m == yes {
+			if n, ok := socksAddress(c); ok && c[3] == socksName {
+				a.Set(AttrTarget, c[5:n-2])
+			}
+		}
+	},
 }
 
 func socksMethods(v *view) match {

@@ -13,7 +13,8 @@ var sshProtocol = protocol{
 	client:       sshClient,
 	server:       sshServer,
 	clientFirsts: oneOf("S\r\n"), serverFirsts: between(' ', '~').or(oneOf("\r\n\t")),
-	mid: sshKeyExchange,
+	mid:   sshKeyExchange,
+	holds: sshHolds,
 	attrs: func(v *view, a *Attrs) {
 		for rest := v.s; ; {
 			l, r, ok := line(rest)

@@ -10,7 +10,7 @@ import (
 // stream that was split into a few bytes each cost what they carry, so that it
 // is still read while its bytes stay bounded.
 const (
-	clientKeep = 4096 // bytes kept of the client's side: a TLS hello with post-quantum key shares fits
+	clientKeep = 3968 // bytes kept of the client's side: a TLS hello with post-quantum key shares fits
 	serverKeep = 1536 // of the server's: banners and the heads of replies
 
 	unitsPerPacket = 64
@@ -54,13 +54,19 @@ type State struct {
 	watching bool // for an upgrade, see Watch
 	awaiting bool // the API on top, see AwaitSub
 	begun    bool
-	receipts bool   // see WantReceipts
-	proof    uint16 // how much of the client's side the answer rests on
-	part     bool   // the datagram at hand goes on in fragments
-	first    Dir    // who sent the first payload
-	upgrades match  // of the settled protocol: more = it may still go over to TLS
-	naming   match  // of the settled protocol: more = the API on top may still show
-	proto    int8   // index of the settled protocol, -1 = none
+	receipts bool            // see WantReceipts
+	proof    uint16          // how much of the client's side the answer rests on
+	part     bool            // the datagram at hand goes on in fragments
+	first    Dir             // who sent the first payload
+	upgrades match           // of the settled protocol: more = it may still go over to TLS
+	naming   match           // of the settled protocol: more = the API on top may still show
+	tunnel   match           // of the settled protocol: more = it may still open one, yes = it has
+	at       [2]uint16       // where the tunnel begins in each direction
+	depth    uint8           // how many tunnels the bytes at hand are in
+	outer    policy.Spoken   // depth > 0: what the outermost tunnel is opened in
+	target   [targetMax]byte // where the innermost tunnel leads
+	targetN  uint8
+	proto    int8 // index of the settled protocol, -1 = none
 	reversed bool
 	port     uint16
 	outcome  Outcome
@@ -68,6 +74,7 @@ type State struct {
 	tally    [2]tally
 	asked    uint32 // how often a signature was called
 	v        view   // borrowed by the signatures; slices of buf
+	ahead    view   // of what follows the first message
 	buf      [clientKeep + serverKeep]byte
 }
 
@@ -85,6 +92,7 @@ func (s *State) Reset(proto policy.Proto, port uint16, mid bool) {
 		s.tally[1] = tally{}
 	}
 	s.awaiting, s.naming, s.asked = false, no, 0
+	s.tunnel, s.depth, s.outer, s.targetN = no, 0, policy.Spoken{}, 0
 }
 
 // Open fixes where a direction's data begins: at a SYN's sequence number plus one.
@@ -110,7 +118,7 @@ func (s *State) Acknowledged(dir Dir, seq uint32) {
 
 // isReceived reports whether the answer may be relied on. A no may always.
 func (s *State) isReceived() bool {
-	return !s.receipts || s.outcome.Spoken.App == policy.AppUnknown || s.dir[FromClient].acked >= uint32(s.proof)
+	return !s.receipts || s.isUnknown() || s.dir[FromClient].acked >= uint32(s.proof)
 }
 
 // Waits reports whether there is an answer that only waits to be received.
@@ -126,16 +134,16 @@ func (s *State) Outcome() Outcome {
 
 func (s *State) status() Status {
 	switch {
-	case s.outcome.Spoken.App > policy.AppUnknown:
+	case s.isUnknown() && s.mid:
+		return StatusUnknownMidStream
+	case s.isUnknown():
+		return StatusUnknown
+	case s.outcome.Spoken.App != policy.AppNone:
 		return StatusNamed
 	case !s.begun:
 		return StatusIncomplete
-	case s.outcome.Spoken.App == policy.AppNone:
-		return StatusInsufficient
-	case s.mid:
-		return StatusUnknownMidStream
 	}
-	return StatusUnknown
+	return StatusInsufficient
 }
 
 // MayName reports whether the API on top of the answer's protocol may still show.
@@ -163,26 +171,128 @@ func (s *State) name(p *protocol, v *view) {
 	}
 }
 
-// MayUpgrade reports whether the answer's protocol may still go over to TLS in-band.
+// MayUpgrade reports whether the answer's protocol may still go over to TLS, or
+// open a tunnel, or has opened one that was not looked into.
 func (s *State) MayUpgrade() bool {
-	return s.outcome.Decided && s.isReceived() && s.upgrades == more && !s.watching
+	if !s.outcome.Decided || !s.isReceived() {
+		return false
+	}
+	return s.tunnel == yes || !s.watching && (s.upgrades == more || s.tunnel == more)
 }
 
-// Watch goes on with a decided flow until it went over to TLS, cannot any
-// more, or the budget, which starts anew, is used up.
-func (s *State) Watch() {
-	s.watching, s.outcome.Decided = true, false
+// IsText reports whether the answer's protocol is one of text lines, whose
+// upgrade to TLS shows with the client's next lines: those are worth waiting for.
+func (s *State) IsText() bool { return s.proto >= 0 && protocols[s.proto].lines }
+
+// Watch goes on with a decided flow that MayUpgrade: into the tunnel that was
+// opened, or until it went over to TLS, opened one, or can do neither any more.
+// The budget starts anew. What is in the tunnel may be decided at once.
+func (e *Engine) Watch(s *State) Outcome {
 	for d := range s.dir {
 		s.dir[d].units, s.dir[d].bytes, s.dir[d].packets = 0, 0, 0
 	}
+	if s.tunnel == yes {
+		e.enter(s)
+		return s.Outcome()
+	}
+	s.watching, s.outcome.Decided = true, false
+	if s.tunnel == more {
+		e.watch(s)
+	}
+	return s.Outcome()
+}
+
+// depthMax is how many tunnels in each other are looked into; what is in more of
+// them is unknown.
+const depthMax = 4
+
+// targetMax is how much is kept of the name that a tunnel leads to.
+const targetMax = 64
+
+// enter begins anew with what the tunnel carries.
+func (e *Engine) enter(s *State) {
+	if s.depth == 0 {
+		s.outer = s.outcome.Spoken
+	}
+	var a Attrs
+	if protocols[s.proto].attrs != nil {
+		protocols[s.proto].attrs(s.look(s.reversed), &a)
+	}
+	s.targetN = uint8(copy(s.target[:], a.Get(AttrTarget)))
+	for d := range s.dir {
+		s.dir[d].advance(s.kept(Dir(d)), int(s.at[d]))
+	}
+	s.depth++
+	s.mid, s.watching, s.awaiting, s.begun, s.reversed = false, false, false, false, false
+	s.proto, s.proof, s.upgrades, s.naming, s.tunnel = -1, 0, no, no, no
+	s.tally[0] = tally{}
+	s.outcome = Outcome{Spoken: s.outer}
+	if s.depth > depthMax {
+		s.outcome = Outcome{Spoken: s.unknown(), Decided: true}
+		return
+	}
+	for _, d := range [...]Dir{FromServer, FromClient} {
+		if s.dir[d].n > 0 {
+			s.begun, s.first = true, d
+		}
+	}
+	if s.begun {
+		e.judge(s, s.first)
+	}
+}
+
+// advance forgets the first n bytes of the direction, some of which may be still
+// to come.
+func (d *stream) advance(keep []byte, n int) {
+	kept := min(n, int(d.n))
+	end := int(d.n)
+	for _, p := range d.spans[:d.nspans] {
+		end = max(end, int(p.hi))
+	}
+	copy(keep, keep[min(n, end):end])
+	d.base += uint32(n)
+	d.n -= uint16(kept)
+	d.acked -= min(d.acked, uint32(n))
+	spans := d.spans
+	held := spans[:d.nspans]
+	d.nspans = 0
+	for _, p := range held {
+		if int(p.hi) > n {
+			d.spans[d.nspans] = span{uint16(max(int(p.lo)-n, 0)), uint16(int(p.hi) - n)}
+			d.nspans++
+		}
+	}
+	// Bytes that there was no room for are missing now: the gap stays.
+	d.full = false
+}
+
+// unknown is what is said of bytes that are no protocol.
+func (s *State) unknown() policy.Spoken {
+	if s.depth == 0 {
+		return policy.Spoken{App: policy.AppUnknown}
+	}
+	out := s.outer
+	out.Inner = policy.AppUnknown
+	return out
+}
+
+func (s *State) isUnknown() bool {
+	return s.outcome.Spoken.App == policy.AppUnknown || s.outcome.Spoken.Inner == policy.AppUnknown
+}
+
+// contradict ends the search: the two sides, or the beginning and the rest of
+// one, are not the same protocol.
+func (s *State) contradict() {
+	s.outcome = Outcome{Spoken: s.unknown(), Decided: true, Anomaly: AnomalyMismatch}
+	s.upgrades, s.naming, s.tunnel = no, no, no
 }
 
 // Charge counts payload that is forwarded without being looked at, such as
 // later fragments of a datagram.
-func (s *State) Charge(dir Dir, n int) {
+func (e *Engine) Charge(s *State, dir Dir, n int) {
 	s.dir[dir].charge(n)
 	if s.exhausted() && !s.outcome.Decided {
-		s.giveUp()
+		e.giveUp(s)
 	}
 }
 
@@ -359,32 +469,36 @@ func (s *State) helloPending() bool {
 
 // giveUp decides with what there is: proof of one side where the other is
 // silent, or unknown.
-func (s *State) giveUp() {
+func (e *Engine) giveUp(s *State) {
 	s.outcome.Decided = true
-	s.naming = no
+	s.naming, s.tunnel = no, no
 	if s.watching || s.awaiting {
 		return
 	}
 	silent := s.dir[FromClient].n == 0 || s.dir[FromServer].n == 0
 	if silent && s.helloPending() && s.dir[FromClient].n >= helloEvidence {
-		s.settle(tlsIndex, s.look(false), ConfidenceOneSide, false)
+		e.settle(s, tlsIndex, s.look(false), ConfidenceOneSide, false)
 		return
 	}
 	if s.outcome.Confidence == ConfidenceNone || !silent && !s.mid {
-		s.outcome.Spoken = policy.Spoken{App: policy.AppUnknown}
+		s.outcome.Spoken = s.unknown()
 		s.outcome.Confidence, s.outcome.Evidence = ConfidenceNone, 0
 	}
 }
 
 // disbelieve decides on unknown where what was sent was never received.
 func (s *State) disbelieve() {
-	s.outcome = Outcome{Spoken: policy.Spoken{App: policy.AppUnknown}, Decided: true}
-	s.upgrades, s.naming = no, no
+	s.outcome = Outcome{Spoken: s.unknown(), Decided: true}
+	s.upgrades, s.naming, s.tunnel = no, no, no
 }
 
-// settle names protocol i.
-func (s *State) settle(i int, v *view, c Confidence, reversed bool) {
+// settle names protocol i; false if it turns out to be something else further on.
+func (e *Engine) settle(s *State, i int, v *view, c Confidence, reversed bool) bool {
 	p := &protocols[i]
+	if p.holds != nil && !p.holds(v) || e.borrowed(s, p, v) {
+		s.contradict()
+		return false
+	}
 	if s.proto != int8(i) || c > s.outcome.Confidence {
 		s.proof = s.dir[FromClient].n
 	}
@@ -400,11 +514,31 @@ func (s *State) settle(i int, v *view, c Confidence, reversed bool) {
 		s.outcome.Spoken.ALPN = p.alpn(v)
 	}
 	s.upgrades = no
-	if p.upgraded != nil {
+	if p.upgraded != nil && s.depth == 0 {
 		if s.upgrades = p.upgraded(v); s.upgrades == yes {
 			s.outcome.Spoken.Inner = policy.AppTLS
 		}
 	}
+	s.lookForTunnel(p, v)
+	if s.depth > 0 {
+		in := s.outcome.Spoken
+		s.outcome.Spoken = s.outer
+		s.outcome.Spoken.Inner, s.outcome.Spoken.ALPN = in.App, in.ALPN
+	}
+	return true
+}
+
+// lookForTunnel asks whether one was opened.
+func (s *State) lookForTunnel(p *protocol, v *view) {
+	if s.tunnel = no; p.tunnel == nil {
+		return
+	}
+	v.sub = s.outcome.Spoken.Sub
+	m, c, r := p.tunnel(v)
+	if s.reversed {
+		c, r = r, c
+	}
+	s.tunnel, s.at = m, [2]uint16{uint16(c), uint16(r)}
 }
 
 // sides are those whose bytes were read.
@@ -418,13 +552,25 @@ func (s *State) sides() (e Evidence) {
 	return e
 }
 
-// watch looks for the upgrade only.
-func (s *State) watch() {
-	switch s.upgrades = protocols[s.proto].upgraded(s.look(s.reversed)); s.upgrades {
-	case yes:
+// watch looks for the upgrade or the tunnel only.
+func (e *Engine) watch(s *State) {
+	p, v := &protocols[s.proto], s.look(s.reversed)
+	if p.holds != nil && !p.holds(v) || e.borrowed(s, p, v) {
+		s.contradict()
+		return
+	}
+	if p.tunnel != nil {
+		s.lookForTunnel(p, v)
+		if s.tunnel == more {
+			for d := range s.dir {
+				s.dir[d].advance(s.kept(Dir(d)), int(s.at[d]))
+			}
+			return
+		}
+	} else if s.upgrades = p.upgraded(v); s.upgrades == yes {
 		s.outcome.Spoken.Inner = policy.AppTLS
-		s.outcome.Decided, s.proof = true, s.dir[FromClient].n
-	case no:
+	}
+	if s.tunnel == yes || s.upgrades != more {
 		s.outcome.Decided, s.proof = true, s.dir[FromClient].n
 	}
 }
@@ -432,6 +578,9 @@ func (s *State) watch() {
 // Attrs fills a from what is kept of the flow.
 func (s *State) Attrs(a *Attrs) {
 	*a = Attrs{}
+	if s.depth > 0 {
+		a.Set(AttrTarget, s.target[:s.targetN])
+	}
 	if s.proto < 0 || protocols[s.proto].attrs == nil {
 		return
 	}

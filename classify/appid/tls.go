@@ -10,7 +10,7 @@ var tlsProtocol = protocol{
 	app: policy.AppTLS, tcp: true,
 	client: tlsClient, server: tlsServer,
 	clientFirsts: oneOf("\x16").or(between(0x80, 0x82)), serverFirsts: oneOf("\x15\x16\x80\x81\x82\x83\x84\x85\x86\x87"),
-	mid: tlsRecords, alpn: tlsALPN, attrs: tlsAttrs,
+	mid: tlsRecords, alpn: tlsALPN, attrs: tlsAttrs, holds: tlsHolds,
 }
 
 const (
