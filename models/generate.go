@@ -23,6 +23,9 @@ import (
 func Generate(p *Population) ([]policy.Statement, []Finding) {
 	g := generator{index: p.index, drafts: make(map[pair]*[]draft), findings: slices.Clone(p.findings)}
 	for _, s := range p.index.subjects {
+		if s.group.Shut {
+			continue
+		}
 		g.lookups(s)
 		g.callsOf(s)
 		g.outsideOf(s)
@@ -30,6 +33,9 @@ func Generate(p *Population) ([]policy.Statement, []Finding) {
 		g.published(s)
 	}
 	for _, s := range p.index.subjects {
+		if s.group.Shut {
+			continue
+		}
 		g.fronts(s)
 		g.unanswered(s)
 	}

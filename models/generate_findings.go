@@ -27,6 +27,7 @@ const (
 	FindingUnknownModel    FindingKind = "unknown-model"     // gatehouse.model names none
 	FindingProposedModel   FindingKind = "proposed-model"    // a hint suggests a model (T5)
 	FindingClipped         FindingKind = "clipped"           // only the image's name fits: its model reaches its own project only (T4)
+	FindingUnusable        FindingKind = "unusable"          // its metadata contradicts itself: it is shut (V11)
 	FindingNote            FindingKind = "note"
 )
 
@@ -62,6 +63,9 @@ func (a *assembly) report(ns namespace, s *subject) {
 		m := p.Matches[w.ID]
 		if m.Proposed != "" {
 			p.findWorkload(FindingProposedModel, w, "looks like %s; say label %s=%s if it is", m.Proposed, LabelModel, m.Proposed)
+		}
+		for _, problem := range a.problems[w.ID] {
+			p.findWorkload(FindingUnusable, w, "%s; until that is mended it may talk to nobody", problem)
 		}
 		if w.Uncovered != "" {
 			p.findWorkload(FindingUncovered, w, "not guarded: %s", w.Uncovered)

@@ -135,12 +135,13 @@ func (g *generator) write(b *bundle) []policy.Statement {
 	return out
 }
 
-// identities are all subjects of a service; a peer that is none has one, nil.
+// identities are all subjects of a service that statements mean; a peer that is
+// none has one, nil.
 func (g *generator) identities(s side) []*subject {
 	if s.peer.Kind != policy.PeerService {
 		return []*subject{nil}
 	}
-	return slices.DeleteFunc(slices.Clone(g.index.services[s.service]), func(o *subject) bool { return o.service != s.service })
+	return slices.DeleteFunc(slices.Clone(g.index.services[s.service]), func(o *subject) bool { return o.service != s.service || o.group.Shut })
 }
 
 // statement writes the bundle for one identity of a side, or for all where it is nil.

@@ -64,7 +64,7 @@ func populate(match func(*policy.Workload) Match, snap *policy.Snapshot, set Set
 		w := &snap.Workloads[i]
 		p.Matches[w.ID] = match(w)
 	}
-	a := assembly{population: p, set: set, selected: selectedLabels(p.Matches), routes: routesInUse(p.Matches)}
+	a := assembly{population: p, set: set, problems: snap.Problems(), selected: selectedLabels(p.Matches), routes: routesInUse(p.Matches)}
 	subjects := a.subjects(a.namespaces(snap))
 	p.Groups = make([]policy.Group, len(subjects))
 	p.keys = make(map[string]bool, len(subjects))
@@ -149,8 +149,9 @@ type namespace struct {
 type assembly struct {
 	population *Population
 	set        Settings
-	selected   []string  // label keys that entries select by, sorted
-	routes     []*Routes // that proxies among the models read (R9)
+	selected   []string            // label keys that entries select by, sorted
+	routes     []*Routes           // that proxies among the models read (R9)
+	problems   map[string][]string // what of a workload's metadata cannot be used, by its id
 }
 
 // namespaces joins each workload to the owner of its network namespace. One
@@ -251,9 +252,22 @@ func (a *assembly) subject(ns namespace) *subject {
 	}
 	slices.Sort(g.Roles)
 	g.Roles = slices.Compact(g.Roles)
+	for _, member := range ns.all {
+		g.Shut = g.Shut || len(a.problems[member.ID]) > 0
+	}
 	s.group = g
+	if g.Shut {
+		s.shut()
+	}
 	s.key = a.key(s)
 	return s
+}
+
+// shut takes all that its models give from a subject whose metadata cannot be used.
+func (s *subject) shut() {
+	for i := range s.parts {
+		s.parts[i].serves, s.parts[i].calls = nil, nil
+	}
 }
 
 func modelNames(parts []part) string {
@@ -377,7 +391,7 @@ func (a *assembly) features(w *policy.Workload, m *Model) map[string]bool {
 // ports.
 func (a *assembly) key(s *subject) string {
 	fields := []string{s.service.Project.Domain, s.service.Project.Name, s.service.Name,
-		s.group.Model, s.group.Trust.String(), strings.Join(s.group.Roles, ","), s.group.Mode.String(), fmt.Sprint(s.group.Guarded)}
+		s.group.Model, s.group.Trust.String(), strings.Join(s.group.Roles, ","), s.group.Mode.String(), fmt.Sprint(s.group.Guarded, s.group.Shut)}
 	for _, k := range a.selected {
 		if v, ok := s.labels[k]; ok {
 			fields = append(fields, k+"="+v)

@@ -73,7 +73,9 @@ func (x *index) relateBy(caller, callee *subject, hits []hit) *relation {
 func (x *index) isReplicated(s *subject) bool {
 	n := 0
 	for _, o := range x.services[s.service] {
-		n += len(o.members)
+		if !o.group.Shut {
+			n += len(o.members)
+		}
 	}
 	return n > 1 || s.members[0].Swarm
 }

@@ -110,6 +110,8 @@ const (
 	classSpecial   // metadata, orchestrator: matched only by name
 	classMulticast // and broadcast: the same
 	classUnknown   // matched by nothing
+	classShut      // enforcing workloads that no statement means
+	classShutObserving
 	classCount
 )
 
@@ -133,6 +135,10 @@ func (k class) isIn(wildcard uint32) bool {
 	return false
 }
 
+func (k class) isGuarded() bool {
+	return k <= classObserving || k == classShut || k == classShutObserving
+}
+
 func isWildcard(dense uint32) bool {
 	return dense == uint32(IDAny) || dense == uint32(IDWorkload)
 }
@@ -153,6 +159,10 @@ func classOfGroup(g *Group) class {
 	switch {
 	case !g.Guarded:
 		return classUnguarded
+	case g.Shut && g.Mode == Observe:
+		return classShutObserving
+	case g.Shut:
+		return classShut
 	case g.Mode == Observe:
 		return classObserving
 	}
@@ -185,7 +195,9 @@ func (c *compiler) numberGroups() {
 			c.fault("group %s: mode %d is neither enforce nor observe", g.Service, g.Mode)
 		}
 		t.byIdentity[g.Identity] = dense
-		c.byService[g.Service] = append(c.byService[g.Service], dense)
+		if !g.Shut {
+			c.byService[g.Service] = append(c.byService[g.Service], dense)
+		}
 		for _, id := range g.Members {
 			if other, dup := c.member[id]; dup && other != dense {
 				c.fault("workload %s is in two groups: %s and %s", id, t.groups[other-uint32(FirstWorkloadIdentity)].Service, g.Service)
@@ -624,7 +636,7 @@ func (c *compiler) decision(from, to class, rules []int32) *Decision {
 
 func (c *compiler) sideDecision(k class, side Speaks, reason Reason, rules []int32) sideDecision {
 	mode := Enforce
-	if k == classObserving {
+	if k == classObserving || k == classShutObserving {
 		mode = Observe
 	}
 	except := c.excepted(rules)
@@ -636,7 +648,7 @@ func (c *compiler) sideDecision(k class, side Speaks, reason Reason, rules []int
 		}
 		terms = append(terms, term{r.App, except[r.Statement], rankOf(r.Tier, r.Verdict), r.Verdict, r.EnforceAlways && r.Verdict != Allow, i})
 	}
-	return newSideDecision(k <= classObserving, mode, reason, terms)
+	return newSideDecision(k.isGuarded(), mode, reason, terms)
 }
 
 // excepted collects, by statement, the applications that these rules take out of

@@ -32,7 +32,10 @@ type Group struct {
 	Mode     Mode       `json:"mode"`
 	// Guarded is false for what is not enrolled or uncovered: it says yes for
 	// its own side (V1).
-	Guarded    bool     `json:"guarded"`
+	Guarded bool `json:"guarded"`
+	// Shut is true where what the orchestrator told of the members cannot be
+	// used (Problems): no statement means them, by name or by any.
+	Shut       bool     `json:"shut,omitempty"`
 	Members    []string `json:"members"`    // Workload.ID
 	Reasons    []string `json:"reasons"`    // why this model
 	Confidence string   `json:"confidence"` // high, medium, low

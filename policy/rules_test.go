@@ -559,9 +559,6 @@ func TestFaults(t *testing.T) {
 		{"reserved identity", nil, func(in *Input) { in.Groups[0].Identity = IDHost }, []string{"shop/web", "reserved"}},
 		{"identity twice", nil, func(in *Input) { in.Groups[0].Identity = idDB }, []string{"shop/db", "another group"}},
 		{"in two groups", nil, func(in *Input) { in.Groups[0].Members = []string{"db"} }, []string{"workload db", "shop/web", "shop/db"}},
-		{"network missing", nil, func(in *Input) { in.Snapshot.Networks = in.Snapshot.Networks[1:] }, []string{"workload db", "network front"}},
-		{"network twice", nil, func(in *Input) { in.Snapshot.Networks[1].ID = "front" }, []string{"front", "twice"}},
-		{"empty address", nil, func(in *Input) { in.Snapshot.Workloads[1].Endpoints[0].Addresses = make([]netip.Addr, 1) }, []string{"workload db", "empty address"}},
 		{"site both ways", nil, func(in *Input) { in.ExtraSite, in.NotSite = prefixes("10.0.0.0/8"), prefixes("10.0.0.0/8") }, []string{"10.0.0.0/8"}},
 		{"empty setting", nil, func(in *Input) { in.ExtraMetadata, in.ExtraSite = make([]netip.Addr, 1), make([]netip.Prefix, 1) }, []string{"metadata", "site"}},
 	} {

@@ -22,6 +22,7 @@ type surveyor struct {
 	targets  map[addrKey]target
 	hostNet  map[Proto][]portOwner
 	dnsSets  map[string]uint16
+	stray    []netip.Addr // of endpoints whose network is not listed
 	res      *resolver
 	errs     []error
 }
@@ -134,14 +135,12 @@ func (s *surveyor) markBroadcast(p netip.Prefix) {
 }
 
 func (s *surveyor) surveyNetwork(n *Network) {
-	if s.networks[n.ID] != nil {
-		s.fault("network %s (%s) is listed twice", n.Name, n.ID)
+	if s.networks[n.ID] != nil { // Problems tells
 		return
 	}
 	s.networks[n.ID] = n
 	for _, p := range n.Subnets {
-		if !p.IsValid() {
-			s.fault("network %s: %v is not a subnet", n.Name, p)
+		if !p.IsValid() { // Problems tells
 			continue
 		}
 		p = plain(p)
@@ -194,7 +193,7 @@ func (s *surveyor) surveyWorkload(w *Workload) {
 	who := s.member[w.ID] // unknown (0) while it is in no group
 	dns := s.dnsSet(w)
 	for i := range w.Endpoints {
-		s.surveyEndpoint(w, &w.Endpoints[i], who, dns)
+		s.surveyEndpoint(&w.Endpoints[i], who, dns)
 	}
 	for id, vips := range w.VIPs {
 		n := s.networks[id]
@@ -214,8 +213,7 @@ func (s *surveyor) surveyWorkload(w *Workload) {
 		return
 	}
 	for _, r := range w.Exposed {
-		if r.Hi < r.Lo {
-			s.fault("workload %s: exposed ports %v: the lower number comes first", w.Name, r)
+		if r.Hi < r.Lo { // Problems tells
 			continue
 		}
 		s.hostNet[r.Proto] = append(s.hostNet[r.Proto], portOwner{r.Lo, r.Hi, who})
@@ -238,8 +236,7 @@ func (s *surveyor) dnsSet(w *Workload) uint16 {
 			set = append(set, addressFrom(ip))
 		}
 	}
-	if len(s.res.dns) > 0xffff {
-		s.fault("workload %s: more than 65,535 different sets of name servers", w.Name)
+	if len(s.res.dns) > 0xffff { // this one has no resolver then
 		return 0
 	}
 	i := uint16(len(s.res.dns))
@@ -248,12 +245,10 @@ func (s *surveyor) dnsSet(w *Workload) uint16 {
 	return i
 }
 
-func (s *surveyor) surveyEndpoint(w *Workload, e *Endpoint, who uint32, dns uint16) {
+func (s *surveyor) surveyEndpoint(e *Endpoint, who uint32, dns uint16) {
 	n := s.networks[e.Network]
-	if n == nil {
-		if len(e.Addresses) > 0 {
-			s.fault("workload %s: endpoint %s is on network %s, which is not in the snapshot", w.Name, e.ID, e.Network)
-		}
+	if n == nil { // Problems tells
+		s.stray = append(s.stray, e.Addresses...)
 		return
 	}
 	addrs := e.Addresses
@@ -261,8 +256,7 @@ func (s *surveyor) surveyEndpoint(w *Workload, e *Endpoint, who uint32, dns uint
 		addrs = append(slices.Clip(addrs), e.MAC.LinkLocal())
 	}
 	for _, ip := range addrs {
-		if !ip.IsValid() {
-			s.fault("workload %s: endpoint %s has an empty address", w.Name, e.ID)
+		if !ip.IsValid() { // Problems tells
 			continue
 		}
 		s.put(n.Zone, ip, func(p *place) {
@@ -331,6 +325,16 @@ func (s *surveyor) surveyElsewhere() {
 		}
 		sp.endpoint, sp.dns = f.endpoint, f.dns
 		s.spots[a] = sp
+	}
+	// Whose network is not known is unknown (A12), never site.
+	for _, ip := range s.stray {
+		if ip.IsValid() {
+			s.mark(ip, func(sp *spot) {
+				if sp.endpoint == nobody {
+					sp.endpoint = int32(IDUnknown)
+				}
+			})
+		}
 	}
 }
 
