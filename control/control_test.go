@@ -73,21 +73,39 @@ func TestRefreshPublishesOnlyNews(t *testing.T) {
 	}
 }
 
-// A snapshot that does not compile: the last state stays in force, and whoever
+// A workload of which the engine told what cannot be is its own trouble: it is
+// reported, and the others' changes come into force.
+func TestBadWorkloadIsItsOwnTrouble(t *testing.T) {
+	l := newLoop(t, filepath.Join(t.TempDir(), "modes.json"))
+	l.put("db", "172.30.0.2")
+	l.inv.Put(policy.Workload{ID: "bad", Name: "bad", Endpoints: []policy.Endpoint{{ID: "x", Network: "nowhere", Addresses: []netip.Addr{netip.MustParseAddr("10.0.0.1")}}}})
+	if err := l.SetModes([]string{"shop/db"}, policy.Enforce); err != nil {
+		t.Fatal(err)
+	}
+	found := false
+	for _, f := range l.State().Findings {
+		found = found || f.Kind == models.FindingUnusable && f.Workload == "bad"
+	}
+	if !found || l.Fault() != "" {
+		t.Errorf("findings %v, fault %q", l.State().Findings, l.Fault())
+	}
+}
+
+// Settings that do not compile: the last state stays in force, and whoever
 // sets a mode is told that it is not.
 func TestFaultKeepsTheLastState(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "modes.json")
 	l := newLoop(t, path)
 	l.put("db", "172.30.0.2")
 	good := l.refresh(t)
-	l.inv.Put(policy.Workload{ID: "bad", Name: "bad", Endpoints: []policy.Endpoint{{ID: "x", Network: "nowhere", Addresses: []netip.Addr{netip.MustParseAddr("10.0.0.1")}}}})
+	l.cfg.Compile.ExtraSite = make([]netip.Prefix, 1)
 	if err := l.SetModes([]string{"shop/db"}, policy.Enforce); err == nil || !strings.Contains(err.Error(), "not in force") {
 		t.Errorf("a mode that is not in force: %v", err)
 	}
 	if l.State() != good || len(l.published) != 1 || l.Fault() == "" {
 		t.Errorf("the last state does not stand: %d published, fault %q", len(l.published), l.Fault())
 	}
-	l.inv.Delete("bad")
+	l.cfg.Compile.ExtraSite = nil
 	if s := l.refresh(t); s.Population.Groups[0].Mode != policy.Enforce || l.Fault() != "" {
 		t.Errorf("after the fault: mode %v, fault %q", s.Population.Groups[0].Mode, l.Fault())
 	}
