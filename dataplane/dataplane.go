@@ -26,7 +26,15 @@ type Config struct {
 	// PortFailed, if not nil, is told in a goroutine of its own that the kernel
 	// has taken a port away. The port is closed; the others go on.
 	PortFailed func(space, queue int, err error)
-	Logger     *slog.Logger // nil = slog.Default
+	// Ended, if not nil, gets the flows that have ended, and how many were lost
+	// before them because it did not keep up. It is called from one goroutine,
+	// off the packet path; the slice is the caller's again afterwards.
+	Ended func(flows []Flow, lost uint64)
+	// Violated, if not nil, gets each violation as it is now, and the packets
+	// that it has grown by; lost are events that found no room before it (v is
+	// nil then). It is called off the packet path, by several goroutines.
+	Violated func(v *Violation, packets, lost uint64)
+	Logger   *slog.Logger // nil = slog.Default
 }
 
 // Dataplane is all workers with what they share. All methods are safe for
@@ -38,7 +46,7 @@ type Dataplane struct {
 	workers    []*worker
 	events     *mailbox[event]
 	violations *Violations
-	ended      *flowStream
+	ended      *mailbox[endedFlow] // nil where nobody wants them
 	sweeper    *sweeper
 	clock      clock
 
@@ -66,6 +74,9 @@ func New(c Config) (*Dataplane, error) {
 	if c.Flows == 0 {
 		c.Flows = 1 << 17
 	}
+	if c.Violated == nil {
+		c.Violated = func(*Violation, uint64, uint64) {}
+	}
 	if c.Beat == nil {
 		c.Beat = func(int, int64) {}
 	}
@@ -75,12 +86,14 @@ func New(c Config) (*Dataplane, error) {
 	d := &Dataplane{
 		config: c,
 		events: newMailbox[event](eventsKept),
-		ended:  newFlowStream(),
 		clock:  newClock(),
 		ports:  make(map[portKey]Port),
 	}
 	d.endpoints.Store(noEndpoints())
-	d.violations = newViolations(d.clock)
+	d.violations = newViolations(d.clock, c.Violated)
+	if c.Ended != nil {
+		d.ended = newMailbox[endedFlow](endedKept)
+	}
 	d.sweeper = newSweeper(c.FlowMap, &d.endpoints, d.violations, d.touch, d.offloads, c.Logger, d.clock)
 	for queue := range c.Workers {
 		w, err := newWorker(d, queue)
@@ -99,7 +112,9 @@ func (d *Dataplane) Run(ctx context.Context) error {
 		g.Go(func() error { return w.run(ctx) })
 	}
 	g.Go(func() error { d.violations.run(ctx, d.events); return nil })
-	g.Go(func() error { d.ended.run(ctx); return nil })
+	if d.ended != nil {
+		g.Go(func() error { d.runEnded(ctx); return nil })
+	}
 	g.Go(func() error { d.sweeper.run(ctx); return nil })
 	return g.Wait()
 }
@@ -205,10 +220,6 @@ func (d *Dataplane) Flows() []Flow {
 	defer mu.Unlock()
 	return out
 }
-
-// SubscribeEnded sends each flow when it has ended, until stop is called. A
-// reader that is not there in time loses some.
-func (d *Dataplane) SubscribeEnded() (flows <-chan Flow, stop func()) { return d.ended.subscribe() }
 
 // Counters returns the totals of all workers.
 func (d *Dataplane) Counters() Counters {

@@ -2,69 +2,70 @@ package dataplane
 
 import (
 	"context"
-	"sync"
-	"sync/atomic"
 
 	"gatehouse/classify"
+	"gatehouse/policy"
 )
 
-// endedSize is how many ended flows may wait for their readers.
-const endedSize = 4096
+// endedKept is how many ended flows may wait for Config.Ended.
+const endedKept = 1 << 14
 
-// flowStream carries ended flows from the workers to subscribers; without any,
-// a worker does nothing for it.
-type flowStream struct {
-	wanted  atomic.Int32
-	box     *mailbox[Flow]
-	mu      sync.Mutex
-	streams map[*stream[Flow]]struct{}
+// endedFlow is a flow as its worker forgot it. What costs time to work out is
+// left to the reader.
+type endedFlow struct {
+	flow  classify.Flow
+	local [2]*localEndpoint // of Key's sides, nil = not here
 }
 
-func newFlowStream() *flowStream {
-	return &flowStream{box: newMailbox[Flow](endedSize), streams: make(map[*stream[Flow]]struct{})}
-}
-
-// put is called by workers.
-func (s *flowStream) put(f *classify.Flow, c clock, e *endpoints) {
-	if s.wanted.Load() == 0 {
+// put is called by workers; it neither waits nor allocates.
+func (w *worker) put(f *classify.Flow) {
+	if w.ended == nil {
 		return
 	}
-	out := newFlow(f, c)
-	out.setEndpoints(e)
-	s.box.put(&out)
+	e := endedFlow{flow: *f}
+	zone := policy.Zone(f.Key.Zone)
+	e.local[0], e.local[1] = w.local.byAddr[zoneAddr{zone, f.Key.AddrA}], w.local.byAddr[zoneAddr{zone, f.Key.AddrB}]
+	w.ended.put(&e)
 }
 
-func (s *flowStream) subscribe() (flows <-chan Flow, stop func()) {
-	st := newStream[Flow]()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.streams[st] = struct{}{}
-	s.wanted.Add(1)
-	return st.c, sync.OnceFunc(func() {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		delete(s.streams, st)
-		s.wanted.Add(-1)
-	})
-}
-
-func (s *flowStream) run(ctx context.Context) {
-	spare := make([]Flow, 0, endedSize)
+// runEnded hands ended flows to Config.Ended until ctx ends, then those that
+// wait.
+func (d *Dataplane) runEnded(ctx context.Context) {
+	spare := make([]endedFlow, 0, endedKept)
+	flows := make([]Flow, 0, 1024)
 	for {
 		select {
 		case <-ctx.Done():
+			d.handOn(spare, flows)
 			return
-		case <-s.box.full:
+		case <-d.ended.full:
 		}
-		flows, _ := s.box.take(spare)
-		s.mu.Lock()
-		for i := range flows {
-			for st := range s.streams {
-				st.send(flows[i])
-			}
-		}
-		s.mu.Unlock()
-		clear(flows)
-		spare = flows[:0]
+		spare = d.handOn(spare, flows)
 	}
+}
+
+func (d *Dataplane) handOn(spare []endedFlow, flows []Flow) []endedFlow {
+	ended, lost := d.ended.take(spare)
+	for rest := ended; len(rest) > 0 || lost > 0; lost = 0 {
+		n := min(len(rest), cap(flows))
+		flows = flows[:0]
+		for i := range rest[:n] {
+			flows = append(flows, rest[i].shown(d.clock))
+		}
+		d.config.Ended(flows, lost)
+		rest = rest[n:]
+	}
+	clear(ended)
+	return ended[:0]
+}
+
+func (e *endedFlow) shown(c clock) Flow {
+	f := newFlow(&e.flow, c)
+	for side, l := range e.local {
+		if l != nil {
+			end := side ^ int(e.flow.Initiator)
+			f.Endpoint[end], f.Workload[end] = l.ID, l.Workload
+		}
+	}
+	return f
 }

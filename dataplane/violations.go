@@ -3,8 +3,6 @@ package dataplane
 import (
 	"context"
 	"encoding/binary"
-	"fmt"
-	"hash/fnv"
 	"net/netip"
 	"sync"
 	"sync/atomic"
@@ -20,8 +18,6 @@ import (
 // no flow are recorded per endpoint and reason, without addresses where they
 // could not be read.
 type Violation struct {
-	// ID is the same for the same flow and reason, also over restarts.
-	ID       string         `json:"id"`
 	First    time.Time      `json:"first"`
 	Last     time.Time      `json:"last"`
 	Zone     policy.Zone    `json:"zone"`
@@ -30,6 +26,8 @@ type Violation struct {
 	Dst      netip.AddrPort `json:"dst"`      // its responder
 	Endpoint string         `json:"endpoint"` // at whose interface it was seen
 	Workload string         `json:"workload"`
+	// Initiator: that endpoint is Src's, or sent what is no flow's.
+	Initiator bool `json:"initiator"`
 	// Outgoing: that endpoint sent the packet which gave the reason.
 	Outgoing bool            `json:"outgoing"`
 	From     policy.Identity `json:"from"`
@@ -147,24 +145,21 @@ type recordKey struct {
 type Violations struct {
 	mu      sync.Mutex
 	records *simplelru.LRU[recordKey, *Violation]
-	byID    map[string]recordKey
 	// offloaded finds the last record of a flow that the kernel may carry on.
 	offloaded map[classify.FlowKey]recordKey
-	streams   map[*stream[Violation]]struct{}
 	made      atomic.Uint64
 	lost      atomic.Uint64
 	clock     clock
+	told      func(v *Violation, packets, lost uint64) // Config.Violated
 }
 
-func newViolations(c clock) *Violations {
+func newViolations(c clock, told func(*Violation, uint64, uint64)) *Violations {
 	v := &Violations{
-		byID:      make(map[string]recordKey),
 		offloaded: make(map[classify.FlowKey]recordKey),
-		streams:   make(map[*stream[Violation]]struct{}),
 		clock:     c,
+		told:      told,
 	}
-	v.records, _ = simplelru.NewLRU(recordsKept, func(k recordKey, r *Violation) {
-		delete(v.byID, r.ID)
+	v.records, _ = simplelru.NewLRU(recordsKept, func(k recordKey, _ *Violation) {
 		if v.offloaded[k.flow] == k {
 			delete(v.offloaded, k.flow)
 		}
@@ -186,39 +181,12 @@ func (v *Violations) List() []Violation {
 	return out
 }
 
-// Get returns the record of that id.
-func (v *Violations) Get(id string) (Violation, bool) {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	k, ok := v.byID[id]
-	if !ok {
-		return Violation{}, false
-	}
-	r, ok := v.records.Peek(k)
-	return *r, ok
-}
-
 // Made is how many records there have been, those that are kept no more included.
 func (v *Violations) Made() uint64 { return v.made.Load() }
 
 // Lost is how many events found no room on their way into the log: their
 // packets were counted by reason, but have no record.
 func (v *Violations) Lost() uint64 { return v.lost.Load() }
-
-// Subscribe sends each new record, and each that grew after a pause of a
-// second, until stop is called. A reader that is not there in time loses some;
-// the log goes on.
-func (v *Violations) Subscribe() (records <-chan Violation, stop func()) {
-	s := newStream[Violation]()
-	v.mu.Lock()
-	v.streams[s] = struct{}{}
-	v.mu.Unlock()
-	return s.c, func() {
-		v.mu.Lock()
-		delete(v.streams, s)
-		v.mu.Unlock()
-	}
-}
 
 // run moves events from the workers' mailbox into the log until ctx ends.
 func (v *Violations) run(ctx context.Context, in *mailbox[event]) {
@@ -230,7 +198,10 @@ func (v *Violations) run(ctx context.Context, in *mailbox[event]) {
 		case <-in.full:
 		}
 		events, lost := in.take(spare)
-		v.lost.Add(lost)
+		if lost > 0 {
+			v.lost.Add(lost)
+			v.told(nil, 0, lost)
+		}
 		for i := range events {
 			v.record(&events[i])
 		}
@@ -250,53 +221,56 @@ func (v *Violations) run(ctx context.Context, in *mailbox[event]) {
 
 const floodPause = 50 * time.Millisecond
 
-// announcePause is how long a record must have been quiet to be sent to
-// subscribers again when it grows.
-const announcePause = time.Second
-
 func (v *Violations) record(e *event) {
+	r := v.update(e)
+	v.told(&r, uint64(e.packets), 0)
+}
+
+func (v *Violations) update(e *event) Violation {
 	k := recordKey{flow: e.key, reason: e.reason, mode: e.mode}
 	if e.endpoint != nil {
 		k.endpoint = e.endpoint.ID
 	}
-	last := v.clock.wall(e.last)
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	r, ok := v.records.Get(k)
 	if !ok {
 		r = newRecord(k, e, v.clock.wall(e.first))
 		v.made.Add(1)
-		v.byID[r.ID] = k
 		v.records.Add(k, r)
 		if k.flow != (classify.FlowKey{}) {
 			v.offloaded[k.flow] = k
 		}
 	}
-	quiet := last.Sub(r.Last)
-	r.Last = last
+	r.Last = v.clock.wall(e.last)
 	r.Packets += uint64(e.packets)
 	r.Count += uint64(e.judgements)
 	r.Spoken = e.spoken
-	if !ok || quiet > announcePause {
-		for s := range v.streams {
-			s.send(*r)
-		}
-	}
+	return *r
 }
 
 // addKernel adds the packets that the kernel dropped, or let by in observe
 // mode, since the last time for a flow that it was told of.
 func (v *Violations) addKernel(key classify.FlowKey, packets uint64) {
 	v.mu.Lock()
-	defer v.mu.Unlock()
-	k, ok := v.offloaded[key]
+	r, ok := v.kernelRecord(key)
 	if !ok {
+		v.mu.Unlock()
 		return
 	}
-	if r, ok := v.records.Get(k); ok {
-		r.Packets += packets
-		r.Last = time.Now()
+	r.Packets += packets
+	r.Last = time.Now()
+	grown := *r
+	v.mu.Unlock()
+	v.told(&grown, packets, 0)
+}
+
+func (v *Violations) kernelRecord(key classify.FlowKey) (*Violation, bool) {
+	k, ok := v.offloaded[key]
+	if !ok {
+		return nil, false
 	}
+	return v.records.Get(k)
 }
 
 func newRecord(k recordKey, e *event, first time.Time) *Violation {
@@ -306,12 +280,12 @@ func newRecord(k recordKey, e *event, first time.Time) *Violation {
 		Zone:     policy.Zone(e.key.Zone),
 		Proto:    e.proto,
 		Endpoint: k.endpoint,
-		Outgoing: e.dir == FromEndpoint,
-		Side:     e.side,
-		Reason:   e.reason,
-		Rule:     e.rule,
-		Spoken:   e.spoken,
-		Mode:     e.mode,
+		Outgoing: e.dir == FromEndpoint, Initiator: e.dir == FromEndpoint,
+		Side:   e.side,
+		Reason: e.reason,
+		Rule:   e.rule,
+		Spoken: e.spoken,
+		Mode:   e.mode,
 	}
 	if e.endpoint != nil {
 		r.Workload, r.Zone = e.endpoint.Workload, e.endpoint.Zone
@@ -319,8 +293,8 @@ func newRecord(k recordKey, e *event, first time.Time) *Violation {
 	if e.proto != 0 {
 		r.Src = netip.AddrPortFrom(netip.AddrFrom16(e.src).Unmap(), e.sport)
 		r.Dst = netip.AddrPortFrom(netip.AddrFrom16(e.dst).Unmap(), e.dport)
+		r.Initiator = e.endpoint != nil && (e.endpoint.has(e.src) || r.Outgoing && !e.endpoint.has(e.dst))
 	}
-	r.ID = k.id()
 	if e.table == nil {
 		r.Rule = -1
 		return r
@@ -335,37 +309,4 @@ func newRecord(k recordKey, e *event, first time.Time) *Violation {
 		r.Statement = e.table.Statements()[rules[r.Rule].Statement].ID
 	}
 	return r
-}
-
-// id is a digest of the key: 48 bits are enough to tell a few thousand apart,
-// and short enough to type.
-func (k recordKey) id() string {
-	h := fnv.New64a()
-	_, _ = h.Write(k.flow.AddrA[:])
-	_, _ = h.Write(k.flow.AddrB[:])
-	var b [8]byte
-	binary.BigEndian.PutUint16(b[0:], k.flow.PortA)
-	binary.BigEndian.PutUint16(b[2:], k.flow.PortB)
-	binary.BigEndian.PutUint16(b[4:], k.flow.Zone)
-	b[6], b[7] = byte(k.flow.Proto), byte(k.reason)<<1|byte(k.mode)
-	_, _ = h.Write(b[:])
-	_, _ = h.Write([]byte(k.endpoint))
-	return fmt.Sprintf("%012x", h.Sum64()>>16)
-}
-
-// streamSize is how far a subscriber may fall behind.
-const streamSize = 256
-
-// stream is one subscriber.
-type stream[T any] struct {
-	c chan T
-}
-
-func newStream[T any]() *stream[T] { return &stream[T]{c: make(chan T, streamSize)} }
-
-func (s *stream[T]) send(v T) {
-	select {
-	case s.c <- v:
-	default:
-	}
 }

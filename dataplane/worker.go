@@ -65,7 +65,7 @@ type worker struct {
 	flowMap   FlowMap
 	beat      func(queue int, now int64)
 	failed    func(space, queue int, err error)
-	ended     *flowStream
+	ended     *mailbox[endedFlow] // nil where nobody wants them
 	log       *slog.Logger
 	clock     clock
 	counters  counters
@@ -251,11 +251,10 @@ func (w *worker) follow() {
 	if e == w.local {
 		return
 	}
-	gone := w.local.gone(e)
-	w.local = e
-	if len(gone) > 0 && w.classifier.Len() > 0 {
-		w.retireFlowsOf(gone)
+	if gone := w.local.gone(e); len(gone) > 0 && w.classifier.Len() > 0 {
+		w.retireFlowsOf(gone) // they still have their names
 	}
+	w.local = e
 }
 
 func (w *worker) retireFlowsOf(gone []*localEndpoint) {
@@ -295,7 +294,7 @@ func (w *worker) keepHouse() {
 
 // flowEnded is called by the classifier for every flow that it forgets.
 func (w *worker) flowEnded(f *classify.Flow) {
-	w.ended.put(f, w.clock, w.local)
+	w.put(f)
 	if !offloads(f) {
 		return
 	}

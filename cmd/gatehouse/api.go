@@ -3,6 +3,7 @@ package main
 import (
 	"time"
 
+	"gatehouse/control/history"
 	"gatehouse/policy"
 )
 
@@ -24,6 +25,7 @@ type Status struct {
 	Uncovered []Uncovered       `json:"uncovered"`
 	Findings  []Finding         `json:"findings"`
 	Flows     int               `json:"flows"`
+	History   HistoryStatus     `json:"history"`
 	Packets   map[string]uint64 `json:"packets"` // hits, peered, steered, returned
 	Drops     map[string]uint64 `json:"drops"`   // by reason
 }
@@ -127,42 +129,76 @@ type RuleView struct {
 	Origin    string `json:"origin"`
 }
 
-// FlowView is one item of GET /v1/flows.
+// HistoryStatus tells of the store of flows and violations.
+type HistoryStatus struct {
+	File           string    `json:"file"`
+	Bytes          int64     `json:"bytes"`     // of the file
+	Since          time.Time `json:"since"`     // nothing is known of what was before
+	LostFlows      uint64    `json:"lostFlows"` // since the gateway's start, as the others
+	LostViolations uint64    `json:"lostViolations"`
+	Summed         uint64    `json:"summed"`  // kept without addresses: one workload had too many peers
+	Damaged        uint64    `json:"damaged"` // could not be read back
+	Problem        string    `json:"problem,omitempty"`
+}
+
+// FlowView is one item of GET /v1/flows. What is equal but for the source port
+// is one item where it comes from the history.
 type FlowView struct {
-	From    string    `json:"from"`
-	To      string    `json:"to"`
-	Source  string    `json:"source"`      // address:port
-	Dest    string    `json:"destination"` // address:port
-	Proto   string    `json:"proto"`
-	App     string    `json:"app"`
-	Sub     string    `json:"sub,omitempty"` // the API or product on top
-	Inner   string    `json:"inner,omitempty"`
-	Detail  string    `json:"detail,omitempty"` // server name, ALPN, version
-	Verdict string    `json:"verdict"`
-	Where   string    `json:"where"` // kernel or worker
-	Packets uint64    `json:"packets"`
-	Bytes   uint64    `json:"bytes"`
-	First   time.Time `json:"first,omitzero"`
-	Last    time.Time `json:"last,omitzero"`
+	ID        string         `json:"id"`
+	From      string         `json:"from"`
+	To        string         `json:"to"`
+	Source    string         `json:"source"`      // address:port, of the last one
+	Dest      string         `json:"destination"` // address:port
+	Proto     string         `json:"proto"`
+	App       string         `json:"app"`
+	Sub       string         `json:"sub,omitempty"`
+	Inner     string         `json:"inner,omitempty"`
+	ALPN      string         `json:"alpn,omitempty"`
+	Name      string         `json:"name,omitempty"`   // the host that was asked for: server name of a TLS hello, HTTP's host, the name looked up
+	Detail    string         `json:"detail,omitempty"` // server name, ALPN, version
+	Verdict   string         `json:"verdict"`
+	Reason    string         `json:"reason,omitempty"`
+	Where     string         `json:"where"` // kernel, worker or history
+	Flows     uint64         `json:"flows"` // conversations
+	Packets   uint64         `json:"packets"`
+	Bytes     uint64         `json:"bytes"`
+	First     time.Time      `json:"first,omitzero"`
+	Last      time.Time      `json:"last,omitzero"`
+	Zone      policy.Zone    `json:"zone"`
+	Port      uint16         `json:"port"` // the responder's own, behind any publishing
+	FromIs    *history.Party `json:"fromIs,omitempty"`
+	ToIs      *history.Party `json:"toIs,omitempty"`
+	Statement string         `json:"statement,omitempty"` // its id
+	Text      string         `json:"text,omitempty"`
+	Epoch     uint32         `json:"epoch"`
+	Summed    bool           `json:"summed,omitempty"` // many peers of one workload, without their addresses
 }
 
 // ViolationView is one item of GET /v1/violations and one line of /v1/observe.
 type ViolationView struct {
-	ID       string    `json:"id"`
-	First    time.Time `json:"first"`
-	Last     time.Time `json:"last"`
-	Count    uint64    `json:"count"` // packets
-	From     string    `json:"from"`
-	To       string    `json:"to"`
-	Source   string    `json:"source"`
-	Dest     string    `json:"destination"`
-	Proto    string    `json:"proto"`
-	App      string    `json:"app"`
-	Verdict  string    `json:"verdict"` // dropped, rejected or recorded
-	Side     string    `json:"side,omitempty"`
-	Reason   string    `json:"reason"`
-	Why      string    `json:"why"`
-	Workload string    `json:"workload,omitempty"` // whose interface it was seen at
+	ID        string         `json:"id"`
+	First     time.Time      `json:"first"`
+	Last      time.Time      `json:"last"`
+	Count     uint64         `json:"count"` // packets
+	From      string         `json:"from"`
+	To        string         `json:"to"`
+	Source    string         `json:"source"` // address:port, of the last one
+	Dest      string         `json:"destination"`
+	Proto     string         `json:"proto"`
+	App       string         `json:"app"`
+	Verdict   string         `json:"verdict"` // dropped, rejected or recorded
+	Side      string         `json:"side,omitempty"`
+	Reason    string         `json:"reason"`
+	Why       string         `json:"why"`
+	Workload  string         `json:"workload,omitempty"` // whose interface it was seen at
+	Zone      policy.Zone    `json:"zone"`
+	Port      uint16         `json:"port"` // the responder's own, behind any publishing
+	FromIs    *history.Party `json:"fromIs,omitempty"`
+	ToIs      *history.Party `json:"toIs,omitempty"`
+	Statement string         `json:"statement,omitempty"`
+	Text      string         `json:"text,omitempty"`
+	Epoch     uint32         `json:"epoch"`
+	Summed    bool           `json:"summed,omitempty"`
 }
 
 // ExplainRequest is POST /v1/explain: a violation's id, or a flow.

@@ -20,6 +20,10 @@ type client struct {
 
 func newClient(cmd *cobra.Command) *client {
 	socket, _ := cmd.Flags().GetString("socket")
+	return clientAt(socket)
+}
+
+func clientAt(socket string) *client {
 	c := &client{socket: socket}
 	c.http.Transport = &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return new(net.Dialer).DialContext(ctx, "unix", socket)
@@ -30,6 +34,16 @@ func newClient(cmd *cobra.Command) *client {
 // get decodes GET path into v.
 func (c *client) get(ctx context.Context, path string, v any) error {
 	return c.do(ctx, http.MethodGet, path, nil, v)
+}
+
+// list is get for what may be cut at a limit.
+func (c *client) list(ctx context.Context, path string, v any) (truncated bool, err error) {
+	answer, err := c.ask(ctx, http.MethodGet, path, nil)
+	if err != nil {
+		return false, err
+	}
+	defer answer.Body.Close()
+	return answer.Header.Get(truncatedHeader) != "", decode(answer.Body, path, v)
 }
 
 // post sends body and decodes the answer into v.
@@ -43,7 +57,11 @@ func (c *client) do(ctx context.Context, method, path string, body, v any) error
 		return err
 	}
 	defer answer.Close()
-	if err := json.NewDecoder(answer).Decode(v); err != nil {
+	return decode(answer, path, v)
+}
+
+func decode(body io.Reader, path string, v any) error {
+	if err := json.NewDecoder(body).Decode(v); err != nil {
 		return fail(exitReach, "the gateway's answer to %s is cut short: %w", path, err)
 	}
 	return nil
@@ -51,6 +69,15 @@ func (c *client) do(ctx context.Context, method, path string, body, v any) error
 
 // open returns the body of a good answer; the caller closes it.
 func (c *client) open(ctx context.Context, method, path string, body any) (io.ReadCloser, error) {
+	answer, err := c.ask(ctx, method, path, body)
+	if err != nil {
+		return nil, err
+	}
+	return answer.Body, nil
+}
+
+// ask returns a good answer; the caller closes its body.
+func (c *client) ask(ctx context.Context, method, path string, body any) (*http.Response, error) {
 	var data bytes.Buffer
 	if body != nil {
 		if err := json.NewEncoder(&data).Encode(body); err != nil {
@@ -66,7 +93,7 @@ func (c *client) open(ctx context.Context, method, path string, body any) (io.Re
 		return nil, fail(exitReach, "cannot reach the gateway at %s: %w (is `gatehouse run` running? --socket names another)", c.socket, err)
 	}
 	if answer.StatusCode/100 == 2 {
-		return answer.Body, nil
+		return answer, nil
 	}
 	defer answer.Body.Close()
 	var e apiError

@@ -25,7 +25,7 @@ func newExplainCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "explain [VIOLATION]",
 		Short: "Why a flow passes or not: verdict, rule, statement, model, metadata, and what to change",
-		Example: "  gatehouse explain v-17\n" +
+		Example: "  gatehouse explain 2f1c0a9b77e3\n" +
 			"  gatehouse explain --from shop/web --to shop/db --port tcp/3306 --app mysql",
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {

@@ -3,7 +3,6 @@ package main
 import (
 	"errors"
 	"fmt"
-	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -25,6 +24,7 @@ type gateway struct {
 	guard     *guard
 	steer     *steer.Steer
 	dataplane *dataplane.Dataplane
+	recorder  *recorder
 	started   time.Time
 }
 
@@ -48,6 +48,7 @@ func (g *gateway) status() Status {
 		describe(&s, st)
 	}
 	s.Flows = len(g.dataplane.Flows())
+	s.History = g.recorder.status()
 	return s
 }
 
@@ -145,123 +146,9 @@ func (g *gateway) ruleCount() int {
 	return 0
 }
 
-func (g *gateway) flows() []FlowView {
-	st := g.control.State()
-	live := g.dataplane.Flows()
-	out := make([]FlowView, 0, len(live))
-	for i := range live {
-		out = append(out, flowView(st, &live[i]))
-	}
-	slices.SortFunc(out, func(a, b FlowView) int { return b.Last.Compare(a.Last) })
-	return out
-}
-
-func flowView(st *control.State, f *dataplane.Flow) FlowView {
-	v := FlowView{
-		Source: f.Src.String(), Dest: f.Dst.String(), Proto: f.Proto.String(), App: f.Spoken.App.String(),
-		Verdict: f.Verdict.String(), Where: "worker",
-		Packets: f.Packets[0] + f.Packets[1], Bytes: f.Bytes[0] + f.Bytes[1], First: f.First, Last: f.Last,
-	}
-	if f.Denied && f.Verdict == policy.Allow {
-		v.Verdict = "recorded"
-	}
-	if f.Offloaded {
-		v.Where = "kernel"
-	}
-	if f.Spoken.Sub != policy.AppNone {
-		v.Sub = f.Spoken.Sub.String()
-	}
-	if f.Spoken.Inner != policy.AppNone {
-		v.Inner = f.Spoken.Inner.String()
-	}
-	if f.Spoken.ALPN != policy.AppNone {
-		v.Detail = "alpn " + f.Spoken.ALPN.String()
-	}
-	v.From, v.To = f.Src.Addr().String(), f.Dst.Addr().String()
-	if st != nil {
-		from, to, _ := st.Table.Resolve(policy.Query{Zone: f.Zone, Src: f.Src.Addr().As16(), Dst: f.Dst.Addr().As16(), Proto: f.Proto, DstPort: f.Dst.Port()})
-		v.From, v.To = st.Table.IdentityName(from), st.Table.IdentityName(to)
-	}
-	return v
-}
-
-func (g *gateway) violations() []ViolationView {
-	list := g.dataplane.Violations().List()
-	out := make([]ViolationView, len(list))
-	for i := range list {
-		out[i] = g.violationView(&list[i])
-	}
-	return out
-}
-
 // violationCount is how many records were made, or lost, since the start.
 func (g *gateway) violationCount() uint64 {
 	return g.dataplane.Violations().Made() + g.dataplane.Violations().Lost()
-}
-
-// subscribe sends new records until stop is called.
-func (g *gateway) subscribe() (<-chan ViolationView, func()) {
-	records, stop := g.dataplane.Violations().Subscribe()
-	views, done := make(chan ViolationView), make(chan struct{})
-	go func() {
-		for {
-			select {
-			case r := <-records:
-				select {
-				case views <- g.violationView(&r):
-				case <-done:
-					return
-				}
-			case <-done:
-				return
-			}
-		}
-	}()
-	return views, func() { stop(); close(done) }
-}
-
-func (g *gateway) violationView(r *dataplane.Violation) ViolationView {
-	v := ViolationView{
-		ID: r.ID, First: r.First, Last: r.Last, Count: r.Packets, From: r.FromName, To: r.ToName,
-		Source: addressText(r.Src), Dest: addressText(r.Dst), Proto: r.Proto.String(), App: r.Spoken.String(),
-		Verdict: "dropped", Reason: r.Reason.String(), Workload: g.workloadName(r.Workload), Why: whyText[r.Reason],
-	}
-	if r.Mode == policy.Observe {
-		v.Verdict = "recorded"
-	}
-	if r.Reason == policy.ReasonNoRule || r.Reason == policy.ReasonDenied || r.Reason == policy.ReasonApp || r.Reason == policy.ReasonAppUnknown {
-		v.Side = r.Side.String()
-		v.Why = fmt.Sprintf("%s's %s side: %s", sideName(r), v.Side, v.Why)
-	}
-	if v.From == "" {
-		v.From = v.Workload
-	}
-	return v
-}
-
-func sideName(r *dataplane.Violation) string {
-	if r.Side == policy.SideOut {
-		return r.FromName
-	}
-	return r.ToName
-}
-
-func addressText(a netip.AddrPort) string {
-	if !a.IsValid() {
-		return "-"
-	}
-	return a.String()
-}
-
-func (g *gateway) workloadName(id string) string {
-	if st := g.control.State(); st != nil {
-		for i := range st.Snapshot.Workloads {
-			if w := &st.Snapshot.Workloads[i]; w.ID == id {
-				return w.Service.String()
-			}
-		}
-	}
-	return fmt.Sprintf("%.12s", id)
 }
 
 // whyText is each reason in words.
@@ -355,15 +242,15 @@ func (g *gateway) explain(req ExplainRequest) (*ExplainAnswer, error) {
 }
 
 func (g *gateway) explainViolation(st *control.State, id string) (*ExplainAnswer, error) {
-	r, ok := g.dataplane.Violations().Get(id)
+	r, ok := g.recorder.store.ByID(id)
 	if !ok {
 		return nil, badRequest{fmt.Errorf("no violation %q: `gatehouse get violations` lists them", id)}
 	}
-	view := g.violationView(&r)
+	view := g.violationView(r)
 	if !r.Src.IsValid() || !r.Dst.IsValid() {
 		return &ExplainAnswer{Violation: &view, Lines: []ExplainLine{{"why", view.Why}}}, nil
 	}
-	x := policy.ExplainFlow(st.Table, policy.Query{Zone: r.Zone, Src: r.Src.Addr().As16(), Dst: r.Dst.Addr().As16(), Proto: r.Proto, DstPort: r.Dst.Port()}, r.Spoken)
+	x := policy.ExplainFlow(st.Table, policy.Query{Zone: r.Zone, Src: r.Src.As16(), Dst: r.Dst.As16(), Proto: r.Proto, DstPort: r.DstPort}, r.Spoken)
 	a := answerOf(st, &x)
 	a.Violation = &view
 	if r.Reason != x.Reason {

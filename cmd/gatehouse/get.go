@@ -24,8 +24,8 @@ func newGetCommand() *cobra.Command {
 		listCommand("statements", "Who may talk to whom, and the metadata it follows from", statementRows),
 		listCommand("rules", "What statements compile to, with the statement behind each", ruleRows),
 		listCommand("models", "Models in use by the gateway", modelRows),
-		listCommand("flows", "Live conversations", flowRows),
-		listCommand("violations", "Flows that policy did not allow, dropped or only recorded", violationRows),
+		recordsCommand("flows", "Live conversations, or with --since those on record", flowRows),
+		recordsCommand("violations", "What policy did not allow in the last 24 hours, dropped or only recorded", violationRows),
 	)
 	return get
 }
@@ -45,6 +45,24 @@ func listCommand[T any](name, short string, rows func(io.Writer, []T)) *cobra.Co
 		},
 	}
 	addOutputFlag(cmd)
+	return cmd
+}
+
+// recordsCommand is listCommand with filters.
+func recordsCommand[T any](name, short string, rows func(io.Writer, []T)) *cobra.Command {
+	cmd := listCommand[T](name, short, rows)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		items := []T{}
+		truncated, err := newClient(cmd).list(cmd.Context(), withQuery("/v1/"+name, filterQuery(cmd)), &items)
+		if err != nil {
+			return err
+		}
+		if truncated {
+			row(cmd.ErrOrStderr(), fmt.Sprintf("gatehouse: these are the latest %d; there are more (--limit 0 for all)", len(items)))
+		}
+		return show(cmd, items, func(w io.Writer) { rows(w, items) })
+	}
+	addFilterFlags(cmd)
 	return cmd
 }
 
@@ -103,7 +121,7 @@ func ruleRows(w io.Writer, items []RuleView) {
 }
 
 func flowRows(w io.Writer, items []FlowView) {
-	row(w, "FROM", "TO", "SOURCE", "DESTINATION", "APP", "VERDICT", "WHERE", "PACKETS", "BYTES", "LAST")
+	row(w, "FROM", "TO", "SOURCE", "DESTINATION", "APP", "VERDICT", "WHERE", "FLOWS", "PACKETS", "BYTES", "LAST")
 	for _, i := range items {
 		app := i.App
 		if i.Sub != "" {
@@ -112,7 +130,7 @@ func flowRows(w io.Writer, items []FlowView) {
 		if i.Inner != "" {
 			app += "+" + i.Inner
 		}
-		row(w, i.From, i.To, i.Source, i.Proto+" "+i.Dest, app, i.Verdict, i.Where, i.Packets, i.Bytes, ago(i.Last))
+		row(w, i.From, i.To, i.Source, i.Proto+" "+i.Dest, app, i.Verdict, i.Where, i.Flows, i.Packets, i.Bytes, ago(i.Last))
 	}
 }
 

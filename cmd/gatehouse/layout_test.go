@@ -45,6 +45,7 @@ var arrows = map[string][]string{
 	"control/inventory":       {"policy"},
 	"classify":                {"classify/appid", "policy"},
 	"control/statefile":       {},
+	"control/history":         {"policy"},
 	"control/docker":          {"control/inventory", "control/statefile", "policy"},
 	"control":                 {"control/inventory", "control/statefile", "models", "policy"},
 	"dataplane":               {"classify", "policy"},
@@ -82,6 +83,7 @@ var wrapped = map[string][]string{
 	"github.com/moby/moby/client":         {"control/docker"},
 	"github.com/google/nftables":          {"dataplane/steer"},
 	"github.com/gaissmai/bart":            {"policy"},
+	"go.etcd.io/bbolt":                    {"control/history"},
 	"github.com/prometheus/client_golang": {"cmd/gatehouse"},
 	"github.com/spf13/cobra":              {"cmd/gatehouse"},
 }

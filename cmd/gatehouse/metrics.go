@@ -23,6 +23,11 @@ var (
 	descFlows      = prometheus.NewDesc("gatehouse_flows_count", "Live conversations.", nil, nil)
 	descPackets    = prometheus.NewDesc("gatehouse_dataplane_packets_total", "Packets by way through the gateway.", []string{"way"}, nil)
 	descDrops      = prometheus.NewDesc("gatehouse_dataplane_dropped_packets_total", "Packets dropped, by reason.", []string{"reason"}, nil)
+	descRecords    = prometheus.NewDesc("gatehouse_history_lost_records_total", "Conversations and violations that found no room in the history.", []string{"kind"}, nil)
+	descSummed     = prometheus.NewDesc("gatehouse_history_summed_records_total", "Conversations and violations kept without addresses: one workload had too many peers.", nil, nil)
+	descDamaged    = prometheus.NewDesc("gatehouse_history_damaged_records_total", "Records that could not be read back.", nil, nil)
+	descHistory    = prometheus.NewDesc("gatehouse_history_file_bytes", "Size of the history's database.", nil, nil)
+	descUnwritten  = prometheus.NewDesc("gatehouse_history_write_failed", "1 while the history cannot be written.", nil, nil)
 	descViolations = prometheus.NewDesc("gatehouse_violations_total", "Violation records made, or lost in a flood, since start.", nil, nil)
 )
 
@@ -53,6 +58,12 @@ func (m metrics) Collect(ch chan<- prometheus.Metric) {
 	for reason, n := range s.Drops {
 		counter(descDrops, n, reason)
 	}
+	counter(descRecords, s.History.LostFlows, "flow")
+	counter(descRecords, s.History.LostViolations, "violation")
+	counter(descSummed, s.History.Summed)
+	counter(descDamaged, s.History.Damaged)
+	gauge(descHistory, float64(s.History.Bytes))
+	gauge(descUnwritten, flag(s.History.Problem != ""))
 	counter(descViolations, m.gw.violationCount())
 }
 

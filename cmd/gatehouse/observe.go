@@ -4,7 +4,9 @@ import (
 	"bufio"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
+	"net/url"
 
 	"github.com/spf13/cobra"
 )
@@ -12,28 +14,67 @@ import (
 func newObserveCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "observe",
-		Short: "Print violations as they happen, one a line",
-		Args:  cobra.NoArgs,
+		Short: "Print violations, or flows, as they happened and happen, one a line",
+		Long: "Observe prints what is on record, the oldest first, and with -f goes on with what comes: violations, or with --kind flows\n" +
+			"or all what passed too. A line sums up one minute of what is equal but for the source port.",
+		Example: "  gatehouse observe -f --to shop/db\n" +
+			"  gatehouse observe --since 24h --kind all --app ssh -o json",
+		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			follow, _ := cmd.Flags().GetBool("follow")
 			format, _ := cmd.Flags().GetString("output")
 			if format != "table" && format != "json" {
 				return fail(exitUsage, "output %q is none of table, json", format)
 			}
-			return observe(cmd, follow, format == "json")
+			q := filterQuery(cmd)
+			for _, name := range []string{"follow", "kind"} {
+				if f := cmd.Flags().Lookup(name); f.Changed {
+					q.Set(name, f.Value.String())
+				}
+			}
+			return observe(cmd, "/v1/observe", q, format == "json")
 		},
 	}
 	cmd.Flags().BoolP("follow", "f", false, "go on until interrupted")
+	cmd.Flags().String("kind", "violations", "violations, flows or all; --verdict allow means all")
+	addFilterFlags(cmd)
 	cmd.Flags().StringP("output", "o", "table", "table, or json: one object a line")
 	return cmd
 }
 
-func observe(cmd *cobra.Command, follow, asJSON bool) error {
-	path := "/v1/observe"
-	if follow {
-		path += "?follow=true"
+// addFilterFlags declares what chooses flows and violations.
+func addFilterFlags(cmd *cobra.Command) {
+	f := cmd.Flags()
+	f.String("since", "", "last seen since then: a time (2026-03-01T12:00:00Z) or how long ago (90m, 24h, 7d)")
+	f.String("until", "", "begun before then: a time, or how long ago")
+	f.String("from", "", "who began: a service, PROJECT/, @peer, address or prefix")
+	f.String("to", "", "who answered: the same, or the host that was asked for")
+	f.String("verdict", "", "allow, drop, reject, undecided or recorded")
+	f.String("app", "", "application")
+	f.String("reason", "", "why it was not allowed: no-rule, app, ...")
+	f.Int("limit", defaultLimit, "the latest so many; 0 = all")
+}
+
+// filterQuery is the request's form of the filter flags that were given; the
+// gateway checks them.
+func filterQuery(cmd *cobra.Command) url.Values {
+	q := url.Values{}
+	for _, name := range []string{"since", "until", "from", "to", "verdict", "app", "reason", "limit"} {
+		if f := cmd.Flags().Lookup(name); f.Changed {
+			q.Set(name, f.Value.String())
+		}
 	}
-	stream, err := newClient(cmd).open(cmd.Context(), http.MethodGet, path, nil)
+	return q
+}
+
+func withQuery(path string, q url.Values) string {
+	if len(q) == 0 {
+		return path
+	}
+	return path + "?" + q.Encode()
+}
+
+func observe(cmd *cobra.Command, path string, q url.Values, asJSON bool) error {
+	stream, err := newClient(cmd).open(cmd.Context(), http.MethodGet, withQuery(path, q), nil)
 	if err != nil {
 		return err
 	}
@@ -48,14 +89,32 @@ func observe(cmd *cobra.Command, follow, asJSON bool) error {
 			}
 			continue
 		}
-		var v ViolationView
-		if err := json.Unmarshal(lines.Bytes(), &v); err != nil {
-			return fail(exitReach, "the gateway's stream is broken: %w", err)
+		if err := observedRow(out, lines.Bytes()); err != nil {
+			return err
 		}
-		row(out, fmt.Sprintf("%s %s %s -> %s %s %s app=%s %s (%s) %s", v.Last.Format("15:04:05.000"), v.ID, v.From, v.To, v.Proto, v.Dest, v.App, v.Verdict, v.Reason, v.Why))
 	}
 	if err := lines.Err(); err != nil && cmd.Context().Err() == nil {
 		return fail(exitReach, "the gateway's stream ended: %w", err)
 	}
+	return nil
+}
+
+// observedRow shows one line of the stream; violations say why.
+func observedRow(out io.Writer, line []byte) error {
+	var v struct {
+		ViolationView
+		Packets uint64 `json:"packets"`
+		Flows   uint64 `json:"flows"`
+	}
+	if err := json.Unmarshal(line, &v); err != nil {
+		return fail(exitReach, "the gateway's stream is broken: %w", err)
+	}
+	text := fmt.Sprintf("%s %s %s -> %s %s %s app=%s %s", v.Last.Format("15:04:05.000"), v.ID, v.From, v.To, v.Proto, v.Dest, v.App, v.Verdict)
+	if v.Why != "" {
+		text += fmt.Sprintf(" (%s) %s", v.Reason, v.Why)
+	} else {
+		text += fmt.Sprintf(" %d flows, %d packets", v.Flows, v.Packets)
+	}
+	row(out, text)
 	return nil
 }

@@ -93,6 +93,7 @@ func runGateway(ctx context.Context, set Settings, socket string, log *slog.Logg
 	g, ctx := errgroup.WithContext(ctx)
 	hints := make(chan struct{}, 1)
 	g.Go(func() error { return gw.dataplane.Run(ctx) })
+	g.Go(func() error { gw.recorder.run(ctx); return nil })
 	g.Go(func() error { return ignoreCancel(kernel.Watch(ctx, hints)) })
 	g.Go(func() error { gw.guard.logReports(ctx, kernel.Reports()); return nil })
 	g.Go(func() error { return gw.watcher.Run(ctx) })
@@ -149,21 +150,26 @@ func newGateway(set Settings, library *models.Library, modes *control.Modes, ker
 	if err != nil {
 		return nil, nil, err
 	}
-	gw := &gateway{settings: set, library: library, watcher: watcher, steer: kernel, started: time.Now()}
+	gw := &gateway{settings: set, library: library, watcher: watcher, steer: kernel, recorder: newRecorder(set), started: time.Now()}
 	plane, err := dataplane.New(dataplane.Config{
 		Workers: set.Workers, FlowMap: kernel.Flows(), Logger: log,
 		Beat:       func(queue int, now int64) { _ = kernel.Beat(queue, now) }, // fails only after Close
 		PortFailed: func(space, queue int, err error) { gw.guard.slowPathLost(space, err) },
+		Ended:      gw.recorder.ended,
+		Violated:   gw.recorder.violated,
 	})
 	if err != nil {
 		return nil, nil, err
 	}
-	gw.dataplane = plane
+	gw.dataplane, gw.recorder.plane = plane, plane
 	gw.guard = newGuard(kernel, plane, set, func(w policy.Workload) bool { return watcher.Status().RanBefore(w) }, log)
 	gw.control = control.New(control.Config{
 		Inventory: inv, Library: library, Modes: modes, Log: log,
 		Settings: modelSettings(set), Compile: compileSettings(set, epoch),
-		Publish: gw.guard.publish,
+		Publish: func(s *control.State) {
+			gw.recorder.names.follow(s)
+			gw.guard.publish(s)
+		},
 	})
 	return gw, inv, nil
 }

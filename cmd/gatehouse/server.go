@@ -12,6 +12,8 @@ import (
 	"os"
 	"path/filepath"
 	"time"
+
+	"gatehouse/control/history"
 )
 
 // server answers the API on the Unix socket.
@@ -29,8 +31,8 @@ func (s *server) routes() map[string]http.HandlerFunc {
 		"GET /v1/statements": answer(func(*http.Request) (any, error) { return s.gw.statements(), nil }),
 		"GET /v1/rules":      answer(func(*http.Request) (any, error) { return s.gw.rules(), nil }),
 		"GET /v1/models":     answer(func(*http.Request) (any, error) { return modelViews(s.gw.library), nil }),
-		"GET /v1/flows":      answer(func(*http.Request) (any, error) { return s.gw.flows(), nil }),
-		"GET /v1/violations": answer(func(*http.Request) (any, error) { return s.gw.violations(), nil }),
+		"GET /v1/flows":      s.records(func(q recordQuery) (any, bool, error) { return cut(s.gw.flows(q)) }),
+		"GET /v1/violations": s.records(func(q recordQuery) (any, bool, error) { return cut(s.gw.violations(q)) }),
 		"GET /v1/observe":    s.observe,
 		"POST /v1/explain":   answer(s.explain),
 		"POST /v1/mode":      answer(s.mode),
@@ -81,25 +83,56 @@ func (s *server) mode(r *http.Request) (any, error) {
 	return s.gw.setMode(req)
 }
 
-// observe streams violations, one JSON object a line: those on record, then,
-// with follow=true, new ones as they come.
+// truncatedHeader says that there is more than the limit let through.
+const truncatedHeader = "Gatehouse-Truncated"
+
+// records answers with what the request's parameters choose.
+func (s *server) records(list func(recordQuery) (any, bool, error)) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		answer(func(r *http.Request) (any, error) {
+			q, err := parseRecordQuery(r.URL.Query(), time.Now())
+			if err != nil {
+				return nil, err
+			}
+			v, truncated, err := list(q)
+			if truncated {
+				w.Header().Set(truncatedHeader, "true")
+			}
+			return v, err
+		})(w, r)
+	}
+}
+
+// cut forgets the type of a list.
+func cut[T any](list []T, truncated bool, err error) (any, bool, error) { return list, truncated, err }
+
+// observe streams records, one JSON object a line: the latest on record, the
+// oldest of them first, then, with follow=true, new ones as they come.
 func (s *server) observe(w http.ResponseWriter, r *http.Request) {
+	q, err := parseRecordQuery(r.URL.Query(), time.Now())
+	if err != nil {
+		answer(func(*http.Request) (any, error) { return nil, err })(w, r)
+		return
+	}
+	if !r.URL.Query().Has("kind") && q.Verdict != "allow" && q.Verdict != "undecided" {
+		q.Kinds = []history.Kind{history.Violation}
+	}
+	news, stop := s.gw.recorder.store.Subscribe(q.Filter)
+	defer stop()
+	records, err := s.gw.recorder.store.Latest(q.Filter, q.limit)
+	if err != nil {
+		answer(func(*http.Request) (any, error) { return nil, err })(w, r)
+		return
+	}
 	w.Header().Set("Content-Type", "application/x-ndjson")
 	enc := json.NewEncoder(w)
-	follow := r.URL.Query().Get("follow") == "true"
-	var news <-chan ViolationView
-	if follow {
-		ch, stop := s.gw.subscribe()
-		defer stop()
-		news = ch
-	}
-	for _, v := range s.gw.violations() {
-		if enc.Encode(v) != nil {
+	for _, v := range records {
+		if enc.Encode(s.gw.recordView(v)) != nil {
 			return
 		}
 	}
 	flush := http.NewResponseController(w)
-	for follow {
+	for q.follow {
 		if flush.Flush() != nil {
 			return
 		}
@@ -107,7 +140,7 @@ func (s *server) observe(w http.ResponseWriter, r *http.Request) {
 		case <-r.Context().Done():
 			return
 		case v := <-news:
-			if enc.Encode(v) != nil {
+			if enc.Encode(s.gw.recordView(&v)) != nil {
 				return
 			}
 		}

@@ -11,6 +11,7 @@ import (
 	"reflect"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -43,6 +44,9 @@ type Settings struct {
 	Site     []string `yaml:"site" help:"prefixes that count as site, beside the private ones"`
 	Metadata []string `yaml:"metadata" help:"further addresses of metadata services"`
 
+	HistorySize int    `yaml:"history.size" help:"MiB of flows and violations to keep; the oldest flows go first"`
+	HistoryAge  string `yaml:"history.age" help:"how long flows and violations are kept, such as 24h or 7d"`
+
 	Metrics string `yaml:"metrics" help:"loopback address for /metrics, /livez, /readyz; empty = off"`
 	Workers int    `yaml:"workers" help:"worker threads, one AF_XDP queue each"`
 	Flows   int    `yaml:"flows" help:"entries of the kernel's flow map"`
@@ -55,6 +59,7 @@ func defaultsOf() Settings {
 	return Settings{
 		Docker: "/var/run/docker.sock", NetNS: "/var/run/docker/netns", State: "/var/lib/gatehouse",
 		Mode: "observe", Floor: "observe", Enroll: "all", TrustLocal: "name",
+		HistorySize: 256, HistoryAge: "7d",
 		Metrics: "127.0.0.1:9477", Workers: 1, Flows: 262144,
 		Pins: "/sys/fs/bpf/gatehouse", Devices: "gh", Misses: 50000,
 	}
@@ -179,6 +184,10 @@ func (s *Settings) check() error {
 	between("workers", s.Workers, 1, 64)
 	between("flows", s.Flows, 1024, 1<<24)
 	between("misses", s.Misses, 100, 10_000_000)
+	between("history.size", s.HistorySize, 1, 1<<20)
+	if age, err := parseAge(s.HistoryAge); err != nil || age < time.Hour {
+		errs = append(errs, fmt.Errorf("setting history.age: %q: want an hour at least, such as 24h or 7d", s.HistoryAge))
+	}
 	for _, p := range s.Site {
 		if _, err := netip.ParsePrefix(p); err != nil {
 			errs = append(errs, fmt.Errorf("setting site: %w", err))
@@ -206,6 +215,29 @@ func (s *Settings) check() error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+func (s *Settings) historyFile() string { return filepath.Join(s.State, "history.db") }
+
+func (s *Settings) historyAge() time.Duration {
+	age, _ := parseAge(s.HistoryAge) // checked by check
+	return age
+}
+
+// parseAge reads a duration that may be in days: 90m, 24h, 7d.
+func parseAge(text string) (time.Duration, error) {
+	if days, ok := strings.CutSuffix(text, "d"); ok {
+		n, err := strconv.ParseUint(days, 10, 16)
+		if err != nil {
+			return 0, fmt.Errorf("%q: want a number of days before the d", text)
+		}
+		return time.Duration(n) * 24 * time.Hour, nil
+	}
+	age, err := time.ParseDuration(text)
+	if err != nil || age < 0 {
+		return 0, fmt.Errorf("%q: want a duration such as 90m, 24h or 7d", text)
+	}
+	return age, nil
 }
 
 func (s *Settings) defaultMode() policy.Mode {

@@ -50,6 +50,7 @@ func (s *Status) write(w io.Writer) {
 	}
 	row(w, "interfaces", fmt.Sprintf("%d guarded, %d waiting", s.Endpoints.Admitted, s.Endpoints.Waiting))
 	row(w, "flows", s.Flows)
+	s.History.write(w)
 	for _, name := range slices.Sorted(maps.Keys(s.Packets)) {
 		row(w, "packets "+name, s.Packets[name])
 	}
@@ -67,5 +68,24 @@ func (s *Status) write(w io.Writer) {
 	}
 	for _, f := range s.Findings {
 		row(w, "finding "+f.Kind, f.Subject+": "+f.Text)
+	}
+}
+
+func (h *HistoryStatus) write(w io.Writer) {
+	if h.File == "" {
+		return
+	}
+	text := fmt.Sprintf("since %s, %d MB in %s", h.Since.Format(time.RFC3339), h.Bytes>>20, h.File)
+	for _, c := range []struct {
+		n    uint64
+		what string
+	}{{h.LostFlows, "flows lost"}, {h.LostViolations, "violations lost"}, {h.Summed, "kept without addresses"}, {h.Damaged, "unreadable"}} {
+		if c.n > 0 {
+			text += fmt.Sprintf(", %d %s", c.n, c.what)
+		}
+	}
+	row(w, "history", text)
+	if h.Problem != "" {
+		row(w, "PROBLEM", h.Problem)
 	}
 }

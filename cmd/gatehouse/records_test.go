@@ -1,0 +1,290 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"log/slog"
+	"net/netip"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"gatehouse/control"
+	"gatehouse/control/history"
+	"gatehouse/control/inventory"
+	"gatehouse/dataplane"
+	"gatehouse/dataplane/dataplanetest"
+	"gatehouse/models"
+	"gatehouse/policy"
+)
+
+// desk is a gateway without a kernel: its API, its policy loop and its history
+// are real, and the test plays the dataplane's part.
+type desk struct {
+	*gateway
+	t      *testing.T
+	socket string
+	inv    *inventory.Inventory
+}
+
+// openDesk has a project shop of web (nginx), db (postgres) and stranger, on one
+// network; state is its folder.
+func openDesk(t *testing.T, state string) *desk {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "ghd") // a socket's path is short
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	set := defaultsOf()
+	set.State = state
+	d := &desk{t: t, socket: filepath.Join(dir, "g.sock"), inv: inventory.New(), gateway: &gateway{settings: set, recorder: newRecorder(set), started: time.Now()}}
+	d.dataplane, err = dataplane.New(dataplane.Config{FlowMap: new(dataplanetest.FlowMap), Flows: 64})
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.recorder.plane = d.dataplane
+	modes, err := control.OpenModes(filepath.Join(state, "modes.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.library, err = models.Open("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.control = control.New(control.Config{
+		Inventory: d.inv, Library: d.library, Modes: modes, Log: slog.New(slog.DiscardHandler),
+		Settings: models.Settings{DefaultMode: policy.Observe}, Publish: d.recorder.names.follow,
+	})
+	d.inv.PutNetwork(policy.Network{ID: "net", Name: "shop_default", Driver: "bridge", Zone: 3, Owner: shopProject, Guarded: true, ICC: true,
+		Subnets: []netip.Prefix{netip.MustParsePrefix("172.30.0.0/24")}})
+	d.put("web", "docker.io/library/nginx", "172.30.0.2")
+	d.put("db", "docker.io/library/postgres", "172.30.0.3")
+	d.put("stranger", "docker.io/library/busybox", "172.30.0.4")
+	d.refresh()
+
+	api := &server{gw: d.gateway, log: slog.New(slog.DiscardHandler)}
+	l, err := api.listen(d.socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	var done sync.WaitGroup
+	done.Go(func() { _ = d.dataplane.Run(ctx) })
+	done.Go(func() { _ = api.serve(ctx, l) })
+	done.Go(func() { d.recorder.run(ctx) })
+	t.Cleanup(func() { cancel(); done.Wait() })
+	return d
+}
+
+var shopProject = policy.ProjectKey{Domain: "n1", Name: "shop"}
+
+func (d *desk) put(name, repository, address string) {
+	d.inv.Put(policy.Workload{ID: name + "-container", Name: "shop-" + name + "-1", Compose: true, Service: policy.ServiceKey{Project: shopProject, Name: name},
+		Image:     policy.Image{Ref: name + ":1", Repository: repository},
+		Endpoints: []policy.Endpoint{{ID: "e" + name, Network: "net", Addresses: []netip.Addr{netip.MustParseAddr(address)}}}})
+}
+
+func (d *desk) refresh() {
+	d.t.Helper()
+	if err := d.control.Refresh(); err != nil {
+		d.t.Fatal(err)
+	}
+}
+
+// verb runs the program against the desk's socket.
+func (d *desk) verb(args ...string) (out, errs string, code int) {
+	var o, e bytes.Buffer
+	code = run(append(args, "--socket", d.socket), strings.NewReader(""), &o, &e)
+	return o.String(), e.String(), code
+}
+
+// conversed has a conversation end as the dataplane tells it.
+func (d *desk) conversed(from, to string, port uint16, app policy.App, edit ...func(*dataplane.Flow)) {
+	f := dataplane.Flow{
+		Zone: 3, Proto: policy.ProtoTCP, Src: netip.AddrPortFrom(netip.MustParseAddr(from), 40000), Dst: netip.AddrPortFrom(netip.MustParseAddr(to), port),
+		Verdict: policy.Allow, Spoken: policy.Spoken{App: app}, Rule: -1, Epoch: d.control.State().Table.Epoch(),
+		Packets: [2]uint64{5, 4}, Bytes: [2]uint64{500, 4000}, First: time.Now(), Last: time.Now(),
+	}
+	for i, a := range [2]string{from, to} {
+		f.Workload[i] = map[string]string{"172.30.0.2": "web-container", "172.30.0.3": "db-container", "172.30.0.4": "stranger-container"}[a]
+	}
+	for _, e := range edit {
+		e(&f)
+	}
+	d.recorder.ended([]dataplane.Flow{f}, 0)
+}
+
+// violated has a violation be told.
+func (d *desk) violated(from, to string, port uint16, reason policy.Reason, mode policy.Mode) {
+	d.recorder.violated(&dataplane.Violation{
+		First: time.Now(), Last: time.Now(), Zone: 3, Proto: policy.ProtoTCP, Src: netip.AddrPortFrom(netip.MustParseAddr(from), 40000),
+		Dst: netip.AddrPortFrom(netip.MustParseAddr(to), port), Workload: "stranger-container", Initiator: true, Outgoing: true,
+		Reason: reason, Rule: -1, Mode: mode, Packets: 2, Count: 1,
+	}, 2, 0)
+}
+
+func TestRecordsByVerb(t *testing.T) {
+	state := t.TempDir()
+	d := openDesk(t, state)
+	for range 20 {
+		d.conversed("172.30.0.2", "172.30.0.3", 5432, policy.AppPostgreSQL)
+	}
+	d.conversed("172.30.0.2", "198.51.100.9", 443, policy.AppTLS)
+	d.violated("172.30.0.4", "172.30.0.3", 5432, policy.ReasonNoRule, policy.Enforce)
+	d.violated("172.30.0.4", "172.30.0.2", 22, policy.ReasonNoRule, policy.Observe)
+
+	var flows []FlowView
+	list := func(what string, into any, args ...string) {
+		t.Helper()
+		out, errs, code := d.verb(append([]string{"get", what, "-o", "json"}, args...)...)
+		if err := json.Unmarshal([]byte(out), into); code != exitGood || err != nil {
+			t.Fatalf("get %s %q: %d, %v\n%s%s", what, args, code, err, out, errs)
+		}
+	}
+	list("flows", &flows, "--since", "1h")
+	if len(flows) != 2 || flows[1].Flows+flows[0].Flows != 21 {
+		t.Fatalf("%+v", flows)
+	}
+	list("flows", &flows, "--since", "1h", "--to", "shop/db")
+	if f := flows[0]; len(flows) != 1 || f.From != "shop/web" || f.FromIs.Model != "nginx@1" || f.FromIs.Image != "web:1" || f.Packets != 180 ||
+		f.App != "postgresql" || f.Dest != "172.30.0.3:5432" || f.Where != "history" {
+		t.Errorf("%+v", flows)
+	}
+	list("flows", &flows, "--since", "1h", "--app", "tls")
+	if len(flows) != 1 || flows[0].To != "@internet" {
+		t.Errorf("%+v", flows)
+	}
+	if list("flows", &flows); len(flows) != 0 { // none lives
+		t.Errorf("%+v", flows)
+	}
+	var violations []ViolationView
+	list("violations", &violations, "--verdict", "recorded")
+	if len(violations) != 1 || violations[0].Verdict != "recorded" || violations[0].From != "shop/stranger" || violations[0].Count != 2 {
+		t.Errorf("%+v", violations)
+	}
+	for _, args := range [][]string{{"--since", "yesterday"}, {"--verdict", "maybe"}, {"--app", "gopher"}, {"--limit", "-1"}, {"--since", "1h", "--until", "2h"}} {
+		if _, errs, code := d.verb(append([]string{"get", "violations"}, args...)...); code != exitUsage || !strings.Contains(errs, strings.TrimPrefix(args[0], "--")) {
+			t.Errorf("%q: %d %s", args, code, errs)
+		}
+	}
+	if out, errs, code := d.verb("get", "violations", "--limit", "1"); code != exitGood || !strings.Contains(errs, "there are more") || strings.Count(out, "\n") != 2 {
+		t.Errorf("%d\n%s%s", code, out, errs)
+	}
+	out, _, code := d.verb("observe", "-o", "json", "--kind", "all")
+	if lines := strings.Split(strings.TrimSpace(out), "\n"); code != exitGood || len(lines) != 4 || !json.Valid([]byte(lines[0])) {
+		t.Errorf("%d\n%s", code, out)
+	}
+	if out, _, _ := d.verb("observe", "--verdict", "allow", "--to", "172.30.0.0/24"); !strings.Contains(out, "20 flows, 180 packets") || strings.Count(out, "\n") != 1 {
+		t.Errorf("observe:\n%s", out)
+	}
+	if out, _, code := d.verb("explain", violations[0].ID); code != exitNo || !strings.Contains(out, "shop/stranger") {
+		t.Errorf("explain: %d\n%s", code, out)
+	}
+
+	// The stranger's container goes, and the gateway is another process: what it
+	// did keeps its name.
+	d.inv.Delete("stranger-container")
+	d.refresh()
+	id := violations[0].ID
+	d.recorder.store.Close()
+	again := openDesk(t, state)
+	d = again
+	again.inv.Delete("stranger-container")
+	again.refresh()
+	list("violations", &violations, "--from", "shop/stranger")
+	if len(violations) != 2 {
+		t.Errorf("%+v", violations)
+	}
+	if out, errs, _ := d.verb("explain", id); !strings.Contains(out, "shop/stranger") {
+		t.Errorf("explain after a restart:\n%s%s", out, errs)
+	}
+}
+
+// A flow that ends because its container does has the container's name, also
+// where the state that knew it is two publications old.
+func TestNamesOfTheGone(t *testing.T) {
+	d := openDesk(t, t.TempDir())
+	d.conversed("172.30.0.4", "172.30.0.2", 80, policy.AppHTTP)
+	d.inv.Delete("stranger-container")
+	d.refresh()
+	d.conversed("172.30.0.4", "172.30.0.3", 80, policy.AppHTTP)
+	d.put("another", "docker.io/library/redis", "172.30.0.4") // has its address now
+	d.refresh()
+	d.put("more", "docker.io/library/redis", "172.30.0.5")
+	d.refresh()
+	d.conversed("172.30.0.4", "172.30.0.3", 81, policy.AppHTTP)
+	records, _, err := d.recorder.store.Rollup(history.Filter{From: "shop/stranger"}, 0)
+	if err != nil || len(records) != 3 {
+		t.Errorf("%d records, %v", len(records), err)
+	}
+}
+
+// observe -f goes on with what comes, and its end leaves nothing behind.
+func TestObserveFollows(t *testing.T) {
+	d := openDesk(t, t.TempDir())
+	ctx, cancel := context.WithCancel(context.Background())
+	body, err := clientAt(d.socket).open(ctx, "GET", withQuery("/v1/observe", url.Values{"follow": {"true"}, "to": {"shop/db"}}), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.violated("172.30.0.4", "172.30.0.2", 5432, policy.ReasonNoRule, policy.Enforce) // not asked for
+	d.violated("172.30.0.4", "172.30.0.3", 5432, policy.ReasonNoRule, policy.Enforce)
+	var v ViolationView
+	if err := json.NewDecoder(body).Decode(&v); err != nil || v.To != "shop/db" || v.From != "shop/stranger" {
+		t.Errorf("%+v, %v", v, err)
+	}
+	cancel()
+	body.Close()
+	eventually(t, "the subscription ends", func() bool { return d.recorder.store.Subscribers() == 0 }, nil)
+}
+
+// What a live flow has done is recorded before its end, and counted once.
+func TestLiveFlowsAreCountedOnce(t *testing.T) {
+	d := openDesk(t, t.TempDir())
+	grow := func(n uint64) func(*dataplane.Flow) {
+		return func(f *dataplane.Flow) {
+			f.First, f.Packets, f.Bytes = d.started.Add(-time.Hour), [2]uint64{n, n}, [2]uint64{100 * n, 100 * n}
+		}
+	}
+	// What look does with a flow that the plane lists.
+	f := dataplane.Flow{}
+	grow(10)(&f)
+	f.Zone, f.Proto, f.Src, f.Dst = 3, policy.ProtoTCP, netip.MustParseAddrPort("172.30.0.2:40000"), netip.MustParseAddrPort("172.30.0.3:5432")
+	f.Verdict, f.Workload = policy.Allow, [2]string{"web-container", "db-container"}
+	d.recorder.record([]dataplane.Flow{f}, 0)
+	grow(25)(&f)
+	d.recorder.record([]dataplane.Flow{f}, 0)
+	d.recorder.record([]dataplane.Flow{f}, 0) // nothing new
+	grow(40)(&f)
+	d.recorder.ended([]dataplane.Flow{f}, 0)
+	// The same ports again, a conversation of its own.
+	f.First, f.Packets, f.Bytes = time.Now(), [2]uint64{3, 3}, [2]uint64{300, 300}
+	d.recorder.ended([]dataplane.Flow{f}, 0)
+	records, _, err := d.recorder.store.Rollup(history.Filter{}, 0)
+	if err != nil || len(records) != 1 || records[0].Packets != [2]uint64{43, 43} || records[0].Bytes != [2]uint64{4300, 4300} || records[0].Flows != 2 {
+		t.Errorf("%+v, %v", records, err)
+	}
+}
+
+func TestParseWhen(t *testing.T) {
+	now := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	for text, want := range map[string]time.Time{
+		"24h": now.Add(-24 * time.Hour), "7d": now.AddDate(0, 0, -7), "90m": now.Add(-90 * time.Minute),
+		"2026-02-28T00:00:00Z": time.Date(2026, 2, 28, 0, 0, 0, 0, time.UTC), "2026-02-28T01:00:00+01:00": time.Date(2026, 2, 28, 0, 0, 0, 0, time.UTC),
+	} {
+		if got, err := parseWhen(text, now); err != nil || !got.Equal(want) {
+			t.Errorf("%s: %v, %v", text, got, err)
+		}
+	}
+	for _, text := range []string{"", "yesterday", "-1h", "d", "-3d", "1.5d", "99999999d", "2026-02-28"} {
+		if got, err := parseWhen(text, now); err == nil {
+			t.Errorf("%q is %v", text, got)
+		}
+	}
+}
