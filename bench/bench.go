@@ -16,11 +16,14 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"gatehouse/dataplane/steer"
 )
 
 // Config says what to run.
 type Config struct {
 	Rounds   int       // at least 1
+	Topics   []string  // names from Topics; empty = all
 	Variants []string  // names from Variants; empty = all
 	Progress io.Writer // one line a round; nil = silent
 	// Gateway are the arguments with which this very program calls ServeGateway.
@@ -39,19 +42,36 @@ func Variants() []string {
 	return out
 }
 
+// Topics are the groups of measures.
+func Topics() []string {
+	var out []string
+	for _, m := range measures {
+		if !slices.Contains(out, m.topic) {
+			out = append(out, m.topic)
+		}
+	}
+	return out
+}
+
 type variant struct {
 	name, title string
 	prepare     func(*site) error // after the site stands
-	gateway     bool
-	offload     bool // flows are handed to the kernel
+	gateway     *gatewayRequest   // its settings; nil = none
+	topics      []string          // nil = all
 }
 
 var variants = []variant{
 	{name: Baseline, title: "plain bridge"},
 	{name: "iptables10", title: "bridge + conntrack + 10 iptables rules", prepare: func(s *site) error { return iptables(s, 10) }},
 	{name: "iptables1000", title: "bridge + conntrack + 1,000 iptables rules", prepare: func(s *site) error { return iptables(s, 1000) }},
-	{name: "gatehouse", title: "Gatehouse, decided flows in the kernel", gateway: true, offload: true},
-	{name: "userspace", title: "Gatehouse, every packet in user space", gateway: true},
+	{name: "iptables10000", title: "bridge + conntrack + 10,000 iptables rules", prepare: func(s *site) error { return iptables(s, 10000) }},
+	{name: "nftmap", title: "bridge + conntrack + nftables verdict map of 10,000", prepare: func(s *site) error { return nftMap(s, 10000) }},
+	{name: "gatehouse", title: "Gatehouse, decided flows in the kernel", gateway: &gatewayRequest{Offload: true}},
+	{name: "gatehouse10", title: "Gatehouse with 10 statements more", gateway: &gatewayRequest{Offload: true, Statements: 10}, topics: []string{"packets", "flows"}},
+	{name: "gatehouse1000", title: "Gatehouse with 1,000 statements more", gateway: &gatewayRequest{Offload: true, Statements: 1000}, topics: []string{"packets", "flows"}},
+	{name: "gatehouse10000", title: "Gatehouse with 10,000 statements more", gateway: &gatewayRequest{Offload: true, Statements: 10000}, topics: []string{"packets", "flows"}},
+	{name: "limited", title: "Gatehouse, 50,000 misses a second and endpoint", gateway: &gatewayRequest{Offload: true, MissBudget: steer.DefaultMissBudget}, topics: []string{"flows"}},
+	{name: "userspace", title: "Gatehouse, every packet in user space", gateway: &gatewayRequest{}, topics: []string{"packets", "tcp", "latency", "connections"}},
 }
 
 // iptables makes the host side what Docker's users run: bridged packets meet
@@ -67,8 +87,22 @@ func iptables(s *site, n int) error {
 	return errors.Join(inside(s.host, func() error { return bridgeNetfilter("1") }), s.command(rules.String(), "iptables-restore"))
 }
 
+// nftMap is the same with a verdict map in place of the list: one lookup
+// whatever its size.
+func nftMap(s *site, n int) error {
+	var rules strings.Builder
+	rules.WriteString("table ip bench {\n map verdicts { type ipv4_addr . ipv4_addr . inet_proto . inet_service : verdict; flags interval; elements = {\n")
+	for i := range n {
+		fmt.Fprintf(&rules, "10.98.%d.%d . 10.99.0.2 . tcp . %d : accept,\n", i/250, i%250+1, 1000+i)
+	}
+	rules.WriteString("10.99.0.1 . 10.99.0.2 . tcp . 1-65535 : accept, 10.99.0.1 . 10.99.0.2 . udp . 1-65535 : accept } }\n" +
+		" chain forward { type filter hook forward priority 0; policy drop;\n ct state established,related accept\n ip saddr . ip daddr . meta l4proto . th dport vmap @verdicts\n }\n}\n")
+	return errors.Join(inside(s.host, func() error { return bridgeNetfilter("1") }), s.command(rules.String(), "nft", "-f", "-"))
+}
+
 // measure is one figure, or two that one run gives.
 type measure struct {
+	topic string
 	names []string // with the unit
 	run   func(*site) ([]float64, error)
 }
@@ -80,15 +114,29 @@ func one(f func(*site) (float64, error)) func(*site) ([]float64, error) {
 	}
 }
 
+func packets(name string, t traffic) measure {
+	return measure{"packets", []string{name}, one(func(s *site) (float64, error) { return packetRate(s, t) })}
+}
+
+var small = []int{smallFrame}
+
 var measures = []measure{
-	{names: []string{"64-byte UDP, 1 flow, kpps"}, run: one(func(s *site) (float64, error) { return packetRate(s, 1) })},
-	{names: []string{"64-byte UDP, 1,000 flows, kpps"}, run: one(func(s *site) (float64, error) { return packetRate(s, 1000) })},
-	{names: []string{"TCP bulk, Mbit/s"}, run: one(bulkRate)},
-	{names: []string{"request-response p50, µs", "request-response p99, µs"}, run: func(s *site) ([]float64, error) {
+	packets("64-byte UDP, 1 flow, kpps", traffic{flows: 1, sizes: small}),
+	packets("64-byte UDP, 1,000 flows, kpps", traffic{flows: 1000, sizes: small}),
+	packets("64-byte UDP over IPv6, 1,000 flows, kpps", traffic{flows: 1000, v6: true, sizes: []int{62}}),
+	packets("64-byte UDP, 60,000 flows in bursts of 8, kpps", traffic{flows: 60000, order: inBursts, sizes: small}),
+	packets("64-byte UDP, 60,000 flows in random order, kpps", traffic{flows: 60000, order: shuffled, sizes: small}),
+	packets("IMIX, 1,000 flows, kpps", traffic{flows: 1000, sizes: imix[:]}),
+	packets("1,518-byte UDP, 1,000 flows, kpps", traffic{flows: 1000, sizes: []int{largeFrame}}),
+	{"tcp", []string{"TCP bulk, Mbit/s"}, one(bulkRate)},
+	{"latency", []string{"request-response p50, µs", "request-response p99, µs"}, func(s *site) ([]float64, error) {
 		p50, p99, err := roundTrips(s)
 		return []float64{p50, p99}, err
 	}},
-	{names: []string{"HTTP connections/s, app-ID on"}, run: one(connectionRate)},
+	{"connections", []string{"HTTP connections/s, app-ID on"}, one(func(s *site) (float64, error) { return connectionRate(s, httpServer) })},
+	{"connections", []string{"Redis connections/s, app-ID on"}, one(func(s *site) (float64, error) { return connectionRate(s, redisServer) })},
+	{"flows", []string{"new flows/s, every packet a new flow"}, one(newFlowRate)},
+	{"flows", []string{"1,000 flows from A to B while B floods A with new flows, kpps"}, one(rateUnderFlood)},
 }
 
 // Figure is one measure of one variant over all rounds.
@@ -124,6 +172,7 @@ func Run(ctx context.Context, cfg Config) (r *Report, err error) { return run(ct
 type load struct {
 	warmUp, packets, bulk, http time.Duration
 	echoes                      int
+	flows                       int // at most
 }
 
 var fullLoad = load{
@@ -132,10 +181,15 @@ var fullLoad = load{
 	bulk:    1500 * time.Millisecond,
 	http:    1500 * time.Millisecond,
 	echoes:  8000,
+	flows:   portsPerTurn * packetPorts,
 }
 
 func run(ctx context.Context, cfg Config, size load) (r *Report, err error) {
 	chosen, err := choose(cfg.Variants)
+	if err != nil {
+		return nil, err
+	}
+	wanted, err := chooseMeasures(cfg.Topics)
 	if err != nil {
 		return nil, err
 	}
@@ -158,8 +212,11 @@ func run(ctx context.Context, cfg Config, size load) (r *Report, err error) {
 	}
 	samples := map[[2]string][]float64{}
 	for round := range cfg.Rounds {
-		for _, m := range measures {
+		for _, m := range wanted {
 			for i, v := range chosen {
+				if !v.measures(m.topic) {
+					continue
+				}
 				if ctx.Err() != nil {
 					return nil, ctx.Err()
 				}
@@ -176,7 +233,7 @@ func run(ctx context.Context, cfg Config, size load) (r *Report, err error) {
 			fmt.Fprintf(cfg.Progress, "round %d of %d\n", round+1, cfg.Rounds)
 		}
 	}
-	r = report(cfg.Rounds, chosen, samples)
+	r = report(cfg.Rounds, wanted, chosen, samples)
 	r.Gateways = map[string]GatewayCounts{}
 	for i, v := range chosen {
 		if p := sites[i].gateway; p != nil {
@@ -193,14 +250,35 @@ func (v *variant) begin(s *site, gateway []string) (err error) {
 	if v.prepare != nil {
 		return v.prepare(s)
 	}
-	if !v.gateway {
+	if v.gateway == nil {
 		return nil
 	}
-	s.gateway, err = startGateway(gateway, gatewayRequest{Site: s.name, Host: s.host, VethA: s.ifindexA, VethB: s.ifindexB, Offload: v.offload})
+	r := *v.gateway
+	r.Site, r.Host, r.VethA, r.VethB = s.name, s.host, s.ifindexA, s.ifindexB
+	s.gateway, err = startGateway(gateway, r)
 	if err == nil {
 		s.teardown = append(s.teardown, s.gateway.stop)
 	}
 	return err
+}
+
+func (v *variant) measures(topic string) bool {
+	return v.topics == nil || slices.Contains(v.topics, topic)
+}
+
+func chooseMeasures(topics []string) ([]measure, error) {
+	for _, t := range topics {
+		if !slices.Contains(Topics(), t) {
+			return nil, fmt.Errorf("topic %q is none of %s", t, strings.Join(Topics(), ", "))
+		}
+	}
+	var out []measure
+	for _, m := range measures {
+		if len(topics) == 0 || slices.Contains(topics, m.topic) {
+			out = append(out, m)
+		}
+	}
+	return out, nil
 }
 
 func choose(names []string) ([]variant, error) {
@@ -218,13 +296,16 @@ func choose(names []string) ([]variant, error) {
 	return out, nil
 }
 
-func report(rounds int, chosen []variant, samples map[[2]string][]float64) *Report {
+func report(rounds int, measures []measure, chosen []variant, samples map[[2]string][]float64) *Report {
 	r := &Report{When: time.Now().UTC().Truncate(time.Second), Kernel: kernel(), CPU: cpuModel(), Cores: runtime.NumCPU(), Go: runtime.Version(), Rounds: rounds}
 	for _, m := range measures {
 		for _, name := range m.names {
 			base := median(samples[[2]string{name, Baseline}])
 			for _, v := range chosen {
 				got := samples[[2]string{name, v.name}]
+				if len(got) == 0 {
+					continue
+				}
 				f := Figure{Measure: name, Variant: v.title, Min: slices.Min(got), Median: median(got), Max: slices.Max(got), Rounds: got}
 				if base > 0 {
 					f.Ratio = f.Median / base

@@ -79,7 +79,7 @@ func TestReport(t *testing.T) {
 			samples[[2]string{name, "gatehouse"}] = []float64{28, 24, 26}
 		}
 	}
-	r := report(3, chosen, samples)
+	r := report(3, measures, chosen, samples)
 	r.Command = "gatehouse bench"
 	r.Gateways = map[string]GatewayCounts{"gatehouse": {Steered: 50, NoFrame: 8, Hits: 900, Peer: 700, Offloaded: 12}}
 	for i, f := range r.Figures {
@@ -115,7 +115,7 @@ func TestWithoutBaseline(t *testing.T) {
 			samples[[2]string{name, "gatehouse"}] = []float64{5}
 		}
 	}
-	for _, f := range report(1, chosen, samples).Figures {
+	for _, f := range report(1, measures, chosen, samples).Figures {
 		if f.Ratio != 0 || f.Median != 5 {
 			t.Errorf("%+v", f)
 		}
@@ -128,7 +128,7 @@ func TestRound(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("missing capability: root")
 	}
-	brief := load{warmUp: 200 * time.Millisecond, packets: 300 * time.Millisecond, bulk: 100 * time.Millisecond, http: 200 * time.Millisecond, echoes: 100}
+	brief := load{warmUp: 200 * time.Millisecond, packets: 300 * time.Millisecond, bulk: 100 * time.Millisecond, http: 200 * time.Millisecond, echoes: 100, flows: 2000}
 	r, err := run(context.Background(), Config{
 		Rounds:   1,
 		Variants: []string{"bridge", "gatehouse", "userspace"},

@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -17,7 +18,11 @@ import (
 	"gatehouse/policy"
 )
 
-const benchZone policy.Zone = 1
+const (
+	benchZone policy.Zone = 1
+	// benchFlows: an endpoint's share of a table is a quarter.
+	benchFlows = 1 << 17
+)
 
 // gateway is steering programs, standing default, AF_XDP worker, classifier and
 // a table in a site's host namespace, as run puts them there.
@@ -38,11 +43,11 @@ func newGateway(r gatewayRequest) (g *gateway, err error) {
 	if err := os.RemoveAll(pins); err != nil {
 		return g, err
 	}
-	if g.kernel, err = steer.Open(steer.Config{PinDir: pins, Prefix: "ghb", MissBudget: 1e8}); err != nil {
+	if g.kernel, err = steer.Open(steer.Config{PinDir: pins, Prefix: "ghb", MissBudget: cmp.Or(r.MissBudget, 1e8), FlowEntries: 2 * benchFlows}); err != nil {
 		return g, err
 	}
 	g.teardown = append(g.teardown, func() error { return errors.Join(g.kernel.Uninstall(), g.kernel.Close()) })
-	table, err := benchTable()
+	table, err := benchTable(r.Statements)
 	if err != nil {
 		return g, err
 	}
@@ -51,7 +56,7 @@ func newGateway(r gatewayRequest) (g *gateway, err error) {
 		flows = noFlows{}
 	}
 	g.plane, err = dataplane.New(dataplane.Config{
-		FlowMap: flows, Logger: slog.New(slog.NewTextHandler(io.Discard, nil)),
+		FlowMap: flows, Flows: 2 * benchFlows, Logger: slog.New(slog.NewTextHandler(io.Discard, nil)),
 		Beat: func(queue int, now int64) { _ = g.kernel.Beat(queue, now) },
 	})
 	if err != nil {
@@ -122,9 +127,9 @@ func (g *gateway) close() error {
 	return errors.Join(errs...)
 }
 
-// benchTable allows what the measurements need and nothing else; HTTP only
-// where the application is HTTP.
-func benchTable() (*policy.Table, error) {
+// benchTable allows what the measurements need, with applications where they
+// measure app-ID, and more statements of the same kind between others.
+func benchTable(more int) (*policy.Table, error) {
 	key := func(name string) policy.ServiceKey {
 		return policy.ServiceKey{Project: policy.ProjectKey{Name: "bench"}, Name: name}
 	}
@@ -134,6 +139,26 @@ func benchTable() (*policy.Table, error) {
 	statement := func(id string, app policy.AppMatch, ports ...policy.PortRange) policy.Statement {
 		return policy.Statement{ID: id, Verdict: policy.Allow, Tier: policy.TierOperator, App: app, Ports: ports,
 			From: []policy.Peer{policy.ServicePeer(key("a"))}, To: []policy.Peer{policy.ServicePeer(key("b"))}, Origin: []string{"bench"}}
+	}
+	statements := []policy.Statement{
+		statement("packets", policy.AnyApp, policy.PortRange{Proto: policy.ProtoUDP, Lo: packetPort, Hi: packetPort + packetPorts - 1}),
+		statement("streams", policy.AnyApp, policy.Port(policy.ProtoTCP, bulkPort), policy.Port(policy.ProtoTCP, echoPort)),
+		statement("http", policy.AppMatch{App: policy.AppHTTP, Forms: policy.TLSNone}, policy.Port(policy.ProtoTCP, httpPort)),
+		statement("redis", policy.AppMatch{App: policy.AppRedis, Forms: policy.TLSNone}, policy.Port(policy.ProtoTCP, redisPort)),
+	}
+	flood := statement("flood", policy.AnyApp, policy.PortRange{Proto: policy.ProtoUDP, Lo: floodPort, Hi: 65535})
+	flood.From, flood.To = flood.To, flood.From
+	statements = append(statements, flood)
+	groups := []policy.Group{
+		{Identity: policy.FirstWorkloadIdentity, Service: key("a"), Model: "custom", Guarded: true, Members: []string{"a"}},
+		{Identity: policy.FirstWorkloadIdentity + 1, Service: key("b"), Model: "custom", Guarded: true, Members: []string{"b"}},
+	}
+	for i := range more {
+		name := fmt.Sprint("service", i)
+		groups = append(groups, policy.Group{Identity: policy.FirstWorkloadIdentity + 2 + policy.Identity(i), Service: key(name), Model: "custom", Guarded: true})
+		s := statement(name, policy.AppMatch{App: policy.AppHTTP, Forms: policy.TLSNone}, policy.Port(policy.ProtoTCP, uint16(1000+i)))
+		s.From = []policy.Peer{policy.ServicePeer(key(name))}
+		statements = append(statements, s)
 	}
 	table, err := policy.Compile(policy.Input{
 		Epoch: 1,
@@ -145,15 +170,8 @@ func benchTable() (*policy.Table, error) {
 				{ID: "b", Name: "b", Service: key("b"), Endpoints: endpoint("b", macB, addrB, addrB6)},
 			},
 		},
-		Groups: []policy.Group{
-			{Identity: policy.FirstWorkloadIdentity, Service: key("a"), Model: "custom", Guarded: true, Members: []string{"a"}},
-			{Identity: policy.FirstWorkloadIdentity + 1, Service: key("b"), Model: "custom", Guarded: true, Members: []string{"b"}},
-		},
-		Statements: []policy.Statement{
-			statement("packets", policy.AnyApp, policy.Port(policy.ProtoUDP, packetPort)),
-			statement("streams", policy.AnyApp, policy.Port(policy.ProtoTCP, bulkPort), policy.Port(policy.ProtoTCP, echoPort)),
-			statement("http", policy.AppMatch{App: policy.AppHTTP, Forms: policy.TLSNone}, policy.Port(policy.ProtoTCP, httpPort)),
-		},
+		Groups:     groups,
+		Statements: statements,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("bench policy: %w", err)

@@ -15,11 +15,14 @@ import (
 // value each, and reads one answer; the end of the input ends it.
 
 type gatewayRequest struct {
-	Site    string // name of the variant
-	Host    string // path of its host namespace
-	VethA   int    // ifindex
-	VethB   int
-	Offload bool // false: no flow is handed to the kernel
+	Site       string // name of the variant
+	Host       string // path of its host namespace
+	VethA      int    // ifindex
+	VethB      int
+	Offload    bool   // false: no flow is handed to the kernel
+	MissBudget uint32 // 0 = none
+	// Statements is how many the table has beside those that the measurements use.
+	Statements int
 }
 
 type gatewayAnswer struct {
@@ -44,6 +47,8 @@ type gatewayProcess struct {
 	in  io.WriteCloser
 	to  *json.Encoder
 	out *json.Decoder
+
+	offloads bool
 }
 
 func startGateway(args []string, r gatewayRequest) (*gatewayProcess, error) {
@@ -60,7 +65,7 @@ func startGateway(args []string, r gatewayRequest) (*gatewayProcess, error) {
 	if err := cmd.Start(); err != nil {
 		return nil, fmt.Errorf("gateway: %w", err)
 	}
-	p := &gatewayProcess{cmd: cmd, in: in, to: json.NewEncoder(in), out: json.NewDecoder(out)}
+	p := &gatewayProcess{cmd: cmd, in: in, to: json.NewEncoder(in), out: json.NewDecoder(out), offloads: r.Offload}
 	if _, err := p.ask(r); err != nil {
 		return nil, errors.Join(err, p.stop())
 	}

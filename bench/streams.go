@@ -17,12 +17,13 @@ import (
 
 // Ports of the servers in B.
 const (
-	bulkPort = 7001
-	echoPort = 7002
-	httpPort = 8080
+	bulkPort  = 7001
+	echoPort  = 7002
+	httpPort  = 8080
+	redisPort = 6379
 
-	httpDialers = 8
-	ioTimeout   = 10 * time.Second
+	dialers   = 8
+	ioTimeout = 10 * time.Second
 )
 
 // listenInside opens a listener in the namespace at path.
@@ -128,28 +129,93 @@ func roundTrips(s *site) (p50, p99 float64, err error) {
 	return us(times[len(times)/2]), us(times[len(times)*99/100]), nil
 }
 
-// connectionRate is HTTP requests a second, each on a connection of its own,
-// from eight dialers: the application of each flow must be found.
-func connectionRate(s *site) (float64, error) {
-	l, err := listenInside(s.b, httpPort)
+// server is what answers in B, and how a client asks it.
+type server struct {
+	port  uint16
+	serve func(net.Listener)
+	ask   func(net.Conn) error
+}
+
+var httpServer = server{
+	port: httpPort,
+	serve: func(l net.Listener) {
+		_ = http.Serve(l, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("ok\n")) })) // ends with l
+	},
+	ask: func(c net.Conn) error {
+		if _, err := io.WriteString(c, "GET / HTTP/1.1\r\nHost: b\r\n\r\n"); err != nil {
+			return err
+		}
+		answer, err := http.ReadResponse(bufio.NewReader(c), nil)
+		if err != nil {
+			return err
+		}
+		_, err = io.Copy(io.Discard, answer.Body)
+		return errors.Join(err, answer.Body.Close())
+	},
+}
+
+const (
+	redisPing = "*1\r\n$4\r\nPING\r\n"
+	redisPong = "+PONG\r\n"
+)
+
+var redisServer = server{
+	port: redisPort,
+	serve: func(l net.Listener) {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer c.Close()
+				if expect(c, redisPing) == nil {
+					_, _ = io.WriteString(c, redisPong)
+					_, _ = c.Read(make([]byte, 1)) // the client closes
+				}
+			}()
+		}
+	},
+	ask: func(c net.Conn) error {
+		if _, err := io.WriteString(c, redisPing); err != nil {
+			return err
+		}
+		return expect(c, redisPong)
+	},
+}
+
+func expect(c net.Conn, text string) error {
+	b := make([]byte, len(text))
+	if _, err := io.ReadFull(c, b); err != nil {
+		return err
+	}
+	if string(b) != text {
+		return fmt.Errorf("got %q for %q", b, text)
+	}
+	return nil
+}
+
+// connectionRate is requests a second, each on a connection of its own, from
+// eight dialers: the application of each flow must be found.
+func connectionRate(s *site, srv server) (float64, error) {
+	l, err := listenInside(s.b, srv.port)
 	if err != nil {
 		return 0, err
 	}
-	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("ok\n")) })}
-	go srv.Serve(l) // ends with Close
-	defer srv.Close()
+	defer l.Close()
+	go srv.serve(l)
 
 	ctx, cancel := context.WithTimeout(context.Background(), s.load.http)
 	defer cancel()
 	var served atomic.Int64
 	var wg sync.WaitGroup
-	errs := make([]error, httpDialers)
+	errs := make([]error, dialers)
 	start := time.Now()
-	for i := range httpDialers {
+	for i := range dialers {
 		wg.Go(func() {
 			errs[i] = inside(s.a, func() error {
 				for ctx.Err() == nil {
-					if err := request(); err != nil {
+					if err := srv.request(); err != nil {
 						return err
 					}
 					served.Add(1)
@@ -167,8 +233,8 @@ func connectionRate(s *site) (float64, error) {
 
 // request is one connection with one request. It closes with RST, so that ports
 // do not run out in TIME_WAIT.
-func request() error {
-	c, err := dial(httpPort)
+func (srv *server) request() error {
+	c, err := dial(srv.port)
 	if err != nil {
 		return err
 	}
@@ -176,13 +242,5 @@ func request() error {
 	if err := c.(*net.TCPConn).SetLinger(0); err != nil {
 		return err
 	}
-	if _, err := io.WriteString(c, "GET / HTTP/1.1\r\nHost: b\r\n\r\n"); err != nil {
-		return err
-	}
-	answer, err := http.ReadResponse(bufio.NewReader(c), nil)
-	if err != nil {
-		return err
-	}
-	_, err = io.Copy(io.Discard, answer.Body)
-	return errors.Join(err, answer.Body.Close())
+	return srv.ask(c)
 }

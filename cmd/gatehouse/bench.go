@@ -13,10 +13,11 @@ import (
 
 func newBenchCommand() *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "bench",
-		Short: "Measure the gateway beside plain bridge and iptables, in namespaces of its own. Needs root",
-		Args:  cobra.NoArgs,
-		RunE:  runBench,
+		Use:       "bench [TOPIC]...",
+		Short:     "Measure the gateway beside plain bridge, iptables and nftables, in namespaces of its own. Needs root",
+		Long:      "Measure the gateway beside plain bridge, iptables and nftables, in namespaces of its own. Needs root.\nTopics: " + strings.Join(bench.Topics(), ", ") + "; all of them without one.",
+		ValidArgs: bench.Topics(),
+		RunE:      runBench,
 	}
 	cmd.Flags().Int("rounds", 5, "interleaved rounds")
 	cmd.Flags().StringSlice("variants", nil, "only these: "+strings.Join(bench.Variants(), ", "))
@@ -46,7 +47,7 @@ func newBenchGatewayCommand() *cobra.Command {
 	return cmd
 }
 
-func runBench(cmd *cobra.Command, _ []string) error {
+func runBench(cmd *cobra.Command, topics []string) error {
 	rounds, _ := cmd.Flags().GetInt("rounds")
 	if rounds < 1 || rounds > 1000 {
 		return fail(exitUsage, "rounds: %d is not between 1 and 1000", rounds)
@@ -60,7 +61,7 @@ func runBench(cmd *cobra.Command, _ []string) error {
 	}
 	defer stop()
 	names, _ := cmd.Flags().GetStringSlice("variants")
-	report, err := bench.Run(cmd.Context(), bench.Config{Rounds: rounds, Variants: names, Progress: cmd.ErrOrStderr(), Gateway: []string{"bench", "gateway"}})
+	report, err := bench.Run(cmd.Context(), bench.Config{Rounds: rounds, Topics: topics, Variants: names, Progress: cmd.ErrOrStderr(), Gateway: []string{"bench", "gateway"}})
 	if err != nil {
 		return &exitError{exitReach, err}
 	}

@@ -11,28 +11,29 @@ import (
 // Generator sends prepared frames from a device, as fast as one thread can: the
 // cheapest source of real socket buffers there is. It belongs to one goroutine.
 type Generator struct {
-	port   *Port
-	length uint32
+	port    *Port
+	lengths []uint32 // by frame
 }
 
+const generatorFrame = 2048
+
 // NewGenerator opens queue 0 of an interface for sending alone. fill writes the
-// i-th of Config.Frames frames and returns its length, the same for all.
+// i-th of Config.Frames frames and returns its length, at most 2,048 bytes.
 func NewGenerator(c Config, fill func(i int, frame []byte) int) (*Generator, error) {
 	if c.Frames == 0 {
 		c.Frames = DefaultFrames
 	}
-	g := &Generator{}
+	g := &Generator{lengths: make([]uint32, c.Frames)}
 	err := inNetNS(c.NetNS, func() error {
 		link, err := netlink.LinkByName(c.Interface)
 		if err != nil {
 			return err
 		}
-		const size = 2048
-		if g.port, err = newSocket(pageAligned(c.Frames*size), size, c.Frames); err != nil {
+		if g.port, err = newSocket(pageAligned(c.Frames*generatorFrame), generatorFrame, c.Frames); err != nil {
 			return err
 		}
 		for i := range c.Frames {
-			g.length = uint32(fill(i, g.port.area[i*size:(i+1)*size]))
+			g.lengths[i] = uint32(fill(i, g.port.area[i*generatorFrame:(i+1)*generatorFrame]))
 		}
 		if err := g.port.bind(link.Attrs().Index, 0); err != nil {
 			return errors.Join(err, g.port.Close())
@@ -46,13 +47,20 @@ func NewGenerator(c Config, fill func(i int, frame []byte) int) (*Generator, err
 }
 
 // Burst sends up to n frames and returns how many it handed to the kernel.
-func (g *Generator) Burst(n int) (int, error) {
+// change, if not nil, may write each frame anew before it leaves; its length
+// stays.
+func (g *Generator) Burst(n int, change func(frame []byte)) (int, error) {
 	p := g.port
 	p.reap()
 	n = min(n, len(p.free))
 	// From the front, so that frames leave in turn and not the last few only.
 	for i := range n {
-		*p.tx.at(uint32(i)) = unix.XDPDesc{Addr: p.free[i], Len: g.length}
+		at := p.free[i]
+		length := g.lengths[at/generatorFrame]
+		if change != nil {
+			change(p.area[at : at+uint64(length)])
+		}
+		*p.tx.at(uint32(i)) = unix.XDPDesc{Addr: at, Len: length}
 	}
 	p.free = p.free[n:]
 	p.inFlight += n
