@@ -539,6 +539,9 @@ func (s *State) lookForTunnel(p *protocol, v *view) {
 		c, r = r, c
 	}
 	s.tunnel, s.at = m, [2]uint16{uint16(c), uint16(r)}
+	if m == yes {
+		s.proof = s.at[FromClient]
+	}
 }
 
 // sides are those whose bytes were read.
@@ -570,9 +573,10 @@ func (e *Engine) watch(s *State) {
 	} else if s.upgrades = p.upgraded(v); s.upgrades == yes {
 		s.outcome.Spoken.Inner = policy.AppTLS
 	}
-	if s.tunnel == yes || s.upgrades != more {
-		s.outcome.Decided, s.proof = true, s.dir[FromClient].n
+	if s.tunnel != yes && s.upgrades != more {
+		s.proof = s.dir[FromClient].n
 	}
+	s.outcome.Decided = s.tunnel == yes || s.upgrades != more
 }
 
 // Attrs fills a from what is kept of the flow.

@@ -1,0 +1,169 @@
+package classify
+
+import (
+	"strings"
+	"testing"
+
+	"gatehouse/policy"
+)
+
+const (
+	connect    = "CONNECT db:5432 HTTP/1.1\r\nHost: db:5432\r\n\r\n"
+	connected  = "HTTP/1.1 200 Connection established\r\n\r\n"
+	denied407  = "HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 5\r\n\r\n"
+	wsAsk      = "GET /ws HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+	wsSwitched = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\n"
+	wsMasked   = "\x81\x85\x01\x02\x03\x04abcde"
+	h2cAsk     = "GET / HTTP/1.1\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n\r\n"
+	h2cSwitch  = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n"
+	h2Settings = "\x00\x00\x00\x04\x00\x00\x00\x00\x00"
+	h2Preface  = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + h2Settings
+	socksHello = "\x05\x02\x00\x02"
+	socksAsk   = "\x05\x01\x00\x03\x02db\x15\x38"
+	socksGrant = "\x05\x00\x00\x01\x0a\x00\x00\x01\x15\x38"
+)
+
+// TestTunnels: what a tunnel carries is judged before it is delivered; a
+// statement for the tunnel's own protocol covers TLS and HTTP inside, and
+// nothing else.
+func TestTunnels(t *testing.T) {
+	statements := []policy.Statement{
+		allow(webIdx, dbIdx, plain(policy.AppHTTP), tcpPort(3128)),
+		allow(webIdx, dbIdx, plain(policy.AppHTTP), tcpPort(3129)),
+		allow(webIdx, dbIdx, plain(policy.AppSSH), tcpPort(3129)),
+		allow(webIdx, dbIdx, plain(policy.AppSOCKS), tcpPort(1080)),
+		allow(webIdx, dbIdx, plain(policy.AppSOCKS), tcpPort(1081)),
+		allow(webIdx, dbIdx, plain(policy.AppMySQL), tcpPort(1081)),
+		allow(webIdx, dbIdx, plain(policy.AppWebSocket), tcpPort(8080)),
+	}
+	inside := func(outer, inner policy.App) policy.Spoken { return policy.Spoken{App: outer, Inner: inner} }
+	tests := []struct {
+		name   string
+		port   uint16
+		spoken policy.Spoken
+		steps  []step
+	}{
+		{"connect to https", 3128, policy.Spoken{App: policy.AppHTTP, Inner: policy.AppTLS, ALPN: policy.AppHTTP},
+			[]step{c(connect), s(connected), c(clientHello), s(serverHello).ok()}},
+		{"connect to http", 3128, inside(policy.AppHTTP, policy.AppHTTP),
+			[]step{c(connect), s(connected), c(httpGet), s(httpOK).ok()}},
+		{"connect to a database", 3128, inside(policy.AppHTTP, policy.AppPostgreSQL),
+			[]step{c(connect), s(connected), c(pgStartup).no(policy.ReasonApp), s(pgAuth).no(policy.ReasonApp)}},
+		{"connect to a server that speaks first", 3128, inside(policy.AppHTTP, policy.AppMySQL),
+			[]step{c(connect), s(connected), s(mysqlHello).no(policy.ReasonApp)}},
+		{"its greeting behind the reply's head", 3128, inside(policy.AppHTTP, policy.AppMySQL),
+			[]step{c(connect), s(connected + mysqlHello).no(policy.ReasonApp)}},
+		{"ssh without waiting for the reply", 3128, inside(policy.AppHTTP, policy.AppSSH),
+			[]step{c(connect + sshBanner), s(connected).no(policy.ReasonApp)}},
+		{"ssh by connect", 3128, inside(policy.AppHTTP, policy.AppSSH),
+			[]step{c(connect), s(connected), c(sshBanner).no(policy.ReasonApp)}},
+		{"ssh byte by byte", 3128, inside(policy.AppHTTP, policy.AppSSH),
+			[]step{c(connect), s(connected), c("S"), c("S"), c("H-2."), c("0-x\r\n").no(policy.ReasonApp)}},
+		{"ssh by connect where ssh is allowed", 3129, inside(policy.AppHTTP, policy.AppSSH),
+			[]step{c(connect), s(connected), s(sshBanner), c(sshBanner), s("x").ok()}},
+		{"the unknown by connect", 3128, inside(policy.AppHTTP, policy.AppUnknown),
+			[]step{c(connect), s(connected), c("\xee\x02\x03\x04\x05\x06\x07\x08\x09\x0a\x0b\x0c\x0d\x0e\x0f\x10").no(policy.ReasonApp)}},
+		{"a password first", 3128, inside(policy.AppHTTP, policy.AppSSH),
+			[]step{c(connect), s(denied407), s("sorry"), c(connect), s(connected), c(sshBanner).no(policy.ReasonApp)}},
+		{"connect within connect", 3128, inside(policy.AppHTTP, policy.AppSSH),
+			[]step{c(connect), s(connected), c(connect), s(connected), c(sshBanner).no(policy.ReasonApp)}},
+		{"refused for good", 3128, policy.Spoken{App: policy.AppHTTP},
+			[]step{c(connect), s("HTTP/1.1 403 Forbidden\r\n\r\n"), c(httpGet), s(httpOK).ok()}},
+		{"websocket, and only that", 8080, policy.Spoken{App: policy.AppHTTP},
+			[]step{c(wsAsk).no(policy.ReasonApp)}},
+		{"websocket on http", 3128, policy.Spoken{App: policy.AppWebSocket},
+			[]step{c(wsAsk), s(wsSwitched), c(wsMasked), s("\x81\x02ok").ok()}},
+		{"ssh behind a websocket's beginning", 3128, inside(policy.AppWebSocket, policy.AppSSH),
+			[]step{c(wsAsk), s(wsSwitched), c(sshBanner).no(policy.ReasonApp)}},
+		{"h2c", 3128, inside(policy.AppHTTP, policy.AppHTTP2),
+			[]step{c(h2cAsk), s(h2cSwitch + h2Settings), c(h2Preface), s("x").ok()}},
+		{"an upgrade to nobody knows what", 3128, inside(policy.AppHTTP, policy.AppMySQL),
+			[]step{c("GET / HTTP/1.1\r\nUpgrade: db\r\n\r\n"), s("HTTP/1.1 101 Go\r\nUpgrade: db\r\n\r\n"), s(mysqlHello).no(policy.ReasonApp)}},
+		{"socks to https", 1080, policy.Spoken{App: policy.AppSOCKS, Inner: policy.AppTLS, ALPN: policy.AppHTTP},
+			[]step{c(socksHello), s("\x05\x00"), c(socksAsk), s(socksGrant), c(clientHello), s(serverHello).ok()}},
+		{"socks with a password to ssh", 1080, inside(policy.AppSOCKS, policy.AppSSH),
+			[]step{c(socksHello), s("\x05\x02"), c("\x01\x01u\x01p"), s("\x01\x00"), c(socksAsk), s(socksGrant), c(sshBanner).no(policy.ReasonApp)}},
+		{"socks to mysql where that is allowed", 1081, inside(policy.AppSOCKS, policy.AppMySQL),
+			[]step{c(socksHello), s("\x05\x00"), c(socksAsk), s(socksGrant), s(mysqlHello), c(mysqlAnswer), s("\x07\x00\x00\x02\x00\x00\x00\x02\x00\x00\x00").ok()}},
+	}
+	families(t, func(t *testing.T, v6 bool) {
+		for i, tt := range tests {
+			t.Run(tt.name, func(t *testing.T) {
+				b := newBench(t, world{statements: statements}, Config{})
+				k := b.conn(wire{v6, webIdx, dbIdx}, uint16(40000+i), tt.port)
+				k.open()
+				k.play(t, tt.steps)
+				if f := b.out.Flow; f.Spoken != tt.spoken {
+					t.Errorf("spoken %v, want %v", f.Spoken, tt.spoken)
+				}
+			})
+		}
+	})
+}
+
+// play sends the steps and checks what becomes of each.
+func (k *conn) play(t *testing.T, steps []step) {
+	t.Helper()
+	for n, st := range steps {
+		send := k.client
+		if st.server {
+			send = k.server
+		}
+		r := send(st.payload)
+		if r.Forward != st.forward || r.Reason != st.reason || r.Verdict != st.verdict {
+			t.Fatalf("payload %d: forward %v, reason %v, verdict %v; want %v, %v, %v", n, r.Forward, r.Reason, r.Verdict, st.forward, st.reason, st.verdict)
+		}
+	}
+}
+
+// TestMasquerades: a valid beginning of what is allowed, and then something
+// else: the foreign bytes are not delivered.
+func TestMasquerades(t *testing.T) {
+	text := policy.AppMatch{App: policy.AppSMTP, Forms: policy.TLSOptional}
+	statements := append(statements(),
+		allow(webIdx, dbIdx, text, tcpPort(26)),
+		allow(webIdx, dbIdx, plain(policy.AppSSH), tcpPort(22)),
+	)
+	tests := []struct {
+		name  string
+		port  uint16
+		steps []step
+	}{
+		{"http, then ssh", 80, []step{c("GET / HTTP/1.1\r\n\r\n"), c(sshBanner).no(policy.ReasonProtocolMismatch)}},
+		{"http, then ssh, in one", 80, []step{c("GET / HTTP/1.1\r\n\r\n" + sshBanner).no(policy.ReasonProtocolMismatch)}},
+		{"http with a body, then ssh", 80, []step{c("POST / HTTP/1.1\r\nContent-Length: 3\r\n\r\nabc"), c(sshBanner).no(policy.ReasonProtocolMismatch)}},
+		{"http, then tls", 80, []step{c("GET / HTTP/1.1\r\n\r\n"), c(clientHello).no(policy.ReasonProtocolMismatch)}},
+		{"http, then postgresql", 80, []step{c("GET / HTTP/1.1\r\n\r\n"), c(pgStartup).no(policy.ReasonProtocolMismatch)}},
+		{"http, and an ssh server", 80, []step{c(httpGet), s(sshBanner).no(policy.ReasonProtocolMismatch)}},
+		{"http, and a mysql server", 80, []step{c(httpGet), s(mysqlHello).no(policy.ReasonProtocolMismatch)}},
+		{"ssh on 443", 443, []step{s(sshBanner).no(policy.ReasonApp)}},
+		{"tls that is none, behind a hello", 443, []step{c(clientHello), c(sshBanner).no(policy.ReasonProtocolMismatch)}},
+		{"tls, and an ssh server", 443, []step{c(clientHello), s(sshBanner).no(policy.ReasonProtocolMismatch)}},
+		{"smtp, then tls unasked", 26, []step{s("220 a ESMTP\r\n"), c("EHLO a\r\n"), s("250 STARTTLS\r\n"), c(clientHello).no(policy.ReasonProtocolMismatch)}},
+		{"smtp, then ssh", 26, []step{s("220 a ESMTP\r\n"), c("EHLO a\r\n"), s("250 a\r\n"), c(sshBanner).no(policy.ReasonProtocolMismatch)}},
+		{"smtp, then http", 26, []step{s("220 a ESMTP\r\n"), c("EHLO a\r\n"), s("250 a\r\n"), c(httpGet).no(policy.ReasonProtocolMismatch)}},
+		{"smtp, tls asked for", 26, []step{s("220 a ESMTP\r\n"), c("EHLO a\r\n"), s("250 STARTTLS\r\n"), c("STARTTLS\r\n"), s("220 go\r\n"), c(clientHello), s(serverHello).ok()}},
+		{"a mail about http", 26, []step{s("220 a ESMTP\r\n"), c("EHLO a\r\n"), s("250 a\r\n"), c("MAIL FROM:<a>\r\nRCPT TO:<b>\r\nDATA\r\n"), s("354\r\n"), c("see\r\n" + httpGet)}},
+		{"mysql greeting, then ssh", 3306, []step{s(mysqlHello), c(sshBanner).no(policy.ReasonProtocolMismatch)}},
+		{"mysql greeting, then tls unasked", 3306, []step{s(mysqlHello), c(clientHello).no(policy.ReasonProtocolMismatch)}},
+		{"redis, and an http server", 6379, []step{c(redisPing), s(httpOK).no(policy.ReasonProtocolMismatch)}},
+		{"ssh line, then http", 22, []step{c(sshBanner), c(httpGet).no(policy.ReasonProtocolMismatch)}},
+	}
+	families(t, func(t *testing.T, v6 bool) {
+		for i, tt := range tests {
+			t.Run(tt.name, func(t *testing.T) {
+				b := newBench(t, world{statements: statements}, Config{})
+				k := b.conn(wire{v6, webIdx, dbIdx}, uint16(40000+i), tt.port)
+				k.open()
+				k.play(t, tt.steps)
+				if last := tt.steps[len(tt.steps)-1]; !last.forward {
+					for range 3 {
+						if k.client(strings.Repeat("x", 100)).Forward || k.server("y").Forward {
+							t.Error("goes on")
+						}
+					}
+				}
+			})
+		}
+	})
+}
