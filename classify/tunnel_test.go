@@ -167,3 +167,65 @@ func TestMasquerades(t *testing.T) {
 		}
 	})
 }
+
+// TestUpgrades: every protocol that goes over to TLS in-band is told from itself
+// in clear, before anything of the other form is delivered.
+func TestUpgrades(t *testing.T) {
+	tdsPacket := func(kind, body string) string {
+		return kind + "\x01\x00" + string(rune(8+len(body))) + "\x00\x00\x01\x00" + body
+	}
+	tdsOptions := func(encryption string) string {
+		return "\x00\x00\x0b\x00\x06\x01\x00\x11\x00\x01\xff" + "\x0e\x00\x0c\xd1\x00\x00" + encryption
+	}
+	const (
+		ldapStart   = "\x30\x1d\x02\x01\x01\x77\x18\x80\x16" + "1.3.6.1.4.1.1466.20037"
+		ldapGo      = "\x30\x0c\x02\x01\x01\x78\x07\x0a\x01\x00\x04\x00\x04\x00"
+		rdpAsk      = "\x03\x00\x00\x13\x0e\xe0\x00\x00\x00\x00\x00\x01\x00\x08\x00\x01\x00\x00\x00"
+		rdpGo       = "\x03\x00\x00\x13\x0e\xd0\x00\x00\x12\x34\x00\x02\x00\x08\x00\x01\x00\x00\x00"
+		natsInfo    = `INFO {"server_id":"N1","version":"2.10","tls_required":true}` + "\r\n"
+		xmppOpen    = "<?xml version='1.0'?><stream:stream to='a' xmlns='jabber:client'>"
+		xmppStart   = "<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>"
+		xmppProceed = "<proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>"
+	)
+	mysqlSSL := "\x20\x00\x00\x01\x05\xae\x3f\x00\x00\x00\x00\x01\x21" + strings.Repeat("\x00", 23)
+	tests := []struct {
+		app   policy.App
+		steps []step // the last is the client's hello
+	}{
+		{policy.AppSMTP, []step{s("220 a ESMTP\r\n"), c("EHLO a\r\n"), s("250 STARTTLS\r\n"), c("STARTTLS\r\n"), s("220 go\r\n"), c(clientHello)}},
+		{policy.AppIMAP, []step{s("* OK ready\r\n"), c("a CAPABILITY\r\n"), s("a OK\r\n"), c("b STARTTLS\r\n"), s("b OK\r\n"), c(clientHello)}},
+		{policy.AppPOP3, []step{s("+OK ready\r\n"), c("CAPA\r\n"), s("+OK\r\nSTLS\r\n.\r\n"), c("STLS\r\n"), s("+OK\r\n"), c(clientHello)}},
+		{policy.AppFTP, []step{s("220 ready\r\n"), c("AUTH TLS\r\n"), s("234 go\r\n"), c(clientHello)}},
+		{policy.AppLDAP, []step{c(ldapStart), s(ldapGo), c(clientHello)}},
+		{policy.AppPostgreSQL, []step{c(pgSSL), s("S"), c(clientHello)}},
+		{policy.AppMySQL, []step{s(mysqlHello), c(mysqlSSL), c(clientHello)}},
+		{policy.AppXMPP, []step{c(xmppOpen), s(xmppOpen + "<stream:features>"), c(xmppStart), s(xmppProceed), c(clientHello)}},
+		{policy.AppAMQP, []step{c("AMQP\x02\x01\x00\x00"), s("AMQP\x02\x01\x00\x00"), c(clientHello)}},
+		{policy.AppNATS, []step{s(natsInfo), c(clientHello)}},
+		{policy.AppTDS, []step{c(tdsPacket("\x12", tdsOptions("\x01"))), s(tdsPacket("\x04", tdsOptions("\x01"))), c(tdsPacket("\x12", clientHello))}},
+		{policy.AppRDP, []step{c(rdpAsk), s(rdpGo), c(clientHello)}},
+	}
+	families(t, func(t *testing.T, v6 bool) {
+		for i, tt := range tests {
+			for form, last := range map[policy.TLSForms]func(step) step{
+				policy.TLSPlain:    func(st step) step { return st.no(policy.ReasonApp) },
+				policy.TLSUpgraded: func(st step) step { return st },
+			} {
+				t.Run(tt.app.String()+" allowed as "+policy.AppMatch{App: tt.app, Forms: form}.String(), func(t *testing.T) {
+					m := policy.AppMatch{App: tt.app, Forms: form}
+					b := newBench(t, world{statements: []policy.Statement{allow(webIdx, dbIdx, m, tcpPort(7000))}}, Config{})
+					k := b.conn(wire{v6, webIdx, dbIdx}, uint16(40000+i), 7000)
+					k.open()
+					end := len(tt.steps) - 1
+					k.play(t, append(append([]step{}, tt.steps[:end]...), last(tt.steps[end])))
+					if form == policy.TLSUpgraded {
+						k.play(t, []step{s(serverHello).ok()})
+					}
+					if f := b.out.Flow; f.Spoken != (policy.Spoken{App: tt.app, Inner: policy.AppTLS}) {
+						t.Errorf("spoken %v", f.Spoken)
+					}
+				})
+			}
+		}
+	})
+}

@@ -265,6 +265,8 @@ func (e *Engine) Feed(s *State, dir Dir, seq uint32, payload []byte) Outcome {
 		e.judge(s, dir)
 	case s.outcome.Decided && s.dir[FromClient].bytes > unreceivedMax:
 		s.disbelieve()
+	case s.outcome.Decided && grew && s.proto >= 0:
+		e.watch(s) // what waits to be received may still turn out to be something else
 	}
 	if !s.outcome.Decided && s.exhausted() {
 		e.giveUp(s)

@@ -35,10 +35,11 @@ func natsInfo(v *view) match {
 
 func natsClient(v *view) match {
 	if v.c[0] == recordHandshake {
-		if m := startsTLS(v.c); m != yes {
-			return m
+		// Proof of TLS as well: only with what INFO says it is this.
+		if !contains(v.s, `"tls_required"`) && !contains(v.s, `"tls_available"`) && !contains(v.s, `"ssl_required"`) {
+			return until(v.sFull)
 		}
-		return fits
+		return startsTLS(v.c)
 	}
 	if m := word(v.c, natsVerbs); m != yes {
 		return m

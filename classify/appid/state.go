@@ -196,9 +196,7 @@ func (e *Engine) Watch(s *State) Outcome {
 		return s.Outcome()
 	}
 	s.watching, s.outcome.Decided = true, false
-	if s.tunnel == more {
-		e.watch(s)
-	}
+	e.watch(s)
 	return s.Outcome()
 }
 
@@ -555,28 +553,36 @@ func (s *State) sides() (e Evidence) {
 	return e
 }
 
-// watch looks for the upgrade or the tunnel only.
+// watch goes on with a settled protocol: does it hold, does it go over to TLS,
+// does it open a tunnel.
 func (e *Engine) watch(s *State) {
 	p, v := &protocols[s.proto], s.look(s.reversed)
 	if p.holds != nil && !p.holds(v) || e.borrowed(s, p, v) {
 		s.contradict()
 		return
 	}
-	if p.tunnel != nil {
-		s.lookForTunnel(p, v)
-		if s.tunnel == more {
-			for d := range s.dir {
-				s.dir[d].advance(s.kept(Dir(d)), int(s.at[d]))
-			}
-			return
+	if s.tunnel == more {
+		if s.lookForTunnel(p, v); s.tunnel == no {
+			s.proof = s.dir[FromClient].n
 		}
-	} else if s.upgrades = p.upgraded(v); s.upgrades == yes {
-		s.outcome.Spoken.Inner = policy.AppTLS
 	}
-	if s.tunnel != yes && s.upgrades != more {
-		s.proof = s.dir[FromClient].n
+	if s.upgrades == more {
+		if s.upgrades = p.upgraded(v); s.upgrades == yes {
+			s.outcome.Spoken.Inner = policy.AppTLS
+		}
+		if s.upgrades != more {
+			s.proof = s.dir[FromClient].n
+		}
 	}
-	s.outcome.Decided = s.tunnel == yes || s.upgrades != more
+	if !s.watching {
+		return
+	}
+	if s.tunnel == more {
+		for d := range s.dir {
+			s.dir[d].advance(s.kept(Dir(d)), int(s.at[d]))
+		}
+	}
+	s.outcome.Decided = s.tunnel != more && s.upgrades != more
 }
 
 // Attrs fills a from what is kept of the flow.

@@ -10,7 +10,7 @@ var tdsProtocol = protocol{
 	app: policy.AppTDS, tcp: true,
 	client: tdsClient, server: tdsServer,
 	clientFirsts: oneOf("\x12\x10\x02"), serverFirsts: oneOf("\x04"),
-	mid: tdsPacket,
+	mid: tdsPacket, upgraded: tdsUpgraded,
 }
 
 // The browser of SQL Server: MC-SQLR 2.2. One request, one answer.
@@ -289,4 +289,46 @@ func tdsBrowserAnswer(b []byte) match {
 		return yes
 	}
 	return no
+}
+
+// tdsUpgraded: 2.2.6.5, option ENCRYPTION. What the server answers counts: 1 and 3
+// are for the whole connection, with 0 only the login is encrypted. The handshake
+// is carried in packets of the prelogin's type.
+func tdsUpgraded(v *view) match {
+	n, m := tdsHeader(v.c, v.cFull)
+	if m != yes || v.c[0] != tdsPrelogin {
+		return no
+	}
+	answer, m := tdsEncryption(v.s, v.sFull)
+	switch {
+	case m != yes:
+		return m
+	case answer != 1 && answer != 3:
+		return no
+	case len(v.c) <= n+tdsHead:
+		return until(v.cFull)
+	case v.c[n] != tdsPrelogin:
+		return no
+	}
+	return startsTLS(v.c[n+tdsHead:])
+}
+
+// tdsEncryption is the option's value in a prelogin answer; yes once it is there.
+func tdsEncryption(b []byte, full bool) (value byte, m match) {
+	const token, end = 1, 0xff
+	if len(b) < tdsHead {
+		return 0, until(full)
+	}
+	b = b[tdsHead:]
+	for i := 0; i+5 <= len(b) && b[i] != end; i += 5 {
+		if b[i] != token {
+			continue
+		}
+		at := int(be.Uint16(b[i+1:]))
+		if at >= len(b) {
+			return 0, until(full)
+		}
+		return b[at], yes
+	}
+	return 0, until(full)
 }

@@ -11,15 +11,8 @@ var xmppProtocol = protocol{
 	app: policy.AppXMPP, tcp: true,
 	client: func(v *view) match { return xmppStream(v.c, v.cFull) }, server: func(v *view) match { return xmppStream(v.s, v.sFull) },
 	clientFirsts: oneOf("<"), serverFirsts: oneOf("<"),
-	upgraded: func(v *view) match {
-		// Stanzas end with '>', and the hello follows one.
-		for i := 1; i < len(v.c); i++ {
-			if v.c[i] == recordHandshake && v.c[i-1] == '>' {
-				return startsTLS(v.c[i:])
-			}
-		}
-		return until(v.cFull)
-	},
+	upgraded: xmppUpgraded,
+	holds:    func(v *view) bool { return xmppUpgraded(v) != yes || contains(v.c, "<starttls") },
 }
 
 func xmppStream(b []byte, full bool) match {
@@ -47,4 +40,14 @@ func xmppStream(b []byte, full bool) match {
 		return no
 	}
 	return until(full)
+}
+
+// xmppUpgraded: stanzas end with '>', and the hello follows one.
+func xmppUpgraded(v *view) match {
+	for i := 1; i < len(v.c); i++ {
+		if v.c[i] == recordHandshake && v.c[i-1] == '>' {
+			return startsTLS(v.c[i:])
+		}
+	}
+	return until(v.cFull)
 }
