@@ -42,14 +42,21 @@ type Config struct {
 	// it gets the same share.
 	PerEndpoint int
 	Fragments   int // datagrams in pieces known at once of one endpoint; 0 = 256
-	// AnyChecksum takes segments whose checksum is wrong, for captures that were
-	// made before the sender's hardware filled it in.
-	AnyChecksum bool
+	// Capture: the packets are of a capture, and nothing depends on the answer.
+	// Then checksums need not be right, since they may have been captured before
+	// the sender's hardware filled them in; what one side says is read where the
+	// other was not captured; the bytes may correct who began; any ICMP between
+	// two addresses is one flow, without ports; upgrades are waited for whatever
+	// policy asks; and what is full makes room for the flows at hand.
+	Capture bool
 	// Live, if not nil, says whether a flow that this Classifier does not know
 	// is alive elsewhere (in the kernel's map, at another worker), for ICMP errors.
 	Live func(key FlowKey) bool
 	// Ended, if not nil, is told of every flow that goes, before it does.
 	Ended func(f *Flow)
+	// Decided, if not nil, is told of every flow whose bytes were read once it is
+	// decided, by Packet or otherwise; both are valid during the call.
+	Decided func(f *Flow, a *appid.Attrs)
 }
 
 // Ingress is where a packet was met.
@@ -108,9 +115,10 @@ type Classifier struct {
 	perStates   uint32
 	count       []uint32 // flows by slot
 	reading     []uint16 // app-ID states by slot
-	anyChecksum bool
+	capture     bool
 	live        func(FlowKey) bool
 	ended       func(*Flow)
+	decided     func(*Flow, *appid.Attrs)
 }
 
 // New returns a Classifier that drops everything until SetTable.
@@ -135,9 +143,10 @@ func New(cfg Config) *Classifier {
 		perStates:   uint32(max(1, cfg.Undecided*cfg.PerEndpoint/cfg.Flows)),
 		count:       make([]uint32, 1<<16),
 		reading:     make([]uint16, 1<<16),
-		anyChecksum: cfg.AnyChecksum,
+		capture:     cfg.Capture,
 		live:        cfg.Live,
 		ended:       cfg.Ended,
+		decided:     cfg.Decided,
 	}
 	for i := range c.freeStates {
 		c.freeStates[i] = int32(len(c.freeStates) - 1 - i)
@@ -168,7 +177,10 @@ func (c *Classifier) Packet(p *Packet, in *Ingress, now int64, out *Result) {
 		c.laterFragment(p, in, now, out)
 	case p.Proto == policy.ProtoTCP, p.Proto == policy.ProtoUDP:
 		c.flowPacket(p, in, now, out)
-	case p.Proto == policy.ProtoICMP, p.Proto == policy.ProtoICMPv6:
+	case isICMP(p.Proto) && c.capture:
+		p.Key, p.Reversed = MakeKey(uint16(in.Zone), policy.ProtoICMP, p.Src, p.Dst, 0, 0)
+		c.flowPacket(p, in, now, out)
+	case isICMP(p.Proto):
 		c.icmp(p, in, now, out)
 	default:
 		p.Key, p.Reversed = MakeKey(uint16(in.Zone), p.Proto, p.Src, p.Dst, 0, 0)
@@ -178,6 +190,8 @@ func (c *Classifier) Packet(p *Packet, in *Ingress, now int64, out *Result) {
 		c.firstFragment(p, in, now, out)
 	}
 }
+
+func isICMP(p policy.Proto) bool { return p == policy.ProtoICMP || p == policy.ProtoICMPv6 }
 
 func (p *Packet) side() uint8 {
 	if p.Reversed {
@@ -225,7 +239,7 @@ func (c *Classifier) refuse(p *Packet, in *Ingress, r policy.Reason, out *Result
 		return
 	}
 	q := policy.Query{Zone: in.Zone, Src: p.Src, Dst: p.Dst, Proto: p.Proto, DstPort: p.DstPort}
-	if p.Proto == policy.ProtoICMP || p.Proto == policy.ProtoICMPv6 {
+	if isICMP(p.Proto) {
 		q.DstPort = 0
 	}
 	if j := c.table.Lookup(q).Judge(policy.Spoken{App: policy.AppUnknown}); j.Verdict == policy.Allow {
@@ -244,6 +258,10 @@ func (c *Classifier) open(p *Packet, in *Ingress, now int64, out *Result) *Flow 
 	switch {
 	case p.Proto == policy.ProtoTCP && p.Flags&(SYN|ACK) == SYN:
 		d = c.table.Lookup(q)
+	case p.Proto == policy.ProtoTCP && p.Flags&SYN != 0 && c.capture:
+		// The SYN that it answers was not captured; it says all the same who
+		// begins and where.
+		d, reversed = c.table.Lookup(reply(q, p.SrcPort)), true
 	case p.Proto == policy.ProtoTCP:
 		ok := false
 		if p.Flags&SYN == 0 {
@@ -276,11 +294,17 @@ func (c *Classifier) open(p *Packet, in *Ingress, now int64, out *Result) *Flow 
 		out.Verdict, out.Reason, out.Violation = v, out.Judgement.Reason, true
 		return nil
 	}
-	if c.count[in.Slot] >= c.perEndpoint {
+	if c.count[in.Slot] >= c.perEndpoint && !c.capture {
 		out.Reason, out.Violation = policy.ReasonFlowQuota, true
 		return nil
 	}
 	f := c.flows.add(&p.Key)
+	if f == nil && c.capture {
+		for _, old := range c.silent(func(*Flow) bool { return true }) {
+			c.retire(old)
+		}
+		f = c.flows.add(&p.Key)
+	}
 	if f == nil {
 		out.Reason, out.Violation = policy.ReasonFlowQuota, true
 		return nil
@@ -300,6 +324,12 @@ func (c *Classifier) open(p *Packet, in *Ingress, now int64, out *Result) *Flow 
 	return f
 }
 
+// reply is the query of the flow that q's packet, from that port, answers.
+func reply(q policy.Query, srcPort uint16) policy.Query {
+	q.Src, q.Dst, q.DstPort = q.Dst, q.Src, srcPort
+	return q
+}
+
 // start gives a flow its first verdict.
 func (c *Classifier) start(f *Flow, out *Result) {
 	if f.Decision.Verdict() != policy.Undecided {
@@ -314,6 +344,7 @@ func (c *Classifier) start(f *Flow, out *Result) {
 		if f.V6() {
 			app = policy.AppICMPv6
 		}
+		f.NamedAt, f.Status, f.Confidence = 1, appid.StatusNamed, appid.ConfidenceOneSide
 		c.decide(f, policy.Spoken{App: app}, policy.ReasonNone, out)
 	default:
 		c.decide(f, policy.Spoken{App: policy.AppUnknown}, policy.ReasonNone, out)
@@ -337,6 +368,9 @@ func (c *Classifier) decide(f *Flow, s policy.Spoken, why policy.Reason, out *Re
 	f.Spoken, f.Judgement, f.Verdict, f.Reason = s, j, j.Verdict, j.Reason
 	f.offered = 0
 	out.Decided = true
+	if c.decided != nil && out.Attrs != nil {
+		c.decided(f, out.Attrs)
+	}
 }
 
 // judge asks policy, and says so where the no is the protocol's.
@@ -564,6 +598,7 @@ func (c *Classifier) read(f *Flow, p *Packet, out *Result) {
 	isTCP := p.Proto == policy.ProtoTCP
 	if isTCP {
 		switch {
+		case c.capture:
 		case p.Flags&SYN == 0 && !f.MidStream && !f.hasISN[f.Initiator^1]:
 			// Before the answer to the SYN these are bytes of some other
 			// conversation that its responder still has.
@@ -577,7 +612,7 @@ func (c *Classifier) read(f *Flow, p *Packet, out *Result) {
 			return
 		}
 	}
-	if p.Fragment == Whole && !c.anyChecksum && !p.checksumOK() {
+	if p.Fragment == Whole && !c.capture && !p.checksumOK() {
 		out.Reason = policy.ReasonBadHeader // damaged: its receiver would not take it either
 		return
 	}
@@ -594,7 +629,7 @@ func (c *Classifier) read(f *Flow, p *Packet, out *Result) {
 	if isTCP && p.Flags&ACK != 0 {
 		s.Acknowledged(direction(f, p.side()^1), p.Ack)
 	}
-	if p.Fragment == Whole {
+	if f.payloads++; p.Fragment == Whole && !p.cut || isTCP {
 		waited := s.Waits()
 		o := c.engine.Feed(s, dir, seq, p.Payload)
 		// The acknowledgement that it waits for must come here.
@@ -621,6 +656,12 @@ func (c *Classifier) acknowledge(f *Flow, p *Packet, out *Result) {
 // weigh acts on what app-ID says.
 func (c *Classifier) weigh(f *Flow, s *appid.State, o appid.Outcome, out *Result) {
 	spoken := o.Spoken
+	if spoken.App != f.named {
+		f.named, f.NamedAt = spoken.App, f.payloads
+	}
+	if o.Anomaly != appid.AnomalyNone && f.Anomaly != appid.AnomalyMismatch {
+		f.Anomaly = o.Anomaly
+	}
 	switch {
 	case o.Anomaly == appid.AnomalyConflict:
 		c.object(f, policy.ReasonConflict, out)
@@ -634,7 +675,7 @@ func (c *Classifier) weigh(f *Flow, s *appid.State, o appid.Outcome, out *Result
 			f.Judgement, f.Reason = recorded(policy.ReasonProtocolMismatch), policy.ReasonProtocolMismatch
 		}
 		return
-	case o.Reversed:
+	case o.Reversed && !c.capture:
 		// Policy let the other side begin: what is spoken is not what it asked about.
 		spoken = policy.Spoken{App: policy.AppUnknown}
 	}
@@ -649,13 +690,13 @@ func (c *Classifier) weigh(f *Flow, s *appid.State, o appid.Outcome, out *Result
 		}
 		return
 	}
-	if s.MayName() && f.Decision.SubMatters(spoken) {
+	if s.MayName() && (c.capture || f.Decision.SubMatters(spoken)) {
 		if o.Decided {
 			s.AwaitSub()
 		}
 		return
 	}
-	if s.MayUpgrade() && (f.Decision.InnerMatters(spoken) || s.IsText() && !j.Denied) {
+	if s.MayUpgrade() && (c.capture || f.Decision.InnerMatters(spoken) || s.IsText() && !j.Denied) {
 		c.weigh(f, s, c.engine.Watch(s), out)
 		return
 	}
@@ -663,6 +704,9 @@ func (c *Classifier) weigh(f *Flow, s *appid.State, o appid.Outcome, out *Result
 	// other side.
 	if o.Decided || j.Denied && !c.upgradePossible(f, spoken, j) {
 		c.decide(f, spoken, policy.ReasonNone, out)
+	}
+	if o.Decided && o.Reversed {
+		f.Initiator ^= 1
 	}
 }
 
@@ -691,8 +735,13 @@ func (c *Classifier) state(f *Flow) *appid.State {
 	if f.app >= 0 {
 		return &c.states[f.app]
 	}
+	if len(c.freeStates) == 0 && c.capture {
+		for _, old := range c.silent(func(f *Flow) bool { return f.app >= 0 }) {
+			c.conclude(old)
+		}
+	}
 	n := len(c.freeStates)
-	if n == 0 || uint32(c.reading[f.Slot]) >= c.perStates {
+	if n == 0 || uint32(c.reading[f.Slot]) >= c.perStates && !c.capture {
 		return nil
 	}
 	f.app = c.freeStates[n-1]
@@ -700,13 +749,14 @@ func (c *Classifier) state(f *Flow) *appid.State {
 	c.reading[f.Slot]++
 	s := &c.states[f.app]
 	q := f.Query()
-	s.Reset(f.Key.Proto, q.DstPort, f.MidStream)
+	// The first datagram of a capture need not be a flow's first.
+	s.Reset(f.Key.Proto, q.DstPort, f.MidStream || c.capture && f.Key.Proto == policy.ProtoUDP)
 	for side := range uint8(2) {
 		if f.hasISN[side] {
 			s.Open(direction(f, side), f.isn[side]+1)
 		}
 	}
-	if f.Key.Proto == policy.ProtoTCP && !f.MidStream && !c.anyChecksum {
+	if f.Key.Proto == policy.ProtoTCP && !f.MidStream && !c.capture {
 		s.WantReceipts()
 	}
 	return s
@@ -722,6 +772,9 @@ func (c *Classifier) release(f *Flow) {
 }
 
 func (c *Classifier) retire(f *Flow) {
+	if c.capture {
+		c.conclude(f)
+	}
 	if c.ended != nil {
 		c.ended(f)
 	}

@@ -71,7 +71,9 @@ type Packet struct {
 	// header), without link padding.
 	Payload []byte
 
-	segment []byte // transport header and payload
+	segment  []byte // transport header and payload
+	captured bool   // read by DecodeCaptured
+	cut      bool   // the capture ends before the packet does
 }
 
 const (
@@ -150,10 +152,24 @@ func Decode(frame []byte, l3 int, p *Packet) policy.Reason {
 	return policy.ReasonEtherType
 }
 
+// DecodeCaptured reads a packet of a capture, which begins with its IP header.
+// It takes what Decode refuses because no container has a reason to send it or
+// no receiver takes it as it stands: options, extension headers, addresses and
+// flags that are never on a wire. Of packets cut short it reads what there is.
+func DecodeCaptured(ip []byte, p *Packet) policy.Reason {
+	p.clear()
+	p.L3, p.captured = 0, true
+	if len(ip) > 0 && ip[0]>>4 == 6 {
+		return p.decode6(ip)
+	}
+	return p.decode4(ip)
+}
+
 // clear resets what not every packet sets. Addresses and keys keep what they
 // held: they count only where the fields here say so.
 func (p *Packet) clear() {
 	p.Reversed, p.ARP, p.V6, p.HasInner, p.MoreFollow = false, false, false, false, false
+	p.captured, p.cut = false, false
 	p.Fragment, p.Flags, p.Proto = Whole, 0, 0
 	p.SrcPort, p.DstPort = 0, 0
 	p.Payload, p.segment = nil, nil
@@ -167,36 +183,44 @@ func (p *Packet) decode4(frame []byte) policy.Reason {
 	if b[0]>>4 != 4 || b[0]&15 < 5 {
 		return policy.ReasonBadHeader
 	}
-	if b[0]&15 > 5 {
+	head := int(b[0]&15) * 4
+	if head > ipv4Head && !p.captured {
 		return policy.ReasonIPOptions
 	}
 	p.Length = int(be.Uint16(b[2:]))
-	if p.Length < ipv4Head {
+	if p.Length == 0 && p.captured { // left to the network card (segmentation offload)
+		p.Length = len(b)
+	}
+	if p.Length < head {
 		return policy.ReasonBadHeader
 	}
 	if p.Length > len(b) {
-		return policy.ReasonTruncated
+		if !p.captured || head > len(b) {
+			return policy.ReasonTruncated
+		}
+		p.cut = true
 	}
-	b = b[:p.Length]
+	b = b[:min(p.Length, len(b))]
 	p.TTL, p.Proto = b[8], policy.Proto(b[9])
 	put4(&p.Src, be.Uint32(b[12:]))
 	put4(&p.Dst, be.Uint32(b[16:]))
 	// An address that talks to itself is never on a wire. RFC 1122 3.2.1.3: nor are
 	// these sources and destinations.
-	if src, dst := b[12], b[16]; src >= 224 || src == 127 || dst == 127 || dst == 0 || be.Uint32(b[12:]) == be.Uint32(b[16:]) {
+	src, dst := b[12], b[16]
+	if !p.captured && (src >= 224 || src == 127 || dst == 127 || dst == 0 || be.Uint32(b[12:]) == be.Uint32(b[16:])) {
 		return policy.ReasonBadHeader
 	}
-	p.L4 = p.L3 + ipv4Head
+	p.L4 = p.L3 + head
 	// Reserved bit, don't fragment, more fragments, offset in words of 8 bytes.
-	if frag := be.Uint16(b[6:]); frag&0x8000 != 0 {
+	if frag := be.Uint16(b[6:]); frag&0x8000 != 0 && !p.captured {
 		return policy.ReasonBadHeader
 	} else if frag&0x3fff != 0 {
 		p.FragmentID = uint32(be.Uint16(b[4:]))
-		if r := p.fragment(int(frag&0x1fff)*8, frag&0x2000 != 0, len(b)-ipv4Head); r != policy.ReasonNone {
+		if r := p.fragment(int(frag&0x1fff)*8, frag&0x2000 != 0, p.Length-head); r != policy.ReasonNone {
 			return r
 		}
 	}
-	return p.transport(b[ipv4Head:])
+	return p.transport(b[head:])
 }
 
 func (p *Packet) decode6(frame []byte) policy.Reason {
@@ -208,21 +232,29 @@ func (p *Packet) decode6(frame []byte) policy.Reason {
 		return policy.ReasonBadHeader
 	}
 	p.V6 = true
-	n := int(be.Uint16(b[4:]))
-	p.Length = ipv6Head + n
-	if p.Length > len(b) {
-		return policy.ReasonTruncated
+	p.Length = ipv6Head + int(be.Uint16(b[4:]))
+	if p.Length == ipv6Head && p.captured && (b[6] == 0 || b[6] == byte(policy.ProtoTCP)) { // jumbo (RFC 2675), or segmentation offload
+		p.Length = len(b)
 	}
-	b = b[:p.Length]
+	if p.Length > len(b) {
+		if !p.captured {
+			return policy.ReasonTruncated
+		}
+		p.cut = true
+	}
+	b = b[:min(p.Length, len(b))]
 	p.TTL, p.Proto = b[7], policy.Proto(b[6])
 	p.Src, p.Dst = [16]byte(b[8:24]), [16]byte(b[24:40])
 	// The same, a multicast source, loopback, an unspecified destination, and addresses
 	// that would alias IPv4's keys.
-	if p.Src[0] == 0xff || embeds4(&p.Src) && p.Src != [16]byte{} || embeds4(&p.Dst) || p.Src == p.Dst {
+	if !p.captured && (p.Src[0] == 0xff || embeds4(&p.Src) && p.Src != [16]byte{} || embeds4(&p.Dst) || p.Src == p.Dst) {
 		return policy.ReasonBadHeader
 	}
 	p.L4 = p.L3 + ipv6Head
 	b = b[ipv6Head:]
+	if p.captured {
+		b = p.skipExtensions(b)
+	}
 	if p.Proto != 44 {
 		return p.transport(b)
 	}
@@ -235,12 +267,37 @@ func (p *Packet) decode6(frame []byte) policy.Reason {
 	b = b[fragHead:]
 	// An atomic fragment (RFC 6946) is whole, and nothing that a stack still sends (RFC 8021).
 	if frag&^6 == 0 {
+		if p.captured {
+			return p.transport(p.skipExtensions(b))
+		}
 		return policy.ReasonFragment
 	}
-	if r := p.fragment(int(frag&^7), frag&1 != 0, len(b)); r != policy.ReasonNone {
+	if r := p.fragment(int(frag&^7), frag&1 != 0, p.Length-(p.L4-p.L3)); r != policy.ReasonNone {
 		return r
 	}
 	return p.transport(b)
+}
+
+// skipExtensions goes past the extension headers that have the common layout
+// (RFC 8200 4; RFC 4302 2.2 counts in other units), up to a fragment's.
+func (p *Packet) skipExtensions(b []byte) []byte {
+	for len(b) >= 8 {
+		n := (int(b[1]) + 1) * 8
+		switch p.Proto {
+		case 51:
+			n = (int(b[1]) + 2) * 4
+		case 0, 43, 60, 135, 139, 140:
+		default:
+			return b
+		}
+		if n > len(b) {
+			return b
+		}
+		p.Proto = policy.Proto(b[0])
+		p.L4 += n
+		b = b[n:]
+	}
+	return b
 }
 
 // embeds4 reports ::/96 and ::ffff:0:0/96: unspecified, loopback,
@@ -278,7 +335,7 @@ func (p *Packet) fragment(off int, more bool, size int) policy.Reason {
 		return policy.ReasonFragment
 	case off == 0 && size < minFirst(p.Proto):
 		return policy.ReasonFragment
-	case off > 0 && off < tcpHead+4: // would overlay the transport header
+	case off > 0 && off < tcpHead+4 && !p.captured: // would overlay the transport header
 		return policy.ReasonFragment
 	}
 	return policy.ReasonNone
@@ -336,7 +393,7 @@ func (p *Packet) setKey() {
 		// Whole words: reading back what was just written in parts stalls.
 		src, dst := be.Uint32(p.Src[12:]), be.Uint32(p.Dst[12:])
 		k.PortA, k.PortB = p.SrcPort, p.DstPort
-		if src > dst {
+		if src > dst || src == dst && p.SrcPort > p.DstPort {
 			src, dst, k.PortA, k.PortB, p.Reversed = dst, src, p.DstPort, p.SrcPort, true
 		}
 		put4(&k.AddrA, src)
@@ -373,7 +430,7 @@ func (p *Packet) tcp(b []byte) policy.Reason {
 	}
 	p.SrcPort, p.DstPort = be.Uint16(b), be.Uint16(b[2:])
 	p.Seq, p.Ack, p.Flags = be.Uint32(b[4:]), be.Uint32(b[8:]), TCPFlags(b[13])
-	if p.SrcPort == 0 || p.DstPort == 0 || !p.Flags.sane() {
+	if !p.captured && (p.SrcPort == 0 || p.DstPort == 0 || !p.Flags.sane()) {
 		return policy.ReasonBadHeader
 	}
 	p.Payload, p.segment = b[head:], b
@@ -402,13 +459,13 @@ func (p *Packet) udp(b []byte) policy.Reason {
 		return policy.ReasonBadHeader
 	}
 	if n > len(b) {
-		if p.Fragment != FirstFragment {
+		if p.Fragment != FirstFragment && !p.cut {
 			return policy.ReasonTruncated
 		}
 		n = len(b)
 	}
 	p.SrcPort, p.DstPort = be.Uint16(b), be.Uint16(b[2:])
-	if p.DstPort == 0 {
+	if p.DstPort == 0 && !p.captured {
 		return policy.ReasonBadHeader
 	}
 	p.Payload, p.segment = b[udpHead:n], b[:n]

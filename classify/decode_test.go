@@ -396,15 +396,28 @@ func FuzzDecode(f *testing.F) {
 		// A slice without spare room: a read past the frame panics.
 		frame := bytes.Clone(b)
 		frame = frame[:len(frame):len(frame)]
-		if Decode(frame, at, &p) != policy.ReasonNone || p.ARP {
+		check := func() {
+			if p.L4 > len(frame) || len(p.Payload) > len(frame) {
+				t.Fatalf("%+v of %d bytes", p, len(frame))
+			}
+			if p.segment != nil && p.Fragment == Whole && (p.Proto == policy.ProtoTCP || p.Proto == policy.ProtoUDP) {
+				p.checksumOK()
+			}
+		}
+		live := Decode(frame, at, &p)
+		if live != policy.ReasonNone || p.ARP {
+			if at >= 0 && at <= len(frame) && DecodeCaptured(frame[at:], &p) == policy.ReasonNone {
+				check()
+			}
 			return
 		}
-		if p.L4 > len(frame) || len(p.Payload) > len(frame) {
-			t.Fatalf("%+v of %d bytes", p, len(frame))
+		check()
+		// What live traffic may be is the same in a capture.
+		key, length := p.Key, p.Length
+		if DecodeCaptured(frame[at:], &p) != policy.ReasonNone || p.segment != nil && p.Key != key || p.Length != length {
+			t.Fatalf("live %+v, captured %+v", key, p)
 		}
-		if p.segment != nil && p.Fragment == Whole && (p.Proto == policy.ProtoTCP || p.Proto == policy.ProtoUDP) {
-			p.checksumOK()
-		}
+		check()
 	})
 }
 

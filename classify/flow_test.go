@@ -808,7 +808,7 @@ func FuzzClassifier(f *testing.F) {
 	}
 	table := world{statements: statements()}.table(f)
 	f.Fuzz(func(t *testing.T, stream []byte) {
-		c := New(Config{Flows: 8, Undecided: 4, PerEndpoint: 6, Fragments: 4, AnyChecksum: true})
+		c := New(Config{Flows: 8, Undecided: 4, PerEndpoint: 6, Fragments: 4, Capture: true})
 		c.SetTable(table)
 		in := Ingress{Zone: zone, Slot: 1}
 		var p Packet

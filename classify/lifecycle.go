@@ -1,6 +1,11 @@
 package classify
 
-import "gatehouse/policy"
+import (
+	"cmp"
+	"slices"
+
+	"gatehouse/policy"
+)
 
 // Entry is a decided flow as the kernel's map keeps it.
 type Entry struct {
@@ -135,6 +140,42 @@ func (f *Flow) idle() int64 {
 	return idleOther
 }
 
+// conclude decides an undecided flow with what app-ID knows of it.
+func (c *Classifier) conclude(f *Flow) {
+	if f.app < 0 {
+		return
+	}
+	var out Result
+	s := &c.states[f.app]
+	c.weigh(f, s, c.engine.Finish(s), &out)
+}
+
+// silent lists those that may go and were silent for longest, an eighth of them
+// and at least one. It walks the whole table.
+func (c *Classifier) silent(may func(*Flow) bool) []*Flow {
+	var all []*Flow
+	c.Each(func(f *Flow) bool {
+		if may(f) {
+			all = append(all, f)
+		}
+		return true
+	})
+	slices.SortFunc(all, func(a, b *Flow) int { return cmp.Compare(a.Seen, b.Seen) })
+	return all[:(len(all)+7)/8]
+}
+
+// Drain retires every flow in the order in which they began. A Classifier that
+// was drained is as New made it.
+func (c *Classifier) Drain() {
+	all := make([]*Flow, 0, c.flows.live)
+	c.Each(func(f *Flow) bool { all = append(all, f); return true })
+	slices.SortStableFunc(all, func(a, b *Flow) int { return cmp.Compare(a.First, b.First) })
+	for _, f := range all {
+		c.retire(f)
+	}
+	c.fragments = newFragments(c.fragments.each)
+}
+
 // Sweep looks at the next n places of the table and forgets the flows there
 // that were silent for too long; it returns how many. Flows that the kernel
 // carries live by Touch. A flow that fell silent while app-ID was reading it is
@@ -152,9 +193,7 @@ func (c *Classifier) Sweep(now int64, n int) (gone int) {
 			c.retire(f)
 			gone++
 		case f.app >= 0 && now-f.Seen > idleSearch:
-			var out Result
-			s := &c.states[f.app]
-			c.weigh(f, s, c.engine.Finish(s), &out)
+			c.conclude(f)
 			f.reported = 0 // its next packet reports
 		}
 	}

@@ -47,6 +47,10 @@ type Flow struct {
 	// the kernel carried is added by Touch.
 	Packets, Bytes [2]uint64
 	First, Seen    int64 // nanoseconds of the caller's clock
+	// NamedAt counts packets with payload, from both sides, until app-ID said
+	// what Spoken has; 0 where it said nothing.
+	NamedAt uint32
+	Anomaly appid.Anomaly // that app-ID met, the mismatch before others
 
 	reported uint64   // reasons already reported, one bit each
 	offered  int64    // when it was last handed to the kernel; 0 = never
@@ -57,8 +61,10 @@ type Flow struct {
 	againAt  int64
 	again    bool // its initiator has sent a SYN at againAt that nobody answered yet
 	fins     uint8
-	lenient  bool  // mid-stream on an endpoint that ran before us (V9)
-	app      int32 // index of its app-ID state, -1 = none
+	lenient  bool       // mid-stream on an endpoint that ran before us (V9)
+	payloads uint32     // packets that app-ID was given
+	named    policy.App // what it said last
+	app      int32      // index of its app-ID state, -1 = none
 	bucket   uint32
 	next     int32 // free list
 }
