@@ -53,6 +53,10 @@ var arrows = map[string][]string{
 	"dataplane/steer":         {"classify", "dataplane", "policy"},
 	"dataplane/afxdp":         {"classify", "dataplane", "policy"},
 	"bench":                   {"classify", "classify/appid", "dataplane", "dataplane/afxdp", "dataplane/steer", "models", "policy"},
+
+	"dataplane/capture":             {},
+	"dataplane/capture/capturetest": {},
+	"dataplane/replay":              {"classify", "classify/appid", "dataplane/capture", "policy"},
 }
 
 func TestImportArrows(t *testing.T) {
@@ -81,6 +85,7 @@ var wrapped = map[string][]string{
 	"github.com/songgao/water":            {"dataplane/tun"},
 	"github.com/fsouza/go-dockerclient":   {"control/docker"},
 	"github.com/moby/moby/client":         {"control/docker"},
+	"github.com/google/gopacket/pcapgo":   {"dataplane/capture"},
 	"github.com/google/nftables":          {"dataplane/steer"},
 	"github.com/gaissmai/bart":            {"policy"},
 	"go.etcd.io/bbolt":                    {"control/history"},

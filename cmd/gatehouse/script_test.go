@@ -1,6 +1,8 @@
 package main
 
 import (
+	"bytes"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"net"
@@ -17,6 +19,7 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"gatehouse/dataplane/capture/capturetest"
 	"gatehouse/policy"
 )
 
@@ -25,7 +28,7 @@ import (
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir:  "testdata/script",
-		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exits": exits, "raw": raw},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exits": exits, "raw": raw, "capture": writeCapture},
 		Setup: func(env *testscript.Env) error {
 			dir, err := os.MkdirTemp("", "ghe") // a socket's path is short
 			if err != nil {
@@ -65,6 +68,22 @@ func raw(ts *testscript.TestScript, _ bool, args []string) {
 	if i := strings.IndexFunc(text, func(r rune) bool { return r != '\n' && printable(r) != r }); i >= 0 {
 		ts.Fatalf("a control character: %q", text[i:min(len(text), i+20)])
 	}
+}
+
+// writeCapture FILE [BYTES] writes a capture of a conversation, cut to so many
+// bytes; what its server calls itself is nasty.
+func writeCapture(ts *testscript.TestScript, _ bool, args []string) {
+	packets := capturetest.Conversation(false)
+	for i, p := range packets {
+		packets[i] = bytes.Replace(p, []byte("till/2.1"), []byte("\x1b[2J\xff\x9b."), 1)
+	}
+	b := capturetest.Pcap(binary.BigEndian, capturetest.Nano, 101, packets)
+	if len(args) == 2 {
+		n, err := strconv.Atoi(args[1])
+		ts.Check(err)
+		b = b[:n]
+	}
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), b, 0o644))
 }
 
 // nasty is a name as an attacker would choose it: it clears the screen, moves
