@@ -1,6 +1,9 @@
 package policy
 
-import "testing"
+import (
+	"testing"
+	"time"
+)
 
 // TestNoAllocs: the packet path allocates nothing, in either family, for each
 // line of section 1 and each layer of the table.
@@ -13,7 +16,12 @@ func TestNoAllocs(t *testing.T) {
 			Except: []Exception{{From: peersOf(PeerAny), To: peersOf(PeerAny), App: app(AppMySQL), AnyPort: true}}},
 		{ID: "deny", Verdict: Reject, Tier: TierOperator, From: peersOf(PeerAny), To: peersOf(PeerAny), App: app(AppTelnet), AnyPort: true},
 	}
+	in.Statements = append(in.Statements, Statement{ID: "name", Verdict: Allow, From: peersOf(PeerWorkload), To: []Peer{{Kind: PeerName, Name: "*.example.com"}}, App: app(AppHTTP), Ports: tcp(80)})
+	names := NewNames(NameLimits{})
+	in.Names = names
 	table := mustCompile(t, in)
+	names.Note(table, indexOf(t, in, "web"), answered("a.example.com", time.Minute, "1.1.1.1", "2606:4700::1"), time.Now())
+	named := ServerName{NameGiven, []byte("A.example.com")}
 	for _, q := range []Query{
 		query(1, "172.18.0.2", "172.18.0.3", ProtoTCP, 3306), query(1, "fd00:18::2", "fd00:18::3", ProtoTCP, 3306),
 		query(1, "172.18.0.3", "172.18.0.2", ProtoTCP, 3306), query(1, "fd00:18::3", "fd00:18::2", ProtoUDP, 9),
@@ -32,9 +40,12 @@ func TestNoAllocs(t *testing.T) {
 			_ = d.Verdict()
 			for _, s := range []Spoken{{}, {App: AppUnknown}, {App: AppMySQL}, {App: AppMySQL, Inner: AppTLS}, {App: AppTLS, ALPN: AppHTTP2}, {App: AppTelnet}} {
 				d.Judge(s)
+				d.JudgeServer(s, named)
 			}
 			table.Resolve(q)
 			table.Initiator(q, 3306)
+			table.LookupHeld(q, table.NameUse(q))
+			table.Asker(q)
 		})
 		if allocs != 0 {
 			t.Errorf("%+v: %v allocations", q, allocs)

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 )
 
 // Input is all that a table is compiled from.
@@ -20,11 +21,19 @@ type Input struct {
 	ExtraSite, NotSite []netip.Prefix
 	// ExtraMetadata are metadata addresses besides the known ones (A8).
 	ExtraMetadata []netip.Addr
+	// PrivateNames are those site addresses that names may have besides what
+	// their statements say (Peer.Prefix).
+	PrivateNames []netip.Prefix
+	// Names is what names stand for; nil = statements to names match nothing.
+	Names *Names
+	// Now is the time by which Names are looked at.
+	Now time.Time
 }
 
 // These stand in a Rule for the peers that Compile does not write out; no
 // address resolves to them.
 const (
+	IDName     Identity = 60 // the addresses of Rule.Name
 	IDPrefix   Identity = 61 // the addresses of Rule.FromPrefix or Rule.ToPrefix
 	IDWorkload Identity = 62 // any workload
 	IDAny      Identity = 63 // every peer but unknown, metadata, orchestrator, multicast, broadcast
@@ -45,7 +54,8 @@ type Rule struct {
 	Speaks        Speaks       `json:"speaks"`
 	EnforceAlways bool         `json:"enforceAlways,omitempty"`
 	// Except: what this covers is taken out of the statement's other rules.
-	Except bool `json:"except,omitempty"`
+	Except bool   `json:"except,omitempty"`
+	Name   string `json:"name,omitempty"` // where To is IDName
 }
 
 // Compile makes a table. The error joins every fault of the input, each naming
@@ -78,6 +88,7 @@ func Compile(in Input) (*Table, error) {
 	}
 	c.table.resolver = *res
 	c.layRules()
+	c.layNames()
 	return c.table, nil
 }
 
@@ -91,6 +102,8 @@ type compiler struct {
 	callers   map[uint32]bool // regions from which workloads call
 	placed    placement
 	buckets   map[pairKey][]int32
+	toNames   map[pairKey][]int32 // the same, of rules to names
+	patterns  map[namePattern]uint32
 	interned  map[string]*Decision
 	errs      []error
 }
@@ -205,8 +218,10 @@ func (c *compiler) numberGroups() {
 			c.member[id] = dense
 		}
 	}
+	t.groupOf = make([]uint32, len(c.in.Snapshot.Workloads))
 	for i := range c.in.Snapshot.Workloads {
 		w := &c.in.Snapshot.Workloads[i]
+		t.groupOf[i] = c.member[w.ID]
 		if dense := c.member[w.ID]; dense != 0 && len(w.VIPs) > 0 && !slices.Contains(c.balanced, dense) {
 			c.balanced = append(c.balanced, dense)
 		}
@@ -267,9 +282,18 @@ func statementFaults(s *Statement) []string {
 	if s.App.App >= AppCount {
 		add("application %d does not exist", s.App.App)
 	}
-	for _, p := range slices.Concat(s.From, s.To) {
+	for _, p := range s.To {
 		if p.Kind == PeerName && s.Verdict != Allow {
-			add("peer %s: a deny by name would deny nothing yet; remove the statement or mark it pending", p)
+			add("peer %s: a deny by name would not deny: whoever knows the address need not ask for the name; deny @internet except the names that may be reached", p)
+		}
+	}
+	froms := slices.Clone(s.From)
+	for _, e := range s.Except {
+		froms = append(froms, e.From...)
+	}
+	for _, p := range froms {
+		if p.Kind == PeerName {
+			add("peer %s: a name says where to, not where from", p)
 		}
 	}
 	out = append(out, peerFaults(slices.Concat(s.From, s.To))...)
@@ -299,6 +323,12 @@ func peerFaults(peers []Peer) []string {
 			add("peer %s: no prefix", p)
 		case p.Kind == PeerSelector && p.Selected != nil && !allValid(p.Selected.Prefixes):
 			add("peer %s: an empty prefix", p)
+		case p.Kind == PeerName:
+			if text, err := ParseName(p.Name); err != nil {
+				add("peer %s: %v", p, err)
+			} else if text != p.Name {
+				add("peer %s: write the name as DNS has it, %s", p, text)
+			}
 		}
 	}
 	return out
@@ -379,7 +409,11 @@ func (c *compiler) expand(r Rule, from, to []Peer, ports []PortRange, anyPort bo
 
 func (c *compiler) writePorts(from, to uint32, r Rule, ports []PortRange) {
 	r.From, r.FromPrefix = c.nameEnd(from)
-	r.To, r.ToPrefix = c.nameEnd(to)
+	if isNameEnd(to) {
+		r.To, r.Name = IDName, c.table.names.patterns[to-firstName].text
+	} else {
+		r.To, r.ToPrefix = c.nameEnd(to)
+	}
 	for _, p := range ports {
 		p.Proto = p.Proto.normal()
 		r.Ports = p
@@ -389,10 +423,13 @@ func (c *compiler) writePorts(from, to uint32, r Rule, ports []PortRange) {
 
 func (c *compiler) writeRule(from, to uint32, r Rule) {
 	if c.buckets == nil {
-		c.buckets = make(map[pairKey][]int32)
+		c.buckets, c.toNames = make(map[pairKey][]int32), make(map[pairKey][]int32)
 	}
-	k := keyOf(from, to, r.Ports.Proto)
-	c.buckets[k] = append(c.buckets[k], int32(len(c.table.rules)))
+	k, buckets := keyOf(from, to, r.Ports.Proto), c.buckets
+	if isNameEnd(to) {
+		buckets = c.toNames
+	}
+	buckets[k] = append(buckets[k], int32(len(c.table.rules)))
 	c.table.rules = append(c.table.rules, r)
 }
 
@@ -449,7 +486,11 @@ func (c *compiler) terms(peers []Peer, side Side, r *Rule) []uint32 {
 	for i := range peers {
 		p := &peers[i]
 		switch p.Kind {
-		case PeerNone, PeerName:
+		case PeerNone:
+		case PeerName:
+			if side == SideIn {
+				add(firstName + c.pattern(p))
+			}
 		case PeerCIDR:
 			add(c.rangeEnd(p.Prefix, reachOf(r, r.Tier == TierModel)))
 		case PeerSelector:
@@ -578,13 +619,17 @@ func (c *compiler) classAt(dense uint32) class {
 }
 
 // spans cuts the ports of one key at the edges of all rules that apply there.
-func (c *compiler) spans(k pairKey) []span {
+// names are patterns, as ends of rules, that the destination's name fits.
+func (c *compiler) spans(k pairKey, names ...uint32) []span {
 	cf, ct := c.classAt(k.from()), c.classAt(k.to())
 	var rules []int32
 	callees := c.endsOf(k.to(), ct)
 	for _, f := range c.endsOf(k.from(), cf) {
 		for _, t := range callees {
 			rules = append(rules, c.buckets[keyOf(f, t, k.proto())]...)
+		}
+		for _, name := range names {
+			rules = append(rules, c.toNames[keyOf(f, name, k.proto())]...)
 		}
 	}
 	slices.Sort(rules)
@@ -626,8 +671,9 @@ func (c *compiler) decision(from, to class, rules []int32) *Decision {
 		reason = ReasonMulticast
 	}
 	d := &Decision{
-		out: c.sideDecision(from, SpeaksOut, reason, rules),
-		in:  c.sideDecision(to, SpeaksIn, reason, rules),
+		named: slices.ContainsFunc(rules, func(i int32) bool { return c.table.rules[i].Name != "" }),
+		out:   c.sideDecision(from, SpeaksOut, reason, rules),
+		in:    c.sideDecision(to, SpeaksIn, reason, rules),
 	}
 	d.settle()
 	c.interned[string(sig)] = d
@@ -643,27 +689,28 @@ func (c *compiler) sideDecision(k class, side Speaks, reason Reason, rules []int
 	terms := make([]term, 0, len(rules))
 	for _, i := range rules {
 		r := &c.table.rules[i]
-		if r.Except || r.Speaks != SpeaksBoth && r.Speaks != side || slices.Contains(except[r.Statement], AnyApp) {
+		if r.Except || r.Speaks != SpeaksBoth && r.Speaks != side || slices.Contains(except[r.Statement], excepted{app: AnyApp}) {
 			continue
 		}
-		terms = append(terms, term{r.App, except[r.Statement], rankOf(r.Tier, r.Verdict), r.Verdict, r.EnforceAlways && r.Verdict != Allow, i})
+		terms = append(terms, term{r.App, r.Name, except[r.Statement], rankOf(r.Tier, r.Verdict), r.Verdict, r.EnforceAlways && r.Verdict != Allow, i})
 	}
 	return newSideDecision(k.isGuarded(), mode, reason, terms)
 }
 
 // excepted collects, by statement, the applications that these rules take out of
 // it.
-func (c *compiler) excepted(rules []int32) map[int][]AppMatch {
-	var out map[int][]AppMatch
+func (c *compiler) excepted(rules []int32) map[int][]excepted {
+	var out map[int][]excepted
 	for _, i := range rules {
 		r := &c.table.rules[i]
-		if !r.Except || slices.Contains(out[r.Statement], r.App) {
+		e := excepted{r.App, r.Name}
+		if !r.Except || slices.Contains(out[r.Statement], e) {
 			continue
 		}
 		if out == nil {
-			out = make(map[int][]AppMatch)
+			out = make(map[int][]excepted)
 		}
-		out[r.Statement] = append(out[r.Statement], r.App)
+		out[r.Statement] = append(out[r.Statement], e)
 	}
 	return out
 }

@@ -11,6 +11,7 @@ import (
 type Decision struct {
 	verdict Verdict
 	denied  bool // of a decided verdict: the no is only recorded
+	named   bool // some term, or an exception of one, holds for a name only
 	out, in sideDecision
 }
 
@@ -31,23 +32,36 @@ type sideDecision struct {
 // term is one rule as a side weighs it.
 type term struct {
 	app     AppMatch
-	except  []AppMatch // of a deny: what it does not speak of
+	name    string     // the pattern that a name must fit, "" = any destination
+	except  []excepted // of a deny: what it does not speak of
 	rank    uint8      // V3's order
 	verdict Verdict
 	always  bool // a deny that acts in observe mode too (V4)
 	rule    int32
 }
 
-func (t *term) matches(sp Spoken) bool {
+// excepted is what an exception takes out of a deny.
+type excepted struct {
+	app  AppMatch
+	name string // as a term's
+}
+
+// matches reports whether the term speaks of the flow; mismatch, that it would
+// if the flow were for another server.
+func (t *term) matches(sp Spoken, server ServerName) (ok, mismatch bool) {
 	if !t.app.Matches(sp) {
-		return false
+		return false, false
 	}
-	for _, m := range t.except {
-		if m.Matches(sp) {
-			return false
+	if t.name != "" && !server.fits(t.name, t.app, sp) {
+		return false, true
+	}
+	for i := range t.except {
+		e := &t.except[i]
+		if e.app.Matches(sp) && (e.name == "" || server.fits(e.name, e.app, sp)) {
+			return false, false
 		}
 	}
-	return true
+	return true, false
 }
 
 // rankOf is V3's order; a lower rank decides first.
@@ -71,10 +85,11 @@ func newSideDecision(guarded bool, mode Mode, reason Reason, terms []term) sideD
 	type what struct {
 		rank uint8
 		app  AppMatch
+		name string
 	}
 	seen := make(map[what]bool, len(terms))
 	for _, t := range terms {
-		k := what{t.rank, t.app}
+		k := what{t.rank, t.app, t.name}
 		if seen[k] {
 			continue
 		}
@@ -84,7 +99,7 @@ func newSideDecision(guarded bool, mode Mode, reason Reason, terms []term) sideD
 			continue // what it leaves is for those behind it
 		}
 		seen[k] = true
-		if t.app.Any {
+		if t.app.Any && t.name == "" {
 			break
 		}
 	}
@@ -110,13 +125,16 @@ type answer struct {
 	reason  Reason
 }
 
-func (s *sideDecision) ask(sp Spoken) answer {
+func (s *sideDecision) ask(sp Spoken, server ServerName) answer {
 	if !s.guarded {
 		return answer{verdict: Allow, rule: -1}
 	}
+	otherServer := false
 	for i := range s.terms {
 		t := &s.terms[i]
-		if !t.matches(sp) {
+		ok, mismatch := t.matches(sp, server)
+		if !ok {
+			otherServer = otherServer || mismatch
 			continue
 		}
 		if t.verdict == Allow {
@@ -133,6 +151,8 @@ func (s *sideDecision) ask(sp Spoken) answer {
 		a.verdict = Allow
 	}
 	switch {
+	case otherServer:
+		a.reason = ReasonNameMismatch
 	case s.allows && sp.App == AppUnknown:
 		a.reason = ReasonAppUnknown
 	case s.allows:
@@ -147,8 +167,11 @@ func (s *sideDecision) ask(sp Spoken) answer {
 // A no that is enforced goes before one that is only recorded, the initiator's
 // before the responder's. Rule and Side of a yes are the initiator's, or the
 // responder's where the initiator is not guarded.
-func (d *Decision) Judge(s Spoken) Judgement {
-	out, in := d.out.ask(s), d.in.ask(s)
+func (d *Decision) Judge(s Spoken) Judgement { return d.JudgeServer(s, ServerName{}) }
+
+// JudgeServer is Judge for a flow that says which server it is for.
+func (d *Decision) JudgeServer(s Spoken, server ServerName) Judgement {
+	out, in := d.out.ask(s, server), d.in.ask(s, server)
 	switch {
 	case out.no && out.verdict != Allow:
 		return Judgement{out.verdict, true, SideOut, out.rule, out.reason}
@@ -178,34 +201,44 @@ func (d *Decision) Denied() bool { return d.denied }
 func (d *Decision) settle() {
 	first := d.Judge(Spoken{})
 	d.verdict, d.denied = first.Verdict, first.Denied
+	differs := func(s Spoken, server ServerName) bool {
+		j := d.JudgeServer(s, server)
+		return j.Denied != first.Denied || (j.Verdict == Allow) != (first.Verdict == Allow)
+	}
 	for _, s := range d.spoken() {
-		j := d.Judge(s)
-		if j.Denied != first.Denied || (j.Verdict == Allow) != (first.Verdict == Allow) {
+		if differs(s, ServerName{}) || d.named && s.App.saysServer() && differs(s, ServerName{State: NameHidden}) {
 			d.verdict, d.denied = Undecided, false
 			return
 		}
 	}
 }
 
+// Named reports whether a name of the destination is part of the decision, so
+// that what the flow says of its server must be read.
+func (d *Decision) Named() bool { return d.named }
+
 // spoken lists one flow of each kind that the terms can tell apart: an
 // application that no term names behaves as its nearest named parent does, or
 // as an unknown one.
 func (d *Decision) spoken() []Spoken {
 	var out []Spoken
-	add := func(m AppMatch) {
-		if m.Any {
+	add := func(m AppMatch, name string) {
+		if m.Any && name == "" {
 			return
 		}
 		if out == nil {
 			out = append(out, Spoken{App: AppUnknown}, Spoken{App: AppTLS}, Spoken{App: AppDTLS},
 				Spoken{App: AppTLS, ALPN: AppUnknown}, Spoken{App: AppDTLS, ALPN: AppUnknown})
 		}
+		if m.Any { // of what says which server it is for
+			m.App = AppHTTP
+		}
 		out = append(out, forms(m.App)...)
 	}
 	for _, t := range slices.Concat(d.out.terms, d.in.terms) {
-		add(t.app)
-		for _, m := range t.except {
-			add(m)
+		add(t.app, t.name)
+		for _, e := range t.except {
+			add(e.app, e.name)
 		}
 	}
 	return out

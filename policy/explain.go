@@ -306,14 +306,14 @@ func (s Spoken) String() string {
 }
 
 func (t *Table) sideSay(side Side, who uint32, sd *sideDecision, d *Decision, s Spoken) SideSay {
-	a := sd.ask(s)
+	a := sd.ask(s, ServerName{})
 	say := SideSay{Side: side, Peer: t.IdentityName(t.ids[who]), Guarded: sd.guarded, Mode: sd.mode, Answer: "yes", Reason: a.reason, Rule: a.rule}
 	if a.no {
 		say.Answer = "no"
 	}
 	if s.App == AppNone {
 		for _, other := range d.spoken() {
-			if sd.ask(other).no != a.no {
+			if sd.ask(other, ServerName{}).no != a.no {
 				say.Answer, say.Reason, say.Rule = "depends on the application", ReasonNone, -1
 				break
 			}

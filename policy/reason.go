@@ -46,7 +46,11 @@ const (
 	ReasonFlowQuota   // the endpoint's share of the flow table is used up
 	ReasonMissBudget  // too many undecided packets from this endpoint
 	ReasonInternal    // the slow path could not carry it (no frame, device gone)
-	ReasonCount       // not a reason: how many there are
+	// What names say.
+	ReasonNameMismatch // the name it was allowed by is not the one it asks the server for
+	ReasonNameRefused  // a DNS query for a name that no statement allows (R18)
+	ReasonNameTunnel   // more and longer DNS queries below one domain than names need
+	ReasonCount        // not a reason: how many there are
 )
 
 var reasonNames = [ReasonCount]string{"none",
@@ -55,6 +59,7 @@ var reasonNames = [ReasonCount]string{"none",
 	"vlan", "ethertype", "truncated", "bad-header", "ip-options", "extension-header", "fragment", "protocol",
 	"icmp-type", "icmp-unrelated", "icmp-size", "no-flow", "conflict", "protocol-mismatch",
 	"not-admitted", "gateway-down", "stale", "flow-quota", "miss-budget", "internal",
+	"name-mismatch", "name-refused", "name-tunnel",
 }
 
 func (r Reason) String() string { return nameOf(reasonNames[:], int(r)) }

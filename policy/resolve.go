@@ -42,11 +42,13 @@ type place struct {
 	vip      int32  // A2, or nobody
 	lb       bool   // A3
 	dns      uint16 // index into resolver.dns
+	workload int32  // of the endpoint: index into the snapshot, or nobody
 }
 
 // spot is what an address is in every zone.
 type spot struct {
 	endpoint  int32 // A1 in another zone, or nobody
+	workload  int32
 	dns       uint16
 	host      bool
 	node      bool
@@ -106,6 +108,19 @@ func (r *resolver) source(zone Zone, a address) (who uint32, dns uint16) {
 		return uint32(IDMetadata), 0
 	}
 	return r.elsewhere(zone, a, s), 0
+}
+
+// callerAt is which workload sends from an address of its own, nobody where
+// none or more than one may, and its name servers.
+func (r *resolver) callerAt(zone Zone, a address) (dns uint16, workload int32) {
+	p, s := r.at(zone, a)
+	switch {
+	case p != nil && p.endpoint != nobody:
+		return p.dns, p.workload
+	case s != nil && s.endpoint != nobody && !r.isOnLink(zone, a):
+		return s.dns, s.workload
+	}
+	return 0, nobody
 }
 
 func (r *resolver) destination(q *Query, a address, dns uint16) (who uint32, port uint16) {

@@ -50,7 +50,7 @@ const (
 	PeerIngress
 	PeerWorkload // any workload
 	PeerAny      // every peer but unknown, metadata, orchestrator, multicast, broadcast
-	PeerName     // a DNS name: compiles to nothing until names do
+	PeerName     // a DNS name, or with *. every name below a domain; To only
 	PeerCIDR     // an address, whoever has it
 	PeerSelector // what the operator selects by role, label, category, ...
 )
@@ -68,9 +68,11 @@ type Peer struct {
 	Kind    PeerKind   `json:"kind"`
 	Service ServiceKey `json:"service,omitzero"` // PeerService
 	// Identity narrows PeerService to one identity of that service; 0 = all of it.
-	Identity Identity     `json:"identity,omitempty"`
-	Name     string       `json:"name,omitempty"`     // PeerName; of PeerSelector its text: "role/database"
-	Prefix   netip.Prefix `json:"prefix,omitzero"`    // PeerCIDR
+	Identity Identity `json:"identity,omitempty"`
+	Name     string   `json:"name,omitempty"` // PeerName; of PeerSelector its text: "role/database"
+	// Prefix is that of PeerCIDR. Of PeerName it is where the name's addresses
+	// must be; without it they must not be private.
+	Prefix   netip.Prefix `json:"prefix,omitzero"`
 	Selected *Selection   `json:"selected,omitempty"` // PeerSelector; nil = nobody
 }
 
@@ -90,6 +92,9 @@ func (p Peer) String() string {
 	case PeerService:
 		return p.Service.String()
 	case PeerName:
+		if p.Prefix.IsValid() {
+			return "name:" + p.Name + " in " + p.Prefix.String()
+		}
 		return "name:" + p.Name
 	case PeerCIDR:
 		return "cidr:" + p.Prefix.String()
@@ -130,6 +135,9 @@ type Statement struct {
 	Speaks  Speaks      `json:"speaks"`
 	// EnforceAlways acts where the side's mode is observe too (V4).
 	EnforceAlways bool `json:"enforceAlways,omitempty"`
+	// NamesOnly lets only those DNS queries pass that ask for a name which some
+	// statement allows the same workload (R18, dns: names).
+	NamesOnly bool `json:"namesOnly,omitempty"`
 	// Except is what a deny does not speak of.
 	Except []Exception `json:"except,omitempty"`
 	Origin []string    `json:"origin"` // "mariadb@1#sql serves app-server", "env WORDPRESS_DB_HOST"

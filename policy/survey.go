@@ -48,7 +48,7 @@ func newResolver(in *Input, member map[string]uint32, named *regions) (*resolver
 		s.surveyNetwork(&in.Snapshot.Networks[i])
 	}
 	for i := range in.Snapshot.Workloads {
-		s.surveyWorkload(&in.Snapshot.Workloads[i])
+		s.surveyWorkload(int32(i))
 	}
 	s.surveyElsewhere()
 	s.finish()
@@ -186,14 +186,15 @@ func claim(owner *int32, who uint32) {
 	}
 }
 
-func (s *surveyor) surveyWorkload(w *Workload) {
+func (s *surveyor) surveyWorkload(index int32) {
+	w := &s.in.Snapshot.Workloads[index]
 	if w.SharedWith != "" { // I6: the owner's endpoint is its own
 		return
 	}
 	who := s.member[w.ID] // unknown (0) while it is in no group
 	dns := s.dnsSet(w)
 	for i := range w.Endpoints {
-		s.surveyEndpoint(&w.Endpoints[i], who, dns)
+		s.surveyEndpoint(index, &w.Endpoints[i], who, dns)
 	}
 	for id, vips := range w.VIPs {
 		n := s.networks[id]
@@ -245,7 +246,7 @@ func (s *surveyor) dnsSet(w *Workload) uint16 {
 	return i
 }
 
-func (s *surveyor) surveyEndpoint(e *Endpoint, who uint32, dns uint16) {
+func (s *surveyor) surveyEndpoint(index int32, e *Endpoint, who uint32, dns uint16) {
 	n := s.networks[e.Network]
 	if n == nil { // Problems tells
 		s.stray = append(s.stray, e.Addresses...)
@@ -260,8 +261,11 @@ func (s *surveyor) surveyEndpoint(e *Endpoint, who uint32, dns uint16) {
 			continue
 		}
 		s.put(n.Zone, ip, func(p *place) {
-			if p.endpoint == nobody {
-				p.dns = dns
+			switch {
+			case p.endpoint == nobody:
+				p.dns, p.workload = dns, index
+			case p.workload != index:
+				p.workload = nobody
 			}
 			claim(&p.endpoint, who)
 			if p.endpoint == int32(IDUnknown) {
@@ -323,7 +327,7 @@ func (s *surveyor) surveyElsewhere() {
 		if !ok {
 			sp.endpoint = nobody
 		}
-		sp.endpoint, sp.dns = f.endpoint, f.dns
+		sp.endpoint, sp.dns, sp.workload = f.endpoint, f.dns, f.workload
 		s.spots[a] = sp
 	}
 	// Whose network is not known is unknown (A12), never site.

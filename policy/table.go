@@ -41,6 +41,8 @@ type Table struct {
 	statements []Statement
 	groups     []Group
 	snapshot   *Snapshot
+	groupOf    []uint32 // dense number by index into snapshot.Workloads
+	names      nameTable
 }
 
 // peerInfo is what decide must know of an end before it looks for its rules.
@@ -58,6 +60,7 @@ const (
 	pairTo                       // (a peer, this)
 	classTo                      // (this, a class)
 	classFrom                    // (a class, this)
+	nameFrom                     // (this, a name)
 )
 
 // AskingTable lets everything pass, and asks of every flow what it speaks: for
@@ -80,9 +83,16 @@ func (t *Table) Epoch() uint32 { return t.epoch }
 
 // Lookup returns what policy says of that flow, never nil. The initiator is
 // Src.
-func (t *Table) Lookup(q Query) *Decision {
+func (t *Table) Lookup(q Query) *Decision { return t.lookup(&q, nil) }
+
+func (t *Table) lookup(q *Query, held *NameUse) *Decision {
 	q.Proto = q.Proto.normal()
-	from, to, port := t.resolver.peers(&q)
+	from, to, port := t.resolver.peers(q)
+	if t.peers[from].layers&nameFrom != 0 {
+		if d := t.atName(from, to, q, port, held); d != nil {
+			return d
+		}
+	}
 	return t.decide(from, to, q.Proto, port)
 }
 

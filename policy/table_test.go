@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"testing"
+	"time"
 )
 
 // key is the service PROJECT/NAME.
@@ -74,6 +75,24 @@ func BenchmarkLookup(b *testing.B) {
 		b.Run(name, func(b *testing.B) {
 			for b.Loop() {
 				table.Lookup(q)
+			}
+		})
+	}
+	names := NewNames(NameLimits{})
+	in := largeInput(1000)
+	in.Names, in.Now = names, time.Now()
+	in.Statements = append(in.Statements, Statement{ID: "name", Verdict: Allow, From: []Peer{ServicePeer(key("p", "s7"))}, To: []Peer{{Kind: PeerName, Name: "*.example.com"}}, App: app(AppHTTP), Ports: tcp(443)})
+	withNames := mustCompile(b, in)
+	names.Note(withNames, 7, answered("a.example.com", time.Minute, "198.51.100.7"), time.Now())
+	for name, q := range map[string]Query{
+		"by name":             query(1, "172.18.1.7", "198.51.100.7", ProtoTCP, 443),
+		"names of others":     query(1, "172.18.1.8", "198.51.100.7", ProtoTCP, 443),
+		"no such name":        query(1, "172.18.1.7", "198.51.100.8", ProtoTCP, 443),
+		"rule v4, with names": query(1, "172.18.1.7", "172.18.1.8", ProtoTCP, 5432),
+	} {
+		b.Run(name, func(b *testing.B) {
+			for b.Loop() {
+				withNames.Lookup(q)
 			}
 		})
 	}

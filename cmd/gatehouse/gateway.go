@@ -187,6 +187,9 @@ var whyText = [policy.ReasonCount]string{
 	policy.ReasonFlowQuota:           "this interface has used up its share of flows",
 	policy.ReasonMissBudget:          "this interface sends too many undecided packets",
 	policy.ReasonInternal:            "the slow path could not carry it",
+	policy.ReasonNameMismatch:        "it asks the server for another name than the one that the address was allowed by, or for none",
+	policy.ReasonNameRefused:         "a DNS query for a name that no statement allows",
+	policy.ReasonNameTunnel:          "DNS queries below one domain that carry more than names: data may leave by them",
 }
 
 func (g *gateway) setMode(req ModeRequest) ([]string, error) {

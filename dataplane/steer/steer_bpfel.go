@@ -127,7 +127,10 @@ const (
 	steerReasonREASON_FLOW_QUOTA           steerReason = 32
 	steerReasonREASON_MISS_BUDGET          steerReason = 33
 	steerReasonREASON_INTERNAL             steerReason = 34
-	steerReasonREASON_COUNT                steerReason = 35
+	steerReasonREASON_NAME_MISMATCH        steerReason = 35
+	steerReasonREASON_NAME_REFUSED         steerReason = 36
+	steerReasonREASON_NAME_TUNNEL          steerReason = 37
+	steerReasonREASON_COUNT                steerReason = 38
 )
 
 type steerSlot struct {

@@ -1,0 +1,345 @@
+package policy
+
+import (
+	"encoding/binary"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+)
+
+// How names reach a verdict. A name's rules are laid out when an answer is
+// noted, not when the table is compiled: which rules meet at an address depends
+// on which names lead there. They are found by workload and address, and hold
+// where the address is the internet's or the site's; whatever section 1 finds
+// at an address before that is who it is.
+
+// nameRules is what policy says of one group, a set of patterns and what is at
+// the address without them, for each number that the caller has (see prefixes.go).
+type nameRules []callerRules
+
+type callerRules struct {
+	from, to uint32 // to: site or internet, in their region
+	spans    [3][]span
+}
+
+// nameProtos are those of callerRules.spans.
+var nameProtos = [3]Proto{ProtoTCP, ProtoUDP, ProtoICMP}
+
+// firstName numbers the first pattern as the end of a rule, below the prefixes;
+// no peer has such a number.
+const firstName = 1 << (pairBits - 2)
+
+func isNameEnd(end uint32) bool { return end >= firstName && end < firstRange }
+
+// named is what a workload's flows to one address may do. all holds for those
+// that live, of names whose time is over too.
+type named struct {
+	use       *NameUse
+	live, all nameRules // nil = nothing
+}
+
+// namedAddresses finds named by workload, an index into the snapshot, and address.
+type namedAddresses struct {
+	mu sync.RWMutex
+	m  map[addrKey]*named
+}
+
+func (n *namedAddresses) get(workload int32, a address) *named {
+	n.mu.RLock()
+	defer n.mu.RUnlock()
+	return n.m[addrKey{uint64(workload), a}]
+}
+
+func (n *namedAddresses) set(workload int32, a address, v *named) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if v == nil {
+		delete(n.m, addrKey{uint64(workload), a})
+		return
+	}
+	n.m[addrKey{uint64(workload), a}] = v
+}
+
+// nameTable is a table's part in names. What the compiler kept is guarded by
+// Names.mu.
+type nameTable struct {
+	patterns []namePattern
+	of       map[uint32][]uint32 // patterns by caller
+	indexOf  map[string]int32    // workload id -> index, of those that may ask
+	private  []netip.Prefix      // site addresses that names may have
+	found    namedAddresses
+	compiler *compiler
+	made     map[string]nameRules
+}
+
+// atName is the decision for a flow to an outside address, or nil.
+func (t *Table) atName(from, to uint32, q *Query, port uint16, held *NameUse) *Decision {
+	if id := t.ids[to]; id != IDInternet && id != IDSite {
+		return nil
+	}
+	_, workload := t.resolver.callerAt(q.Zone, addressOf(&q.Src))
+	if workload == nobody {
+		return nil
+	}
+	n := t.names.found.get(workload, addressOf(&q.Dst))
+	if n == nil {
+		return nil
+	}
+	rules := n.live
+	if held != nil && held == n.use {
+		rules = n.all
+	}
+	proto := slices.Index(nameProtos[:], q.Proto)
+	for i := range rules {
+		r := &rules[i]
+		if r.from != from || r.to != to || proto < 0 {
+			continue
+		}
+		if d := at(r.spans[proto], port); d != nil {
+			return d
+		}
+		return t.unruled[t.peers[from].class][t.peers[to].class]
+	}
+	return nil
+}
+
+// NameUse returns the address of q as its sender knows it by names, nil where
+// it does not.
+func (t *Table) NameUse(q Query) *NameUse {
+	_, workload := t.resolver.callerAt(q.Zone, addressOf(&q.Src))
+	if workload == nobody {
+		return nil
+	}
+	if n := t.names.found.get(workload, addressOf(&q.Dst)); n != nil {
+		return n.use
+	}
+	return nil
+}
+
+// LookupHeld is Lookup for a flow that holds the address: names whose time is
+// over count too.
+func (t *Table) LookupHeld(q Query, held *NameUse) *Decision { return t.lookup(&q, held) }
+
+// Asker says whose DNS queries a flow carries, if they are of interest: q goes
+// to a name server of the sending workload, and some statement lets that
+// workload reach names, or look up nothing but such names. The workload is an
+// index into the table's snapshot.
+func (t *Table) Asker(q Query) (workload int32, ok bool) {
+	if q.DstPort != 53 || t.names.of == nil || q.Proto != ProtoUDP && q.Proto != ProtoTCP {
+		return nobody, false
+	}
+	dns, workload := t.resolver.callerAt(q.Zone, addressOf(&q.Src))
+	if workload == nobody || !slices.Contains(t.resolver.dns[dns], addressOf(&q.Dst)) {
+		return nobody, false
+	}
+	_, ok = t.names.of[t.groupOf[workload]]
+	return workload, ok
+}
+
+// MayAsk reports whether some statement lets that workload reach the name.
+func (t *Table) MayAsk(workload int32, name string) bool {
+	if workload < 0 || int(workload) >= len(t.groupOf) {
+		return false
+	}
+	for _, p := range t.names.of[t.groupOf[workload]] {
+		if nameFits(t.names.patterns[p].text, name) {
+			return true
+		}
+	}
+	return false
+}
+
+// nameVerdict is whether an address may be learned by a name.
+type nameVerdict uint8
+
+const (
+	notAName nameVerdict = iota // no pattern fits
+	notThere                    // the address must not be the name's
+	isNamed
+)
+
+func (t *Table) nameMayBe(who uint32, name string, a address) nameVerdict {
+	v := notAName
+	for _, p := range t.names.of[who] {
+		pattern := &t.names.patterns[p]
+		if !nameFits(pattern.text, name) {
+			continue
+		}
+		if _, ok := t.nameAt(pattern, a); ok {
+			return isNamed
+		}
+		v = notThere
+	}
+	return v
+}
+
+// nameAt is what is at an address that a name leads to, and whether it may be
+// the name's: the internet's always, the site's only where the statement or a
+// setting says so, what is a container's, the host's or nobody's never.
+func (t *Table) nameAt(p *namePattern, a address) (to uint32, ok bool) {
+	_, s := t.resolver.at(0, a)
+	if s != nil && (s.endpoint != nobody || s.host || s.node || s.metadata || s.broadcast) {
+		return 0, false
+	}
+	who := t.resolver.elsewhere(0, a, s)
+	to, ip := who, a.netip()
+	if t.resolver.regions != nil {
+		to = t.resolver.placed(who, a)
+	}
+	switch {
+	case who != uint32(IDInternet) && who != uint32(IDSite):
+		return to, false
+	case p.within.IsValid():
+		return to, p.within.Contains(ip)
+	case who == uint32(IDInternet):
+		return to, true
+	}
+	return to, slices.ContainsFunc(t.names.private, func(p netip.Prefix) bool { return p.Contains(ip) })
+}
+
+// bind writes down what an address stands for, for a workload.
+func (t *Table) bind(id string, u *NameUse, now time.Time) {
+	workload, ok := t.names.indexOf[id]
+	if !ok {
+		return
+	}
+	n := &named{use: u,
+		live: t.nameRules(workload, u, func(k *knownAddress) bool { return k.until.After(now) }),
+		all:  t.nameRules(workload, u, func(*knownAddress) bool { return true })}
+	if n.all == nil {
+		n = nil
+	}
+	t.names.found.set(workload, u.address, n)
+}
+
+func (t *Table) unbind(id string, u *NameUse) {
+	if workload, ok := t.names.indexOf[id]; ok {
+		t.names.found.set(workload, u.address, nil)
+	}
+}
+
+// nameRules lays the rules of all patterns that the address's names fit; nil
+// where none does.
+func (t *Table) nameRules(workload int32, u *NameUse, counts func(*knownAddress) bool) nameRules {
+	group := t.groupOf[workload]
+	var fit []uint32
+	to := uint32(IDUnknown)
+	for _, p := range t.names.of[group] {
+		pattern := &t.names.patterns[p]
+		if !slices.ContainsFunc(u.names, func(k *knownAddress) bool { return counts(k) && nameFits(pattern.text, k.name) }) {
+			continue
+		}
+		if at, ok := t.nameAt(pattern, u.address); ok {
+			fit, to = append(fit, p), at
+		}
+	}
+	if len(fit) == 0 {
+		return nil
+	}
+	key := binary.LittleEndian.AppendUint32(binary.LittleEndian.AppendUint32(nil, group), to)
+	for _, p := range fit {
+		key = binary.LittleEndian.AppendUint32(key, p)
+	}
+	if r := t.names.made[string(key)]; r != nil {
+		return r
+	}
+	for i := range fit {
+		fit[i] += firstName
+	}
+	var out nameRules
+	for _, from := range t.names.compiler.peersOf(group) {
+		r := callerRules{from: from, to: to}
+		for i, proto := range nameProtos {
+			r.spans[i] = t.names.compiler.spans(keyOf(from, to, proto), fit...)
+		}
+		out = append(out, r)
+	}
+	t.names.made[string(key)] = out
+	return out
+}
+
+// pattern numbers the patterns of names.
+func (c *compiler) pattern(p *Peer) uint32 {
+	k := namePattern{text: p.Name}
+	if p.Prefix.IsValid() {
+		k.within = plain(p.Prefix)
+	}
+	i, ok := c.patterns[k]
+	if !ok {
+		if c.patterns == nil {
+			c.patterns = make(map[namePattern]uint32)
+		}
+		i = uint32(len(c.table.names.patterns))
+		c.patterns[k] = i
+		c.table.names.patterns = append(c.table.names.patterns, k)
+	}
+	return i
+}
+
+// layNames notes who may reach which names, and keeps what their rules are laid
+// from when an answer comes.
+func (c *compiler) layNames() {
+	t := c.table
+	of := c.nameCallers()
+	for group, patterns := range of {
+		slices.Sort(patterns)
+		of[group] = slices.Compact(patterns)
+		for _, dense := range c.peersOf(group) {
+			t.peers[dense].layers |= nameFrom
+		}
+	}
+	c.noteLookups(of)
+	if len(of) == 0 {
+		return
+	}
+	t.names.of, t.names.made, t.names.compiler = of, make(map[string]nameRules), c
+	t.names.private = c.in.PrivateNames
+	t.names.found.m = make(map[addrKey]*named)
+	t.names.indexOf = make(map[string]int32)
+	for i, group := range t.groupOf {
+		if len(of[group]) > 0 {
+			t.names.indexOf[c.in.Snapshot.Workloads[i].ID] = int32(i)
+		}
+	}
+	if c.in.Names != nil {
+		c.in.Names.attach(t, c.in.Now)
+	}
+}
+
+// nameCallers lists the patterns that each group may reach.
+func (c *compiler) nameCallers() map[uint32][]uint32 {
+	of := make(map[uint32][]uint32)
+	for k := range c.toNames {
+		pattern := k.to() - firstName
+		if isWildcard(k.from()) {
+			for i := range c.table.groups {
+				group := uint32(FirstWorkloadIdentity) + uint32(i)
+				of[group] = append(of[group], pattern)
+			}
+			continue
+		}
+		for _, dense := range c.peersOf(k.from()) {
+			if base, ok := c.placed.base[dense]; ok {
+				dense = base
+			}
+			if dense >= uint32(FirstWorkloadIdentity) {
+				of[dense] = append(of[dense], pattern)
+			}
+		}
+	}
+	return of
+}
+
+// noteLookups adds those who may look up names only, be there none (R18).
+func (c *compiler) noteLookups(of map[uint32][]uint32) {
+	for i := range c.table.rules {
+		r := &c.table.rules[i]
+		if !c.table.statements[r.Statement].NamesOnly {
+			continue
+		}
+		if group, ok := c.table.byIdentity[r.From]; ok && of[group] == nil {
+			of[group] = []uint32{}
+		}
+	}
+}
