@@ -7,13 +7,15 @@ import (
 )
 
 // memcached: doc/protocol.txt (text and meta commands, UDP frame header) and
-// the BinaryProtocolRevamped page of its wiki. A text command needs a reply
-// that memcached gives; the binary header is proof on the reply.
+// the BinaryProtocolRevamped page of its wiki. A text command needs a reply that
+// memcached gives, but one that stores carries its value in full; a binary one
+// needs lengths that its operation has.
 var memcachedProtocol = protocol{
 	app: policy.AppMemcached, tcp: true,
 	client:       func(v *view) match { return memcachedCommand(v.c, v.cFull) },
 	server:       func(v *view) match { return memcachedReply(v.c, v.s, v.sFull) },
 	clientFirsts: between('a', 'z').or(oneOf("\x80")), serverFirsts: between('A', 'Z').or(between('0', '9')).or(oneOf("\x81")),
+	mid: memcachedMid,
 }
 
 var memcachedUDPProtocol = protocol{
@@ -70,7 +72,7 @@ func memcachedCommand(b []byte, full bool) match {
 	if b[0] == 0x80 {
 		return memcachedBinary(b, full)
 	}
-	l, _, ok := line(b)
+	l, rest, ok := line(b)
 	if !ok {
 		l = bytes.TrimSuffix(b, []byte{'\r'})
 	}
@@ -96,7 +98,57 @@ func memcachedCommand(b []byte, full bool) match {
 		if words < w.words || w.words > 1 && memcachedWord(l[end+1:]) > memcachedKeyMax {
 			return no
 		}
+		if words >= 5 && memcachedValue(l, rest, 3) {
+			return yes
+		}
 		return fits
+	}
+	return no
+}
+
+// memcachedValue: the word at that place is the length of the data that
+// follows the line, up to a line end or the end of the bytes.
+func memcachedValue(l, rest []byte, at int) bool {
+	for range at + 1 {
+		i := bytes.IndexByte(l, ' ')
+		if i < 0 {
+			return false
+		}
+		l = l[i+1:]
+	}
+	size, n := number(l)
+	if n == 0 || n < len(l) && l[n] != ' ' {
+		return false
+	}
+	return len(rest) >= size+2 && rest[size] == '\r' && rest[size+1] == '\n'
+}
+
+// memcachedMid: values that are stored or returned, statistics, binary messages.
+func memcachedMid(b []byte) match {
+	switch b[0] {
+	case 0x80:
+		if memcachedBinary(b, false) == yes {
+			return yes
+		}
+		return no
+	case 0x81:
+		if len(b) >= memcachedBinHead && b[5] == 0 && b[1] <= 0x48 && be.Uint16(b[6:]) <= 0x86 &&
+			memcachedBinHead+int(be.Uint32(b[8:])) == len(b) && int(be.Uint32(b[8:])) >= int(be.Uint16(b[2:]))+int(b[4]) && b[4] <= 24 && be.Uint16(b[2:]) <= memcachedKeyMax {
+			return yes
+		}
+		return no
+	}
+	l, rest, ok := line(b)
+	if !ok {
+		return no
+	}
+	switch {
+	case begins(l, "VALUE ") == yes && memcachedValue(l, rest, 2):
+		return yes
+	case begins(l, "STAT ") == yes && begins(rest, "STAT ") == yes:
+		return yes
+	case memcachedCommand(b, false) == yes:
+		return yes
 	}
 	return no
 }
@@ -117,7 +169,29 @@ func memcachedBinary(b []byte, full bool) match {
 		be.Uint32(b[8:]) < uint32(be.Uint16(b[2:]))+uint32(b[4]) || be.Uint32(b[8:]) > 1<<27 {
 		return no
 	}
+	// One whose extras and key are what the operation has, all of it there and
+	// nothing or another one after it.
+	n, key := memcachedBinHead+int(be.Uint32(b[8:])), int(be.Uint16(b[2:]))
+	extras := memcachedExtras(b[1])
+	if extras == int(b[4]) && key > 0 && len(b) >= n && (len(b) == n || b[n] == 0x80) && printable(b[memcachedBinHead+extras:memcachedBinHead+extras+key]) {
+		return yes
+	}
 	return fits
+}
+
+// memcachedExtras is how many bytes of extras an operation with a key has; -1 for others.
+func memcachedExtras(op byte) int {
+	switch op {
+	case 0x00, 0x04, 0x09, 0x0c, 0x0d, 0x0e, 0x0f, 0x14, 0x19, 0x1a, 0x20, 0x21, 0x22, 0x24: // get, delete, append and quiet ones, SASL
+		return 0
+	case 0x01, 0x02, 0x03, 0x11, 0x12, 0x13: // set, add, replace
+		return 8
+	case 0x05, 0x06, 0x15, 0x16: // increment, decrement
+		return 20
+	case 0x1c, 0x1d, 0x1e: // touch
+		return 4
+	}
+	return -1
 }
 
 var memcachedReplies = []string{"VALUE ", "STORED\r\n", "NOT_STORED\r\n", "EXISTS\r\n", "NOT_FOUND\r\n", "DELETED\r\n", "TOUCHED\r\n", "OK\r\n", "END\r\n", "STAT ", "VERSION ",

@@ -7,13 +7,15 @@ import (
 )
 
 // MySQL and MariaDB client/server protocol: "Connection Phase" of the MySQL
-// internals documentation (HandshakeV10, ERR_Packet, HandshakeResponse41,
-// SSLRequest). The server speaks first, and its greeting is proof.
+// internals documentation (HandshakeV10, ERR_Packet, HandshakeResponse41 and 320,
+// SSLRequest), "Text Protocol" for queries. The server speaks first, and its
+// greeting is proof; so is a login with its filler of zeros. The X protocol
+// (mysqlx.proto) begins with a notice of the server.
 var mysqlProtocol = protocol{
 	app: policy.AppMySQL, tcp: true,
 	client: mysqlLogin, server: mysqlGreeting,
 	clientFirsts: anyByte(), serverFirsts: anyByte(),
-	upgraded: mysqlUpgraded, attrs: mysqlAttrs,
+	upgraded: mysqlUpgraded, attrs: mysqlAttrs, mid: mysqlMid,
 }
 
 const (
@@ -26,10 +28,16 @@ const (
 	mysqlPacketLimit = 1 << 16 // of a login; far below the protocol's own 16 MiB
 )
 
+// mysqlXHello: length 5, type NOTICE, a frame of type 5 (server hello).
+const mysqlXHello = "\x05\x00\x00\x00\x0b\x08\x05\x1a\x00"
+
 func le24(b []byte) int { return int(b[0]) | int(b[1])<<8 | int(b[2])<<16 }
 
 func mysqlGreeting(v *view) match {
 	b := v.s
+	if m := begins(b, mysqlXHello); m == yes || m == more && len(b) > 3 {
+		return m
+	}
 	for i, c := range b[:min(len(b), 5)] {
 		if i == 2 && c != 0 || i == 3 && c > 1 || i == 4 && c != mysqlProtocol10 && c != mysqlError {
 			return no
@@ -82,6 +90,16 @@ func mysqlGreeting(v *view) match {
 
 func mysqlLogin(v *view) match {
 	b := v.c
+	if begins(v.s, mysqlXHello) == yes {
+		// Length, type: capabilities, or authentication.
+		if len(b) < 5 {
+			return until(v.cFull)
+		}
+		if n := le.Uint32(b); n >= 1 && n < 1<<16 && b[4] >= 1 && b[4] <= 4 {
+			return fits
+		}
+		return no
+	}
 	if len(b) < mysqlHead {
 		return until(v.cFull)
 	}
@@ -92,10 +110,48 @@ func mysqlLogin(v *view) match {
 	if len(b) < mysqlHead+4 {
 		return until(v.cFull)
 	}
-	if le.Uint32(b[mysqlHead:])&mysqlProtocol41 == 0 && n < 6 {
-		return no
+	if le.Uint32(b[mysqlHead:])&mysqlProtocol41 == 0 {
+		if n < 6 {
+			return no
+		}
+		return fits
+	}
+	body := b[mysqlHead:min(mysqlHead+n, len(b))]
+	if len(body) < mysqlSSLBody {
+		if len(v.s) > 0 || len(body) == n {
+			return fits
+		}
+		return until(v.cFull)
+	}
+	// Capabilities, packet limit, character set, filler (MariaDB has capabilities
+	// of its own in its last four bytes), user.
+	if zero(body[9:9+19]) && le.Uint32(body[4:]) <= 1<<30 && body[8] != 0 {
+		return yes
 	}
 	return fits
+}
+
+// mysqlVerbs begin statements.
+var mysqlVerbs = []string{"SELECT", "INSERT", "UPDATE", "DELETE", "SHOW", "SET", "BEGIN", "COMMIT", "ROLLBACK", "CREATE", "DROP", "ALTER", "USE", "CALL", "REPLACE", "START TRANSACTION", "EXPLAIN", "DESCRIBE", "DESC", "LOAD DATA", "TRUNCATE", "LOCK TABLES", "UNLOCK TABLES", "KILL", "GRANT", "FLUSH"}
+
+// mysqlMid: a query (COM_QUERY or COM_STMT_PREPARE) of text that is SQL, or
+// whatever is proof at the beginning.
+func mysqlMid(b []byte) match {
+	const query, prepare = 3, 0x16
+	if len(b) < 12 || b[3] != 0 || b[4] != query && b[4] != prepare {
+		return no
+	}
+	n, sql := le24(b), b[mysqlHead+1:]
+	if n < 6 || mysqlHead+n < len(b) {
+		return no
+	}
+	if b[5] == 0 && b[6] == 1 { // query attributes: none, one set
+		sql = sql[2:]
+	}
+	if word(sql, mysqlVerbs) == yes && text(sql[:min(len(sql), 64)]) {
+		return yes
+	}
+	return no
 }
 
 func mysqlUpgraded(v *view) match {

@@ -99,15 +99,47 @@ func postgresqlReply(v *view) match {
 		if len(b) < 9 {
 			return until(v.sFull)
 		}
-		if be.Uint32(b[5:]) <= 12 {
-			return fits
+		if postgresqlAuth(be.Uint32(b[5:]), n) {
+			return yes
 		}
-	case 'E', 'v', 'N', 'S':
+	case 'E', 'N':
+		if n < 5 || n > 1<<16 {
+			return no
+		}
+		if postgresqlFields(b[5:min(len(b), 1+n)]) {
+			return yes
+		}
+		return fits
+	case 'v', 'S':
 		if n >= 5 && n <= 1<<16 {
 			return fits
 		}
 	}
 	return no
+}
+
+// postgresqlAuth: the requests for authentication and their lengths.
+func postgresqlAuth(code uint32, n int) bool {
+	switch code {
+	case 0, 2, 3, 6, 7, 9: // ok, Kerberos, password, SCM, GSS, SSPI
+		return n == 8
+	case 4: // crypt
+		return n == 10
+	case 5: // MD5
+		return n == 12
+	case 8, 10, 11, 12: // GSS and SASL
+		return true
+	}
+	return false
+}
+
+// postgresqlFields: of an error or a notice: severity, in words, then others.
+func postgresqlFields(b []byte) bool {
+	if len(b) < 6 || b[0] != 'S' {
+		return false
+	}
+	end := bytes.IndexByte(b, 0)
+	return end > 3 && end < 24 && text(b[1:end]) && end+1 < len(b) && (b[end+1] == 'V' || b[end+1] == 'C')
 }
 
 // postgresqlUpgraded: after SSLRequest and the server's S comes a ClientHello,
@@ -130,16 +162,19 @@ func postgresqlUpgraded(v *view) match {
 	return startsTLS(rest)
 }
 
-// postgresqlMessages: messages of type, length and body to the end of the
-// bytes, of which the last is what ends a client's or server's turn: Query,
-// Sync, ReadyForQuery.
+// postgresqlMessages: messages of type, length and body. At the end of the bytes
+// stands what ends a turn (Query, Sync, Terminate, ReadyForQuery), or they are
+// cut in a message after others.
 func postgresqlMessages(b []byte) match {
-	for {
+	for seen := 0; ; seen++ {
 		if len(b) < 5 {
+			if seen >= 4 {
+				return yes
+			}
 			return no
 		}
 		n := int(be.Uint32(b[1:]))
-		if !alpha(b[0]) && !digit(b[0]) || n < 4 || n > 1<<24 {
+		if n < 4 || n > 1<<24 || !postgresqlBody(b[0], n, b[5:min(len(b), 1+max(n, 4))]) {
 			return no
 		}
 		if 1+n < len(b) {
@@ -147,22 +182,47 @@ func postgresqlMessages(b []byte) match {
 			continue
 		}
 		if 1+n > len(b) {
-			return no
+			if seen >= 3 {
+				return yes
+			}
+			return more
 		}
 		switch b[0] {
 		case 'Q':
 			if n > 5 && b[n] == 0 && text(b[5:n]) {
 				return yes
 			}
-		case 'S':
+		case 'S', 'X':
 			if n == 4 {
 				return yes
 			}
 		case 'Z':
-			if n == 5 && (b[5] == 'I' || b[5] == 'T' || b[5] == 'E') {
+			return yes
+		case 'E':
+			if postgresqlFields(b[5:]) {
 				return yes
 			}
 		}
-		return no
+		if seen >= 3 {
+			return yes
+		}
+		return more
 	}
+}
+
+// postgresqlBody checks what types have in their body; body may be cut.
+func postgresqlBody(kind byte, n int, body []byte) bool {
+	switch kind {
+	case 'Z':
+		return n == 5 && len(body) > 0 && (body[0] == 'I' || body[0] == 'T' || body[0] == 'E')
+	case '1', '2', '3', 'n', 's', 'I', 'c', 'H', 'X': // complete, no data, suspended, empty, done, flush, terminate
+		return n == 4
+	case 'T', 'D', 't': // rows: how many columns or parameters
+		return n >= 6 && len(body) >= 2 && be.Uint16(body) <= 1664
+	case 'C': // complete, or close
+		return n >= 6 && n < 128 && len(body) > 0 && (body[0] >= 'A' && body[0] <= 'Z')
+	case 'Q', 'P', 'B', 'E', 'N', 'S', 'K', 'A', 'd', 'f', 'p', 'R', 'W', 'G', 'V':
+		return true
+	}
+	return false
 }

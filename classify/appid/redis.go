@@ -4,11 +4,13 @@ import "gatehouse/policy"
 
 // Redis serialization protocol (RESP2 and RESP3): "Redis serialization protocol
 // specification" of the Redis documentation. A command as an array of bulk
-// strings is proof; inline commands need a RESP reply.
+// strings is proof; inline commands need a RESP reply. Replies are proof where
+// they nest or name an error of this server.
 var redisProtocol = protocol{
 	app: policy.AppRedis, tcp: true,
 	client: redisCommand, server: redisReply,
 	clientFirsts: oneOf("*").or(between('A', 'Z')).or(between('a', 'z')), serverFirsts: oneOf("+-:$*%_~>#,(=!|"),
+	mid: redisMid,
 }
 
 const redisArgsMax = 1 << 20
@@ -97,4 +99,61 @@ func redisReply(v *view) match {
 		return until(v.sFull)
 	}
 	return fits
+}
+
+// redisErrors begin the errors of this server and no other's.
+var redisErrors = []string{"-ERR wrong number", "-ERR unknown command", "-WRONGTYPE ", "-MOVED ", "-ASK ", "-NOSCRIPT ", "-LOADING ", "-MISCONF ", "-CLUSTERDOWN ", "-NOAUTH ", "-DENIED Redis", "-READONLY ", "-MASTERDOWN ", "-OOM command"}
+
+// redisMid: errors, or bulk strings to the end of the bytes, of which there is
+// more than one or an array's head.
+func redisMid(b []byte) match {
+	for _, e := range redisErrors {
+		if begins(b, e) == yes {
+			return yes
+		}
+	}
+	nested := 0
+	for n := 0; n < 64 && len(b) > 0; n++ {
+		l, rest, ok := line(b)
+		if !ok || len(l) < 2 || len(b)-len(rest) != len(l)+2 {
+			break
+		}
+		size, digits := number(l[1:])
+		if digits != len(l)-1 && string(l[1:]) != "-1" {
+			return no
+		}
+		switch l[0] {
+		case '*', '%', '~', '>':
+			nested++
+			b = rest
+			continue
+		case '$':
+			if digits == 0 {
+				b = rest
+				continue
+			}
+			if len(rest) < size+2 {
+				if nested > 0 && len(rest) > 0 {
+					return yes
+				}
+				return more
+			}
+			if rest[size] != '\r' || rest[size+1] != '\n' {
+				return no
+			}
+			nested++
+			if b = rest[size+2:]; len(b) == 0 && size >= 2 {
+				return yes
+			}
+			continue
+		case ':':
+			b = rest
+			continue
+		}
+		return no
+	}
+	if nested >= 2 {
+		return yes
+	}
+	return no
 }
