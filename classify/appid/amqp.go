@@ -9,7 +9,7 @@ var amqpProtocol = protocol{
 	app: policy.AppAMQP, tcp: true,
 	client: func(v *view) match { return amqpHeader(v.c, v.cFull) }, server: amqpServer,
 	clientFirsts: oneOf("A"), serverFirsts: oneOf("A\x01"),
-	upgraded: amqpUpgraded, mid: amqpFrames,
+	upgraded: amqpUpgraded, mid: amqpMid,
 }
 
 const amqpHeaderSize = 8
@@ -65,6 +65,35 @@ func amqpUpgraded(v *view) match {
 		return more
 	}
 	return startsTLS(v.c[amqpHeaderSize:])
+}
+
+func amqpMid(b []byte) match {
+	if b[0] == 'A' {
+		return amqpHeader(b, false)
+	}
+	if m := amqp1Frame(b); m != no {
+		return m
+	}
+	return amqpFrames(b)
+}
+
+// amqp1Frame: 1.0 part 2 section 2.3: size, offset of the body in words, type
+// (AMQP or SASL), and a described list whose descriptor is a performative's.
+func amqp1Frame(b []byte) match {
+	if len(b) < 12 || len(b) == 8 {
+		return no
+	}
+	size, at := int(be.Uint32(b)), int(b[4])*4
+	if size < 12 || size > 1<<24 || at != 8 || b[5] > 1 || b[8] != 0 || b[9] != 0x53 {
+		return no
+	}
+	if b[5] == 0 && (b[10] < 0x10 || b[10] > 0x18) || b[5] == 1 && (b[10] < 0x40 || b[10] > 0x44) {
+		return no
+	}
+	if b[11] != 0x45 && b[11] != 0xc0 && b[11] != 0xd0 {
+		return no
+	}
+	return yes
 }
 
 // amqpFrames: 0-9-1 section 4.2.3, frames of type, channel, size, payload and

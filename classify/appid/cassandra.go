@@ -9,6 +9,7 @@ var cassandraProtocol = protocol{
 	app: policy.AppCassandra, tcp: true,
 	client: cassandraRequest, server: cassandraResponse,
 	clientFirsts: between(1, 5).or(oneOf("\x41\x42\xca")), serverFirsts: between(0x81, 0x85).or(oneOf("\xc1\xc2\xca")),
+	mid: cassandraFrame,
 }
 
 const (
@@ -18,6 +19,11 @@ const (
 	cassandraAuth      = 0x03
 	cassandraOptions   = 0x05
 	cassandraSupported = 0x06
+	cassandraQuery     = 0x07
+	cassandraResult    = 0x08
+	cassandraPrepare   = 0x09
+	cassandraRegister  = 0x0b
+	cassandraEvent     = 0x0c
 	cassandraGossip    = "\xca\x55\x2d\xfa"
 )
 
@@ -69,7 +75,7 @@ func cassandraResponse(v *view) match {
 	if len(b) > 1 && b[1]&^0x1f != 0 {
 		return no
 	}
-	opcode, size, _, short := cassandraHeader(b)
+	opcode, size, body, short := cassandraHeader(b)
 	if short {
 		return until(v.sFull)
 	}
@@ -78,7 +84,48 @@ func cassandraResponse(v *view) match {
 		opcode == cassandraError && size >= 6 && size < 1<<16, // code and message
 		opcode == cassandraAuth && size >= 2 && size < 1<<10,
 		opcode == cassandraSupported && size >= 2 && size < 1<<16:
+		if opcode == cassandraSupported && contains(body, "CQL_VERSION") || opcode == cassandraAuth && contains(body, "org.apache.cassandra.auth.") {
+			return yes
+		}
 		return fits
+	}
+	return no
+}
+
+// cassandraFrame: sections 4.1.4, 4.1.5 and 4.2.5: a statement as a long string,
+// or a result of a known kind, of a length that is the frame's.
+func cassandraFrame(b []byte) match {
+	v := b[0] & 0x7f
+	if v == 0 || v > 5 && v != 0x41 && v != 0x42 || len(b) > 1 && b[1]&^0x1f != 0 {
+		return no
+	}
+	opcode, size, body, short := cassandraHeader(b)
+	if short {
+		return no
+	}
+	request := b[0]&0x80 == 0
+	switch {
+	case request && (opcode == cassandraQuery || opcode == cassandraPrepare):
+		if len(body) < 4+6 || size > 1<<26 {
+			return no
+		}
+		n := int(be.Uint32(body))
+		if n < 6 || 4+n > size || !alpha(body[4]) || !text(body[4:min(len(body), 4+n)]) {
+			return no
+		}
+		return yes
+	case request && opcode == cassandraStartup, request && opcode == cassandraRegister:
+		if contains(body, "CQL_VERSION") || contains(body, "_CHANGE") {
+			return yes
+		}
+	case !request && opcode == cassandraResult && len(body) >= 4 && size >= 4 && size < 1<<28:
+		if kind := be.Uint32(body); kind >= 1 && kind <= 5 && (len(body) == size || len(body) < size && len(body) > 64) {
+			return yes
+		}
+	case !request && opcode == cassandraSupported, !request && opcode == cassandraEvent:
+		if contains(body, "CQL_VERSION") || contains(body, "_CHANGE") {
+			return yes
+		}
 	}
 	return no
 }

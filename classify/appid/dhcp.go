@@ -2,7 +2,8 @@ package appid
 
 import "gatehouse/policy"
 
-// DHCP: RFC 2131 section 2 and RFC 2132 section 9.6; DHCPv6: RFC 8415 sections
+// DHCP: RFC 2131 section 2 and RFC 2132 section 9.6; BOOTP, with RFC 1497's
+// options or none: RFC 951 section 3; DHCPv6: RFC 8415 sections
 // 8, 9 and 21. Most messages are to groups and have no answer in the flow.
 var (
 	dhcpProtocol = protocol{
@@ -19,27 +20,18 @@ var (
 
 func dhcpMessage(b []byte) match {
 	const cookie = 236
-	if len(b) < cookie+4+3 || b[2] > 16 || be.Uint32(b[cookie:]) != 0x63825363 {
+	if len(b) < cookie+4 || b[2] > 16 || b[3] > 16 {
 		return no
 	}
-	for b = b[cookie+4:]; len(b) >= 2; {
-		switch b[0] {
-		case 0:
-			b = b[1:]
-			continue
-		case 53:
-			if b[1] == 1 && len(b) > 2 && b[2] >= 1 && b[2] <= 18 {
-				return yes
-			}
-			return no
-		case 255:
-			return no
-		}
-		if n := 2 + int(b[1]); n < len(b) {
-			b = b[n:]
-			continue
-		}
+	// The padding of the address; a server's name and a file's are text.
+	if !zero(b[28+int(b[2]):44]) && b[2] == 6 {
 		return no
+	}
+	if be.Uint32(b[cookie:]) == 0x63825363 {
+		return yes
+	}
+	if len(b) >= 300 && b[1] == 1 && b[2] == 6 && zero(b[44:108]) && zero(b[cookie:min(len(b), cookie+16)]) {
+		return yes
 	}
 	return no
 }

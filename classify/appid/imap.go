@@ -12,7 +12,7 @@ var imapProtocol = protocol{
 	app: policy.AppIMAP, tcp: true,
 	client: imapCommand, server: imapGreeting,
 	clientFirsts: between('!', '~'), serverFirsts: oneOf("*"),
-	upgraded: textUpgrade, next: textNext, lines: true,
+	upgraded: textUpgrade, next: textNext, lines: true, mid: imapMid,
 	attrs: func(v *view, a *Attrs) {
 		if l, _, ok := line(v.s); ok && len(l) > 5 {
 			a.Set(AttrBanner, l[5:])
@@ -38,6 +38,39 @@ func imapCommand(v *view) match {
 		return fits
 	}
 	return m
+}
+
+// imapMid: responses and commands that only this protocol has.
+func imapMid(b []byte) match {
+	l, _, ok := line(b)
+	if !ok || !text(l) || len(l) < 8 {
+		return no
+	}
+	for _, s := range [...]string{"* CAPABILITY IMAP4", "* FLAGS (", "* LIST (", "* LSUB (", "* OK [", "* STATUS ", "* SEARCH ", "* OK IMAP"} {
+		if begins(l, s) == yes {
+			return yes
+		}
+	}
+	if begins(l, "* ") == yes {
+		if _, n := number(l[2:]); n > 0 {
+			for _, s := range [...]string{" FETCH (", " EXISTS", " RECENT", " EXPUNGE"} {
+				if begins(l[2+n:], s) == yes {
+					return yes
+				}
+			}
+		}
+		return no
+	}
+	i := bytes.IndexByte(l[:min(len(l), 16)], ' ')
+	if i <= 0 || !printable(l[:i]) || !digit(l[i-1]) {
+		return no
+	}
+	for _, s := range [...]string{"UID FETCH ", "UID STORE ", "UID SEARCH ", "FETCH ", "SELECT ", "EXAMINE ", "CAPABILITY", "NAMESPACE", "AUTHENTICATE "} {
+		if beginsFold(l[i+1:], s) == yes {
+			return yes
+		}
+	}
+	return no
 }
 
 func imapGreeting(v *view) match {

@@ -2,14 +2,14 @@ package appid
 
 import "gatehouse/policy"
 
-// Kerberos 5: RFC 4120 sections 5.4 to 5.9 and 7.2. The application tag and the
-// message type inside say the same number.
+// Kerberos 5: RFC 4120 sections 5.4 to 5.9 and 7.2; changing passwords RFC 3244
+// section 2. The application tag and the message type inside say the same number.
 var (
 	kerberosProtocol = protocol{
 		app: policy.AppKerberos, udp: true,
-		client:       func(v *view) match { return kerberosMessage(v.c, kerberosRequests, true) },
-		server:       func(v *view) match { return kerberosMessage(v.s, kerberosReplies, true) },
-		clientFirsts: oneOf(kerberosRequests), serverFirsts: oneOf(kerberosReplies),
+		client:       func(v *view) match { return kerberosMessage(kerberosPassword(v.c), kerberosRequests, true) },
+		server:       func(v *view) match { return kerberosMessage(kerberosPassword(v.s), kerberosReplies, true) },
+		clientFirsts: oneOf(kerberosRequests).or(between(0, 8)), serverFirsts: oneOf(kerberosReplies).or(between(0, 8)),
 	}
 	kerberosTCPProtocol = protocol{
 		app: policy.AppKerberos, tcp: true,
@@ -24,6 +24,15 @@ const (
 	kerberosReplies  = "\x6b\x6d\x6f\x7e" // AS-REP, TGS-REP, AP-REP, KRB-ERROR
 )
 
+// kerberosPassword steps over the head of a message about a password: its
+// length, version 1 or ff80, length of the ticket that comes first.
+func kerberosPassword(b []byte) []byte {
+	if len(b) > 16 && int(be.Uint16(b)) == len(b) && (be.Uint16(b[2:]) == 1 || be.Uint16(b[2:]) == 0xff80) && int(be.Uint16(b[4:])) <= len(b)-6 {
+		return b[6:]
+	}
+	return b
+}
+
 func kerberosStream(b []byte, tags string, full bool) match {
 	if len(b) < 5 {
 		return until(full)
@@ -31,7 +40,7 @@ func kerberosStream(b []byte, tags string, full bool) match {
 	if n := be.Uint32(b); n < 20 || n > 1<<20 {
 		return no
 	}
-	return kerberosMessage(b[4:], tags, full)
+	return kerberosMessage(kerberosPassword(b[4:]), tags, full)
 }
 
 func kerberosMessage(b []byte, tags string, full bool) match {

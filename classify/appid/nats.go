@@ -1,14 +1,19 @@
 package appid
 
-import "gatehouse/policy"
+import (
+	"bytes"
+
+	"gatehouse/policy"
+)
 
 // NATS client protocol: "Client Protocol" of the NATS documentation. The server
 // speaks first, and its INFO is proof; the client answers with CONNECT, or
-// with TLS where INFO asks for it.
+// with TLS where INFO asks for it. Messages carry their length in decimal.
 var natsProtocol = protocol{
 	app: policy.AppNATS, tcp: true,
 	client: natsClient, server: natsInfo,
 	clientFirsts: oneOf("CPSUHcpsuh\x16"), serverFirsts: oneOf("I"),
+	mid: natsMid,
 	upgraded: func(v *view) match {
 		if len(v.c) == 0 {
 			return more
@@ -44,5 +49,40 @@ func natsClient(v *view) match {
 	if m := word(v.c, natsVerbs); m != yes {
 		return m
 	}
+	if beginsFold(v.c, "CONNECT {") == yes {
+		if l, _, ok := line(v.c); ok && (contains(l, `"verbose"`) || contains(l, `"pedantic"`) || contains(l, `"lang"`)) {
+			return yes
+		}
+	}
 	return fits
+}
+
+// natsMid: a message whose payload has the length that its line says, or what
+// either side says first.
+func natsMid(b []byte) match {
+	l, rest, ok := line(b)
+	if !ok {
+		return no
+	}
+	switch {
+	case begins(l, "INFO {") == yes:
+		if contains(l, `"server_id"`) {
+			return yes
+		}
+	case begins(l, "CONNECT {") == yes:
+		if contains(l, `"verbose"`) || contains(l, `"lang"`) {
+			return yes
+		}
+	case begins(l, "PUB ") == yes, begins(l, "MSG ") == yes, begins(l, "HPUB ") == yes, begins(l, "HMSG ") == yes:
+		i := bytes.LastIndexByte(l, ' ')
+		size, n := number(l[i+1:])
+		if !printable(l) || n == 0 || i+1+n != len(l) {
+			return no
+		}
+		if len(rest) >= size+2 && rest[size] == '\r' && rest[size+1] == '\n' {
+			return yes
+		}
+		return more
+	}
+	return no
 }

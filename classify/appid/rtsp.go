@@ -7,6 +7,31 @@ var rtspProtocol = protocol{
 	app: policy.AppRTSP, tcp: true,
 	client: rtspRequest, server: rtspStatus,
 	clientFirsts: between('A', 'Z'), serverFirsts: oneOf("R"),
+	mid: func(b []byte) match {
+		if b[0] == '$' {
+			return rtspInterleaved(b)
+		}
+		return no
+	},
+}
+
+// rtspInterleaved: RFC 2326 section 10.12: dollar sign, channel, length, and RTP or
+// RTCP of version 2; another one where this ends.
+func rtspInterleaved(b []byte) match {
+	if len(b) < 16 || b[1] > 31 || b[4]>>6 != 2 {
+		return no
+	}
+	n := 4 + int(be.Uint16(b[2:]))
+	if n < 12 || n > 1600 {
+		return no
+	}
+	if n > len(b) {
+		return more
+	}
+	if n == len(b) || b[n] == '$' {
+		return yes
+	}
+	return no
 }
 
 func rtspRequest(v *view) match {

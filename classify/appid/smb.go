@@ -9,7 +9,12 @@ var smbProtocol = protocol{
 	client:       func(v *view) match { return smbMessage(v.c, 0x81, v.cFull) },
 	server:       func(v *view) match { return smbMessage(v.s, 0x82, v.sFull) },
 	clientFirsts: oneOf("\x00\x81"), serverFirsts: oneOf("\x00\x82"),
-	mid: func(b []byte) match { return smbMessage(b, 0x81, false) },
+	mid: func(b []byte) match {
+		if begins(b, "\x85\x00\x00\x00") == yes && len(b) > 4 { // session keep-alive
+			b = b[4:]
+		}
+		return smbMessage(b, 0x81, false)
+	},
 }
 
 // smbMessage reads a direct-TCP or session-service message; session is the type

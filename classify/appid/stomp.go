@@ -1,13 +1,20 @@
 package appid
 
-import "gatehouse/policy"
+import (
+	"bytes"
+
+	"gatehouse/policy"
+)
 
 // STOMP: stomp.github.io specification 1.2, "Augmented BNF" and "Connecting". A
 // command alone on its line, then headers; HTTP's CONNECT has a space.
 var stompProtocol = protocol{
 	app: policy.AppSTOMP, tcp: true,
 	client: stompConnect, server: stompConnected,
-	clientFirsts: oneOf("CS"), serverFirsts: oneOf("CE"),
+	clientFirsts: oneOf("CS\n\r"), serverFirsts: oneOf("CE\n\r"),
+	mid: func(b []byte) match {
+		return stompFrame(b, false, "SEND", "SUBSCRIBE", "MESSAGE", "RECEIPT", "ACK", "NACK")
+	},
 }
 
 func stompConnect(v *view) match { return stompFrame(v.c, v.cFull, "CONNECT", "STOMP") }
@@ -16,6 +23,10 @@ func stompConnected(v *view) match { return stompFrame(v.s, v.sFull, "CONNECTED"
 
 func stompFrame(b []byte, full bool, commands ...string) match {
 	best := no
+	b = bytes.TrimLeft(b, "\r\n") // between frames these are heart-beats
+	if len(b) == 0 {
+		return until(full)
+	}
 	for _, c := range commands {
 		switch begins(b, c) {
 		case more:
@@ -39,7 +50,7 @@ func stompFrame(b []byte, full bool, commands ...string) match {
 				return until(full)
 			}
 			// Header names are lower case; the first ones are well known.
-			for _, name := range [...]string{"accept-version:", "host:", "login:", "passcode:", "heart-beat:", "version:", "server:", "session:", "message:", "content-type:", "content-length:", "client-id:", "receipt-id:"} {
+			for _, name := range [...]string{"accept-version:", "host:", "login:", "passcode:", "heart-beat:", "version:", "server:", "session:", "message:", "content-type:", "content-length:", "client-id:", "receipt-id:", "destination:", "id:", "ack:", "subscription:", "message-id:", "receipt:"} {
 				if begins(h, name) == yes {
 					return yes
 				}
