@@ -65,6 +65,12 @@ var protocols = [...]protocol{
 	tdsBrowserProtocol,
 	netbiosSessionProtocol,
 	websocketProtocol,
+	rtmpProtocol,
+	lustreProtocol,
+	consulProtocol,
+	consulGossipProtocol,
+	hdfsDataProtocol,
+	rdpUDPProtocol,
 }
 
 // tlsIndex is where tlsProtocol stands.

@@ -3,7 +3,7 @@ package appid
 import "gatehouse/policy"
 
 // ONC RPC: RFC 5531 sections 8, 9 and 11; NFS is its program 100003 (RFC 7530,
-// RFC 1813). A call is proof; the reply has the same transaction number.
+// RFC 1813, RFC 1094). A call is proof; the reply has the same transaction number.
 var (
 	sunrpcProtocol = protocol{
 		app: policy.AppSunRPC, tcp: true,
@@ -27,6 +27,7 @@ var (
 		},
 		clientFirsts: between(0x80, 0x8f), serverFirsts: between(0x80, 0x8f),
 		refine: func(v *view) policy.App { return rpcProgram(v.c, 4) },
+		mid:    rpcMid,
 	}
 	sunrpcUDPProtocol = protocol{
 		app: policy.AppSunRPC, udp: true,
@@ -59,7 +60,7 @@ func rpcCall(b []byte, full bool) match {
 		return until(full)
 	}
 	program, version, proc, flavour, size := be.Uint32(b[12:]), be.Uint32(b[16:]), be.Uint32(b[20:]), be.Uint32(b[24:]), be.Uint32(b[28:])
-	if program < 100000 || program >= 0x60000000 || version > 20 || proc > 200 || flavour != 0 && flavour != 1 && flavour != 6 || size > 400 {
+	if program < 100000 || program >= 0x60000000 || version > 20 || proc > 200 || flavour != 0 && flavour != 1 && flavour != 2 && flavour != 3 && flavour != 6 && flavour != 7 || size > 400 {
 		return no
 	}
 	return yes
@@ -83,4 +84,23 @@ func rpcProgram(b []byte, at int) policy.App {
 		return policy.AppNFS
 	}
 	return policy.AppSunRPC
+}
+
+// rpcMid: of a stream a call, or a reply that was accepted without a verifier,
+// in one record that ends with the bytes or reaches beyond.
+func rpcMid(b []byte) match {
+	if len(b) < 28 || be.Uint32(b)>>31 == 0 {
+		return no
+	}
+	n := int(be.Uint32(b) &^ (1 << 31))
+	if n < 24 || n > 1<<21 {
+		return no
+	}
+	if m := rpcCall(b[4:], true); m == yes {
+		return yes
+	}
+	if be.Uint32(b[8:]) == 1 && be.Uint32(b[12:]) == 0 && be.Uint64(b[16:]) == 0 && be.Uint32(b[24:]) <= 5 && b[4]|b[5]|b[6]|b[7] != 0 && 4+n >= len(b) {
+		return yes
+	}
+	return no
 }
