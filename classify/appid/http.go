@@ -41,38 +41,38 @@ func httpRequest(v *view) match {
 		return no
 	}
 	target := b[method+1:]
-	i := bytes.IndexAny(target, " \r\n")
+	i := bytes.IndexByte(target, '\n')
 	if i < 0 {
 		if !httpTarget(target) {
 			return no
+		}
+		// Proof once the version is there, though its line has not ended.
+		if n := len(target) - len("HTTP/1.1\r"); n > 1 && target[n-1] == ' ' && httpVersion(target[n:]) {
+			return yes
 		}
 		if v.cFull {
 			return fits // a target longer than what is kept: the reply must prove it
 		}
 		return more
 	}
-	if i == 0 || target[i] != ' ' || !httpTarget(target[:i]) {
+	l := bytes.TrimSuffix(target[:i], []byte{'\r'})
+	n := len(l) - len("HTTP/1.1")
+	if n < 2 || l[n-1] != ' ' || !httpVersion(l[n:]) || !httpTarget(l) {
 		return no
 	}
-	version := target[i+1:]
-	if m := begins(version, "HTTP/1."); m != yes {
-		if m == more && v.cFull {
-			return fits
-		}
-		return m
-	}
-	if len(version) < 9 {
-		return until(v.cFull)
-	}
-	if digit(version[7]) && (version[8] == '\r' || version[8] == '\n') {
-		return yes
-	}
-	return no
+	return yes
 }
 
+func httpVersion(b []byte) bool { return len(b) >= 8 && string(b[:7]) == "HTTP/1." && digit(b[7]) }
+
+// httpTarget: the rest of a request line. Blanks have no place in a target, but
+// some clients leave them in, and servers let them pass.
 func httpTarget(b []byte) bool {
-	for _, c := range b {
-		if c <= ' ' || c == 0x7f {
+	if len(b) > 0 && b[0] == ' ' {
+		return false
+	}
+	for i, c := range b {
+		if c < ' ' && c != '\t' && (c != '\r' || i != len(b)-1) || c == 0x7f {
 			return false
 		}
 	}

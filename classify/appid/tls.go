@@ -295,17 +295,30 @@ func tlsRecords(b []byte) match {
 			return more
 		}
 		size := int(be.Uint16(b[3:]))
-		if b[0] < recordChangeCipher || b[0] > recordData || b[1] != 3 || b[2] == 0 || b[2] > 3 || size == 0 || size > recordMax {
+		if b[0] < recordChangeCipher || b[0] > recordData || b[1] != 3 || b[2] > 3 || size == 0 || size > recordMax {
 			return no
 		}
 		if recordHead+size > len(b) {
-			if n > 0 || b[0] == recordData && b[2] == 3 {
+			if n > 0 || b[0] == recordData && b[2] == 3 || tlsHandshakes(b, size) {
 				return yes
 			}
 			return more
 		}
 		b = b[recordHead+size:]
 	}
+}
+
+// tlsHandshakes: a record that is cut begins with a handshake message of a known
+// type that is not longer than some certificates' chains are.
+func tlsHandshakes(b []byte, size int) bool {
+	if b[0] != recordHandshake || len(b) < recordHead+64 || size < 64 {
+		return false
+	}
+	switch b[5] {
+	case helloClient, helloServer, 11, 12, 16, 22: // certificate, key exchanges, status
+		return b[6] == 0 && int(be.Uint16(b[7:])) >= 32
+	}
+	return false
 }
 
 // alpnApps are the registered names (IANA, TLS ALPN protocol ids) of what app-ID knows.
