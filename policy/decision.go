@@ -259,17 +259,21 @@ func forms(a App) []Spoken {
 }
 
 // SubMatters reports whether the answer for s could be another one if an API
-// were found on top of it. It allocates nothing.
+// were found on top of it, or that it is a finer form of it. It allocates nothing.
 func (d *Decision) SubMatters(s Spoken) bool {
 	j := d.Judge(s)
 	for _, side := range [...]*sideDecision{&d.out, &d.in} {
 		for i := range side.terms {
 			a := side.terms[i].app.App
-			if !a.IsSub() || s.Sub.Is(a) {
+			with := s
+			switch {
+			case a.IsSub() && !s.Sub.Is(a):
+				with.Sub = a
+			case a != s.App && a.Is(s.App): // a finer name of the same protocol: grpc is http2
+				with.App = a
+			default:
 				continue
 			}
-			with := s
-			with.Sub = a
 			if k := d.Judge(with); k.Verdict != j.Verdict || k.Denied != j.Denied {
 				return true
 			}

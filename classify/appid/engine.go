@@ -343,6 +343,12 @@ func (e *Engine) midStream(s *State, v *view) {
 			continue
 		}
 		s.outcome = Outcome{Spoken: policy.Spoken{App: p.app}, Confidence: ConfidenceOneSide, Evidence: EvidenceMidStream}
+		if p.refine != nil {
+			// Which side asks is not known.
+			if s.outcome.Spoken.App = p.refine(v); s.outcome.Spoken.App == p.app {
+				s.outcome.Spoken.App = p.refine(s.look(false))
+			}
+		}
 		// v has the sides exchanged.
 		if client {
 			s.outcome.Evidence |= EvidenceServer

@@ -14,7 +14,7 @@ var httpProtocol = protocol{
 	app: policy.AppHTTP, tcp: true,
 	client: httpRequest, server: httpStatus,
 	clientFirsts: between('A', 'Z').or(oneOf("\r\n")), serverFirsts: oneOf("H"),
-	refine: httpRefine, attrs: httpAttrs, tunnel: httpTunnel, next: httpNext,
+	refine: httpRefine, sub: httpAPI, attrs: httpAttrs, tunnel: httpTunnel, next: httpNext,
 }
 
 func httpRequest(v *view) match {
@@ -107,20 +107,108 @@ func httpRefine(v *view) policy.App {
 		return policy.AppHTTP
 	}
 	up := bytes.TrimSpace(header(v.s, "UPGRADE"))
-	if len(up) == len("websocket") && beginsFold(up, "WEBSOCKET") == yes {
+	switch {
+	case len(up) == len("websocket") && beginsFold(up, "WEBSOCKET") == yes:
 		return policy.AppWebSocket
+	case string(up) == "h2c":
+		return policy.AppHTTP2
 	}
 	return policy.AppHTTP
 }
 
+// httpAPI is the API on top: by the request's path and client, and by what the
+// reply's head says.
+func httpAPI(v *view) (policy.App, match) {
+	var app policy.App
+	m := more
+	if l, _, ok := line(trimLines(v.c)); ok {
+		_, path := requestTarget(l)
+		app, m = webAPI(path, bytes.TrimSpace(header(v.c, "USER-AGENT")))
+		if m != yes && headNames(v.c) == policy.AppEtcd { // its peers say so in requests
+			return policy.AppEtcd, yes
+		}
+	}
+	switch {
+	case m == yes:
+		return app, yes
+	case len(v.s) == 0:
+		return app, more
+	}
+	named := headNames(v.s)
+	if named == policy.AppNone && !v.sFull && !contains(v.s, "\r\n\r\n") {
+		return app, more
+	}
+	if named == policy.AppNone && beginsFold(bytes.TrimSpace(header(v.s, "SERVER")), "DOCKER/") == yes {
+		named = policy.AppDocker
+	}
+	if i := bytes.Index(v.s, []byte("\r\n\r\n")); named == policy.AppNone && i >= 0 {
+		switch body := v.s[i:]; {
+		case contains(body, `"distribution" : "opensearch"`), contains(body, `"distribution":"opensearch"`):
+			named = policy.AppOpenSearch
+		case contains(body, `"You Know, for Search"`):
+			named = policy.AppElasticsearch
+		}
+	}
+	return settledAPI(app, m, named)
+}
+
+// headNames is the API that a field of an HTTP head gives away.
+func headNames(b []byte) policy.App {
+	_, b, ok := line(b)
+	for ok {
+		var l []byte
+		if l, b, ok = line(b); !ok || len(l) == 0 {
+			break
+		}
+		if i := bytes.IndexByte(l, ':'); i > 0 {
+			if app := headerAPI(l[:i]); app != policy.AppNone {
+				return app
+			}
+		}
+	}
+	return policy.AppNone
+}
+
+// trimLines removes the empty lines that may come before a request.
+func trimLines(b []byte) []byte {
+	for len(b) >= 2 && b[0] == '\r' && b[1] == '\n' {
+		b = b[2:]
+	}
+	return b
+}
+
+// requestTarget cuts a request line into its method and target, of which only
+// the path is kept if it is absolute.
+func requestTarget(l []byte) (method, target []byte) {
+	i, j := bytes.IndexByte(l, ' '), bytes.LastIndexByte(l, ' ')
+	if i <= 0 || j <= i {
+		return nil, nil
+	}
+	method, target = l[:i], l[i+1:j]
+	if begins(target, "http://") == yes {
+		if k := bytes.IndexByte(target[len("http://"):], '/'); k >= 0 {
+			target = target[len("http://")+k:]
+		}
+	}
+	return method, target
+}
+
 func httpAttrs(v *view, a *Attrs) {
-	if b := v.c; begins(b, "CONNECT ") == yes {
-		b = b[len("CONNECT "):]
-		a.Set(AttrTarget, b[:max(0, bytes.IndexByte(b, ' '))])
+	c := trimLines(v.c)
+	if l, _, ok := line(c); ok {
+		method, target := requestTarget(l)
+		a.Set(AttrMethod, method)
+		a.Set(AttrPath, target)
+		if string(method) == "CONNECT" {
+			a.Set(AttrTarget, target)
+		}
+		a.Set(AttrHost, bytes.TrimSpace(header(c, "HOST")))
+		a.Set(AttrAgent, bytes.TrimSpace(header(c, "USER-AGENT")))
 	}
-	if s := header(v.s, "SERVER"); len(s) > 0 {
-		a.Set(AttrServer, bytes.TrimSpace(s))
+	if begins(v.s, "HTTP/1.") == yes && len(v.s) >= 8 {
+		a.Set(AttrVersion, v.s[5:8])
 	}
+	a.Set(AttrServer, bytes.TrimSpace(header(v.s, "SERVER")))
 }
 
 // header returns the value of a header field of an HTTP-like head; name is upper case.

@@ -82,7 +82,7 @@ func samples() []sample {
 		{name: "http", app: policy.AppHTTP, turns: []string{"GET /index.html HTTP/1.1\r\nHost: shop\r\n\r\n", "HTTP/1.1 200 OK\r\nServer: nginx\r\n\r\n"}},
 		{name: "websocket", app: policy.AppWebSocket, turns: []string{"GET /ws HTTP/1.1\r\nUpgrade: websocket\r\n\r\n", "HTTP/1.1 101 Switching Protocols\r\nUpgrade: WebSocket\r\n\r\n"}},
 		{name: "http2", app: policy.AppHTTP2, turns: []string{http2Magic + "\x00\x00\x06\x04\x00\x00\x00\x00\x00\x00\x03\x00\x00\x00\x64", "\x00\x00\x00\x04\x00\x00\x00\x00\x00"}},
-		{name: "grpc", app: policy.AppGRPC, turns: []string{http2Magic + "\x00\x00\x00\x04\x00\x00\x00\x00\x00" + "\x00\x00\x12\x01\x04\x00\x00\x00\x01\x00\x10application/grpc", "\x00\x00\x00\x04\x00\x00\x00\x00\x00"}},
+		{name: "grpc", app: policy.AppGRPC, turns: []string{http2Magic + "\x00\x00\x00\x04\x00\x00\x00\x00\x00" + "\x00\x00\x12\x01\x04\x00\x00\x00\x01\x5f\x10application/grpc", "\x00\x00\x00\x04\x00\x00\x00\x00\x00"}},
 		{name: "tls", app: policy.AppTLS, turns: []string{records(tlsHello("db.shop", "http/1.1", 0), 1<<14), serverHello}},
 		{name: "tls post-quantum", app: policy.AppTLS, turns: []string{records(tlsHello("db.shop", "h2", 1500), 1<<14), serverHello}},
 		{name: "tls hello in small records", app: policy.AppTLS, turns: []string{records(tlsHello("db.shop", "h2", 0), 60), serverHello}},

@@ -162,6 +162,9 @@ func (s *State) await() {
 // name asks for the API on top.
 func (s *State) name(p *protocol, v *view) {
 	s.outcome.Spoken.Sub, s.naming = policy.AppNone, no
+	if p.refine != nil {
+		s.outcome.Spoken.App = p.refine(v)
+	}
 	if p.sub == nil {
 		return
 	}
