@@ -65,12 +65,13 @@ func TestSubDecides(t *testing.T) {
 		{"deny an API in HTTP", decision(about(Drop, AppDocker), about(Allow, AppHTTP)), Undecided, true},
 		{"HTTP with any API", decision(about(Allow, AppHTTP), about(Allow, AppDocker)), Undecided, false},
 		{"no API named", decision(about(Allow, AppHTTP)), Undecided, false},
-		{"a form of it", decision(about(Allow, AppWebSocket)), Undecided, true},
-		{"a form of it where it is allowed anyway", decision(about(Allow, AppHTTP), about(Allow, AppWebSocket)), Undecided, false},
 	}
 	for _, tt := range tests {
 		if v, m := tt.d.Verdict(), tt.d.SubMatters(http); v != tt.verdict || m != tt.matters {
 			t.Errorf("%s: %v, matters %v; want %v, %v", tt.name, v, m, tt.verdict, tt.matters)
 		}
+	}
+	if d := decision(about(Allow, AppGRPC)); !d.SubMatters(Spoken{App: AppHTTP2}) || d.SubMatters(http) {
+		t.Error("only a connection of HTTP/2 may still turn out to be gRPC")
 	}
 }

@@ -259,7 +259,7 @@ func forms(a App) []Spoken {
 }
 
 // SubMatters reports whether the answer for s could be another one if an API
-// were found on top of it, or that it is a finer form of it. It allocates nothing.
+// were found on top of it, or that its first request is gRPC. It allocates nothing.
 func (d *Decision) SubMatters(s Spoken) bool {
 	j := d.Judge(s)
 	for _, side := range [...]*sideDecision{&d.out, &d.in} {
@@ -269,7 +269,7 @@ func (d *Decision) SubMatters(s Spoken) bool {
 			switch {
 			case a.IsSub() && !s.Sub.Is(a):
 				with.Sub = a
-			case a != s.App && a.Is(s.App): // a finer name of the same protocol: grpc is http2
+			case s.App == AppHTTP2 && a != s.App && a.Is(AppHTTP2): // grpc shows with the first request
 				with.App = a
 			default:
 				continue

@@ -107,11 +107,8 @@ func httpRefine(v *view) policy.App {
 		return policy.AppHTTP
 	}
 	up := bytes.TrimSpace(header(v.s, "UPGRADE"))
-	switch {
-	case len(up) == len("websocket") && beginsFold(up, "WEBSOCKET") == yes:
+	if len(up) == len("websocket") && beginsFold(up, "WEBSOCKET") == yes {
 		return policy.AppWebSocket
-	case string(up) == "h2c":
-		return policy.AppHTTP2
 	}
 	return policy.AppHTTP
 }

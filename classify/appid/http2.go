@@ -128,8 +128,12 @@ func http2API(v *view) (policy.App, match) {
 		return policy.AppNone, until(v.cFull)
 	}
 	app, m := webAPI(h.get(fieldPath), h.get(fieldAgent))
-	if m == yes || beginsFold(h.get(fieldContentType), "APPLICATION/GRPC") == yes {
-		return app, m
+	if m == yes {
+		return app, yes
+	}
+	// A request that no API has: whoever waits for gRPC has waited long enough.
+	if app == policy.AppNone {
+		return app, no
 	}
 	if http2Headers(v.s, &h, fieldStatus) == 0 {
 		return app, until(v.sFull)
