@@ -47,6 +47,7 @@ var arrows = map[string][]string{
 	"control/statefile":       {},
 	"control/history":         {"policy"},
 	"control/docker":          {"control/inventory", "control/statefile", "policy"},
+	"control/compose":         {"control/docker", "policy"},
 	"control":                 {"control/inventory", "control/statefile", "models", "policy"},
 	"dataplane":               {"classify", "policy"},
 	"dataplane/dataplanetest": {"classify", "dataplane", "policy"},
