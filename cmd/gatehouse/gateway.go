@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -193,8 +194,17 @@ var whyText = [policy.ReasonCount]string{
 }
 
 func (g *gateway) setMode(req ModeRequest) ([]string, error) {
-	mode, ok := policy.ParseMode(req.Mode)
-	if !ok {
+	services, err := g.modeServices(req)
+	if err != nil {
+		return nil, err
+	}
+	mode, _ := policy.ParseMode(req.Mode) // modeServices did
+	return services, g.control.SetModes(services, mode)
+}
+
+// modeServices are the services that a request for a mode is about.
+func (g *gateway) modeServices(req ModeRequest) ([]string, error) {
+	if _, ok := policy.ParseMode(req.Mode); !ok {
 		return nil, badRequest{fmt.Errorf("mode %q is none of observe, enforce", req.Mode)}
 	}
 	st := g.control.State()
@@ -205,17 +215,13 @@ func (g *gateway) setMode(req ModeRequest) ([]string, error) {
 	for _, grp := range st.Population.Groups {
 		known[grp.Service.String()] = true
 	}
-	services := []string{req.Service}
-	if req.Service == "all" && !known["all"] {
-		services = services[:0]
-		for name := range known {
-			services = append(services, name)
-		}
-		slices.Sort(services)
-	} else if !known[req.Service] {
-		return nil, badRequest{fmt.Errorf("no service %q: `gatehouse get services` names them", req.Service)}
+	switch {
+	case req.Service == "all" && !known["all"]:
+		return slices.Sorted(maps.Keys(known)), nil
+	case !known[req.Service]:
+		return nil, noSuchService(req.Service)
 	}
-	return services, g.control.SetModes(services, mode)
+	return []string{req.Service}, nil
 }
 
 func (g *gateway) explain(req ExplainRequest) (*ExplainAnswer, error) {

@@ -402,7 +402,7 @@ func (p *process) cli(args ...string) (out string, code int) {
 func (p *process) enforce(services ...string) {
 	p.t.Helper()
 	for _, s := range services {
-		if out, code := p.cli("mode", s, "enforce"); code != exitGood {
+		if out, code := p.cli("mode", s, "enforce", "--yes"); code != exitGood {
 			p.t.Fatalf("mode %s enforce: %d %s", s, code, out)
 		}
 	}

@@ -76,7 +76,7 @@ func newRoot() *cobra.Command {
 	root.PersistentFlags().String("socket", defaultSocket, "the gateway's Unix socket")
 	root.AddCommand(
 		newRunCommand(), newUninstallCommand(), newStatusCommand(), newGetCommand(), newObserveCommand(),
-		newExplainCommand(), newModelsCommand(), newModeCommand(), newReplayCommand(), newBenchCommand(), newVersionCommand(),
+		newExplainCommand(), newPolicyCommand(), newModelsCommand(), newModeCommand(), newReplayCommand(), newBenchCommand(), newVersionCommand(),
 	)
 	return root
 }

@@ -7,26 +7,58 @@ import (
 )
 
 func newModeCommand() *cobra.Command {
-	return &cobra.Command{
-		Use:               "mode SERVICE observe|enforce",
-		Short:             "Set what a service's no becomes: a record or a drop. Durable",
-		Example:           "  gatehouse mode shop/db enforce\n  gatehouse mode all enforce",
+	cmd := &cobra.Command{
+		Use:   "mode SERVICE observe|enforce",
+		Short: "Set what a service's no becomes: a record or a drop. Durable",
+		Long: "Mode shows which flows of the last 24 hours an enforcing service would have dropped. If there are any, nothing is set and\n" +
+			"the exit code is 1, unless --yes says that they may be dropped.",
+		Example:           "  gatehouse mode shop/db enforce --dry-run\n  gatehouse mode all enforce --yes",
 		Args:              usageArgs(2),
 		ValidArgsFunction: completeMode,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if _, ok := policy.ParseMode(args[1]); !ok {
 				return fail(exitUsage, "mode %q is none of observe, enforce", args[1])
 			}
-			var set []string
-			if err := newClient(cmd).post(cmd.Context(), "/v1/mode", ModeRequest{args[0], args[1]}, &set); err != nil {
-				return err
-			}
-			for _, service := range set {
-				row(cmd.OutOrStdout(), service+": "+args[1])
-			}
-			return nil
+			return setMode(cmd, ModeRequest{args[0], args[1]})
 		},
 	}
+	cmd.Flags().Bool("yes", false, "set it although flows of the last 24 hours would have been dropped")
+	cmd.Flags().Bool("dry-run", false, "only show what would be dropped; exit code 1 if anything would")
+	return cmd
+}
+
+func setMode(cmd *cobra.Command, req ModeRequest) error {
+	yes, _ := cmd.Flags().GetBool("yes")
+	dry, _ := cmd.Flags().GetBool("dry-run")
+	c := newClient(cmd)
+	if dry || !yes && req.Mode == policy.Enforce.String() {
+		var p ModePreview
+		if err := c.post(cmd.Context(), "/v1/mode/preview", req, &p); err != nil {
+			return err
+		}
+		if dry || len(p.Drops) > 0 {
+			if err := writeTable(cmd.OutOrStdout(), p.write); err != nil {
+				return err
+			}
+		}
+		if len(p.Drops) > 0 && !dry {
+			return fail(exitNo, "nothing was changed: these flows would be dropped. Allow them (`gatehouse policy suggest`), or say --yes")
+		}
+		if len(p.Drops) > 0 {
+			return &exitError{exitNo, nil}
+		}
+		if dry {
+			return nil
+		}
+	}
+	var set []string
+	if err := c.post(cmd.Context(), "/v1/mode", req, &set); err != nil {
+		return err
+	}
+	for _, service := range set {
+		row(cmd.OutOrStdout(), service+": "+req.Mode)
+	}
+	return nil
 }
 
 func completeMode(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {

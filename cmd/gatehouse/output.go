@@ -24,9 +24,7 @@ func show(cmd *cobra.Command, v any, table func(w io.Writer)) error {
 	out := cmd.OutOrStdout()
 	switch format {
 	case "table":
-		tw := tabwriter.NewWriter(out, 0, 4, 2, ' ', 0)
-		table(tw)
-		return tw.Flush()
+		return writeTable(out, table)
 	case "json":
 		var text bytes.Buffer
 		enc := json.NewEncoder(&text)
@@ -40,6 +38,13 @@ func show(cmd *cobra.Command, v any, table func(w io.Writer)) error {
 		return writeYAML(out, v)
 	}
 	return fail(exitUsage, "output %q is none of table, json, yaml", format)
+}
+
+// writeTable lines up the cells that rows writes.
+func writeTable(out io.Writer, rows func(w io.Writer)) error {
+	tw := tabwriter.NewWriter(out, 0, 4, 2, ' ', 0)
+	rows(tw)
+	return tw.Flush()
 }
 
 // writeJSON writes encoded JSON without what a terminal would act on: the

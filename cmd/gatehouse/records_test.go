@@ -288,3 +288,121 @@ func TestParseWhen(t *testing.T) {
 		}
 	}
 }
+
+// V6: what an enforcing service would have dropped stops the switch, until
+// somebody says yes.
+func TestModeAsks(t *testing.T) {
+	d := openDesk(t, t.TempDir())
+	recorded := func(f *dataplane.Flow) { f.Denied, f.Reason = true, policy.ReasonNoRule }
+	d.conversed("172.30.0.4", "172.30.0.3", 5432, policy.AppPostgreSQL, recorded)
+	d.conversed("172.30.0.4", "172.30.0.3", 5432, policy.AppPostgreSQL, recorded)
+	modes := func() map[string]string {
+		out := map[string]string{}
+		for _, s := range d.services() {
+			out[s.Service] = s.Mode.String()
+		}
+		return out
+	}
+	out, errs, code := d.verb("mode", "shop/db", "enforce")
+	if code != exitNo || !strings.Contains(out, "shop/stranger") || !strings.Contains(out, "no-rule") || !strings.Contains(errs, "--yes") || modes()["shop/db"] != "observe" {
+		t.Errorf("%d %v\n%s%s", code, modes(), out, errs)
+	}
+	if out, _, code := d.verb("mode", "shop/web", "enforce", "--dry-run"); code != exitGood || !strings.Contains(out, "none") || modes()["shop/web"] != "observe" {
+		t.Errorf("%d %v\n%s", code, modes(), out)
+	}
+	if _, _, code := d.verb("mode", "shop/db", "enforce", "--dry-run", "--yes"); code != exitNo || modes()["shop/db"] != "observe" {
+		t.Errorf("a dry run: %d %v", code, modes())
+	}
+	if out, errs, code := d.verb("mode", "shop/web", "enforce"); code != exitGood || modes()["shop/web"] != "enforce" {
+		t.Errorf("%d %v\n%s%s", code, modes(), out, errs)
+	}
+	if out, errs, code := d.verb("mode", "shop/db", "enforce", "--yes"); code != exitGood || modes()["shop/db"] != "enforce" {
+		t.Errorf("%d %v\n%s%s", code, modes(), out, errs)
+	}
+	// It enforces already: what it drops is nothing new.
+	if out, errs, code := d.verb("mode", "shop/db", "enforce"); code != exitGood {
+		t.Errorf("again: %d\n%s%s", code, out, errs)
+	}
+	if _, _, code := d.verb("mode", "shop/db", "observe"); code != exitGood || modes()["shop/db"] != "observe" {
+		t.Errorf("back: %d %v", code, modes())
+	}
+	if _, errs, code := d.verb("mode", "shop/nobody", "enforce"); code != exitUsage || !strings.Contains(errs, "no service") {
+		t.Errorf("%d %s", code, errs)
+	}
+}
+
+func TestPolicyReplay(t *testing.T) {
+	d := openDesk(t, t.TempDir())
+	d.conversed("172.30.0.4", "172.30.0.3", 5432, policy.AppPostgreSQL)
+	d.conversed("172.30.0.2", "172.30.0.4", 80, policy.AppHTTP)
+	if out, errs, code := d.verb("policy", "replay", "--since", "1h"); code != exitGood || !strings.Contains(out, "only recorded") {
+		t.Errorf("observing: %d\n%s%s", code, out, errs)
+	}
+	if out, _, code := d.verb("policy", "replay", "--enforce", "all"); code != exitNo || !strings.Contains(out, "shop/stranger") {
+		t.Errorf("as if all enforced: %d\n%s", code, out)
+	}
+	// The list of the flows, taken elsewhere: as an array, and as lines.
+	list, _, _ := d.verb("get", "flows", "--since", "1h", "-o", "json")
+	lines, _, _ := d.verb("observe", "--kind", "flows", "-o", "json")
+	for name, text := range map[string]string{"array": list, "lines": lines} {
+		path := filepath.Join(t.TempDir(), "flows.json")
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		var fromFile, fromStore ReplayAnswer
+		for what, into := range map[string]*ReplayAnswer{path: &fromFile, "": &fromStore} {
+			args := []string{"policy", "replay", "-o", "json", "--enforce", "shop/db"}
+			if what != "" {
+				args = append(args, what)
+			}
+			out, errs, _ := d.verb(args...)
+			if err := json.Unmarshal([]byte(out), into); err != nil {
+				t.Fatalf("%v\n%s", err, errs)
+			}
+		}
+		if fromFile.Judged != 2 || fromFile.Judged != fromStore.Judged || len(fromFile.Dropped) != len(fromStore.Dropped) || len(fromFile.Dropped) != 1 || fromFile.Dropped[0].App != "postgresql" {
+			t.Errorf("%s: %+v, from the store %+v", name, fromFile, fromStore)
+		}
+	}
+	for name, text := range map[string]string{"cut short": list[:len(list)/2], "no flows": `{"from": "a"}`, "another app": `{"from":"a","to":"b","proto":"tcp","app":"gopher"}`, "text": "hello", "an address": `{"from":"a","to":"b","proto":"tcp","source":"x"}`} {
+		path := filepath.Join(t.TempDir(), "bad.json")
+		_ = os.WriteFile(path, []byte(text), 0o600)
+		if _, errs, code := d.verb("policy", "replay", path); code != exitUsage || errs == "" {
+			t.Errorf("%s: %d %s", name, code, errs)
+		}
+	}
+	if _, errs, code := d.verb("policy", "replay", "--enforce", "shop/nobody"); code != exitUsage || !strings.Contains(errs, "no service") {
+		t.Errorf("%d %s", code, errs)
+	}
+	if _, _, code := d.verb("policy", "replay", "x.json", "--since", "1h"); code != exitUsage {
+		t.Error("a file and a time")
+	}
+}
+
+func TestPolicySuggest(t *testing.T) {
+	d := openDesk(t, t.TempDir())
+	recorded := func(f *dataplane.Flow) { f.Denied, f.Reason = true, policy.ReasonNoRule }
+	d.conversed("172.30.0.4", "172.30.0.3", 5432, policy.AppPostgreSQL, recorded)
+	d.conversed("172.30.0.4", "172.30.0.3", 22, policy.AppNone, recorded)
+	out, errs, code := d.verb("policy", "suggest")
+	if code != exitGood {
+		t.Fatalf("%d %s", code, errs)
+	}
+	for _, want := range []string{"schema: gatehouse.statements/v1", "id: seen-shop-stranger-to-shop-db-postgresql-tcp-5432", "- service: shop/stranger", "- tcp/5432", "# doubtful: allow shop/stranger -> shop/db : any tcp/22", "# never seen in 0 hours"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("lacks %q:\n%s", want, out)
+		}
+	}
+	if strings.Contains(out, "- any") {
+		t.Errorf("an open statement by default:\n%s", out)
+	}
+	if out, _, _ := d.verb("policy", "suggest", "--doubtful"); !strings.Contains(out, "- any") {
+		t.Errorf("asked for, and not there:\n%s", out)
+	}
+	if out, _, code := d.verb("policy", "suggest", "--service", "shop/web"); code != exitGood || strings.Contains(out, "id:") {
+		t.Errorf("of another service:\n%s", out)
+	}
+	if _, errs, code := d.verb("policy", "suggest", "--service", "shop/nobody"); code != exitUsage || errs == "" {
+		t.Errorf("%d %s", code, errs)
+	}
+}

@@ -25,17 +25,20 @@ type server struct {
 // routes are all of v1; docs/api.md lists the same, and a test compares them.
 func (s *server) routes() map[string]http.HandlerFunc {
 	return map[string]http.HandlerFunc{
-		"GET /v1/status":     answer(func(*http.Request) (any, error) { return s.gw.status(), nil }),
-		"GET /v1/workloads":  answer(func(*http.Request) (any, error) { return s.gw.workloads(), nil }),
-		"GET /v1/services":   answer(func(*http.Request) (any, error) { return s.gw.services(), nil }),
-		"GET /v1/statements": answer(func(*http.Request) (any, error) { return s.gw.statements(), nil }),
-		"GET /v1/rules":      answer(func(*http.Request) (any, error) { return s.gw.rules(), nil }),
-		"GET /v1/models":     answer(func(*http.Request) (any, error) { return modelViews(s.gw.library), nil }),
-		"GET /v1/flows":      s.records(func(q recordQuery) (any, bool, error) { return cut(s.gw.flows(q)) }),
-		"GET /v1/violations": s.records(func(q recordQuery) (any, bool, error) { return cut(s.gw.violations(q)) }),
-		"GET /v1/observe":    s.observe,
-		"POST /v1/explain":   answer(s.explain),
-		"POST /v1/mode":      answer(s.mode),
+		"GET /v1/status":        answer(func(*http.Request) (any, error) { return s.gw.status(), nil }),
+		"GET /v1/workloads":     answer(func(*http.Request) (any, error) { return s.gw.workloads(), nil }),
+		"GET /v1/services":      answer(func(*http.Request) (any, error) { return s.gw.services(), nil }),
+		"GET /v1/statements":    answer(func(*http.Request) (any, error) { return s.gw.statements(), nil }),
+		"GET /v1/rules":         answer(func(*http.Request) (any, error) { return s.gw.rules(), nil }),
+		"GET /v1/models":        answer(func(*http.Request) (any, error) { return modelViews(s.gw.library), nil }),
+		"GET /v1/flows":         s.records(func(q recordQuery) (any, bool, error) { return cut(s.gw.flows(q)) }),
+		"GET /v1/violations":    s.records(func(q recordQuery) (any, bool, error) { return cut(s.gw.violations(q)) }),
+		"GET /v1/observe":       s.observe,
+		"POST /v1/explain":      answer(s.explain),
+		"POST /v1/mode":         answer(s.mode),
+		"POST /v1/mode/preview": answer(s.previewMode),
+		"POST /v1/replay":       answer(s.replay),
+		"POST /v1/suggest":      answer(s.suggest),
 	}
 }
 
@@ -58,8 +61,10 @@ func answer(f func(*http.Request) (any, error)) http.HandlerFunc {
 	}
 }
 
-func decodeBody(r *http.Request, v any) error {
-	dec := json.NewDecoder(http.MaxBytesReader(nil, r.Body, 1<<20))
+func decodeBody(r *http.Request, v any) error { return decodeLarge(r, v, 1<<20) }
+
+func decodeLarge(r *http.Request, v any, most int64) error {
+	dec := json.NewDecoder(http.MaxBytesReader(nil, r.Body, most))
 	dec.DisallowUnknownFields()
 	if err := dec.Decode(v); err != nil {
 		return badRequest{fmt.Errorf("request body: %w", err)}
@@ -81,6 +86,30 @@ func (s *server) mode(r *http.Request) (any, error) {
 		return nil, err
 	}
 	return s.gw.setMode(req)
+}
+
+func (s *server) previewMode(r *http.Request) (any, error) {
+	var req ModeRequest
+	if err := decodeBody(r, &req); err != nil {
+		return nil, err
+	}
+	return s.gw.previewMode(req)
+}
+
+func (s *server) replay(r *http.Request) (any, error) {
+	var req ReplayRequest
+	if err := decodeLarge(r, &req, mostFlowsBytes); err != nil {
+		return nil, err
+	}
+	return s.gw.replay(req)
+}
+
+func (s *server) suggest(r *http.Request) (any, error) {
+	var req SuggestRequest
+	if err := decodeBody(r, &req); err != nil {
+		return nil, err
+	}
+	return s.gw.suggest(req)
 }
 
 // truncatedHeader says that there is more than the limit let through.

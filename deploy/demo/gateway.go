@@ -284,7 +284,7 @@ func (g *gateway) quiet(ctx context.Context, s *stage, since time.Time, r *repor
 func (g *gateway) enforce(ctx context.Context, s *stage) error {
 	services := slices.Sorted(maps.Keys(s.containers))
 	for _, service := range services {
-		if _, err := g.run(ctx, "mode", service, "enforce"); err != nil {
+		if _, err := g.run(ctx, "mode", service, "enforce", "--yes"); err != nil {
 			return err
 		}
 	}

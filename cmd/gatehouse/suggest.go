@@ -1,0 +1,142 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"go.yaml.in/yaml/v3"
+
+	"gatehouse/control/suggest"
+)
+
+func newPolicySuggestCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "suggest",
+		Short: "Statements that would allow what was seen and is not allowed, ready to accept",
+		Long: "Suggest compares the flows on record with policy, and prints a file of statements (gatehouse.statements/v1) for those that it\n" +
+			"does not allow, as narrow as they were seen. It applies nothing. What looks like an attack or was not understood is listed as\n" +
+			"doubtful, in comments; so are statements that nothing used.",
+		Example: "  gatehouse policy suggest --since 7d --service shop/web > suggested.yaml",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			var req SuggestRequest
+			req.Since, _ = cmd.Flags().GetString("since")
+			req.Service, _ = cmd.Flags().GetString("service")
+			doubtful, _ := cmd.Flags().GetBool("doubtful")
+			var answer SuggestAnswer
+			if err := newClient(cmd).post(cmd.Context(), "/v1/suggest", req, &answer); err != nil {
+				return err
+			}
+			if format, _ := cmd.Flags().GetString("output"); format != "yaml" {
+				return show(cmd, answer, func(w io.Writer) { suggestRows(w, &answer) })
+			}
+			text, err := answer.file(doubtful)
+			if err != nil {
+				return err
+			}
+			_, err = cmd.OutOrStdout().Write(text)
+			return err
+		},
+	}
+	cmd.Flags().String("since", "", "flows last seen since then: a time, or how long ago (default 24h)")
+	cmd.Flags().String("service", "", "only what this service takes part in")
+	cmd.Flags().Bool("doubtful", false, "put doubtful statements into the file too")
+	cmd.Flags().StringP("output", "o", "yaml", "yaml: the file of statements; json: all that is known; table")
+	_ = cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"yaml", "json", "table"}, cobra.ShellCompDirectiveNoFileComp))
+	return cmd
+}
+
+// SuggestRequest is POST /v1/suggest.
+type SuggestRequest struct {
+	Since   string `json:"since,omitempty"`
+	Service string `json:"service,omitempty"`
+}
+
+// SuggestAnswer is its answer.
+type SuggestAnswer struct {
+	suggest.Answer
+	Since     time.Time `json:"since"` // from when on the record is whole
+	Truncated bool      `json:"truncated,omitempty"`
+}
+
+func (g *gateway) suggest(req SuggestRequest) (*SuggestAnswer, error) {
+	st := g.control.State()
+	if st == nil {
+		return nil, errNoState
+	}
+	if req.Service != "" && !g.knowsService(req.Service) {
+		return nil, noSuchService(req.Service)
+	}
+	records, q, truncated, err := g.flowRecords(req.Since, "")
+	if err != nil {
+		return nil, err
+	}
+	return &SuggestAnswer{Answer: suggest.Make(st.Table, records, req.Service), Since: g.knownSince(q.Since), Truncated: truncated}, nil
+}
+
+// file is the answer as a file of statements; what is not in it stands in
+// comments.
+func (a *SuggestAnswer) file(doubtful bool) ([]byte, error) {
+	doc := struct {
+		Schema     string              `yaml:"schema"`
+		Statements []suggest.Statement `yaml:"statements"`
+	}{"gatehouse.statements/v1", []suggest.Statement{}}
+	var notes []string
+	for i := range a.Suggestions {
+		s := &a.Suggestions[i]
+		if len(s.Doubts) == 0 || doubtful {
+			doc.Statements = append(doc.Statements, s.Statement)
+		}
+		if len(s.Doubts) > 0 {
+			notes = append(notes, "doubtful: "+s.Line()+": "+strings.Join(s.Doubts, "; "))
+		}
+	}
+	if a.Inexpressible > 0 {
+		notes = append(notes, fmt.Sprintf("%d flows that no statement can allow", a.Inexpressible))
+	}
+	if a.Truncated {
+		notes = append(notes, "there were more flows than are looked at once: ask for a shorter time; what nothing used is not known")
+	} else {
+		for _, u := range a.Unused {
+			notes = append(notes, fmt.Sprintf("never seen in %s: %s  (%s)", a.watched(), strings.Join(u.Text, "; "), strings.Join(u.Origin, "; ")))
+		}
+	}
+	var out bytes.Buffer
+	fmt.Fprintf(&out, "# From the flows since %s. Nothing here is in force: read, change, and put it into the statements' folder.\n", a.Since.UTC().Format(time.RFC3339))
+	enc := yaml.NewEncoder(&out)
+	enc.SetIndent(2)
+	if err := enc.Encode(doc); err != nil {
+		return nil, err
+	}
+	if err := enc.Close(); err != nil {
+		return nil, err
+	}
+	for _, n := range notes {
+		fmt.Fprintf(&out, "# %s\n", strings.Map(printable, n))
+	}
+	return out.Bytes(), nil
+}
+
+// watched is how long the record is, in words.
+func (a *SuggestAnswer) watched() string {
+	d := time.Since(a.Since)
+	if d < 48*time.Hour {
+		return fmt.Sprintf("%d hours", int(d.Round(time.Hour).Hours()))
+	}
+	return fmt.Sprintf("%d days", int(d.Hours()/24))
+}
+
+func suggestRows(w io.Writer, a *SuggestAnswer) {
+	row(w, "ID", "STATEMENT", "FLOWS", "LAST", "DOUBTS")
+	for i := range a.Suggestions {
+		s := &a.Suggestions[i]
+		row(w, s.Statement.ID, s.Line(), s.Flows, ago(s.Last), strings.Join(s.Doubts, "; "))
+	}
+	for _, u := range a.Unused {
+		row(w, u.ID, strings.Join(u.Text, "; "), 0, "never in "+a.watched(), "")
+	}
+}

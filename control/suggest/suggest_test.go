@@ -1,0 +1,229 @@
+package suggest
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"gatehouse/control/history"
+	"gatehouse/policy"
+)
+
+func service(name string) policy.ServiceKey {
+	return policy.ServiceKey{Project: policy.ProjectKey{Domain: "n1", Name: "shop"}, Name: name}
+}
+
+// shop is web, db and job on one network of zone 3; job enforces.
+func shop(t *testing.T, statements ...policy.Statement) *policy.Table {
+	t.Helper()
+	in := policy.Input{Epoch: 1, Statements: statements, Snapshot: &policy.Snapshot{Networks: []policy.Network{{ID: "net", Zone: 3, Driver: "bridge",
+		Subnets: []netip.Prefix{netip.MustParsePrefix("172.30.0.0/24"), netip.MustParsePrefix("fd00:30::/64")}}}}}
+	for i, name := range []string{"db", "job", "web"} {
+		in.Snapshot.Workloads = append(in.Snapshot.Workloads, policy.Workload{ID: name, Service: service(name), Endpoints: []policy.Endpoint{{ID: name, Network: "net",
+			Addresses: []netip.Addr{netip.AddrFrom4([4]byte{172, 30, 0, byte(i + 2)})}}}})
+		mode := policy.Observe
+		if name == "job" {
+			mode = policy.Enforce
+		}
+		in.Groups = append(in.Groups, policy.Group{Identity: policy.FirstWorkloadIdentity + policy.Identity(i), Service: service(name), Guarded: true,
+			Mode: mode, Members: []string{name}})
+	}
+	table, err := policy.Compile(in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return table
+}
+
+var day = time.Date(2026, 3, 1, 0, 0, 0, 0, time.UTC)
+
+func ends(name string) (history.Party, netip.Addr) {
+	i := slices.Index([]string{"db", "job", "web"}, name)
+	if i < 0 {
+		who := "@internet"
+		a := netip.MustParseAddr(name)
+		if a.IsPrivate() {
+			who = "@site"
+		}
+		if a == netip.MustParseAddr("169.254.169.254") {
+			who = "@metadata"
+		}
+		return history.Party{Name: who}, a
+	}
+	return history.Party{Name: "shop/" + name, Service: service(name)}, netip.AddrFrom4([4]byte{172, 30, 0, byte(i + 2)})
+}
+
+func seen(from, to string, port uint16, s policy.Spoken, edit ...func(*history.Record)) *history.Record {
+	r := &history.Record{First: day, Last: day.Add(3 * time.Hour), Port: port, Packets: [2]uint64{60, 50}, Flows: 6,
+		Key: history.Key{Zone: 3, Proto: policy.ProtoTCP, DstPort: port, Spoken: s, Verdict: policy.Allow, Denied: true, Reason: policy.ReasonNoRule}}
+	r.From, r.Src = ends(from)
+	r.To, r.Dst = ends(to)
+	for _, e := range edit {
+		e(r)
+	}
+	return r
+}
+
+func named(host string) func(*history.Record) { return func(r *history.Record) { r.Name = host } }
+
+func dropped(flows uint64) func(*history.Record) {
+	return func(r *history.Record) { r.Verdict, r.Flows, r.Packets = policy.Drop, flows, [2]uint64{10 * flows, 0} }
+}
+
+var (
+	pg   = policy.Spoken{App: policy.AppPostgreSQL}
+	pgs  = policy.Spoken{App: policy.AppPostgreSQL, Inner: policy.AppTLS}
+	tls  = policy.Spoken{App: policy.AppTLS}
+	h2   = policy.Spoken{App: policy.AppTLS, ALPN: policy.AppHTTP2}
+	http = policy.Spoken{App: policy.AppHTTP}
+)
+
+func allow(id, from, to string, app policy.AppMatch, port uint16) policy.Statement {
+	return policy.Statement{ID: id, Verdict: policy.Allow, From: []policy.Peer{policy.ServicePeer(service(from))}, To: []policy.Peer{policy.ServicePeer(service(to))},
+		App: app, Ports: []policy.PortRange{policy.Port(policy.ProtoTCP, port)}, Origin: []string{"test"}}
+}
+
+func TestMake(t *testing.T) {
+	plain := policy.AppMatch{App: policy.AppPostgreSQL, Forms: policy.TLSPlain}
+	for _, tt := range []struct {
+		name       string
+		statements []policy.Statement
+		records    []*history.Record
+		want       []string // lines; "?" before those with doubts
+		doubt      string
+	}{
+		{"a service that calls another", nil, []*history.Record{seen("web", "db", 5432, pg)}, []string{"allow shop/web -> shop/db : postgresql tcp/5432"}, ""},
+		{"both forms", nil, []*history.Record{seen("web", "db", 5432, pg), seen("web", "db", 5432, pgs)}, []string{"allow shop/web -> shop/db : postgresql tls starttls tcp/5432"}, ""},
+		{"two ports", nil, []*history.Record{seen("web", "db", 5433, pg), seen("web", "db", 5432, pg)}, []string{"allow shop/web -> shop/db : postgresql tcp/5432,tcp/5433"}, ""},
+		{"what is allowed", []policy.Statement{allow("a", "web", "db", plain, 5432)}, []*history.Record{seen("web", "db", 5432, pg)}, nil, ""},
+		{"outside by its name", nil, []*history.Record{seen("web", "198.51.100.7", 443, h2, named("API.example.com.")), seen("web", "198.51.100.8", 443, h2, named("api.example.com"))},
+			[]string{"allow shop/web -> name:api.example.com : http tls only tcp/443"}, ""},
+		{"outside without one", nil, []*history.Record{seen("web", "198.51.100.7", 443, tls), seen("web", "2001:db8::7", 443, tls)},
+			[]string{"allow shop/web -> cidr:198.51.100.7/32 : tls tcp/443", "allow shop/web -> cidr:2001:db8::7/128 : tls tcp/443"}, ""},
+		{"a name that is none", nil, []*history.Record{seen("web", "198.51.100.7", 443, tls, named("a b\n- id: x"))}, []string{"allow shop/web -> cidr:198.51.100.7/32 : tls tcp/443"}, ""},
+		{"callers outside", nil, []*history.Record{seen("198.51.100.7", "web", 80, http), seen("10.1.1.1", "web", 80, http)}, []string{"allow cidr:10.1.1.1/32,cidr:198.51.100.7/32 -> shop/web : http tcp/80"}, ""},
+		{"dropped, again and again", nil, []*history.Record{seen("job", "db", 5432, pg, dropped(9))}, []string{"allow shop/job -> shop/db : postgresql tcp/5432"}, ""},
+		{"dropped once", nil, []*history.Record{seen("job", "db", 5432, pg, dropped(1))}, []string{"?allow shop/job -> shop/db : postgresql tcp/5432"}, "not tried often"},
+		{"an application unseen", nil, []*history.Record{seen("web", "db", 5432, policy.Spoken{App: policy.AppUnknown})}, []string{"?allow shop/web -> shop/db : any tcp/5432"}, "let everything pass"},
+		{"another application", []policy.Statement{allow("a", "web", "db", plain, 5432)}, []*history.Record{seen("web", "db", 5432, policy.Spoken{App: policy.AppSSH})},
+			[]string{"?allow shop/web -> shop/db : ssh tcp/5432"}, "does not fit"},
+		{"a deny", []policy.Statement{{ID: "d", Tier: policy.TierOperator, Verdict: policy.Drop, From: []policy.Peer{{Kind: policy.PeerAny}}, To: []policy.Peer{{Kind: policy.PeerAny}}, App: policy.AnyApp, AnyPort: true, Origin: []string{"x"}}},
+			[]*history.Record{seen("web", "db", 5432, pg)}, []string{"?allow shop/web -> shop/db : postgresql tcp/5432"}, "denies it"},
+		{"never answered", nil, []*history.Record{seen("web", "db", 5432, pg, func(r *history.Record) { r.Packets[1] = 0 })}, []string{"?allow shop/web -> shop/db : postgresql tcp/5432"}, "never answered"},
+		{"the metadata service", nil, []*history.Record{seen("web", "169.254.169.254", 80, http)}, []string{"?allow shop/web -> @metadata : http tcp/80"}, "not for containers"},
+		{"a tunnel", nil, []*history.Record{seen("web", "db", 3128, policy.Spoken{App: policy.AppHTTP, Inner: policy.AppSSH})}, []string{"?allow shop/web -> shop/db : ssh tcp/3128"}, "tunnel"},
+		{"who is gone", nil, []*history.Record{seen("web", "db", 5432, pg, func(r *history.Record) { r.From.Name = "shop/old" })}, nil, ""},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			a := Make(shop(t, tt.statements...), tt.records, "")
+			var got, doubts []string
+			for _, s := range a.Suggestions {
+				line := s.Line()
+				if len(s.Doubts) > 0 {
+					line = "?" + line
+				}
+				got, doubts = append(got, line), append(doubts, s.Doubts...)
+			}
+			slices.Sort(got)
+			if !slices.Equal(got, tt.want) {
+				t.Errorf("got %q, want %q (%q)", got, tt.want, doubts)
+			}
+			if tt.doubt != "" && !strings.Contains(strings.Join(doubts, "\n"), tt.doubt) {
+				t.Errorf("doubts %q lack %q", doubts, tt.doubt)
+			}
+		})
+	}
+}
+
+// A scan is doubtful, whatever it spoke.
+func TestScanIsDoubtful(t *testing.T) {
+	var records []*history.Record
+	for i := range 40 {
+		records = append(records, seen("web", "db", uint16(1000+i), http, func(r *history.Record) { r.Packets = [2]uint64{6, 6} }))
+	}
+	a := Make(shop(t), records, "")
+	if len(a.Suggestions) != 1 || !strings.Contains(strings.Join(a.Suggestions[0].Doubts, " "), "scan") {
+		t.Errorf("%+v", a.Suggestions)
+	}
+}
+
+// What is suggested without doubts lets those flows pass, and nothing else of
+// them; ids are unique; nothing is open.
+func TestSuggestionsSuffice(t *testing.T) {
+	records := []*history.Record{
+		seen("web", "db", 5432, pg), seen("web", "db", 5432, pgs), seen("job", "web", 80, http), seen("web", "198.51.100.7", 443, tls), seen("web", "198.51.100.8", 443, tls),
+		seen("198.51.100.9", "web", 443, h2), seen("db", "web", 8080, http), seen("db", "web", 8081, policy.Spoken{App: policy.AppHTTP2}),
+	}
+	a := Make(shop(t), records, "")
+	var statements []policy.Statement
+	ids := map[string]bool{}
+	for _, s := range a.Suggestions {
+		if ids[s.Statement.ID] || len(s.Doubts) > 0 || s.Statement.App[0] == "any" || s.Statement.Why == "" {
+			t.Errorf("%+v", s)
+		}
+		ids[s.Statement.ID] = true
+		statements = append(statements, compiled(t, &s.Statement))
+	}
+	table := shop(t, statements...)
+	if again := Make(table, records, ""); len(again.Suggestions) != 0 || len(again.Unused) != 0 {
+		t.Errorf("accepted, and yet %+v", again)
+	}
+	other := []*history.Record{seen("job", "db", 5432, pg), seen("web", "db", 5432, policy.Spoken{App: policy.AppSSH}), seen("web", "198.51.100.10", 443, tls), seen("198.51.100.10", "web", 443, h2)}
+	if again := Make(table, other, ""); len(again.Suggestions) != len(other) {
+		t.Errorf("more passes than was seen: %+v", again.Suggestions)
+	}
+}
+
+// compiled is what the reader of statements makes of one.
+func compiled(t *testing.T, s *Statement) policy.Statement {
+	t.Helper()
+	out := policy.Statement{ID: s.ID, Tier: policy.TierOperator, Verdict: policy.Allow, Origin: []string{s.Why}}
+	peer := func(p Peer) policy.Peer {
+		if p.CIDR != "" {
+			return policy.Peer{Kind: policy.PeerCIDR, Prefix: netip.MustParsePrefix(p.CIDR)}
+		}
+		return policy.ServicePeer(service(strings.TrimPrefix(p.Service, "shop/")))
+	}
+	for _, p := range s.From {
+		out.From = append(out.From, peer(p))
+	}
+	for _, p := range s.To {
+		out.To = append(out.To, peer(p))
+	}
+	app, ok := policy.ParseApp(s.App[0])
+	forms, okForms := policy.ParseTLSForms(s.TLS)
+	if !ok || !okForms {
+		t.Fatalf("%+v", s)
+	}
+	out.App = policy.AppMatch{App: app, Forms: forms}
+	for _, text := range s.Ports {
+		p, err := policy.ParsePortRange(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		out.Ports = append(out.Ports, p)
+	}
+	return out
+}
+
+func TestUnused(t *testing.T) {
+	plain := policy.AppMatch{App: policy.AppPostgreSQL, Forms: policy.TLSPlain}
+	out, in := allow("out", "web", "db", plain, 5432), allow("in", "web", "db", plain, 5432)
+	out.Speaks, in.Speaks, out.Tier, in.Tier = policy.SpeaksOut, policy.SpeaksIn, policy.TierLabel, policy.TierLabel
+	pending := allow("pending", "web", "job", plain, 5)
+	pending.Pending = "names"
+	table := shop(t, out, in, pending, allow("idle", "job", "db", plain, 5432))
+	a := Make(table, []*history.Record{seen("web", "db", 5432, pg)}, "")
+	if len(a.Unused) != 1 || a.Unused[0].ID != "idle" {
+		t.Errorf("%+v: a side each was used, one waits", a.Unused)
+	}
+	if a := Make(table, nil, "shop/web"); len(a.Unused) != 2 {
+		t.Errorf("of web: %+v", a.Unused)
+	}
+	if text := fmt.Sprint(a.Suggestions); len(a.Suggestions) != 0 {
+		t.Error(text)
+	}
+}
