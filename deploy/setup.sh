@@ -69,8 +69,8 @@ nft nftables
 	bench) echo "ip iproute2
 iptables iptables
 nft nftables" ;;
-	generate) echo "clang clang-14
-llvm-strip llvm-14
+	generate) echo "clang-14 clang-14
+llvm-strip-14 llvm-14
 /usr/include/bpf/bpf_helpers.h libbpf-dev
 /usr/include/linux/bpf.h linux-libc-dev
 git git" ;;
@@ -78,11 +78,10 @@ git git" ;;
 	esac
 }
 
-# present THING: a command on the PATH, in its versioned form too (clang-14),
-# or a file.
+# present THING: a command on the PATH, or a file.
 present() {
 	[[ $1 == /* ]] && { [[ -e $1 ]]; return; }
-	command -v "$1" >/dev/null || command -v "$1-14" >/dev/null
+	command -v "$1" >/dev/null
 }
 
 install_packages() {

@@ -49,7 +49,7 @@ type Settings struct {
 
 	Metrics string `yaml:"metrics" help:"loopback address for /metrics, /livez, /readyz; empty = off"`
 	Workers int    `yaml:"workers" help:"worker threads, one AF_XDP queue each"`
-	Flows   int    `yaml:"flows" help:"entries of the kernel's flow map"`
+	Flows   int    `yaml:"flows" help:"flows in the kernel's tables, half as many of them IPv6; 256 bytes each"`
 	Pins    string `yaml:"pins" help:"folder on bpffs for pinned links and maps"`
 	Devices string `yaml:"devices" help:"name prefix of the slow-path devices"`
 	Misses  int    `yaml:"misses" help:"undecided packets a second that one endpoint may send to user space"`
@@ -60,7 +60,7 @@ func defaultsOf() Settings {
 		Docker: "/var/run/docker.sock", NetNS: "/var/run/docker/netns", State: "/var/lib/gatehouse",
 		Mode: "observe", Floor: "observe", Enroll: "all", TrustLocal: "name",
 		HistorySize: 256, HistoryAge: "7d",
-		Metrics: "127.0.0.1:9477", Workers: 1, Flows: 262144,
+		Metrics: "127.0.0.1:9477", Workers: 1, Flows: 131072,
 		Pins: "/sys/fs/bpf/gatehouse", Devices: "gh", Misses: 50000,
 	}
 }

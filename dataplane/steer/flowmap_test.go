@@ -3,8 +3,11 @@ package steer
 import (
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"os"
+	"reflect"
 	"testing"
+	"time"
 
 	"github.com/cilium/ebpf"
 
@@ -18,18 +21,35 @@ func testFlowMap(t *testing.T, entries uint32) *FlowMap {
 	if os.Geteuid() != 0 {
 		t.Skip("missing capability: root")
 	}
+	return openTestMap(t, newTestMaps(t, entries), int(entries))
+}
+
+func newTestMaps(t *testing.T, entries uint32) flowMaps {
+	t.Helper()
 	spec, err := loadSteer()
 	must(t, err)
-	spec.Maps["flows"].MaxEntries = entries
-	m, err := ebpf.NewMap(spec.Maps["flows"])
+	v4, v6 := tableSizes(entries)
+	spec.Maps["flows"].MaxEntries, spec.Maps["flows6"].MaxEntries = v4, v6
+	var maps [3]*ebpf.Map
+	for i, name := range []string{"flows", "flows6", "ends"} {
+		maps[i], err = ebpf.NewMap(spec.Maps[name])
+		must(t, err)
+		t.Cleanup(func() { maps[i].Close() })
+	}
+	return flowMaps{maps[0], maps[1], maps[2]}
+}
+
+func openTestMap(t *testing.T, m flowMaps, limit int) *FlowMap {
+	t.Helper()
+	f, err := openFlowMap(m, [3]uint64{11, 0x9e3779b97f4a7c15, 0xd6e8feb86659fd93}, limit)
 	must(t, err)
-	t.Cleanup(func() { m.Close() })
-	return newFlowMap(m)
+	t.Cleanup(func() { must(t, f.close()) })
+	return f
 }
 
 func numbered(n int) dataplane.FlowEntry {
 	return dataplane.FlowEntry{
-		Key:     classify.FlowKey{AddrA: [16]byte{10: 0xff, 11: 0xff, 12: 10}, PortA: uint16(n), PortB: uint16(n >> 16), Zone: 7, Proto: policy.ProtoTCP},
+		Key:     classify.FlowKey{AddrA: [16]byte{10: 0xff, 11: 0xff, 12: 10}, AddrB: [16]byte{10: 0xff, 11: 0xff, 12: 11}, PortA: uint16(n), PortB: uint16(n >> 16), Zone: 7, Proto: policy.ProtoTCP},
 		Epoch:   1,
 		Verdict: policy.Allow,
 	}
@@ -173,5 +193,135 @@ func TestPutDoesNotAllocate(t *testing.T) {
 		}
 	}); n != 0 {
 		t.Errorf("%v allocations", n)
+	}
+}
+
+// numbered6 is numbered in IPv6.
+func numbered6(n int) dataplane.FlowEntry {
+	e := numbered(n)
+	e.Key.AddrA, e.Key.AddrB = [16]byte{0x20, 1, 15: 1}, [16]byte{0x20, 1, 14: byte(n >> 8), 15: byte(n)}
+	return e
+}
+
+// TestFlowMapAgainstMap: any sequence of puts, deletions and purges leaves what
+// it leaves in a plain map, and another FlowMap on the same memory finds it.
+func TestFlowMapAgainstMap(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("missing capability: root")
+	}
+	const limit = 512
+	maps := newTestMaps(t, limit)
+	f := openTestMap(t, maps, limit)
+	var now time.Duration
+	f.now = func() time.Duration { return now }
+	want := make(map[classify.FlowKey]dataplane.FlowEntry)
+	rnd := rand.New(rand.NewPCG(3, 4))
+	for step := range 60000 {
+		n := rnd.IntN(400)
+		e := numbered(n)
+		if n%3 == 0 {
+			e = numbered6(n)
+		}
+		e.Ifindex[1], e.MAC[0] = uint32(n%7), policy.MAC{5: byte(n % 5)}
+		e.Packets[0] = uint32(step)
+		switch rnd.IntN(40) {
+		case 0:
+			must(t, f.purge(7, 3))
+			for k, e := range want {
+				if e.Ifindex[0] == 3 || e.Ifindex[1] == 3 {
+					delete(want, k)
+				}
+			}
+		case 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15:
+			must(t, f.Delete([]classify.FlowKey{e.Key}))
+			delete(want, e.Key)
+		default:
+			must(t, f.Put([]dataplane.FlowEntry{e}))
+			want[e.Key] = e
+		}
+		now += time.Duration(rnd.IntN(int(restFor / 20)))
+		if step%5000 == 4999 {
+			must(t, f.close())
+			f = openTestMap(t, maps, limit)
+			f.now = func() time.Duration { return now }
+		}
+		if step%997 == 0 || step%5000 == 4999 {
+			if got := all(t, f, 100); !reflect.DeepEqual(got, want) {
+				t.Fatalf("step %d: %d entries, want %d", step, len(got), len(want))
+			}
+		}
+	}
+}
+
+// TestFlowMapRests: a place that was given up is not used again while a program
+// may still hold it, nor is the number of an end.
+func TestFlowMapRests(t *testing.T) {
+	f := testFlowMap(t, 64)
+	var now time.Duration
+	f.now = func() time.Duration { return now }
+	e := numbered(1)
+	e.MAC[0] = policy.MAC{1}
+	must(t, f.Put([]dataplane.FlowEntry{e}))
+	w := wordsOf(&e.Key)
+	line, _ := f.find(&w)
+	number := line.Ends[0]
+	must(t, f.Delete([]classify.FlowKey{e.Key}))
+	e.MAC[0] = policy.MAC{2}
+	now = restFor - 1
+	must(t, f.Put([]dataplane.FlowEntry{e}))
+	again, _ := f.find(&w)
+	if again == line || again.Ends[0] == number {
+		t.Errorf("used again after %v: line %v, number %v", now, again == line, again.Ends[0] == number)
+	}
+	must(t, f.Delete([]classify.FlowKey{e.Key}))
+	now += restFor
+	e.MAC[0] = policy.MAC{3}
+	must(t, f.Put([]dataplane.FlowEntry{e}))
+	if third, _ := f.find(&w); third != line {
+		t.Error("the place did not become free")
+	}
+}
+
+// TestFlowMapEndsRunOut: more ends than numbers are refused, and nothing that is
+// there changes.
+func TestFlowMapEndsRunOut(t *testing.T) {
+	f := testFlowMap(t, 131072)
+	entries := make([]dataplane.FlowEntry, 70000)
+	for i := range entries {
+		entries[i] = numbered(i)
+		entries[i].MAC[1] = policy.MAC{byte(i), byte(i >> 8), byte(i >> 16)}
+	}
+	err := f.Put(entries)
+	if !errors.Is(err, ErrFull) {
+		t.Fatalf("70,000 ends: %v", err)
+	}
+	got := all(t, f, 4096)
+	if len(got) < 65000 || len(got) > 65536 {
+		t.Errorf("%d entries", len(got))
+	}
+	for k, e := range got {
+		if n := int(k.PortA) | int(k.PortB)<<16; e.MAC[1] != entries[n].MAC[1] {
+			t.Fatalf("flow %d has %v", n, e.MAC[1])
+		}
+	}
+}
+
+// TestFlowMapHalfFull: as many flows as it is made for all find a place.
+func TestFlowMapHalfFull(t *testing.T) {
+	for _, of := range []struct {
+		name string
+		flow func(int) dataplane.FlowEntry
+		n    int
+	}{{"IPv4", numbered, 65536}, {"IPv6", numbered6, 32768}} {
+		f := testFlowMap(t, 65536)
+		refused := 0
+		for i := range of.n {
+			if err := f.Put([]dataplane.FlowEntry{of.flow(i)}); err != nil {
+				refused++
+			}
+		}
+		if refused > of.n/1000 {
+			t.Errorf("%s: %d of %d flows found no place", of.name, refused, of.n)
+		}
 	}
 }

@@ -5,7 +5,6 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/netip"
-	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -17,7 +16,6 @@ import (
 	"github.com/google/gopacket"
 	"github.com/google/gopacket/layers"
 
-	"gatehouse/classify"
 	"gatehouse/dataplane"
 	"gatehouse/policy"
 )
@@ -44,20 +42,14 @@ func TestReasonsAreThePrograms(t *testing.T) {
 	}
 }
 
-func TestFlowKeyLayout(t *testing.T) {
-	kernel, user := reflect.TypeFor[steerFlowKey](), reflect.TypeFor[classify.FlowKey]()
-	if kernel.Size() != 40 || user.Size() != 40 {
-		t.Fatalf("sizes %d and %d, want 40", kernel.Size(), user.Size())
-	}
-	for _, name := range []string{"AddrA", "AddrB", "PortA", "PortB", "Zone", "Proto"} {
-		k, _ := kernel.FieldByName(name)
-		u, ok := user.FieldByName(name)
-		if !ok || k.Offset != u.Offset || k.Type.Size() != u.Type.Size() {
-			t.Errorf("%s: offset %d size %d in the programs, %d and %d in classify", name, k.Offset, k.Type.Size(), u.Offset, u.Type.Size())
-		}
-	}
+// TestFlowLayout: a line of the tables is a cache line, and the Go twin of
+// the tables' hash and places is the programs'.
+func TestFlowLayout(t *testing.T) {
 	if n := unsafe.Sizeof(steerFlow{}); n != 64 {
-		t.Errorf("a flow's value has %d bytes, want one cache line", n)
+		t.Errorf("a flow's line has %d bytes, want one cache line", n)
+	}
+	if n := unsafe.Sizeof(steerFlow6{}); n != 128 {
+		t.Errorf("an IPv6 flow's line has %d bytes, want two cache lines", n)
 	}
 }
 
@@ -448,6 +440,33 @@ func TestUnguardedEndpoint(t *testing.T) {
 			t.Errorf("%s: %s, want %s", step.name, got, step.want)
 		}
 	}
+}
+
+// TestManyFlows: the programs find each of many flows where user space has put
+// it, and none that it has not.
+func TestManyFlows(t *testing.T) {
+	families(t, func(t *testing.T, v6 bool) {
+		h := newHost(t)
+		h.guard(true)
+		a, b := h.run("a", 2), h.run("b", 3)
+		h.admit(a)
+		h.admit(b)
+		const flows = 1500
+		var entries []dataplane.FlowEntry
+		for i := range uint16(flows) {
+			entries = append(entries, flowEntry(a, b, v6, policy.ProtoUDP, 1000+i, 53+i%7))
+		}
+		must(t, h.s.Flows().Put(entries))
+		before := h.counters()
+		for i := range uint16(flows) {
+			h.judge(h.s.networks[testZone].from, a, 0, datagram(t, a, b, v6, 1000+i, 53+i%7, "x"))
+			h.judge(h.s.networks[testZone].from, a, 0, datagram(t, a, b, v6, 1000+i, 60+i%7, "x"))
+		}
+		after := h.counters()
+		if hits, steered := after.Hits-before.Hits, after.Steered-before.Steered; hits != flows || steered < flows || steered > flows+20 {
+			t.Errorf("%d hits and %d misses, want %d of each", hits, steered, flows)
+		}
+	})
 }
 
 func TestHit(t *testing.T) {

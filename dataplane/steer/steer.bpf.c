@@ -9,7 +9,7 @@
 //   to_endpoint    tcx egress of it
 //   gh_return      tcx ingress of gh0, where the worker's frames come back
 //
-// A frame of a decided flow costs one hash lookup. All else takes the way
+// A frame of a decided flow costs one lookup in the flow tables. All else takes the way
 // through miss: the port is looked up, the sender is checked, and what user
 // space can judge leaves through gh0 with a VLAN tag that says which endpoint
 // and which hook it came from.
@@ -148,14 +148,19 @@ struct flow_key {
 #define CLOSED_FIN 1
 #define CLOSED_RST 2
 
-// One connection. Index 0 of the pairs is side A of the key. User space writes
-// all but what is marked; the marked fields are written by one direction's
-// packets each, so that plain stores do.
+// One connection: a line of the flow tables, as long as a cache line. Index 0 of
+// the pairs is side A of the key. User space writes all but what is marked; the
+// marked fields are written by one direction's packets each, so that plain
+// stores do. It writes head last, and clears it first; a line that was taken out
+// stays so for longer than any program runs. Of a line that it writes anew while
+// it is in force it clears the epoch first and writes it last.
 struct flow {
+	__u32 head;  // FLOW_USED | proto << 8 | zone << 16
+	__u32 ports; // a | b << 16, host order
+	__be32 a4, b4;
 	__u32 epoch;
-	__u32 ifindex[2]; // of the local endpoint on that side, 0 = not local
-	__u8 mac[2][6];   // that frames from and to that side carry
-	__u16 via[2];     // kernel: tick when that side's frame was last delivered through the bridge, 0 = never
+	__u16 ends[2]; // index into ends, of the end on that side
+	__u16 via[2];  // kernel: tick when that side's frame was last delivered through the bridge, 0 = never
 	__u8 flags;
 	__u8 reason;    // what a drop counts as
 	__u8 closed[2]; // kernel: FIN and RST seen from that side
@@ -166,6 +171,31 @@ struct flow {
 	__u32 seen;       // kernel: tick of the last packet
 	__u32 packets[2]; // kernel
 	__u64 bytes[2];   // kernel
+};
+
+// The same for IPv6: two cache lines.
+struct flow6 {
+	struct flow flow; // a4 and b4 are zero
+	__be32 a[4], b[4];
+	__u64 pad[4];
+};
+
+#define FLOW_USED 1
+#define LINES 4 // of a bucket
+
+struct bucket {
+	struct flow line[LINES];
+};
+
+struct bucket6 {
+	struct flow6 line[LINES];
+};
+
+// Who is at an end of flows.
+struct end {
+	__u32 ifindex; // of the local endpoint, 0 = not local
+	__u8 mac[6];   // that frames from and to it carry
+	__u8 pad[2];
 };
 
 struct port_key {
@@ -212,14 +242,36 @@ struct slot {
 struct state {
 	__u32 epoch;
 	__u32 pad;
+	__u64 seed[3]; // of the flow tables; 1 and 2 are odd
 };
 
+// The flow tables. User space alone puts lines in and takes them out, through
+// its own mapping of this memory. A flow is in one of the two buckets that its
+// hash names, mostly at the first place that is looked at: a lookup costs one
+// access to memory that is in no cache. Array, because its lookup is inlined.
 struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 262144);
-	__type(key, struct flow_key);
-	__type(value, struct flow);
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 131072);
+	__type(key, __u32);
+	__type(value, struct bucket);
 } flows SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 65536);
+	__type(key, __u32);
+	__type(value, struct bucket6);
+} flows6 SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 65536);
+	__type(key, __u32);
+	__type(value, struct end);
+} ends SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -287,6 +339,7 @@ const volatile __u32 space;        // of the network namespace
 const volatile __u32 gh0;          // ifindex of the slow-path device there
 const volatile __u32 queues = 1;   // how many it has
 const volatile __u16 gateway[3];   // MAC of the network's bridge, as it lies in memory
+const volatile __u32 mask4, mask6; // buckets of the flow tables - 1
 
 // bpf2go generates Go types from these.
 const enum counter *unused_counter __attribute__((unused));
@@ -361,6 +414,7 @@ struct packet {
 	struct flow_key key; // addresses of everything that is IP; ports of flows
 	__u32 hash;          // the same for both directions
 	__u8 side;           // whose address the source is
+	__u8 v6;
 	__u8 kind;
 	__u8 reason; // of KIND_BAD
 	__u8 tcp;    // flags
@@ -429,6 +483,7 @@ static __always_inline void set_sides6(struct packet *p, struct ipv6hdr *ip, __u
 	const __be32 *s = ip->saddr.in6_u.u6_addr32, *d = ip->daddr.in6_u.u6_addr32;
 	struct flow_key *k = &p->key;
 
+	p->v6 = 1;
 	p->hash = s[0] ^ s[1] ^ s[2] ^ s[3] ^ d[0] ^ d[1] ^ d[2] ^ d[3];
 	if (before6(s, d)) {
 		__builtin_memcpy(k->addr_a, s, 16);
@@ -638,26 +693,112 @@ static __always_inline bool is_bare(struct __sk_buff *skb, void *data, void *end
 	return skb->len == sizeof(*eth) + header + size || skb->len <= ETH_ZLEN; // padded
 }
 
-// hit returns the flow's entry if it speaks for this very frame at this port.
+static __always_inline __u64 mix(__u64 h, __u64 word, __u64 seed)
+{
+	h = (h ^ word) * seed;
+	return h ^ h >> 32;
+}
+
+static __always_inline __u32 head_of(struct packet *p) { return FLOW_USED | p->key.proto << 8 | (__u32)p->key.zone << 16; }
+
+static __always_inline __u32 ports_of(struct packet *p) { return p->key.port_a | (__u32)p->key.port_b << 16; }
+
+static __always_inline __u64 words(const __be32 *x) { return x[0] | (__u64)x[1] << 32; }
+
+// A hash names two buckets and the place in them that is looked at first.
+#define FIRST_BUCKET(h, mask) ((__u32)(h) & (mask))
+#define SECOND_BUCKET(h, mask) ((__u32)((h) ^ ((h) >> 24 | 1)) & (mask))
+#define PLACE(h) ((__u32)((h) >> 62))
+
+static __always_inline struct flow *find4(struct packet *p, struct state *state)
+{
+	__u32 head = head_of(p), ports = ports_of(p), n;
+	__be32 a = p->key.addr_a[3], b = p->key.addr_b[3];
+	struct bucket *bucket;
+	struct flow *f;
+	__u64 h;
+
+	h = mix(state->seed[0], a | (__u64)b << 32, state->seed[1]);
+	h = mix(h, head | (__u64)ports << 32, state->seed[2]) * state->seed[1];
+#pragma unroll
+	for (int second = 0; second < 2; second++) {
+		n = second ? SECOND_BUCKET(h, mask4) : FIRST_BUCKET(h, mask4);
+		bucket = bpf_map_lookup_elem(&flows, &n);
+		if (!bucket)
+			return 0;
+#pragma unroll
+		for (int i = 0; i < LINES; i++) {
+			f = &bucket->line[(PLACE(h) ^ i) & (LINES - 1)];
+			if (f->head == head && f->ports == ports && f->a4 == a && f->b4 == b)
+				return f;
+		}
+	}
+	return 0;
+}
+
+static __always_inline struct flow *find6(struct packet *p, struct state *state)
+{
+	__u64 a0 = words(p->key.addr_a), a1 = words(p->key.addr_a + 2), b0 = words(p->key.addr_b), b1 = words(p->key.addr_b + 2);
+	__u32 head = head_of(p), ports = ports_of(p), n;
+	struct bucket6 *bucket;
+	struct flow6 *f;
+	__u64 h;
+
+	h = mix(state->seed[0], a0, state->seed[1]);
+	h = mix(h, a1, state->seed[2]);
+	h = mix(h, b0, state->seed[1]);
+	h = mix(h, b1, state->seed[2]);
+	h = mix(h, head | (__u64)ports << 32, state->seed[2]) * state->seed[1];
+#pragma unroll
+	for (int second = 0; second < 2; second++) {
+		n = second ? SECOND_BUCKET(h, mask6) : FIRST_BUCKET(h, mask6);
+		bucket = bpf_map_lookup_elem(&flows6, &n);
+		if (!bucket)
+			return 0;
+#pragma unroll
+		for (int i = 0; i < LINES; i++) {
+			f = &bucket->line[(PLACE(h) ^ i) & (LINES - 1)];
+			if (f->flow.head == head && f->flow.ports == ports && words(f->a) == a0 && words(f->a + 2) == a1 &&
+			    words(f->b) == b0 && words(f->b + 2) == b1)
+				return &f->flow;
+		}
+	}
+	return 0;
+}
+
+static __always_inline struct end *end_of(struct flow *f, __u32 side)
+{
+	__u32 n = f->ends[side & 1];
+	return bpf_map_lookup_elem(&ends, &n);
+}
+
+// hit returns the flow's line if it speaks for this very frame at this port.
 static __always_inline struct flow *hit(struct __sk_buff *skb, struct packet *p, __u32 own)
 {
 	void *data = packet_start(skb), *end = packet_end(skb);
 	__u32 zero = 0, side = p->side & 1;
 	struct ethhdr *eth = data;
+	struct end *from, *to;
 	struct state *state;
 	struct flow *f;
 
 	if (p->kind != KIND_FLOW || (p->tcp & (TCP_SYN | TCP_ACK)) == TCP_SYN)
 		return 0;
-	f = bpf_map_lookup_elem(&flows, &p->key);
-	if (!f)
-		return 0;
 	state = bpf_map_lookup_elem(&states, &zero);
-	if (!state || f->epoch != state->epoch || f->ifindex[own & 1] != skb->ifindex)
+	if (!state)
+		return 0;
+	f = p->v6 ? find6(p, state) : find4(p, state);
+	// No table has the number 0.
+	if (!f || !state->epoch || f->epoch != state->epoch)
+		return 0;
+	asm volatile("" ::: "memory"); // what follows was written before the epoch
+	from = end_of(f, side);
+	to = end_of(f, !side);
+	if (!from || !to || (own == p->side ? from : to)->ifindex != skb->ifindex)
 		return 0;
 	if (data + sizeof(*eth) > end)
 		return 0;
-	if (!same_mac(eth->h_source, f->mac[side]) || !same_mac(eth->h_dest, f->mac[!side]))
+	if (!same_mac(eth->h_source, from->mac) || !same_mac(eth->h_dest, to->mac))
 		return 0;
 	if (f->flags & FLOW_BARE && (p->tcp != TCP_ACK || !is_bare(skb, data, end)))
 		return 0;
@@ -926,6 +1067,7 @@ int from_endpoint(struct __sk_buff *skb)
 {
 	struct packet p;
 	struct flow *f;
+	struct end *to;
 	__u32 side, tick;
 
 	if (skb->mark >> 16 == MARK_IN) {
@@ -946,14 +1088,15 @@ int from_endpoint(struct __sk_buff *skb)
 	// Past the bridge only where the bridge delivered this very direction a
 	// minute ago at most: then netfilter and isolation let it by, and the
 	// bridge's table of addresses stays fresh.
-	if (!(f->flags & FLOW_PEER) || !f->ifindex[!side] || !f->via[side] || (__u16)((__u16)tick - f->via[side]) > VIA_TICKS)
+	if (!(f->flags & FLOW_PEER) || !f->via[side] || (__u16)((__u16)tick - f->via[side]) > VIA_TICKS)
 		return NEXT;
-	if (is_gateway(f->mac[!side]))
+	to = end_of(f, !side);
+	if (!to || !to->ifindex || is_gateway(to->mac))
 		return NEXT;
 	count(COUNT_PEER);
 	bpf_skb_change_type(skb, PACKET_HOST);
 	skb->mark = 0; // kernels before 6.16 do not scrub it on the way into the container
-	return bpf_redirect_peer(f->ifindex[!side], 0);
+	return bpf_redirect_peer(to->ifindex, 0);
 }
 
 // to_marked: a frame that the slow path has judged passes here only if it was
@@ -1022,6 +1165,7 @@ SEC("tcx/egress")
 int to_endpoint(struct __sk_buff *skb)
 {
 	__u32 side, tick, high = skb->mark >> 16;
+	struct end *from;
 	struct packet p;
 	struct flow *f;
 
@@ -1037,11 +1181,12 @@ int to_endpoint(struct __sk_buff *skb)
 		return to_miss(skb, &p);
 	side = p.side & 1;
 	tick = now_tick();
-	if (!f->ifindex[side])
+	from = end_of(f, side);
+	if (!from || !from->ifindex)
 		account(skb, &p, f, tick);
 	if (!(f->flags & (FLOW_ALLOW | FLOW_BARE)))
 		return drop(f->reason < REASON_COUNT ? f->reason : REASON_DENIED);
-	if (f->ifindex[side]) {
+	if (from && from->ifindex) {
 		__u16 stamp = (__u16)tick ? (__u16)tick : 1;
 		if (f->via[side] != stamp)
 			f->via[side] = stamp;

@@ -11,6 +11,8 @@
 package steer
 
 import (
+	"crypto/rand"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
@@ -31,7 +33,7 @@ const (
 	DefaultPinDir      = "/sys/fs/bpf/gatehouse"
 	DefaultPrefix      = "gh"
 	DefaultNetNSDir    = "/var/run/docker/netns"
-	DefaultFlowEntries = 262144
+	DefaultFlowEntries = 131072
 	DefaultMissBudget  = 50000
 	MaxQueues          = 64 // entries of the map beats
 
@@ -49,7 +51,7 @@ type Config struct {
 	Prefix      string // of the slow-path devices: gh is gh0 and gh1
 	Table       string // of the standing default in nftables; "" = gatehouse
 	NetNSDir    string // where the engine keeps its network namespaces
-	FlowEntries uint32 // size of the flow map, made in advance
+	FlowEntries uint32 // flows in the kernel's tables, of which half may be IPv6; the memory, 256 bytes each, is taken in advance
 	Queues      int    // of the slow-path devices, one worker each
 	MissBudget  uint32 // frames a second that each hook of an endpoint may send to user space
 }
@@ -135,7 +137,13 @@ func Open(cfg Config) (*Steer, error) {
 	if err := s.openMaps(); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
-	s.flows = newFlowMap(s.maps.Flows)
+	seed, err := s.flowSeed()
+	if err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	if s.flows, err = openFlowMap(flowMaps{s.maps.Flows, s.maps.Flows6, s.maps.Ends}, seed, int(cfg.FlowEntries)); err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
 	if err := s.recall(); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
@@ -150,7 +158,9 @@ func (s *Steer) openMaps() error {
 	for name, to := range map[string]**ebpf.Map{
 		"beats":      &s.maps.Beats,
 		"counters":   &s.maps.Counters,
+		"ends":       &s.maps.Ends,
 		"flows":      &s.maps.Flows,
+		"flows6":     &s.maps.Flows6,
 		"open_zones": &s.maps.OpenZones,
 		"owners":     &s.maps.Owners,
 		"ports":      &s.maps.Ports,
@@ -171,8 +181,30 @@ func (s *Steer) loadSpec() (*ebpf.CollectionSpec, error) {
 	if err != nil {
 		return nil, fmt.Errorf("steering programs: %w", err)
 	}
-	spec.Maps["flows"].MaxEntries = s.cfg.FlowEntries
-	return spec, nil
+	v4, v6 := tableSizes(s.cfg.FlowEntries)
+	spec.Maps["flows"].MaxEntries, spec.Maps["flows6"].MaxEntries = v4, v6
+	return spec, errors.Join(spec.Variables["mask4"].Set(v4-1), spec.Variables["mask6"].Set(v6-1))
+}
+
+// flowSeed is what the flow tables' hash is seeded with: drawn once, so that
+// nobody can prepare flows that collide.
+func (s *Steer) flowSeed() ([3]uint64, error) {
+	var st steerState
+	if err := s.maps.States.Lookup(uint32(0), &st); err != nil {
+		return st.Seed, fmt.Errorf("read the flow tables' seed: %w", err)
+	}
+	if st.Seed != [3]uint64{} {
+		return st.Seed, nil
+	}
+	var b [24]byte
+	_, _ = rand.Read(b[:]) // never fails
+	for i := range st.Seed {
+		st.Seed[i] = binary.NativeEndian.Uint64(b[8*i:]) | 1
+	}
+	if err := s.maps.States.Put(uint32(0), st); err != nil {
+		return st.Seed, fmt.Errorf("seed the flow tables: %w", err)
+	}
+	return st.Seed, nil
 }
 
 // load makes programs with these values for their variables, on the shared maps.
@@ -191,7 +223,9 @@ func (s *Steer) load(to any, variables map[string]any) error {
 		MapReplacements: map[string]*ebpf.Map{
 			"beats":      s.maps.Beats,
 			"counters":   s.maps.Counters,
+			"ends":       s.maps.Ends,
 			"flows":      s.maps.Flows,
+			"flows6":     s.maps.Flows6,
 			"open_zones": s.maps.OpenZones,
 			"owners":     s.maps.Owners,
 			"ports":      s.maps.Ports,
@@ -230,14 +264,15 @@ func (s *Steer) Flows() *FlowMap { return s.flows }
 func (s *Steer) SetEpoch(epoch uint32) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	present, err := s.epoch()
-	if err != nil {
-		return err
+	var st steerState
+	if err := s.maps.States.Lookup(uint32(0), &st); err != nil {
+		return fmt.Errorf("read epoch: %w", err)
 	}
-	if epoch < present {
-		return fmt.Errorf("epoch %d is behind the present one, %d", epoch, present)
+	if epoch < st.Epoch {
+		return fmt.Errorf("epoch %d is behind the present one, %d", epoch, st.Epoch)
 	}
-	if err := s.maps.States.Put(uint32(0), steerState{Epoch: epoch}); err != nil {
+	st.Epoch = epoch
+	if err := s.maps.States.Put(uint32(0), st); err != nil {
 		return fmt.Errorf("set epoch: %w", err)
 	}
 	return nil
@@ -271,7 +306,7 @@ func (s *Steer) Beat(queue int, now int64) error {
 func (s *Steer) Close() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	var errs []error
+	errs := []error{s.flows.close()}
 	for _, n := range s.networks {
 		errs = append(errs, n.close())
 	}

@@ -13,6 +13,16 @@ import (
 	"github.com/cilium/ebpf"
 )
 
+type steerBucket struct {
+	_    structs.HostLayout
+	Line [4]steerFlow
+}
+
+type steerBucket6 struct {
+	_    structs.HostLayout
+	Line [4]steerFlow6
+}
+
 type steerCounter uint32
 
 const (
@@ -26,11 +36,21 @@ const (
 	steerCounterCOUNT_MAX       steerCounter = 71
 )
 
+type steerEnd struct {
+	_       structs.HostLayout
+	Ifindex uint32
+	Mac     [6]uint8
+	Pad     [2]uint8
+}
+
 type steerFlow struct {
 	_       structs.HostLayout
+	Head    uint32
+	Ports   uint32
+	A4      uint32
+	B4      uint32
 	Epoch   uint32
-	Ifindex [2]uint32
-	Mac     [2][6]uint8
+	Ends    [2]uint16
 	Via     [2]uint16
 	Flags   uint8
 	Reason  uint8
@@ -44,15 +64,12 @@ type steerFlow struct {
 	Bytes   [2]uint64
 }
 
-type steerFlowKey struct {
-	_     structs.HostLayout
-	AddrA [4]uint32
-	AddrB [4]uint32
-	PortA uint16
-	PortB uint16
-	Zone  uint16
-	Proto uint8
-	Pad   uint8
+type steerFlow6 struct {
+	_    structs.HostLayout
+	Flow steerFlow
+	A    [4]uint32
+	B    [4]uint32
+	Pad  [4]uint64
 }
 
 type steerOwner struct {
@@ -143,6 +160,7 @@ type steerState struct {
 	_     structs.HostLayout
 	Epoch uint32
 	Pad   uint32
+	Seed  [3]uint64
 }
 
 // Names of all BPF objects in the ELF.
@@ -151,7 +169,9 @@ type steerState struct {
 const (
 	steerMapBeats         = "beats"
 	steerMapCounters      = "counters"
+	steerMapEnds          = "ends"
 	steerMapFlows         = "flows"
+	steerMapFlows6        = "flows6"
 	steerMapOpenZones     = "open_zones"
 	steerMapOwners        = "owners"
 	steerMapPorts         = "ports"
@@ -163,6 +183,8 @@ const (
 	steerProgToEndpoint   = "to_endpoint"
 	steerVarGateway       = "gateway"
 	steerVarGh0           = "gh0"
+	steerVarMask4         = "mask4"
+	steerVarMask6         = "mask6"
 	steerVarQueues        = "queues"
 	steerVarSpace         = "space"
 	steerVarUnusedCounter = "unused_counter"
@@ -223,7 +245,9 @@ type steerProgramSpecs struct {
 type steerMapSpecs struct {
 	Beats     *ebpf.MapSpec `ebpf:"beats"`
 	Counters  *ebpf.MapSpec `ebpf:"counters"`
+	Ends      *ebpf.MapSpec `ebpf:"ends"`
 	Flows     *ebpf.MapSpec `ebpf:"flows"`
+	Flows6    *ebpf.MapSpec `ebpf:"flows6"`
 	OpenZones *ebpf.MapSpec `ebpf:"open_zones"`
 	Owners    *ebpf.MapSpec `ebpf:"owners"`
 	Ports     *ebpf.MapSpec `ebpf:"ports"`
@@ -238,6 +262,8 @@ type steerMapSpecs struct {
 type steerVariableSpecs struct {
 	Gateway       *ebpf.VariableSpec `ebpf:"gateway"`
 	Gh0           *ebpf.VariableSpec `ebpf:"gh0"`
+	Mask4         *ebpf.VariableSpec `ebpf:"mask4"`
+	Mask6         *ebpf.VariableSpec `ebpf:"mask6"`
 	Queues        *ebpf.VariableSpec `ebpf:"queues"`
 	Space         *ebpf.VariableSpec `ebpf:"space"`
 	UnusedCounter *ebpf.VariableSpec `ebpf:"unused_counter"`
@@ -267,7 +293,9 @@ func (o *steerObjects) Close() error {
 type steerMaps struct {
 	Beats     *ebpf.Map `ebpf:"beats"`
 	Counters  *ebpf.Map `ebpf:"counters"`
+	Ends      *ebpf.Map `ebpf:"ends"`
 	Flows     *ebpf.Map `ebpf:"flows"`
+	Flows6    *ebpf.Map `ebpf:"flows6"`
 	OpenZones *ebpf.Map `ebpf:"open_zones"`
 	Owners    *ebpf.Map `ebpf:"owners"`
 	Ports     *ebpf.Map `ebpf:"ports"`
@@ -280,7 +308,9 @@ func (m *steerMaps) Close() error {
 	return _SteerClose(
 		m.Beats,
 		m.Counters,
+		m.Ends,
 		m.Flows,
+		m.Flows6,
 		m.OpenZones,
 		m.Owners,
 		m.Ports,
@@ -296,6 +326,8 @@ func (m *steerMaps) Close() error {
 type steerVariables struct {
 	Gateway       *ebpf.Variable `ebpf:"gateway"`
 	Gh0           *ebpf.Variable `ebpf:"gh0"`
+	Mask4         *ebpf.Variable `ebpf:"mask4"`
+	Mask6         *ebpf.Variable `ebpf:"mask6"`
 	Queues        *ebpf.Variable `ebpf:"queues"`
 	Space         *ebpf.Variable `ebpf:"space"`
 	UnusedCounter *ebpf.Variable `ebpf:"unused_counter"`
