@@ -1,0 +1,241 @@
+package ruleset
+
+import (
+	"cmp"
+	"encoding/binary"
+	"fmt"
+	"slices"
+	"sync"
+	"sync/atomic"
+)
+
+// Options of a Set; the zero value is the default.
+type Options struct {
+	// Memory is the most bytes that the compiled rules may take; 0 = 64 MiB. A
+	// rebuild takes as much again until it is done.
+	Memory int
+	// Engine, if set, is used whatever it costs.
+	Engine Engine
+}
+
+const defaultMemory = 64 << 20
+
+// Set is rules that can be looked up while they change.
+type Set struct {
+	view    atomic.Pointer[View]
+	opts    Options
+	mu      sync.Mutex // held by writers
+	log     []change   // since the rebuild under way began
+	rebuild chan struct{}
+	refused error // why the last rebuild was
+}
+
+// change is a rule that came, or the id of one that went.
+type change struct {
+	rule Rule
+	gone bool
+}
+
+// View is a Set at one moment: immutable. Lookups on one View agree.
+type View struct {
+	base    *base
+	dead    [familyCount][]uint64 // by box of the base: deleted
+	buried  int                   // rules that dead marks
+	overlay []recent              // inserted since the base was built
+	added   []Rule                // the same, as they came
+}
+
+// base is the compiled part of a View.
+type base struct {
+	rules    []Rule            // in the order in which they match
+	at       map[uint32]uint32 // id -> index into rules
+	families [familyCount]compiled
+	bytes    int
+}
+
+type compiled struct {
+	space  *space // nil: no rule is of this family
+	engine engine
+	boxOf  []uint32 // by rule: its box, none = it is not of this family
+}
+
+// recent is a rule that is compared field by field.
+type recent struct {
+	key                uint64
+	families           [familyCount]bool
+	src, dst           uint128
+	srcMask, dstMask   uint128
+	srcPorts, dstPorts Ports
+	proto              uint8
+	anyProto           bool
+}
+
+// Match is a rule that was found. The zero Match stands before all rules.
+type Match struct {
+	ID uint32 // NoRule = none
+	// after is the key of the rule, plus one.
+	after uint64
+}
+
+// OK reports whether there is a rule.
+func (m Match) OK() bool { return m.ID != NoRule }
+
+// Priority of the rule.
+func (m Match) Priority() uint32 { return uint32((m.after - 1) >> 32) }
+
+const noKey = ^uint64(0)
+
+// New compiles rules. The error joins every fault, or is a *MemoryError.
+func New(rules []Rule, opts Options) (*Set, error) {
+	opts.Memory = cmp.Or(opts.Memory, defaultMemory)
+	switch opts.Engine {
+	case "", Tables, Tree, Vectors:
+	default:
+		return nil, fmt.Errorf("engine %q: want tables, tree or vectors", opts.Engine)
+	}
+	if err := faults(rules); err != nil {
+		return nil, err
+	}
+	b, err := newBase(rules, opts)
+	if err != nil {
+		return nil, err
+	}
+	s := &Set{opts: opts}
+	s.view.Store(b.view())
+	return s, nil
+}
+
+func newBase(rules []Rule, opts Options) (*base, error) {
+	b := &base{rules: slices.Clone(rules), at: make(map[uint32]uint32, len(rules))}
+	slices.SortFunc(b.rules, func(x, y Rule) int { return cmp.Compare(x.key(), y.key()) })
+	for i := range b.rules {
+		b.at[b.rules[i].ID] = uint32(i)
+	}
+	for f := range familyCount {
+		c := &b.families[f]
+		if err := c.compile(f, b.rules, opts, opts.Memory-b.bytes); err != nil {
+			return nil, err
+		}
+		if c.space != nil {
+			b.bytes += c.space.bytes() + c.engine.bytes()
+		}
+	}
+	return b, nil
+}
+
+func (c *compiled) compile(f family, rules []Rule, opts Options, budget int) (err error) {
+	var own []Rule
+	c.boxOf = make([]uint32, len(rules))
+	for i := range rules {
+		if c.boxOf[i] = none; rules[i].in(f) {
+			c.boxOf[i] = uint32(len(own))
+			own = append(own, rules[i])
+		}
+	}
+	if len(own) == 0 {
+		return nil
+	}
+	c.space = newSpace(f, own)
+	if n := c.space.bytes(); n > budget {
+		return &MemoryError{Budget: opts.Memory, Need: n, Rule: c.space.widest()}
+	}
+	c.engine, err = choose(c.space, opts.Engine, budget-c.space.bytes())
+	if e, ok := err.(*MemoryError); ok {
+		e.Need += opts.Memory - e.Budget
+		e.Budget = opts.Memory
+	}
+	return err
+}
+
+func (b *base) view() *View {
+	v := &View{base: b}
+	for f := range v.dead {
+		if s := b.families[f].space; s != nil {
+			v.dead[f] = make([]uint64, (len(s.boxes)+63)/64)
+		}
+	}
+	return v
+}
+
+// View returns the rules as they are now.
+func (s *Set) View() *View { return s.view.Load() }
+
+// Lookup returns the first rule that matches h, or NoRule.
+func (s *Set) Lookup(h *Header) uint32 { return s.view.Load().First(h).ID }
+
+// First returns the first rule that matches h.
+func (v *View) First(h *Header) Match { return v.Next(h, Match{}) }
+
+// Next returns the first rule that matches h behind m.
+func (v *View) Next(h *Header, m Match) Match {
+	key := noKey
+	f := h.family()
+	if c := &v.base.families[f]; c.space != nil {
+		key = v.inBase(c, f, h, m.after)
+	}
+	if len(v.overlay) > 0 {
+		key = v.inOverlay(f, h, m.after, key)
+	}
+	if key == noKey || h.straddles() {
+		return Match{ID: NoRule}
+	}
+	return Match{uint32(key), key + 1}
+}
+
+// inBase is the lowest key from after on of the compiled rules that match.
+func (v *View) inBase(c *compiled, f family, h *Header, after uint64) uint64 {
+	var p point
+	if f == family4 {
+		c.space.point4(h, &p)
+	} else {
+		c.space.point6(h, &p)
+	}
+	var i uint32
+	if after == 0 {
+		i = c.engine.first(&p)
+	} else if n, _ := slices.BinarySearch(c.space.keys, after); n == 0 {
+		i = c.engine.first(&p)
+	} else {
+		i = c.engine.next(&p, uint32(n-1))
+	}
+	for i != none && v.dead[f][i>>6]>>(i&63)&1 != 0 {
+		i = c.engine.next(&p, i)
+	}
+	if i == none {
+		return noKey
+	}
+	return c.space.keys[i]
+}
+
+// inOverlay is the lowest key from after on, below key, of the recent rules
+// that match; else key.
+func (v *View) inOverlay(f family, h *Header, after, key uint64) uint64 {
+	src, dst := words(&h.Src), words(&h.Dst)
+	for i := range v.overlay {
+		r := &v.overlay[i]
+		if r.key >= after && r.key < key && r.families[f] &&
+			(src.hi^r.src.hi)&r.srcMask.hi|(src.lo^r.src.lo)&r.srcMask.lo|(dst.hi^r.dst.hi)&r.dstMask.hi|(dst.lo^r.dst.lo)&r.dstMask.lo == 0 &&
+			r.srcPorts.Lo <= h.SrcPort && h.SrcPort <= r.srcPorts.Hi &&
+			r.dstPorts.Lo <= h.DstPort && h.DstPort <= r.dstPorts.Hi &&
+			(r.anyProto || r.proto == h.Proto) {
+			key = r.key
+		}
+	}
+	return key
+}
+
+func words(a *[16]byte) uint128 {
+	return uint128{binary.BigEndian.Uint64(a[:8]), binary.BigEndian.Uint64(a[8:])}
+}
+
+func newRecent(r *Rule) recent {
+	out := recent{key: r.key(), srcPorts: r.SrcPorts, dstPorts: r.DstPorts, proto: r.Proto, anyProto: r.AnyProto,
+		families: [familyCount]bool{r.in(family4), r.in(family6)}}
+	if r.Src.IsValid() {
+		out.src, out.srcMask = addr128(r.Src.Addr()), maskOf(r.Src)
+	}
+	if r.Dst.IsValid() {
+		out.dst, out.dstMask = addr128(r.Dst.Addr()), maskOf(r.Dst)
+	}
+	return out
+}
