@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"math/bits"
 	"net/netip"
+	"runtime"
 	"slices"
 )
 
@@ -182,6 +183,7 @@ func (d *directTable) build(x *addrAxis) {
 			d.top[t] = c << 1
 			continue
 		}
+		runtime.Gosched()
 		var mid [256]uint32
 		for m := range uint32(256) {
 			c, one := within(t<<16|m<<8, t<<16|m<<8|0xff)

@@ -10,7 +10,8 @@
 // overlay that a background rebuild folds in.
 //
 // All methods are safe for concurrent use. Readers never wait and never
-// allocate; writers wait for each other.
+// allocate; writers wait for each other. A build yields its processor often, so
+// that on few of them writers do not wait for it.
 package ruleset
 
 import (

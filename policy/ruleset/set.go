@@ -24,10 +24,11 @@ const defaultMemory = 64 << 20
 type Set struct {
 	view    atomic.Pointer[View]
 	opts    Options
-	mu      sync.Mutex // held by writers
-	log     []change   // since the rebuild under way began
-	rebuild chan struct{}
-	refused error // why the last rebuild was
+	mu      sync.Mutex     // held by writers
+	recent  map[uint32]int // id -> its place in the view's overlay
+	log     []change       // since the rebuild under way began
+	rebuild chan struct{}  // closed when that is done; nil = none is
+	refused error          // why the last rebuild was
 }
 
 // change is a rule that came, or the id of one that went.
@@ -43,6 +44,8 @@ type View struct {
 	buried  int                   // rules that dead marks
 	overlay []recent              // inserted since the base was built
 	added   []Rule                // the same, as they came
+	gone    []uint64              // by place in overlay, as far as it goes: deleted again
+	lost    int                   // rules that gone marks
 }
 
 // base is the compiled part of a View.
@@ -51,6 +54,7 @@ type base struct {
 	at       map[uint32]uint32 // id -> index into rules
 	families [familyCount]compiled
 	bytes    int
+	chosenAt int // how many rules there were when the engines were chosen
 }
 
 type compiled struct {
@@ -96,24 +100,34 @@ func New(rules []Rule, opts Options) (*Set, error) {
 	if err := faults(rules); err != nil {
 		return nil, err
 	}
-	b, err := newBase(rules, opts)
+	b, err := newBase(rules, opts, nil)
 	if err != nil {
 		return nil, err
 	}
-	s := &Set{opts: opts}
+	s := &Set{opts: opts, recent: map[uint32]int{}}
 	s.view.Store(b.view())
 	return s, nil
 }
 
-func newBase(rules []Rule, opts Options) (*base, error) {
-	b := &base{rules: slices.Clone(rules), at: make(map[uint32]uint32, len(rules))}
+// newBase compiles rules. It keeps the engines of last, if that is not nil and
+// was about as large: choosing takes thrice as long.
+func newBase(rules []Rule, opts Options, last *base) (*base, error) {
+	b := &base{rules: slices.Clone(rules), at: make(map[uint32]uint32, len(rules)), chosenAt: len(rules)}
 	slices.SortFunc(b.rules, func(x, y Rule) int { return cmp.Compare(x.key(), y.key()) })
 	for i := range b.rules {
 		b.at[b.rules[i].ID] = uint32(i)
 	}
 	for f := range familyCount {
 		c := &b.families[f]
-		if err := c.compile(f, b.rules, opts, opts.Memory-b.bytes); err != nil {
+		only := opts.Engine
+		if last != nil && only == "" && 4*len(rules) < 5*last.chosenAt && 4*last.chosenAt < 5*len(rules) && last.families[f].space != nil {
+			only, b.chosenAt = last.families[f].engine.name(), last.chosenAt
+		}
+		err := c.compile(f, b.rules, only, opts.Memory, b.bytes)
+		if err != nil && only != opts.Engine {
+			err = c.compile(f, b.rules, opts.Engine, opts.Memory, b.bytes)
+		}
+		if err != nil {
 			return nil, err
 		}
 		if c.space != nil {
@@ -123,7 +137,9 @@ func newBase(rules []Rule, opts Options) (*base, error) {
 	return b, nil
 }
 
-func (c *compiled) compile(f family, rules []Rule, opts Options, budget int) (err error) {
+// compile makes the part of family f. The other family takes some of the memory
+// already.
+func (c *compiled) compile(f family, rules []Rule, only Engine, memory, taken int) (err error) {
 	var own []Rule
 	c.boxOf = make([]uint32, len(rules))
 	for i := range rules {
@@ -136,13 +152,14 @@ func (c *compiled) compile(f family, rules []Rule, opts Options, budget int) (er
 		return nil
 	}
 	c.space = newSpace(f, own)
-	if n := c.space.bytes(); n > budget {
-		return &MemoryError{Budget: opts.Memory, Need: n, Rule: c.space.widest()}
+	taken += c.space.bytes()
+	if taken > memory {
+		return &MemoryError{Budget: memory, Need: taken, Rule: c.space.widest()}
 	}
-	c.engine, err = choose(c.space, opts.Engine, budget-c.space.bytes())
+	c.engine, err = choose(c.space, only, memory-taken)
 	if e, ok := err.(*MemoryError); ok {
-		e.Need += opts.Memory - e.Budget
-		e.Budget = opts.Memory
+		e.Need += taken
+		e.Budget = memory
 	}
 	return err
 }
@@ -198,7 +215,7 @@ func (v *View) inBase(c *compiled, f family, h *Header, after uint64) uint64 {
 	} else {
 		i = c.engine.next(&p, uint32(n-1))
 	}
-	for i != none && v.dead[f][i>>6]>>(i&63)&1 != 0 {
+	for i != none && marked(v.dead[f], int(i)) {
 		i = c.engine.next(&p, i)
 	}
 	if i == none {
@@ -217,12 +234,15 @@ func (v *View) inOverlay(f family, h *Header, after, key uint64) uint64 {
 			(src.hi^r.src.hi)&r.srcMask.hi|(src.lo^r.src.lo)&r.srcMask.lo|(dst.hi^r.dst.hi)&r.dstMask.hi|(dst.lo^r.dst.lo)&r.dstMask.lo == 0 &&
 			r.srcPorts.Lo <= h.SrcPort && h.SrcPort <= r.srcPorts.Hi &&
 			r.dstPorts.Lo <= h.DstPort && h.DstPort <= r.dstPorts.Hi &&
-			(r.anyProto || r.proto == h.Proto) {
+			(r.anyProto || r.proto == h.Proto) && !marked(v.gone, i) {
 			key = r.key
 		}
 	}
 	return key
 }
+
+// marked reports whether bit i is set.
+func marked(bits []uint64, i int) bool { return i>>6 < len(bits) && bits[i>>6]>>(i&63)&1 != 0 }
 
 func words(a *[16]byte) uint128 {
 	return uint128{binary.BigEndian.Uint64(a[:8]), binary.BigEndian.Uint64(a[8:])}

@@ -3,6 +3,7 @@ package ruleset
 import (
 	"encoding/binary"
 	"math/bits"
+	"runtime"
 	"slices"
 	"strings"
 	"unsafe"
@@ -216,6 +217,7 @@ func crossed(a, b [][]uint64) (distinct [][]uint64, at []uint32) {
 	at = make([]uint32, 0, len(a)*len(b))
 	var v []uint64
 	for i := range a {
+		runtime.Gosched()
 		for j := range b {
 			v = v[:0]
 			for w := range a[i] {
@@ -373,6 +375,7 @@ func (b *tablesBuilder) layEdges() bool {
 		}
 		at := make([]uint32, len(own))
 		for c := range own {
+			runtime.Gosched()
 			parent := at[b.s.axis(axis).parent[c]]
 			if at[c] = parent; len(own[c]) > 0 {
 				at[c] = b.list(merged(b.of(parent), own[c]))
@@ -421,6 +424,7 @@ func (b *tablesBuilder) layMatrix() bool {
 		return false
 	}
 	for c := 1; c < rows.size(); c++ {
+		runtime.Gosched()
 		parent := b.rows[rows.parent[c]]
 		if b.rows[c] = parent; len(own[c]) == 0 {
 			continue

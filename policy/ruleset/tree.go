@@ -1,6 +1,9 @@
 package ruleset
 
-import "slices"
+import (
+	"runtime"
+	"slices"
+)
 
 // tree answers by cutting: each subset of the rules has a tree whose nodes cut
 // one axis into equal parts, down to leaves of a few rules. Rules that are wide
@@ -141,6 +144,7 @@ func (b *treeBuilder) grow(at uint32, region box, rules []uint32, depth int) {
 }
 
 func (b *treeBuilder) cut(at uint32, region box, rules []uint32, axis int, shift uint8, depth int) {
+	runtime.Gosched()
 	lo, hi := region.lo[axis], region.hi[axis]
 	child := uint32(len(b.nodes))
 	b.nodes[at] = node{best: rules[0], lo: lo, child: child, axis: uint8(axis), shift: shift}

@@ -27,7 +27,8 @@ func maskOf(p netip.Prefix) uint128 {
 }
 
 // Insert adds a rule. It is found by every lookup that begins after Insert
-// returns. After a *MemoryError nothing has changed.
+// returns. After an error nothing has changed; a *MemoryError says that the
+// rules do not fit any more.
 func (s *Set) Insert(r Rule) error {
 	if p := r.problem(); p != "" {
 		return fmt.Errorf("rule %d: %s", r.ID, p)
@@ -35,14 +36,15 @@ func (s *Set) Insert(r Rule) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	v := s.view.Load()
-	if v.has(r.ID) {
+	if s.has(v, r.ID) {
 		return fmt.Errorf("rule %d: another rule has this id", r.ID)
 	}
 	if s.refused != nil && len(v.overlay) >= overlayMax {
 		return s.refused
 	}
-	n := v.inserted(&r)
-	s.publish(n, change{rule: r})
+	n := *v
+	n.insert(&r, s.recent)
+	s.publish(&n, change{rule: r})
 	return nil
 }
 
@@ -51,11 +53,29 @@ func (s *Set) Delete(id uint32) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	v := s.view.Load()
-	if !v.has(id) {
+	if !s.has(v, id) {
 		return fmt.Errorf("rule %d: there is none", id)
 	}
-	s.publish(v.deleted(id), change{rule: Rule{ID: id}, gone: true})
+	n := *v
+	if _, ok := s.recent[id]; ok {
+		n.gone = slices.Clone(v.gone)
+	} else {
+		for f := range n.dead {
+			n.dead[f] = slices.Clone(v.dead[f])
+		}
+	}
+	n.delete(id, s.recent)
+	s.publish(&n, change{rule: Rule{ID: id}, gone: true})
 	return nil
+}
+
+// has reports whether the rule is in v, the latest View.
+func (s *Set) has(v *View, id uint32) bool {
+	if _, ok := s.recent[id]; ok {
+		return true
+	}
+	at, ok := v.base.at[id]
+	return ok && !v.isDead(at)
 }
 
 func (s *Set) publish(v *View, c change) {
@@ -67,9 +87,11 @@ func (s *Set) publish(v *View, c change) {
 	s.foldIfDue(v)
 }
 
-// foldIfDue starts a rebuild of the base where v carries many changes. s.mu is held.
+// foldIfDue starts a rebuild of the base where v carries many changes. s.mu is
+// held. After a refusal it waits for deletes.
 func (s *Set) foldIfDue(v *View) {
-	if len(v.overlay)+v.buried < max(foldAt, len(v.base.rules)/256) || s.refused != nil && len(v.overlay) > 0 && v.buried < len(v.overlay) {
+	changes := len(v.overlay) + v.buried
+	if changes < max(foldAt, len(v.base.rules)/256) || s.refused != nil && v.Len() > len(v.base.rules) {
 		return
 	}
 	s.rebuild = make(chan struct{})
@@ -79,25 +101,42 @@ func (s *Set) foldIfDue(v *View) {
 // fold builds a new base out of v, and publishes it with what changed meanwhile.
 func (s *Set) fold(v *View, done chan struct{}) {
 	defer close(done)
-	b, err := newBase(v.Rules(), s.opts)
+	b, err := newBase(v.Rules(), s.opts, v.base)
+	var n *View
+	recent := map[uint32]int{}
+	if err == nil {
+		n = b.view()
+	}
+	for n != nil && s.catchUp(n, recent, finishAt) {
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	log := s.log
+	if n != nil {
+		n.apply(s.log, recent)
+		s.recent = recent
+		s.view.Store(n)
+	}
 	s.log, s.rebuild, s.refused = nil, nil, err
-	if err != nil {
-		return
+	if n != nil {
+		s.foldIfDue(n)
 	}
-	n := b.view()
-	for i := range log {
-		if c := &log[i]; c.gone {
-			n.bury(c.rule.ID)
-		} else {
-			n.overlay = append(n.overlay, newRecent(&c.rule))
-			n.added = append(n.added, c.rule)
-		}
+}
+
+// finishAt is how many changes are applied while writers wait.
+const finishAt = 64
+
+// catchUp applies to n what has been logged, if it is more than few changes.
+func (s *Set) catchUp(n *View, recent map[uint32]int, few int) bool {
+	s.mu.Lock()
+	log := s.log
+	if len(log) <= few {
+		s.mu.Unlock()
+		return false
 	}
-	s.view.Store(n)
-	s.foldIfDue(n)
+	s.log = nil
+	s.mu.Unlock()
+	n.apply(log, recent)
+	return true
 }
 
 // Settle waits until no rebuild is under way.
@@ -113,55 +152,44 @@ func (s *Set) Settle() {
 	}
 }
 
-// has reports whether the rule is in v.
-func (v *View) has(id uint32) bool {
-	if slices.ContainsFunc(v.overlay, func(r recent) bool { return uint32(r.key) == id }) {
-		return true
-	}
-	at, ok := v.base.at[id]
-	return ok && !v.isDead(at)
-}
-
 // isDead reports whether a rule of the base was deleted.
 func (v *View) isDead(at uint32) bool {
 	for f := range v.dead {
 		if i := v.base.families[f].boxOf[at]; i != none {
-			return v.dead[f][i>>6]>>(i&63)&1 != 0
+			return marked(v.dead[f], int(i))
 		}
 	}
 	return false
 }
 
-// inserted is v with one more rule. The overlay's memory is shared: those who
-// have v do not look behind its end, and only the latest View grows.
-func (v *View) inserted(r *Rule) *View {
-	n := *v
-	n.overlay, n.added = append(n.overlay, newRecent(r)), append(n.added, *r)
-	return &n
-}
-
-// deleted is v without one rule, which it has.
-func (v *View) deleted(id uint32) *View {
-	n := *v
-	if i := slices.IndexFunc(v.overlay, func(r recent) bool { return uint32(r.key) == id }); i >= 0 {
-		n.overlay, n.added = without(v.overlay, i), without(v.added, i)
-		return &n
+// apply makes changes to a View that nobody else has yet.
+func (v *View) apply(log []change, recent map[uint32]int) {
+	for i := range log {
+		if c := &log[i]; c.gone {
+			v.delete(c.rule.ID, recent)
+		} else {
+			v.insert(&c.rule, recent)
+		}
 	}
-	for f := range n.dead {
-		n.dead[f] = slices.Clone(v.dead[f])
-	}
-	n.bury(id)
-	return &n
 }
 
-func without[T any](s []T, i int) []T {
-	return append(append(make([]T, 0, len(s)), s[:i]...), s[i+1:]...)
+// insert adds a rule to a View that nobody else has yet. The overlay's memory is
+// shared with the View it grew from, whose readers do not look behind its end;
+// only the latest View grows.
+func (v *View) insert(r *Rule, recent map[uint32]int) {
+	recent[r.ID] = len(v.overlay)
+	v.overlay, v.added = append(v.overlay, newRecent(r)), append(v.added, *r)
 }
 
-// bury deletes a rule from a View that nobody else has yet.
-func (v *View) bury(id uint32) {
-	if i := slices.IndexFunc(v.overlay, func(r recent) bool { return uint32(r.key) == id }); i >= 0 {
-		v.overlay, v.added = slices.Delete(v.overlay, i, i+1), slices.Delete(v.added, i, i+1)
+// delete marks a rule of a View whose marks nobody else has yet.
+func (v *View) delete(id uint32, recent map[uint32]int) {
+	if i, ok := recent[id]; ok {
+		delete(recent, id)
+		for i>>6 >= len(v.gone) {
+			v.gone = append(v.gone, 0)
+		}
+		v.gone[i>>6] |= 1 << (i & 63)
+		v.lost++
 		return
 	}
 	at := v.base.at[id]
@@ -175,17 +203,22 @@ func (v *View) bury(id uint32) {
 
 // Rules returns the rules of v in no particular order.
 func (v *View) Rules() []Rule {
-	out := make([]Rule, 0, len(v.base.rules)+len(v.added))
+	out := make([]Rule, 0, v.Len())
 	for i := range v.base.rules {
 		if !v.isDead(uint32(i)) {
 			out = append(out, v.base.rules[i])
 		}
 	}
-	return append(out, v.added...)
+	for i := range v.added {
+		if !marked(v.gone, i) {
+			out = append(out, v.added[i])
+		}
+	}
+	return out
 }
 
 // Len is how many rules v has.
-func (v *View) Len() int { return len(v.base.rules) - v.buried + len(v.overlay) }
+func (v *View) Len() int { return len(v.base.rules) - v.buried + len(v.overlay) - v.lost }
 
 // Bytes is the memory of the compiled rules; changes that are not folded in yet
 // are left out.

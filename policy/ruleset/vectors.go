@@ -1,6 +1,9 @@
 package ruleset
 
-import "math/bits"
+import (
+	"math/bits"
+	"runtime"
+)
 
 // vectors answers by bit vectors: for each class of each axis, which rules take
 // it, and for each word of that whether it is zero. The first bit that all five
@@ -81,6 +84,7 @@ func (v *vectors) lay(s *space, axis, size, budget int) {
 	now := make([]uint64, v.stride())
 	v.at[axis] = make([]uint32, size)
 	for c := range size {
+		runtime.Gosched()
 		for _, r := range leave[c] {
 			now[v.sums+int(r>>6)] &^= 1 << (r & 63)
 			if now[v.sums+int(r>>6)] == 0 {

@@ -1,0 +1,276 @@
+package bench
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"gatehouse/policy/ruleset"
+	"gatehouse/policy/ruleset/rulesettest"
+)
+
+// ClassifyConfig says what Classify measures.
+type ClassifyConfig struct {
+	Rounds int
+	// Rules and Traces are files in ClassBench's format, in pairs; none = sets of
+	// our own generator.
+	Rules, Traces []string
+	Progress      io.Writer
+}
+
+// rulesCase is one set of rules with the headers that look it up.
+type rulesCase struct {
+	name    string
+	rules   []ruleset.Rule
+	headers []ruleset.Header
+}
+
+const (
+	acl1       = "librte_acl, one packet a call"
+	acl64      = "librte_acl, batches of 64"
+	ours       = "Gatehouse"
+	linearScan = "linear scan"
+	// headersPerSet is as many as the published traces have.
+	headersPerSet = 50_000
+	// engineMemory is what each engine may have to be measured by itself.
+	engineMemory = 512 << 20
+)
+
+// Classify measures the classifier for rules of the operator's kind beside
+// librte_acl and a linear scan.
+func Classify(ctx context.Context, cfg ClassifyConfig) (*Comparison, error) {
+	cases, err := cfg.cases()
+	if err != nil {
+		return nil, err
+	}
+	c := newComparison("Classifier", acl1, cfg.Rounds)
+	dir, err := os.MkdirTemp("", "gatehouse-bench-")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(dir)
+	peer, err := buildACL(ctx, dir)
+	if err != nil {
+		c.Notes = append(c.Notes, fmt.Sprintf("Skipped: librte_acl (%v).", err))
+	}
+	for _, k := range cases {
+		if err := k.measure(ctx, c, peer, cfg.Progress); err != nil {
+			return nil, err
+		}
+	}
+	c.summarise()
+	return c, nil
+}
+
+func (cfg *ClassifyConfig) cases() (out []rulesCase, err error) {
+	if len(cfg.Rules) != len(cfg.Traces) {
+		return nil, fmt.Errorf("%d rule files, %d trace files: want one trace for each", len(cfg.Rules), len(cfg.Traces))
+	}
+	for i, name := range cfg.Rules {
+		k := rulesCase{name: strings.TrimSuffix(filepath.Base(name), ".rules")}
+		if k.rules, err = readFile(name, rulesettest.ReadRules); err != nil {
+			return nil, err
+		}
+		if k.headers, err = readFile(cfg.Traces[i], rulesettest.ReadTrace); err != nil {
+			return nil, err
+		}
+		if len(k.headers) == 0 {
+			return nil, fmt.Errorf("%s: no headers", cfg.Traces[i])
+		}
+		out = append(out, k)
+	}
+	if len(out) > 0 {
+		return out, nil
+	}
+	for _, kind := range rulesettest.Kinds {
+		for _, n := range []int{1000, 10_000} {
+			out = append(out, generated(kind, n, false))
+		}
+	}
+	return append(out, generated(rulesettest.Dense, 20_000, false), generated(rulesettest.Access, 10_000, true), generated(rulesettest.Dense, 10_000, true)), nil
+}
+
+func generated(kind rulesettest.Kind, n int, v6 bool) rulesCase {
+	rules := rulesettest.Generate(kind, n, v6, 1)
+	name := fmt.Sprintf("%s, %d rules", kind, n)
+	if v6 {
+		name += ", IPv6"
+	}
+	return rulesCase{name, rules, rulesettest.Headers(rules, headersPerSet, 7)}
+}
+
+func readFile[T any](name string, read func(io.Reader) ([]T, error)) ([]T, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	out, err := read(f)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	return out, nil
+}
+
+// measure adds a case to c.
+func (k *rulesCase) measure(ctx context.Context, c *Comparison, peer string, progress io.Writer) error {
+	var contenders []contender
+	if peer != "" {
+		p, err := startACL(ctx, peer, k.rules, k.headers)
+		if err != nil {
+			return fmt.Errorf("%s: librte_acl: %w", k.name, err)
+		}
+		defer p.stop()
+		if err := k.agrees(p); err != nil {
+			return err
+		}
+		contenders = append(contenders,
+			contender{name: acl1, unit: "ns", run: func() (float64, error) { return p.time('1') }},
+			contender{name: acl64, unit: "ns", run: func() (float64, error) { return p.time('b') }})
+	}
+	for _, e := range []ruleset.Engine{"", ruleset.Tables, ruleset.Tree, ruleset.Vectors} {
+		begin := time.Now()
+		opts := ruleset.Options{Engine: e}
+		if e != "" {
+			opts.Memory = engineMemory
+		}
+		s, err := ruleset.New(k.rules, opts)
+		var tooSmall *ruleset.MemoryError
+		if e != "" && errors.As(err, &tooSmall) {
+			c.Notes = append(c.Notes, fmt.Sprintf("%s: %s left out: it needs more than %d MiB.", k.name, e, engineMemory>>20))
+			continue
+		} else if err != nil {
+			return fmt.Errorf("%s: %w", k.name, err)
+		}
+		x := contender{name: "of them, " + string(e), unit: "ns", run: func() (float64, error) { return k.lookups(s), nil }}
+		if e == "" {
+			v4, v6 := s.View().Engines()
+			x.name = ours
+			x.note = fmt.Sprintf("%s%s; %d bytes a rule; built in %d ms", v4, v6, s.View().Bytes()/max(1, len(k.rules)), time.Since(begin).Milliseconds())
+		}
+		contenders = append(contenders, x)
+	}
+	contenders = append(contenders, contender{name: linearScan, unit: "ns", run: func() (float64, error) { return k.scan(), nil }})
+	if err := c.measure(ctx, k.name, rulesettest.Describe(k.rules), contenders, progress); err != nil {
+		return err
+	}
+	return k.measureChanges(c)
+}
+
+// agrees compares with what librte_acl finds: figures of lookups that differ
+// would compare nothing.
+func (k *rulesCase) agrees(p *aclPeer) error {
+	theirs, err := p.rules()
+	if err != nil {
+		return fmt.Errorf("%s: librte_acl: %w", k.name, err)
+	}
+	s, err := ruleset.New(k.rules, ruleset.Options{})
+	if err != nil {
+		return fmt.Errorf("%s: %w", k.name, err)
+	}
+	for i := range k.headers {
+		if got := s.Lookup(&k.headers[i]); got != theirs[i] {
+			return fmt.Errorf("%s: header %d: rule %d, librte_acl finds %d", k.name, i, int32(got), int32(theirs[i]))
+		}
+	}
+	return nil
+}
+
+// kept keeps results alive.
+var kept uint32
+
+func (k *rulesCase) lookups(s *ruleset.Set) float64 {
+	return perOp(len(k.headers), func() {
+		for i := range k.headers {
+			kept += s.Lookup(&k.headers[i])
+		}
+	})
+}
+
+func (k *rulesCase) scan() float64 {
+	few := k.headers[:min(len(k.headers), 200)]
+	return perOp(len(few), func() {
+		for i := range few {
+			kept += scanned(k.rules, &few[i])
+		}
+	})
+}
+
+// scanned is the first rule that matches; rules are in order.
+func scanned(rules []ruleset.Rule, h *ruleset.Header) uint32 {
+	for i := range rules {
+		if rules[i].Matches(h) {
+			return rules[i].ID
+		}
+	}
+	return ruleset.NoRule
+}
+
+// measureChanges deletes and inserts random rules while another goroutine looks
+// up, and adds the latencies to the last case of c.
+func (k *rulesCase) measureChanges(c *Comparison) error {
+	s, err := ruleset.New(k.rules, ruleset.Options{})
+	if err != nil {
+		return err
+	}
+	stop, stopped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(stopped)
+		for i := 0; ; i++ {
+			select {
+			case <-stop:
+				return
+			default:
+				s.Lookup(&k.headers[i%len(k.headers)])
+			}
+		}
+	}()
+	rnd := rand.New(rand.NewPCG(1, 1))
+	var took []float64
+	timed := func(f func() error) {
+		begin := time.Now()
+		err = errors.Join(err, f())
+		took = append(took, float64(time.Since(begin).Nanoseconds())/1000)
+	}
+	for i := range 10_000 {
+		if i%10 == 0 { // some 10,000 a second, so that many rebuilds are met
+			time.Sleep(time.Millisecond)
+		}
+		r := k.rules[rnd.IntN(len(k.rules))]
+		timed(func() error { return s.Delete(r.ID) })
+		timed(func() error { return s.Insert(r) })
+	}
+	close(stop)
+	<-stopped
+	s.Settle()
+	slices.Sort(took)
+	last := &c.Cases[len(c.Cases)-1]
+	last.Results = append(last.Results, Result{Variant: "Gatehouse: insert or delete beside a reader", Unit: "µs",
+		Min: took[0], Median: took[len(took)/2], Max: took[len(took)-1], Note: fmt.Sprintf("p99 %.1f µs of %d", took[len(took)*99/100], len(took))})
+	return err
+}
+
+// summarise notes the geometric mean of our ratios, and the worst.
+func (c *Comparison) summarise() {
+	sum, n, worst := 0.0, 0, 0.0
+	for _, k := range c.Cases {
+		for _, r := range k.Results {
+			if r.Variant == ours && r.Ratio > 0 {
+				sum += math.Log(r.Ratio)
+				worst = max(worst, r.Ratio)
+				n++
+			}
+		}
+	}
+	if n > 0 {
+		c.Notes = append(c.Notes, fmt.Sprintf("Gatehouse takes %.2f times as long as %s (geometric mean of %d sets; the worst %.2f).", math.Exp(sum/float64(n)), c.Baseline, n, worst))
+	}
+}

@@ -1,0 +1,138 @@
+package bench
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"runtime"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Comparison is one run of lookups in memory: ours beside its peers, case by
+// case, the measurements interleaved round by round.
+type Comparison struct {
+	Title    string    `json:"title"`
+	When     time.Time `json:"when"`
+	Kernel   string    `json:"kernel"`
+	CPU      string    `json:"cpu"`
+	Cores    int       `json:"cores"`
+	Go       string    `json:"go"`
+	Command  string    `json:"command"`
+	Rounds   int       `json:"rounds"`
+	Baseline string    `json:"baseline"` // the peer that ratios are against
+	Cases    []Case    `json:"cases"`
+	// Notes are what was left out, and what the figures count.
+	Notes []string `json:"notes,omitempty"`
+}
+
+// Case is one size or set.
+type Case struct {
+	Name    string   `json:"name"`
+	About   string   `json:"about,omitempty"` // what makes it hard or easy
+	Results []Result `json:"results"`
+}
+
+// Result is one variant's figures in one case.
+type Result struct {
+	Variant string    `json:"variant"`
+	Unit    string    `json:"unit"`
+	Min     float64   `json:"min"`
+	Median  float64   `json:"median"`
+	Max     float64   `json:"max"`
+	Ratio   float64   `json:"ratio,omitempty"` // of medians, to the baseline of the same case and unit
+	Note    string    `json:"note,omitempty"`
+	Rounds  []float64 `json:"rounds,omitempty"`
+}
+
+// contender is one variant of a case: run gives one round's figure.
+type contender struct {
+	name, unit, note string
+	run              func() (float64, error)
+}
+
+func newComparison(title, baseline string, rounds int) *Comparison {
+	return &Comparison{Title: title, Baseline: baseline, Rounds: rounds, When: time.Now().UTC().Truncate(time.Second),
+		Kernel: kernel(), CPU: cpuModel(), Cores: runtime.NumCPU(), Go: runtime.Version()}
+}
+
+// measure runs all contenders of a case, interleaved.
+func (c *Comparison) measure(ctx context.Context, name, about string, contenders []contender, progress io.Writer) error {
+	samples := make([][]float64, len(contenders))
+	for range c.Rounds {
+		for i, x := range contenders {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			v, err := x.run()
+			if err != nil {
+				return fmt.Errorf("%s, %s: %w", name, x.name, err)
+			}
+			samples[i] = append(samples[i], v)
+		}
+	}
+	out := Case{Name: name, About: about}
+	for i, x := range contenders {
+		s := samples[i]
+		out.Results = append(out.Results, Result{Variant: x.name, Unit: x.unit, Note: x.note, Min: slices.Min(s), Median: median(s), Max: slices.Max(s), Rounds: s})
+	}
+	out.compare(c.Baseline)
+	c.Cases = append(c.Cases, out)
+	if progress != nil {
+		fmt.Fprintf(progress, "%s: done\n", name)
+	}
+	return nil
+}
+
+func (k *Case) compare(baseline string) {
+	for i := range k.Results {
+		r := &k.Results[i]
+		for _, b := range k.Results {
+			if b.Variant == baseline && b.Unit == r.Unit && b.Median > 0 {
+				r.Ratio = r.Median / b.Median
+			}
+		}
+	}
+}
+
+// Markdown writes the comparison as a page: one table a case.
+func (c *Comparison) Markdown(w io.Writer) error {
+	var b strings.Builder
+	fmt.Fprintf(&b, "# %s\n\n`%s` on %s: kernel %s, %d cores (%s), %s. %d interleaved rounds; ratios of medians to %s in the same run.\n",
+		c.Title, c.Command, c.When.Format(time.DateOnly), c.Kernel, c.Cores, c.CPU, c.Go, c.Rounds, c.Baseline)
+	for _, n := range c.Notes {
+		fmt.Fprintf(&b, "\n%s\n", n)
+	}
+	for _, k := range c.Cases {
+		fmt.Fprintf(&b, "\n## %s\n\n", k.Name)
+		if k.About != "" {
+			fmt.Fprintf(&b, "%s.\n\n", k.About)
+		}
+		b.WriteString("| variant | unit | min | median | max | ratio | |\n|---|---|---:|---:|---:|---:|---|\n")
+		for _, r := range k.Results {
+			ratio := ""
+			if r.Ratio > 0 {
+				ratio = fmt.Sprintf("%.2f", r.Ratio)
+			}
+			fmt.Fprintf(&b, "| %s | %s | %.1f | %.1f | %.1f | %s | %s |\n", r.Variant, r.Unit, r.Min, r.Median, r.Max, ratio, r.Note)
+		}
+	}
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+// perOp runs f, which does n operations, until a round has taken long enough to
+// be told from noise, and returns nanoseconds an operation.
+func perOp(n int, f func()) float64 {
+	const enough = 40 * time.Millisecond
+	done := 0
+	begin := time.Now()
+	for {
+		f()
+		done += n
+		if took := time.Since(begin); took >= enough {
+			return float64(took.Nanoseconds()) / float64(done)
+		}
+	}
+}
