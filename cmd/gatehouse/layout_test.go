@@ -39,6 +39,7 @@ func listPackages(t *testing.T) []listedPackage {
 // arrows are the imports of ours that each package may have.
 var arrows = map[string][]string{
 	"policy":                  {},
+	"policy/ruleset":          {},
 	"document":                {},
 	"models":                  {"document", "policy"},
 	"classify/appid":          {"policy"},
@@ -53,8 +54,9 @@ var arrows = map[string][]string{
 	"dataplane/dataplanetest": {"classify", "dataplane", "policy"},
 	"dataplane/steer":         {"classify", "dataplane", "policy"},
 	"dataplane/afxdp":         {"classify", "dataplane", "policy"},
-	"bench":                   {"classify", "classify/appid", "dataplane", "dataplane/afxdp", "dataplane/steer", "models", "policy"},
+	"bench":                   {"classify", "classify/appid", "dataplane", "dataplane/afxdp", "dataplane/steer", "models", "policy", "policy/ruleset", "policy/ruleset/rulesettest"},
 
+	"policy/ruleset/rulesettest":    {"policy/ruleset"},
 	"dataplane/capture":             {},
 	"dataplane/capture/capturetest": {},
 	"dataplane/replay":              {"classify", "classify/appid", "dataplane/capture", "policy"},
