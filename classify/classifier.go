@@ -103,22 +103,26 @@ type Result struct {
 
 // Classifier judges the packets of one worker. Not safe for concurrent use.
 type Classifier struct {
-	table       *policy.Table
-	flows       *flowTable
-	engine      *appid.Engine
-	states      []appid.State
-	freeStates  []int32
-	fragments   *fragments
-	attrs       appid.Attrs
-	unproven    *unproven
-	perEndpoint uint32
-	perStates   uint32
-	count       []uint32 // flows by slot
-	reading     []uint16 // app-ID states by slot
-	capture     bool
-	live        func(FlowKey) bool
-	ended       func(*Flow)
-	decided     func(*Flow, *appid.Attrs)
+	table          *policy.Table
+	flows          *flowTable
+	engine         *appid.Engine
+	states         []appid.State
+	freeStates     []int32
+	fragments      *fragments
+	attrs          appid.Attrs
+	unproven       *unproven
+	expected       expectations
+	announcers     []appid.Announcer
+	freeAnnouncers []int32
+	attending      []uint16 // control flows by slot
+	perEndpoint    uint32
+	perStates      uint32
+	count          []uint32 // flows by slot
+	reading        []uint16 // app-ID states by slot
+	capture        bool
+	live           func(FlowKey) bool
+	ended          func(*Flow)
+	decided        func(*Flow, *appid.Attrs)
 }
 
 // New returns a Classifier that drops everything until SetTable.
@@ -133,23 +137,30 @@ func New(cfg Config) *Classifier {
 	def(&cfg.PerEndpoint, max(1, cfg.Flows/4))
 	def(&cfg.Fragments, 1<<8)
 	c := &Classifier{
-		flows:       newFlowTable(cfg.Flows),
-		engine:      appid.New(),
-		states:      make([]appid.State, cfg.Undecided),
-		freeStates:  make([]int32, cfg.Undecided),
-		fragments:   newFragments(cfg.Fragments),
-		unproven:    newUnproven(cfg.Flows / 2),
-		perEndpoint: uint32(cfg.PerEndpoint),
-		perStates:   uint32(max(1, cfg.Undecided*cfg.PerEndpoint/cfg.Flows)),
-		count:       make([]uint32, 1<<16),
-		reading:     make([]uint16, 1<<16),
-		capture:     cfg.Capture,
-		live:        cfg.Live,
-		ended:       cfg.Ended,
-		decided:     cfg.Decided,
+		flows:          newFlowTable(cfg.Flows),
+		engine:         appid.New(),
+		states:         make([]appid.State, cfg.Undecided),
+		freeStates:     make([]int32, cfg.Undecided),
+		fragments:      newFragments(cfg.Fragments),
+		unproven:       newUnproven(cfg.Flows / 2),
+		expected:       newExpectations(),
+		announcers:     make([]appid.Announcer, announcersMax),
+		freeAnnouncers: make([]int32, announcersMax),
+		attending:      make([]uint16, 1<<16),
+		perEndpoint:    uint32(cfg.PerEndpoint),
+		perStates:      uint32(max(1, cfg.Undecided*cfg.PerEndpoint/cfg.Flows)),
+		count:          make([]uint32, 1<<16),
+		reading:        make([]uint16, 1<<16),
+		capture:        cfg.Capture,
+		live:           cfg.Live,
+		ended:          cfg.Ended,
+		decided:        cfg.Decided,
 	}
 	for i := range c.freeStates {
 		c.freeStates[i] = int32(len(c.freeStates) - 1 - i)
+	}
+	for i := range c.freeAnnouncers {
+		c.freeAnnouncers[i] = int32(i)
 	}
 	return c
 }
@@ -287,9 +298,10 @@ func (c *Classifier) open(p *Packet, in *Ingress, now int64, out *Result) *Flow 
 	default:
 		d = c.table.Lookup(q)
 	}
+	announced := !midStream && c.expected.find(&q, now) != nil
 	// What is refused anyway takes at most half of the endpoint's share: a scan
 	// must not use up what its own allowed flows need.
-	if v := d.Verdict(); (v == policy.Drop || v == policy.Reject) && c.count[in.Slot] >= c.perEndpoint/2 {
+	if v := d.Verdict(); (v == policy.Drop || v == policy.Reject) && !announced && c.count[in.Slot] >= c.perEndpoint/2 {
 		out.Judgement = judge(d, policy.Spoken{}, p.Key.Proto)
 		out.Verdict, out.Reason, out.Violation = v, out.Judgement.Reason, true
 		return nil
@@ -314,13 +326,16 @@ func (c *Classifier) open(p *Packet, in *Ingress, now int64, out *Result) *Flow 
 	f.First, f.Seen, f.State = now, now, Opening
 	f.MidStream, f.lenient = midStream, midStream && in.RanBefore
 	if f.Initiator = p.side(); reversed {
+		c.unattend(f) // it has the sides exchanged
 		f.Initiator ^= 1
 	}
 	if midStream && p.Proto == policy.ProtoTCP {
 		f.State = Answered
 	}
 	out.New = true
-	c.start(f, out)
+	if !announced || !c.admit(f, p, &q, now, out) {
+		c.start(f, out)
+	}
 	return f
 }
 
@@ -357,18 +372,25 @@ func (c *Classifier) decide(f *Flow, s policy.Spoken, why policy.Reason, out *Re
 	if j.Denied && why != policy.ReasonNone {
 		j.Reason = why
 	}
-	if f.app >= 0 {
-		st := &c.states[f.app]
-		o := st.Outcome()
-		f.Confidence, f.Evidence, f.Status = o.Confidence, o.Evidence, o.Status
-		st.Attrs(&c.attrs)
-		out.Attrs = &c.attrs
-		c.release(f)
-	}
 	f.Spoken, f.Judgement, f.Verdict, f.Reason = s, j, j.Verdict, j.Reason
 	f.offered = 0
 	out.Decided = true
-	if c.decided != nil && out.Attrs != nil {
+	if !f.announces() {
+		c.unattend(f)
+	}
+	if f.app < 0 {
+		return
+	}
+	st := &c.states[f.app]
+	o := st.Outcome()
+	f.Confidence, f.Evidence, f.Status = o.Confidence, o.Evidence, o.Status
+	st.Attrs(&c.attrs)
+	out.Attrs = &c.attrs
+	if f.announces() {
+		c.attend(f, st, f.Seen)
+	}
+	c.release(f)
+	if c.decided != nil {
 		c.decided(f, out.Attrs)
 	}
 }
@@ -405,6 +427,8 @@ func (c *Classifier) rejudge(f *Flow, out *Result) {
 		why = policy.ReasonPolicyChanged
 	}
 	switch {
+	case f.control.proto != 0:
+		c.rejudgeExpected(f, why, out)
 	case f.Decision.Verdict() != policy.Undecided:
 		s := f.Spoken
 		if was == policy.Undecided {
@@ -449,6 +473,8 @@ func (c *Classifier) carry(f *Flow, p *Packet, in *Ingress, now int64, out *Resu
 		c.read(f, p, out)
 	} else if f.Verdict == policy.Undecided && f.app >= 0 && p.Proto == policy.ProtoTCP {
 		c.acknowledge(f, p, out)
+	} else if f.announcer >= 0 && len(p.Payload) > 0 {
+		c.hear(f, p, now)
 	}
 	if out.Verdict = f.Verdict; f.Verdict != policy.Undecided {
 		out.Judgement = f.Judgement
@@ -469,7 +495,7 @@ func (c *Classifier) carry(f *Flow, p *Packet, in *Ingress, now int64, out *Resu
 // was handed over is offered again, now and then: the entry may be gone.
 func (c *Classifier) offer(f *Flow, p *Packet, now int64, out *Result) {
 	switch {
-	case f.Verdict == policy.Undecided, !namable(f.Key.Proto), p.Fragment != Whole, f.State == Closed, f.again:
+	case f.Verdict == policy.Undecided, !namable(f.Key.Proto), p.Fragment != Whole, f.State == Closed, f.again, f.announcer >= 0:
 		return
 	case f.Key.Proto == policy.ProtoICMP && f.Verdict == policy.Allow:
 		return // its size and rate are looked at here
@@ -692,7 +718,7 @@ func (c *Classifier) weigh(f *Flow, s *appid.State, o appid.Outcome, out *Result
 	}
 	if s.MayName() && (c.capture || f.Decision.SubMatters(spoken)) {
 		if o.Decided {
-			s.AwaitSub()
+			c.weigh(f, s, s.AwaitSub(), out)
 		}
 		return
 	}
@@ -779,6 +805,7 @@ func (c *Classifier) retire(f *Flow) {
 		c.ended(f)
 	}
 	c.release(f)
+	c.unattend(f)
 	if f.isUnproven() {
 		c.unproven.add(c.flows.sum(&f.Key))
 	}

@@ -65,8 +65,12 @@ type Flow struct {
 	payloads uint32     // packets that app-ID was given
 	named    policy.App // what it said last
 	app      int32      // index of its app-ID state, -1 = none
-	bucket   uint32
-	next     int32 // free list
+	// announcer is the index of what reads its announcements, -1 = none; control
+	// is who announced it.
+	announcer int32
+	control   control
+	bucket    uint32
+	next      int32 // free list
 }
 
 // Query is the flow as policy sees it, from its initiator.
@@ -174,7 +178,7 @@ func (t *flowTable) add(k *FlowKey) *Flow {
 	f := &t.flows[at]
 	t.free = f.next
 	t.buckets[i].tags[j], t.buckets[i].at[j] = tag, at
-	*f = Flow{Key: *k, bucket: i, app: -1}
+	*f = Flow{Key: *k, bucket: i, app: -1, announcer: -1}
 	t.live++
 	return f
 }

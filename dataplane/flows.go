@@ -22,6 +22,13 @@ type Flow struct {
 	Reason  policy.Reason  `json:"reason"` // of a drop, or of a violation that was only recorded
 	Denied  bool           `json:"denied"` // policy said no, whatever the modes made of it
 	Spoken  policy.Spoken  `json:"spoken"`
+	// Confidence, Evidence and Status are how app-ID knows, "" where nobody asked
+	// it. ControlPort is the responder's port of the flow that announced this one,
+	// whose statement covers it; 0 = none did.
+	Confidence  string `json:"confidence,omitempty"`
+	Evidence    string `json:"evidence,omitempty"`
+	Status      string `json:"status,omitempty"`
+	ControlPort uint16 `json:"controlPort,omitempty"`
 	Rule    int32          `json:"rule"`  // in the table of Epoch, -1 = none
 	Epoch   uint32         `json:"epoch"` // of the table that judged it last
 	Packets [2]uint64      `json:"packets"`
@@ -54,6 +61,12 @@ func newFlow(f *classify.Flow, c clock) Flow {
 		First:     c.wall(f.First),
 		Last:      c.wall(f.Seen),
 		MidStream: f.MidStream,
+	}
+	if f.Spoken.App != policy.AppNone {
+		out.Confidence, out.Evidence, out.Status = f.Confidence.String(), f.Evidence.String(), f.Status.String()
+	}
+	if q, ok := f.Control(); ok {
+		out.ControlPort = q.DstPort
 	}
 	if f.Initiator == 1 {
 		out.Src, out.Dst = b, a

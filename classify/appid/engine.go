@@ -243,7 +243,7 @@ func (e *Engine) FeedPart(s *State, dir Dir, payload []byte) Outcome {
 // byte (for data in a SYN: the SYN's plus one) and ignored for UDP. The payload
 // is borrowed for the call.
 func (e *Engine) Feed(s *State, dir Dir, seq uint32, payload []byte) Outcome {
-	if len(payload) == 0 || s.outcome.Decided && s.isReceived() {
+	if len(payload) == 0 || s.isOver() {
 		return s.Outcome()
 	}
 	if !s.begun {

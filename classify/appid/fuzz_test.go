@@ -132,6 +132,9 @@ func FuzzFeed(f *testing.F) {
 			if o.Decided && o.Spoken.App == policy.AppNone {
 				t.Fatalf("decided on nothing: %+v", o)
 			}
+			if o.Decided && s.MayName() {
+				s.AwaitSub()
+			}
 			if s.MayUpgrade() {
 				e.Watch(&s)
 			}

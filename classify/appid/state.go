@@ -151,7 +151,11 @@ func (s *State) MayName() bool { return s.naming == more }
 
 // AwaitSub goes on with a decided flow until the API on top is known or cannot
 // be any more, within what is left of the budget.
-func (s *State) AwaitSub() { s.awaiting, s.outcome.Decided = true, false }
+func (s *State) AwaitSub() Outcome {
+	s.awaiting = true
+	s.await()
+	return s.Outcome()
+}
 
 // await looks for the API only.
 func (s *State) await() {
@@ -181,6 +185,11 @@ func (s *State) MayUpgrade() bool {
 		return false
 	}
 	return s.tunnel == yes || !s.watching && (s.upgrades == more || s.tunnel == more)
+}
+
+// isOver reports whether no further bytes could change anything.
+func (s *State) isOver() bool {
+	return s.outcome.Decided && s.isReceived() && !s.MayUpgrade() && !s.MayName()
 }
 
 // IsText reports whether the answer's protocol is one of text lines, whose
