@@ -25,16 +25,16 @@ type Flow struct {
 	// Confidence, Evidence and Status are how app-ID knows, "" where nobody asked
 	// it. ControlPort is the responder's port of the flow that announced this one,
 	// whose statement covers it; 0 = none did.
-	Confidence  string `json:"confidence,omitempty"`
-	Evidence    string `json:"evidence,omitempty"`
-	Status      string `json:"status,omitempty"`
-	ControlPort uint16 `json:"controlPort,omitempty"`
-	Rule    int32          `json:"rule"`  // in the table of Epoch, -1 = none
-	Epoch   uint32         `json:"epoch"` // of the table that judged it last
-	Packets [2]uint64      `json:"packets"`
-	Bytes   [2]uint64      `json:"bytes"` // of IP
-	First   time.Time      `json:"first"`
-	Last    time.Time      `json:"last"`
+	Confidence  string    `json:"confidence,omitempty"`
+	Evidence    string    `json:"evidence,omitempty"`
+	Status      string    `json:"status,omitempty"`
+	ControlPort uint16    `json:"controlPort,omitempty"`
+	Rule        int32     `json:"rule"`  // in the table of Epoch, -1 = none
+	Epoch       uint32    `json:"epoch"` // of the table that judged it last
+	Packets     [2]uint64 `json:"packets"`
+	Bytes       [2]uint64 `json:"bytes"` // of IP
+	First       time.Time `json:"first"`
+	Last        time.Time `json:"last"`
 	// MidStream: its beginning was not seen.
 	MidStream bool `json:"midStream,omitempty"`
 	// Offloaded: the kernel carries it, as of the last sweep.
