@@ -9,7 +9,7 @@ var amqpProtocol = protocol{
 	app: policy.AppAMQP, tcp: true,
 	client: func(v *view) match { return amqpHeader(v.c, v.cFull) }, server: amqpServer,
 	clientFirsts: oneOf("A"), serverFirsts: oneOf("A\x01"),
-	upgraded: amqpUpgraded, mid: amqpMid,
+	upgraded: amqpUpgraded, mid: amqpMid, attrs: amqpAttrs,
 }
 
 const amqpHeaderSize = 8
@@ -126,4 +126,40 @@ func amqpFrames(b []byte) match {
 		}
 		b = b[head+size+1:]
 	}
+}
+
+// amqpAttrs: version, and of 0-9-1 the server's product, the client's, the user of
+// PLAIN and the virtual host; of 1.0 the container and the host of open.
+func amqpAttrs(v *view, a *Attrs) {
+	if amqpHeader(v.c, true) == yes {
+		if v.c[5] == 0 && v.c[6] == 9 {
+			a.setVersion(0, int(v.c[6]), int(v.c[7]))
+		} else {
+			a.setVersion(int(v.c[5]), int(v.c[6]))
+		}
+	}
+	a.Set(AttrServer, amqpProperty(v.s, "\x07productS"))
+	a.Set(AttrAgent, amqpProperty(v.c, "\x07productS"))
+	if rest, ok := after(v.c, "\x05PLAIN\x00\x00"); ok && len(rest) > 3 && rest[2] == 0 {
+		a.Set(AttrUser, upTo(rest[3:], "\x00"))
+	}
+	if rest, ok := after(v.c, "\x00\x0a\x00\x28"); ok {
+		a.Set(AttrService, short(rest))
+	}
+	if rest, ok := after(v.c, "\x00\x53\x10\xc0"); ok && len(rest) > 3 && rest[2] == 0xa1 {
+		id := short(rest[3:])
+		a.Set(AttrAgent, id)
+		if rest = rest[4+len(id):]; id != nil && len(rest) > 1 && rest[0] == 0xa1 {
+			a.Set(AttrHost, short(rest[1:]))
+		}
+	}
+}
+
+// amqpProperty is a long string of a field table.
+func amqpProperty(b []byte, name string) []byte {
+	rest, ok := after(b, name)
+	if !ok || len(rest) < 4 || rest[0] != 0 || rest[1] != 0 {
+		return nil
+	}
+	return short16(rest[2:])
 }

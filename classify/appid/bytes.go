@@ -143,15 +143,6 @@ func startsTLS(b []byte) match {
 
 // contains is bytes.Contains for a constant.
 func contains(b []byte, s string) bool {
-	for len(b) >= len(s) {
-		i := bytes.IndexByte(b[:len(b)-len(s)+1], s[0])
-		if i < 0 {
-			return false
-		}
-		if string(b[i:i+len(s)]) == s {
-			return true
-		}
-		b = b[i+1:]
-	}
-	return false
+	_, ok := after(b, s)
+	return ok
 }

@@ -10,6 +10,14 @@ var cassandraProtocol = protocol{
 	client: cassandraRequest, server: cassandraResponse,
 	clientFirsts: between(1, 5).or(oneOf("\x41\x42\xca")), serverFirsts: between(0x81, 0x85).or(oneOf("\xc1\xc2\xca")),
 	mid: cassandraFrame,
+	attrs: func(v *view, a *Attrs) {
+		if rest, ok := after(v.c, "CQL_VERSION"); ok {
+			a.Set(AttrVersion, short16(rest))
+		}
+		if rest, ok := after(v.c, "DRIVER_NAME"); ok {
+			a.Set(AttrAgent, short16(rest))
+		}
+	},
 }
 
 const (

@@ -10,6 +10,7 @@ var (
 		app: policy.AppDHCP, udp: true,
 		client: func(v *view) match { return dhcpMessage(v.c) }, server: func(v *view) match { return dhcpMessage(v.s) },
 		clientFirsts: oneOf("\x01\x02"), serverFirsts: oneOf("\x01\x02"),
+		attrs: dhcpAttrs,
 	}
 	dhcpv6Protocol = protocol{
 		app: policy.AppDHCPv6, udp: true,
@@ -62,4 +63,26 @@ func dhcpv6Message(b []byte) match {
 		return yes
 	}
 	return no
+}
+
+// dhcpAttrs: host name and vendor class (RFC 2132 sections 3.14 and 9.13).
+func dhcpAttrs(v *view, a *Attrs) {
+	const options = 240
+	for b := v.c[min(len(v.c), options):]; len(b) >= 2 && b[0] != 255; {
+		if b[0] == 0 {
+			b = b[1:]
+			continue
+		}
+		value := short(b[1:])
+		if value == nil {
+			return
+		}
+		switch b[0] {
+		case 12:
+			a.Set(AttrHost, value)
+		case 60:
+			a.Set(AttrAgent, value)
+		}
+		b = b[2+len(value):]
+	}
 }

@@ -11,6 +11,7 @@ var dnsUDPProtocol = protocol{
 	client:       func(v *view) match { return dnsDatagram(v.c, dnsQuestion, v) },
 	server:       func(v *view) match { return dnsDatagram(v.s, dnsReply, v) },
 	clientFirsts: anyByte(), serverFirsts: anyByte(),
+	attrs: func(v *view, a *Attrs) { dnsAttrs(v.c, v.s, a) },
 }
 
 // mDNS: RFC 6762. The same messages, to a group, so that no reply comes back;
@@ -20,6 +21,7 @@ var mdnsProtocol = protocol{
 	client:       func(v *view) match { return mdnsMessage(v.c, v.port, v.cFull) },
 	server:       func(v *view) match { return mdnsMessage(v.s, v.port, v.sFull) },
 	clientFirsts: anyByte(), serverFirsts: anyByte(),
+	attrs: func(v *view, a *Attrs) { dnsAttrs(v.c, v.s, a) },
 }
 
 func dnsDatagram(b []byte, kind dnsKind, v *view) match {
@@ -92,6 +94,7 @@ var dnsTCPProtocol = protocol{
 	client:       func(v *view) match { return dnsStream(v.c, dnsQuestion, v.cFull) },
 	server:       func(v *view) match { return dnsStream(v.s, dnsReply, v.sFull) },
 	clientFirsts: between(0, 16), serverFirsts: anyByte(),
+	attrs: func(v *view, a *Attrs) { dnsAttrs(v.c[min(2, len(v.c)):], v.s[min(2, len(v.s)):], a) },
 }
 
 const (
@@ -234,4 +237,25 @@ func dnsName(b []byte, pos int) (next int, ok bool) {
 		}
 	}
 	return len(b) + 1, true
+}
+
+// dnsAttrs: the name that is asked for, of the question or, where only that was
+// seen, of the reply.
+func dnsAttrs(question, reply []byte, a *Attrs) {
+	b := question
+	if len(b) < dnsHead+5 {
+		if b = reply; len(b) < dnsHead+5 {
+			return
+		}
+	}
+	var name [253]byte
+	n := 0
+	for at := dnsHead; at < len(b) && b[at] != 0 && b[at] < 64 && at+1+int(b[at]) <= len(b); at += 1 + int(b[at]) {
+		if n > 0 && n < len(name) {
+			name[n] = '.'
+			n++
+		}
+		n += copy(name[n:], b[at+1:at+1+int(b[at])])
+	}
+	a.Set(AttrHost, name[:n])
 }

@@ -9,7 +9,9 @@ var dtlsProtocol = protocol{
 	client:       func(v *view) match { return dtlsRecord(v.c, helloClient, helloClient) },
 	server:       func(v *view) match { return dtlsRecord(v.s, helloServer, dtlsVerify) },
 	clientFirsts: between(20, 23).or(between(0x20, 0x3f)), serverFirsts: between(20, 23).or(between(0x20, 0x3f)),
-	mid: func(b []byte) match { return dtlsRecord(b, 0, 0) },
+	mid:   func(b []byte) match { return dtlsRecord(b, 0, 0) },
+	alpn:  func(v *view) policy.App { return dtlsHello(v.c, nil) },
+	attrs: func(v *view, a *Attrs) { dtlsHello(v.c, a) },
 }
 
 const (
@@ -48,4 +50,13 @@ func dtlsRecord(b []byte, hello, other byte) match {
 		return no
 	}
 	return fits
+}
+
+// dtlsHello reads the names of a ClientHello that is in one piece.
+func dtlsHello(b []byte, a *Attrs) policy.App {
+	if len(b) < dtlsHead+12 || b[0] != recordHandshake || b[dtlsHead] != helloClient {
+		return policy.AppNone
+	}
+	h := hello{b: b[dtlsHead:], rec: bareHandshake, left: 4}
+	return h.client(a, true)
 }

@@ -9,6 +9,13 @@ var elasticsearchProtocol = protocol{
 	client:       func(v *view) match { return elasticsearchHeader(v.c, v.cFull) },
 	server:       func(v *view) match { return elasticsearchHeader(v.s, v.sFull) },
 	clientFirsts: oneOf("E"), serverFirsts: oneOf("E"),
+	attrs: func(v *view, a *Attrs) {
+		// 8110099 is 8.11.0; OpenSearch sets a bit above.
+		if len(v.c) >= 19 {
+			id := int(be.Uint32(v.c[15:]) &^ 0x08000000)
+			a.setVersion(id/1000000, id/10000%100, id/100%100)
+		}
+	},
 }
 
 func elasticsearchHeader(b []byte, full bool) match {

@@ -132,6 +132,7 @@ type view struct {
 	cFull, sFull bool   // no more of it will be kept (UDP: the datagram was longer)
 	udp          bool
 	serverFirst  bool       // the first payload was the server's
+	hello        *quicHello // where QUIC's hello is collected; nil = it is not
 	port         uint16     // the responder's
 	sub          policy.App // for tunnel: the API on top
 }

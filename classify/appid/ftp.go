@@ -8,7 +8,7 @@ var ftpProtocol = protocol{
 	app: policy.AppFTP, tcp: true,
 	client: ftpCommand, server: ftpGreeting,
 	clientFirsts: between('A', 'Z').or(between('a', 'z')), serverFirsts: oneOf("1245"),
-	upgraded: textUpgrade, next: textNext, lines: true, attrs: greetingAttrs, mid: ftpMid,
+	upgraded: textUpgrade, next: textNext, lines: true, attrs: ftpAttrs, mid: ftpMid,
 }
 
 var ftpVerbs = []string{"USER", "AUTH TLS", "AUTH SSL", "AUTH GSSAPI", "FEAT", "SYST", "OPTS", "CLNT", "PASS", "ACCT", "PBSZ", "REIN", "HOST", "PWD", "PASV", "TYPE"}
@@ -72,4 +72,11 @@ func commas(b []byte) int {
 		}
 	}
 	return n
+}
+
+func ftpAttrs(v *view, a *Attrs) {
+	greetingAttrs(v, a)
+	if rest, ok := after(v.c, "USER "); ok {
+		a.Set(AttrUser, upTo(rest, "\r\n"))
+	}
 }

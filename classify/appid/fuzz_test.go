@@ -17,6 +17,9 @@ func (p *protocol) ask(v *view, a *Attrs) (c, s match) {
 	}
 	if p.mid != nil && len(v.c) > 0 {
 		p.mid(v.c)
+		if len(v.s) > 0 {
+			p.mid(v.s)
+		}
 	}
 	if c == no && s == no {
 		return c, s
@@ -26,6 +29,9 @@ func (p *protocol) ask(v *view, a *Attrs) (c, s match) {
 	}
 	if p.alpn != nil {
 		p.alpn(v)
+	}
+	if p.sub != nil {
+		p.sub(v)
 	}
 	if p.upgraded != nil {
 		p.upgraded(v)

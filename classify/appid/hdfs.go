@@ -9,6 +9,17 @@ var hadoopProtocol = protocol{
 	app: policy.AppHadoopIPC, tcp: true,
 	client: hadoopHello, server: hadoopReply,
 	clientFirsts: oneOf("h"), serverFirsts: oneOf("\x00"),
+	attrs: func(v *view, a *Attrs) {
+		const prefix = "org.apache.hadoop."
+		if rest, ok := after(v.c, prefix); ok {
+			n := 0
+			for n < len(rest) && (alpha(rest[n]) || digit(rest[n]) || rest[n] == '.' || rest[n] == '$') {
+				n++
+			}
+			at := len(v.c) - len(rest) - len(prefix)
+			a.Set(AttrService, v.c[at:at+len(prefix)+n])
+		}
+	},
 	refine: func(v *view) policy.App {
 		if contains(v.c, "org.apache.hadoop.hdfs.") {
 			return policy.AppHDFS

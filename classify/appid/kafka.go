@@ -10,7 +10,7 @@ var kafkaProtocol = protocol{
 	app: policy.AppKafka, tcp: true,
 	client: kafkaClient, server: kafkaServer,
 	clientFirsts: between(0, 6), serverFirsts: between(0, 6),
-	mid: kafkaMid,
+	mid: kafkaMid, attrs: kafkaAttrs,
 }
 
 const (
@@ -198,4 +198,20 @@ func kafkaMid(b []byte) match {
 		return yes
 	}
 	return no
+}
+
+// kafkaNames are the requests that begin conversations, and the common ones.
+var kafkaNames = [...]string{"Produce", "Fetch", "ListOffsets", "Metadata", "LeaderAndIsr", "StopReplica", "UpdateMetadata", "ControlledShutdown", "OffsetCommit", "OffsetFetch",
+	"FindCoordinator", "JoinGroup", "Heartbeat", "LeaveGroup", "SyncGroup", "DescribeGroups", "ListGroups", "SaslHandshake", "ApiVersions", "CreateTopics", "DeleteTopics"}
+
+func kafkaAttrs(v *view, a *Attrs) {
+	if _, m, _ := kafkaRequest(v.c, true); m < fits || len(v.c) < 14 {
+		return
+	}
+	if key := int(be.Uint16(v.c[4:])); key < len(kafkaNames) {
+		var name [24]byte
+		a.Set(AttrMethod, name[:copy(name[:], kafkaNames[key])])
+	}
+	a.setVersion(int(be.Uint16(v.c[6:])))
+	a.Set(AttrAgent, short16(v.c[12:]))
 }

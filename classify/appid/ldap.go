@@ -11,7 +11,7 @@ var (
 		client:       func(v *view) match { return ldapMessage(v.c, ldapRequests, v.cFull) },
 		server:       func(v *view) match { return ldapMessage(v.s, ldapResponses, v.sFull) },
 		clientFirsts: oneOf("0"), serverFirsts: oneOf("0"),
-		upgraded: ldapUpgraded, mid: ldapMid,
+		upgraded: ldapUpgraded, mid: ldapMid, attrs: ldapAttrs,
 	}
 	cldapProtocol = protocol{
 		app: policy.AppLDAP, udp: true,
@@ -166,4 +166,28 @@ func ldapUpgraded(v *view) match {
 		b = b[head+size:]
 	}
 	return until(v.cFull)
+}
+
+// ldapAttrs: the name of a simple bind (RFC 4511 section 4.2).
+func ldapAttrs(v *view, a *Attrs) {
+	b := v.c
+	_, head, _, ok, short := tlv(b)
+	if !ok || short {
+		return
+	}
+	b = b[head:]
+	_, head, n, ok, short := tlv(b)
+	if !ok || short || head+n >= len(b) {
+		return
+	}
+	b = b[head+n:]
+	tag, head, _, ok, short := tlv(b)
+	if !ok || short || tag != ldapBind || len(b) < head+3 {
+		return
+	}
+	a.setVersion(int(b[head+2]))
+	b = b[head+3:]
+	if _, head, n, ok, short = tlv(b); ok && !short && head+n <= len(b) && b[0] == 4 {
+		a.Set(AttrUser, b[head:head+n])
+	}
 }

@@ -9,7 +9,7 @@ var mongodbProtocol = protocol{
 	app: policy.AppMongoDB, tcp: true,
 	client: mongodbRequest, server: mongodbReply,
 	clientFirsts: anyByte(), serverFirsts: anyByte(),
-	mid: mongodbMid,
+	mid: mongodbMid, attrs: mongodbAttrs,
 }
 
 const (
@@ -212,10 +212,35 @@ func mongodbReply(v *view) match {
 		return no
 	}
 	// Met mid-stream, the first kept of each side need not belong together.
-	if to := le.Uint32(v.s[8:]); to == 0 || len(v.c) >= mongodbHead && to != le.Uint32(v.c[4:]) && m != yes {
+	if to := le.Uint32(v.s[8:]); to == 0 || len(v.c) >= mongodbHead && to != le.Uint32(v.c[4:]) && m == fits {
 		return no
 	}
 	return m
 }
 
 func mongodbMid(b []byte) match { return mongodbMessage(b, false) }
+
+// mongodbAttrs: the command, the database, the driver; the user of a handshake.
+func mongodbAttrs(v *view, a *Attrs) {
+	b := v.c[:min(len(v.c), 2048)]
+	if len(b) > mongodbHead+10 && le.Uint32(b[12:]) == mongodbMsgOp && b[mongodbHead+4] == 0 {
+		a.Set(AttrMethod, upTo(b[mongodbHead+10:], "\x00"))
+	}
+	a.Set(AttrDatabase, bsonString(b, "\x02$db\x00"))
+	a.Set(AttrUser, bsonString(b, "\x02saslSupportedMechs\x00"))
+	if driver, ok := after(b, "\x03driver\x00"); ok {
+		a.Set(AttrAgent, bsonString(driver, "\x02name\x00"))
+	}
+}
+
+func bsonString(b []byte, element string) []byte {
+	rest, ok := after(b, element)
+	if !ok || len(rest) < 5 {
+		return nil
+	}
+	n := int(le.Uint32(rest))
+	if n < 1 || n > len(rest)-4 {
+		return nil
+	}
+	return rest[4 : 4+n-1]
+}

@@ -9,7 +9,7 @@ var mqttProtocol = protocol{
 	app: policy.AppMQTT, tcp: true,
 	client: mqttClient, server: mqttServer,
 	clientFirsts: oneOf("\x10\x82\xc0"), serverFirsts: oneOf("\x20\xd0\xf0"),
-	mid: mqttMid,
+	mid: mqttMid, attrs: mqttAttrs,
 }
 
 const (
@@ -202,4 +202,62 @@ func mqttMid(b []byte) match {
 		b = b[size:]
 	}
 	return no
+}
+
+// mqttAttrs: of CONNECT level, client id and user (section 3.1.3); the topic of a
+// packet that is met mid-stream.
+func mqttAttrs(v *view, a *Attrs) {
+	b := v.c
+	if len(b) == 0 || b[0] != mqttConnectHead {
+		return
+	}
+	_, n, m := mqttLength(b[1:])
+	if m != yes {
+		return
+	}
+	b = b[1+n:]
+	name := short16(b)
+	if name == nil || len(b) < 2+len(name)+4 {
+		return
+	}
+	b = b[2+len(name):]
+	level, flags := b[0]&0x7f, b[1]
+	a.setVersion(int(level))
+	properties := func() bool {
+		if level < 5 {
+			return true
+		}
+		size, n, m := mqttLength(b)
+		if m != yes || n+size > len(b) {
+			return false
+		}
+		b = b[n+size:]
+		return true
+	}
+	b = b[4:]
+	if !properties() {
+		return
+	}
+	id := short16(b)
+	if id == nil {
+		return
+	}
+	a.Set(AttrAgent, id)
+	b = b[2+len(id):]
+	const will, user = 4, 0x80
+	if flags&will != 0 {
+		if !properties() {
+			return
+		}
+		for range 2 {
+			part := short16(b)
+			if part == nil {
+				return
+			}
+			b = b[2+len(part):]
+		}
+	}
+	if flags&user != 0 {
+		a.Set(AttrUser, short16(b))
+	}
 }

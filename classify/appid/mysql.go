@@ -169,10 +169,32 @@ func mysqlUpgraded(v *view) match {
 }
 
 func mysqlAttrs(v *view, a *Attrs) {
-	if len(v.s) < 6 || v.s[4] != mysqlProtocol10 {
+	if len(v.s) >= 6 && v.s[4] == mysqlProtocol10 {
+		if end := bytes.IndexByte(v.s[5:], 0); end > 0 {
+			a.Set(AttrVersion, v.s[5:5+end])
+		}
+	}
+	const connectWithDB, secure, lengthCoded = 8, 0x8000, 0x200000
+	if len(v.c) <= mysqlHead+mysqlSSLBody || v.c[3] != 1 {
 		return
 	}
-	if end := bytes.IndexByte(v.s[5:], 0); end > 0 {
-		a.Set(AttrVersion, v.s[5:5+end])
+	caps, b := le.Uint32(v.c[mysqlHead:]), v.c[mysqlHead+mysqlSSLBody:]
+	if caps&mysqlProtocol41 == 0 || le24(v.c) <= mysqlSSLBody {
+		return
 	}
+	user := upTo(b, "\x00")
+	if user == nil {
+		return
+	}
+	a.Set(AttrUser, user)
+	b = b[len(user)+1:]
+	switch {
+	case caps&connectWithDB == 0 || len(b) == 0:
+		return
+	case caps&(secure|lengthCoded) != 0:
+		b = b[min(len(b), 1+int(b[0])):]
+	default:
+		b = b[min(len(b), 1+len(upTo(b, "\x00"))):]
+	}
+	a.Set(AttrDatabase, upTo(b, "\x00"))
 }

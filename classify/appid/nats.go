@@ -14,6 +14,11 @@ var natsProtocol = protocol{
 	client: natsClient, server: natsInfo,
 	clientFirsts: oneOf("CPSUHcpsuh\x16"), serverFirsts: oneOf("I"),
 	mid: natsMid,
+	attrs: func(v *view, a *Attrs) {
+		a.Set(AttrVersion, quoted(v.s, `"version"`))
+		a.Set(AttrUser, quoted(v.c, `"user"`))
+		a.Set(AttrAgent, quoted(v.c, `"lang"`))
+	},
 	upgraded: func(v *view) match {
 		if len(v.c) == 0 {
 			return more

@@ -14,6 +14,11 @@ var ntpProtocol = protocol{
 	app: policy.AppNTP, udp: true,
 	client: func(v *view) match { return ntpMessage(v.c) }, server: ntpReply,
 	clientFirsts: anyByte(), serverFirsts: anyByte(),
+	attrs: func(v *view, a *Attrs) {
+		if len(v.c) > 0 {
+			a.setVersion(int(v.c[0] >> 3 & 7))
+		}
+	},
 }
 
 const (

@@ -14,7 +14,7 @@ var postgresqlProtocol = protocol{
 	app: policy.AppPostgreSQL, tcp: true,
 	client: postgresqlStartup, server: postgresqlReply,
 	clientFirsts: oneOf("\x00"), serverFirsts: oneOf("RSNEvG"),
-	upgraded: postgresqlUpgraded, mid: postgresqlMessages,
+	upgraded: postgresqlUpgraded, attrs: postgresqlAttrs, mid: postgresqlMessages,
 }
 
 const (
@@ -225,4 +225,36 @@ func postgresqlBody(kind byte, n int, body []byte) bool {
 		return true
 	}
 	return false
+}
+
+func postgresqlAttrs(v *view, a *Attrs) {
+	b := v.c
+	for len(b) >= 16 && (be.Uint32(b[4:]) == postgresqlSSL || be.Uint32(b[4:]) == postgresqlGSS) {
+		b = b[8:]
+	}
+	if len(b) >= 9 && be.Uint32(b[4:])>>16 == 3 {
+		for b = b[8:min(len(b), max(8, int(be.Uint32(b))))]; ; {
+			name := upTo(b, "\x00")
+			if len(name) == 0 {
+				break
+			}
+			b = b[len(name)+1:]
+			value := upTo(b, "\x00")
+			if value == nil {
+				break
+			}
+			switch string(name) {
+			case "user":
+				a.Set(AttrUser, value)
+			case "database":
+				a.Set(AttrDatabase, value)
+			case "application_name":
+				a.Set(AttrAgent, value)
+			}
+			b = b[len(value)+1:]
+		}
+	}
+	if rest, ok := after(v.s, "server_version\x00"); ok {
+		a.Set(AttrVersion, upTo(rest, "\x00"))
+	}
 }

@@ -1,28 +1,40 @@
 package appid
 
-import "gatehouse/policy"
+import (
+	"gatehouse/policy"
+)
 
 // QUIC: RFC 8999 sections 5.1 and 6, RFC 9000 sections 14.1 and 17.2, version 2
-// RFC 9369. The client's first datagram is long, and names a version; what is
-// inside is not read.
+// RFC 9369; Google's before the IETF's: "QUIC Wire Layout Specification". The
+// client's first datagram is long, and names a version. The names of its hello
+// are read where its Initial packets can be (quic_initial.go).
 var quicProtocol = protocol{
 	app: policy.AppQUIC, udp: true,
-	client: quicInitial, server: quicAnswer,
-	clientFirsts: between(0x40, 0xff), serverFirsts: between(0x40, 0xff),
+	client: quicClient, server: quicAnswer,
+	clientFirsts: between(0x40, 0xff).or(quicPublicFlags), serverFirsts: anyByte(),
+	alpn: quicALPN, attrs: quicAttrs,
 }
 
 const (
 	quicMinimum = 1200
 	quicQ046    = 0x51303436
+
+	quicFlagVersion = 0x01 // Google's public flags
+	quicFlagReset   = 0x02
+	quicFlagID      = 0x08
 )
+
+// quicPublicFlags: a version, a connection id of 8 bytes (its bits 2 and 3, or bit
+// 3 alone), a packet number of 1 to 6 bytes.
+var quicPublicFlags = oneOf("\x09\x0d\x19\x1d\x29\x2d\x39\x3d")
 
 // quicVersion reports the versions in use: 1, 2, the IETF's drafts and
 // Facebook's; Google's from Q046 on, which have the same long header.
 func quicVersion(v uint32) bool {
 	switch {
-	case v == 1, v == 0x6b3343cf, v>>8 == 0xff0000, v>>8 == 0xfaceb0:
+	case v == 1, v == quicVersion2, v>>8 == 0xff0000, v>>8 == 0xfaceb0:
 		return true
-	case v == quicQ046 || v == 0x51303530 || v == 0x54303530 || v == 0x54303531: // Q046, Q050, T050, T051
+	case v == quicQ046 || v == quicQ050 || v == quicT050 || v == quicT051:
 		return true
 	case v&0x0f0f0f0f == 0x0a0a0a0a: // forces version negotiation
 		return true
@@ -48,7 +60,19 @@ func quicLong(b []byte) (version uint32, ok bool) {
 	return version, true
 }
 
-func quicInitial(v *view) match {
+// quicPublic: flags, connection id, version "Q0" and two digits, packet number.
+func quicPublic(b []byte) bool {
+	return len(b) >= 14 && b[0]&quicFlagVersion != 0 && b[0]&quicFlagReset == 0 && b[0]&quicFlagID != 0 && b[0] < 0x40 &&
+		(b[9] == 'Q' || b[9] == 'T') && b[10] == '0' && digit(b[11]) && digit(b[12])
+}
+
+func quicClient(v *view) match {
+	if v.c[0] < 0x40 {
+		if quicPublic(v.c) {
+			return yes
+		}
+		return no
+	}
 	version, ok := quicLong(v.c)
 	if !ok {
 		// Short headers come only after the server has answered.
@@ -60,6 +84,9 @@ func quicInitial(v *view) match {
 	if !quicVersion(version) {
 		return no
 	}
+	if v.hello != nil {
+		quicRead(v.c, v.hello)
+	}
 	if len(v.c) >= quicMinimum || v.cFull {
 		return yes
 	}
@@ -67,6 +94,9 @@ func quicInitial(v *view) match {
 }
 
 func quicAnswer(v *view) match {
+	if len(v.c) > 0 && v.c[0] < 0x40 {
+		return quicPublicAnswer(v.c, v.s)
+	}
 	version, ok := quicLong(v.s)
 	if !ok {
 		if v.s[0]&0xc0 == 0x40 && len(v.c) > 0 {
@@ -85,4 +115,69 @@ func quicAnswer(v *view) match {
 		return fits
 	}
 	return no
+}
+
+// quicPublicAnswer: with the client's connection id or without one.
+func quicPublicAnswer(c, s []byte) match {
+	if !quicPublic(c) || len(s) < 9 || s[0] >= 0x40 {
+		return no
+	}
+	if s[0]&quicFlagID != 0 && string(s[1:9]) != string(c[1:9]) {
+		return no
+	}
+	return fits
+}
+
+func quicALPN(v *view) policy.App {
+	if v.hello == nil {
+		return policy.AppNone
+	}
+	h := hello{b: v.hello.bytes(), rec: bareHandshake, left: 4}
+	return h.client(nil, false)
+}
+
+func quicAttrs(v *view, a *Attrs) {
+	if v.hello == nil {
+		return
+	}
+	if b := v.hello.bytes(); begins(b, "CHLO") == yes {
+		quicTags(b, a)
+	} else {
+		h := hello{b: b, rec: bareHandshake, left: 4}
+		h.client(a, false)
+	}
+	if quicPublic(v.c) {
+		a.Set(AttrVersion, v.c[9:13])
+		for at := 13; at < min(len(v.c)-4, 64); at++ {
+			if begins(v.c[at:], "CHLO") == yes {
+				quicTags(v.c[at:], a)
+			}
+		}
+	}
+}
+
+// quicTags reads the hello of Google's handshake ("QUIC Crypto"): CHLO, how many
+// tags, then tags with the end of their value; values follow.
+func quicTags(b []byte, a *Attrs) {
+	if len(b) < 8 {
+		return
+	}
+	n, last := int(le.Uint16(b[4:])), 0
+	if n > 128 || len(b) < 8+8*n {
+		return
+	}
+	values := b[8+8*n:]
+	for i := range n {
+		tag, end := b[8+8*i:12+8*i], int(le.Uint32(b[12+8*i:]))
+		if end < last || end > len(values) {
+			return
+		}
+		switch string(tag) {
+		case "SNI\x00":
+			a.Set(AttrSNI, values[last:end])
+		case "UAID":
+			a.Set(AttrAgent, values[last:end])
+		}
+		last = end
+	}
 }

@@ -10,6 +10,11 @@ var rdpProtocol = protocol{
 	client: rdpRequest, server: rdpConfirm,
 	clientFirsts: oneOf("\x03"), serverFirsts: oneOf("\x03"),
 	mid: rdpChannel,
+	attrs: func(v *view, a *Attrs) {
+		if rest, ok := after(v.c[:min(len(v.c), 256)], "Cookie: mstshash="); ok {
+			a.Set(AttrUser, upTo(rest, "\r\n"))
+		}
+	},
 	upgraded: func(v *view) match {
 		n := 0
 		if len(v.c) >= 4 {

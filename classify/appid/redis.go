@@ -10,7 +10,7 @@ var redisProtocol = protocol{
 	app: policy.AppRedis, tcp: true,
 	client: redisCommand, server: redisReply,
 	clientFirsts: oneOf("*").or(between('A', 'Z')).or(between('a', 'z')), serverFirsts: oneOf("+-:$*%_~>#,(=!|"),
-	mid: redisMid,
+	mid: redisMid, attrs: redisAttrs,
 }
 
 const redisArgsMax = 1 << 20
@@ -156,4 +156,44 @@ func redisMid(b []byte) match {
 		return yes
 	}
 	return no
+}
+
+// redisArgument is the next argument of a command in RESP, and what follows it.
+func redisArgument(b []byte) (arg, rest []byte) {
+	l, rest, ok := line(b)
+	if !ok || len(l) < 2 || l[0] != '$' {
+		return nil, nil
+	}
+	n, _ := number(l[1:])
+	if len(rest) < n+2 {
+		return nil, nil
+	}
+	return rest[:n], rest[n+2:]
+}
+
+// redisAttrs: the first command, and the user of AUTH or HELLO; never a password.
+func redisAttrs(v *view, a *Attrs) {
+	l, b, ok := line(v.c)
+	if !ok {
+		return
+	}
+	if v.c[0] != '*' {
+		a.Set(AttrMethod, upTo(v.c, " \r\n"))
+		return
+	}
+	args, _ := number(l[1:])
+	cmd, b := redisArgument(b)
+	a.Set(AttrMethod, cmd)
+	switch {
+	case args == 3 && beginsFold(cmd, "AUTH") == yes:
+		user, _ := redisArgument(b)
+		a.Set(AttrUser, user)
+	case beginsFold(cmd, "HELLO") == yes:
+		version, b := redisArgument(b)
+		a.Set(AttrVersion, version)
+		if word, b := redisArgument(b); len(word) == 4 && beginsFold(word, "AUTH") == yes {
+			user, _ := redisArgument(b)
+			a.Set(AttrUser, user)
+		}
+	}
 }

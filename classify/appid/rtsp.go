@@ -7,6 +7,7 @@ var rtspProtocol = protocol{
 	app: policy.AppRTSP, tcp: true,
 	client: rtspRequest, server: rtspStatus,
 	clientFirsts: between('A', 'Z'), serverFirsts: oneOf("R"),
+	attrs: sipAttrs,
 	mid: func(b []byte) match {
 		if b[0] == '$' {
 			return rtspInterleaved(b)

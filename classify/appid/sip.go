@@ -10,12 +10,14 @@ import (
 // SIP/2.0; keep-alives of line ends (RFC 5626 4.4.1) may come before.
 var (
 	sipProtocol = protocol{
-		app: policy.AppSIP, tcp: true,
+		attrs: sipAttrs,
+		app:   policy.AppSIP, tcp: true,
 		client: func(v *view) match { return sipStart(v.c, v.cFull) }, server: func(v *view) match { return sipStart(v.s, v.sFull) },
 		clientFirsts: between('A', 'Z').or(oneOf("\r\n")), serverFirsts: between('A', 'Z').or(oneOf("\r\n")),
 	}
 	sipUDPProtocol = protocol{
-		app: policy.AppSIP, udp: true,
+		attrs: sipAttrs,
+		app:   policy.AppSIP, udp: true,
 		client: func(v *view) match { return sipDatagram(v.c) }, server: func(v *view) match { return sipDatagram(v.s) },
 		clientFirsts: between('A', 'Z').or(oneOf("\r\n\x00")), serverFirsts: between('A', 'Z').or(oneOf("\r\n\x00")),
 	}
@@ -83,4 +85,15 @@ func requestLine(b []byte, full bool, version string, schemes ...string) match {
 		return no
 	}
 	return yes
+}
+
+func sipAttrs(v *view, a *Attrs) {
+	c := bytes.TrimLeft(v.c, "\r\n")
+	if l, _, ok := line(c); ok && begins(l, "SIP/") != yes {
+		method, target := requestTarget(l)
+		a.Set(AttrMethod, method)
+		a.Set(AttrPath, target)
+	}
+	a.setField(AttrAgent, c, "USER-AGENT")
+	a.setField(AttrServer, v.s, "SERVER")
 }

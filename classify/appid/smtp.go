@@ -9,7 +9,7 @@ var smtpProtocol = protocol{
 	app: policy.AppSMTP, tcp: true,
 	client: smtpHello, server: smtpGreeting,
 	clientFirsts: oneOf("EeHhLlAa"), serverFirsts: oneOf("245"),
-	upgraded: textUpgrade, next: textNext, lines: true, attrs: greetingAttrs, mid: smtpMid,
+	upgraded: textUpgrade, next: textNext, lines: true, attrs: smtpAttrs, mid: smtpMid,
 }
 
 var smtpVerbs = []string{"EHLO", "HELO", "LHLO", "AUTH LOGIN", "AUTH PLAIN", "AUTH CRAM-MD5"}
@@ -116,5 +116,12 @@ func replyCode(b []byte, full bool, codes ...string) match {
 func greetingAttrs(v *view, a *Attrs) {
 	if l, _, ok := line(v.s); ok && len(l) > 4 {
 		a.Set(AttrBanner, l[4:])
+	}
+}
+
+func smtpAttrs(v *view, a *Attrs) {
+	greetingAttrs(v, a)
+	if l, _, ok := line(v.c); ok && word(v.c, smtpVerbs[:3]) == yes && len(l) > 5 {
+		a.Set(AttrAgent, l[5:])
 	}
 }

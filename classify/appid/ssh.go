@@ -16,6 +16,9 @@ var sshProtocol = protocol{
 	mid:   sshKeyExchange,
 	holds: sshHolds,
 	attrs: func(v *view, a *Attrs) {
+		if l, _, ok := line(bytes.TrimLeft(v.c, "\r\n")); ok && begins(l, "SSH-") == yes {
+			a.Set(AttrAgent, l)
+		}
 		for rest := v.s; ; {
 			l, r, ok := line(rest)
 			if !ok {

@@ -75,6 +75,7 @@ type State struct {
 	asked    uint32 // how often a signature was called
 	v        view   // borrowed by the signatures; slices of buf
 	ahead    view   // of what follows the first message
+	hello    quicHello
 	buf      [clientKeep + serverKeep]byte
 }
 
@@ -87,6 +88,7 @@ func (s *State) Reset(proto policy.Proto, port uint16, mid bool) {
 	s.receipts, s.proof = false, 0
 	s.outcome = Outcome{}
 	s.dir = [2]stream{}
+	s.hello.stream = stream{}
 	s.tally[0] = tally{}
 	if mid {
 		s.tally[1] = tally{}
@@ -330,14 +332,25 @@ func (s *State) look(exchanged bool) *view {
 	if exchanged {
 		c, r, cb, rb = r, c, rb, cb
 	}
-	s.v = view{c: cb, s: rb, cFull: c.full, sFull: r.full, udp: s.udp, port: s.port, serverFirst: (s.first == FromServer) != exchanged}
+	s.v = view{hello: s.quicHello(), c: cb, s: rb, cFull: c.full, sFull: r.full, udp: s.udp, port: s.port, serverFirst: (s.first == FromServer) != exchanged}
 	return &s.v
+}
+
+// quicHello is where a datagram flow's hello is collected: behind the client's
+// latest datagram.
+func (s *State) quicHello() *quicHello {
+	if !s.udp {
+		return nil
+	}
+	s.hello.keep = s.buf[quicDatagram:clientKeep]
+	return &s.hello
 }
 
 func (s *State) datagram(dir Dir, payload []byte) {
 	d := &s.dir[dir]
 	d.charge(len(payload))
-	n := copy(s.kept(dir), payload)
+	keep := s.kept(dir)
+	n := copy(keep[:min(len(keep), quicDatagram)], payload)
 	d.n, d.full = uint16(n), n < len(payload) || s.part
 }
 

@@ -12,6 +12,12 @@ var stompProtocol = protocol{
 	app: policy.AppSTOMP, tcp: true,
 	client: stompConnect, server: stompConnected,
 	clientFirsts: oneOf("CS\n\r"), serverFirsts: oneOf("CE\n\r"),
+	attrs: func(v *view, a *Attrs) {
+		a.setField(AttrUser, v.c, "LOGIN")
+		a.setField(AttrHost, v.c, "HOST")
+		a.setField(AttrVersion, v.s, "VERSION")
+		a.setField(AttrServer, v.s, "SERVER")
+	},
 	mid: func(b []byte) match {
 		return stompFrame(b, false, "SEND", "SUBSCRIBE", "MESSAGE", "RECEIPT", "ACK", "NACK")
 	},

@@ -27,6 +27,7 @@ var (
 		},
 		clientFirsts: between(0x80, 0x8f), serverFirsts: between(0x80, 0x8f),
 		refine: func(v *view) policy.App { return rpcProgram(v.c, 4) },
+		attrs:  func(v *view, a *Attrs) { rpcAttrs(v.c[min(4, len(v.c)):], a) },
 		mid:    rpcMid,
 	}
 	sunrpcUDPProtocol = protocol{
@@ -35,6 +36,7 @@ var (
 		server:       func(v *view) match { return rpcReply(v.c, v.s, true) },
 		clientFirsts: anyByte(), serverFirsts: anyByte(),
 		refine: func(v *view) policy.App { return rpcProgram(v.c, 0) },
+		attrs:  func(v *view, a *Attrs) { rpcAttrs(v.c, a) },
 	}
 )
 
@@ -103,4 +105,12 @@ func rpcMid(b []byte) match {
 		return yes
 	}
 	return no
+}
+
+// rpcAttrs: the program's number and its version.
+func rpcAttrs(call []byte, a *Attrs) {
+	if rpcCall(call, true) == yes {
+		a.setNumber(AttrService, int(be.Uint32(call[12:])))
+		a.setVersion(int(be.Uint32(call[16:])))
+	}
 }

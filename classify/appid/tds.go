@@ -10,7 +10,7 @@ var tdsProtocol = protocol{
 	app: policy.AppTDS, tcp: true,
 	client: tdsClient, server: tdsServer,
 	clientFirsts: oneOf("\x12\x10\x02"), serverFirsts: oneOf("\x04"),
-	mid: tdsPacket, upgraded: tdsUpgraded,
+	mid: tdsPacket, upgraded: tdsUpgraded, attrs: tdsAttrs,
 }
 
 // The browser of SQL Server: MC-SQLR 2.2. One request, one answer.
@@ -331,4 +331,43 @@ func tdsEncryption(b []byte, full bool) (value byte, m match) {
 		return b[at], yes
 	}
 	return 0, until(full)
+}
+
+// tdsAttrs: the server's version in its PRELOGIN, and what LOGIN7 (or the login of
+// 4.2 and 5.0) says in clear; never the password.
+func tdsAttrs(v *view, a *Attrs) {
+	if len(v.s) > tdsHead+5 && v.s[0] == tdsReply && v.s[tdsHead] == 0 {
+		if at := tdsHead + int(be.Uint16(v.s[tdsHead+1:])); at+6 <= len(v.s) {
+			a.setVersion(int(v.s[at]), int(v.s[at+1]), int(be.Uint16(v.s[at+2:])))
+		}
+	}
+	for b := v.c; len(b) > tdsHead; {
+		n := int(be.Uint16(b[2:]))
+		body := b[tdsHead:min(len(b), max(tdsHead, n))]
+		switch b[0] {
+		case tdsLogin7:
+			for _, f := range [...]struct {
+				at  int
+				key Attr
+			}{{40, AttrUser}, {48, AttrAgent}, {68, AttrDatabase}} {
+				if len(body) < f.at+4 {
+					return
+				}
+				at, size := int(le.Uint16(body[f.at:])), 2*int(le.Uint16(body[f.at+2:]))
+				if at+size <= len(body) {
+					a.setUTF16(f.key, body[at:at+size])
+				}
+			}
+			return
+		case tdsLogin:
+			if len(body) >= 62 && body[61] <= 30 {
+				a.Set(AttrUser, body[31:31+body[61]])
+			}
+			return
+		}
+		if n < tdsHead || n > len(b) {
+			return
+		}
+		b = b[n:]
+	}
 }

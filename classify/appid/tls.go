@@ -27,7 +27,10 @@ const (
 
 	extServerName = 0
 	extALPN       = 16
+	extECH        = 0xfe0d
 )
+
+var echOuter = []byte("outer")
 
 // hello reads a handshake message across its records. A read past what is there
 // makes it short; one past a bound that the message itself gives makes it bad.
@@ -101,18 +104,29 @@ func (h *hello) result(full bool) match {
 // returns the application that ALPN announces: AppNone without that extension.
 func clientHello(b []byte, a *Attrs) (h hello, app policy.App) {
 	h = hello{b: b, left: 4}
+	app = h.client(a, false)
+	return h, app
+}
+
+// bareHandshake is the length of the record that a handshake without records is in.
+const bareHandshake = 1 << 30
+
+// client walks a ClientHello from its message's head on. In DTLS the message has
+// numbers of its own after its length and a cookie after the session.
+func (h *hello) client(a *Attrs, datagrams bool) (app policy.App) {
 	if kind := h.u8(); kind != helloClient && !h.short {
 		h.bad = true
 	}
 	n := h.u24()
 	if h.short || h.bad {
-		return h, app
+		return app
 	}
-	h.left = n
-	if major := h.u8(); major != 3 && !h.short {
-		h.bad = true
+	if h.left = n; datagrams {
+		h.left += 8
+		h.skip(8)
 	}
-	if minor := h.u8(); minor > 4 {
+	major, minor := h.u8(), h.u8()
+	if !datagrams && !h.short && (major != 3 || minor > 4) {
 		h.bad = true
 	}
 	h.skip(32)
@@ -121,6 +135,9 @@ func clientHello(b []byte, a *Attrs) (h hello, app policy.App) {
 		h.bad = true
 	}
 	h.skip(session)
+	if datagrams {
+		h.skip(h.u8())
+	}
 	suites := h.u16()
 	if !h.short && (suites == 0 || suites%2 != 0) {
 		h.bad = true
@@ -132,7 +149,7 @@ func clientHello(b []byte, a *Attrs) (h hello, app policy.App) {
 	}
 	h.skip(methods)
 	if h.left == 0 || h.short || h.bad {
-		return h, app
+		return app
 	}
 	if total := h.u16(); !h.short && total != h.left {
 		h.bad = true
@@ -151,12 +168,14 @@ func clientHello(b []byte, a *Attrs) (h hello, app policy.App) {
 			h.serverName(size, a)
 		case kind == extALPN && size >= 3:
 			app = h.alpn(size, a)
+		case kind == extECH && a != nil:
+			a.Set(AttrECH, echOuter)
 		}
 		if h.left > end {
 			h.skip(h.left - end)
 		}
 	}
-	return h, app
+	return app
 }
 
 // serverName reads the extension's body: list length 2, type 0 (host name), name length 2.
@@ -324,7 +343,7 @@ func tlsHandshakes(b []byte, size int) bool {
 // alpnApps are the registered names (IANA, TLS ALPN protocol ids) of what app-ID knows.
 var alpnApps = map[string]policy.App{
 	"http/1.1": policy.AppHTTP, "http/1.0": policy.AppHTTP, "http/0.9": policy.AppHTTP, "h2": policy.AppHTTP2, "h2c": policy.AppHTTP2,
-	"h3": policy.AppQUIC, "grpc-exp": policy.AppGRPC, "spdy/3.1": policy.AppHTTP2, "spdy/3": policy.AppHTTP2, "spdy/2": policy.AppHTTP2,
+	"h3": policy.AppQUIC, "doq": policy.AppDNS, "grpc-exp": policy.AppGRPC, "spdy/3.1": policy.AppHTTP2, "spdy/3": policy.AppHTTP2, "spdy/2": policy.AppHTTP2,
 	"imap": policy.AppIMAP, "pop3": policy.AppPOP3, "ftp": policy.AppFTP, "smtp": policy.AppSMTP, "mqtt": policy.AppMQTT, "x-amzn-mqtt-ca": policy.AppMQTT,
 	"postgresql": policy.AppPostgreSQL, "tds/8.0": policy.AppTDS, "dot": policy.AppDNS, "sip/2": policy.AppSIP,
 	"stun.turn": policy.AppSTUN, "stun.nat-discovery": policy.AppSTUN, "xmpp-client": policy.AppXMPP, "xmpp-server": policy.AppXMPP,

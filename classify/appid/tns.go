@@ -8,7 +8,7 @@ var tnsProtocol = protocol{
 	app: policy.AppTNS, tcp: true,
 	client: tnsConnect, server: tnsAnswer,
 	clientFirsts: between(0, 4), serverFirsts: between(0, 4),
-	mid: tnsPacket,
+	mid: tnsPacket, attrs: tnsAttrs,
 }
 
 func tnsConnect(v *view) match {
@@ -80,4 +80,16 @@ func tnsPacket(b []byte) match {
 		}
 	}
 	return no
+}
+
+// tnsAttrs: the connect descriptor's service or SID, and who connects.
+func tnsAttrs(v *view, a *Attrs) {
+	for _, f := range [...]struct {
+		name string
+		key  Attr
+	}{{"(SERVICE_NAME=", AttrDatabase}, {"(SID=", AttrDatabase}, {"(USER=", AttrUser}, {"(PROGRAM=", AttrAgent}} {
+		if rest, ok := after(v.c, f.name); ok {
+			a.Set(f.key, upTo(rest, ")"))
+		}
+	}
 }
