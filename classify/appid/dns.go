@@ -29,16 +29,19 @@ func dnsDatagram(b []byte, kind dnsKind, v *view) match {
 		return no
 	}
 	m := dnsMessage(b, kind, v.cFull && kind == dnsQuestion || v.sFull && kind == dnsReply)
-	if m == fits && kind == dnsQuestion && dnsPlainQuery(b) {
-		return yes
+	if m != fits || !dnsPlainName(b) {
+		return m
 	}
-	return m
+	if kind == dnsQuestion && (be.Uint16(b[2:])&^0x0130 != 0 || be.Uint32(b[6:]) != 0 || be.Uint16(b[10:]) > 1) {
+		return m
+	}
+	return yes
 }
 
-// dnsPlainQuery: a standard query for a type in use, by a name of letters, digits,
-// hyphens and underscores; nothing but EDNS after it.
-func dnsPlainQuery(b []byte) bool {
-	if be.Uint16(b[2:])&^0x0130 != 0 || be.Uint32(b[6:]) != 0 || be.Uint16(b[10:]) > 1 {
+// dnsPlainName: one question, for a type in use, by a name of letters, digits,
+// hyphens and underscores.
+func dnsPlainName(b []byte) bool {
+	if be.Uint16(b[4:]) != 1 {
 		return false
 	}
 	at, letters := dnsHead, 0

@@ -13,7 +13,7 @@ import (
 var httpProtocol = protocol{
 	app: policy.AppHTTP, tcp: true,
 	client: httpRequest, server: httpStatus,
-	clientFirsts: between('A', 'Z').or(oneOf("\r\n")), serverFirsts: oneOf("H"),
+	clientFirsts: between('A', 'Z').or(oneOf("\r\n")), serverFirsts: oneOf("Hh\r\n\t "),
 	refine: httpRefine, sub: httpAPI, attrs: httpAttrs, tunnel: httpTunnel, next: httpNext,
 }
 
@@ -82,7 +82,7 @@ func httpTarget(b []byte) bool {
 func httpStatus(v *view) match {
 	b := v.s
 	if m := begins(b, "HTTP/1."); m != yes {
-		return m
+		return httpSloppy(v, m)
 	}
 	const shape = "HTTP/1.d ddd"
 	for i := len("HTTP/1."); i < len(shape); i++ {
@@ -90,7 +90,7 @@ func httpStatus(v *view) match {
 			return until(v.sFull)
 		}
 		if shape[i] == 'd' && !digit(b[i]) || shape[i] == ' ' && b[i] != ' ' {
-			return no
+			return httpSloppy(v, no)
 		}
 	}
 	// What the connection switches to stands in the head.
@@ -98,6 +98,15 @@ func httpStatus(v *view) match {
 		return more
 	}
 	return yes
+}
+
+// httpSloppy: servers that write their status line in a way of their own are
+// still HTTP to a client that is.
+func httpSloppy(v *view, m match) match {
+	if m == no && len(v.c) > 0 && httpRequest(v) == yes {
+		return min(fits, beginsFold(bytes.TrimLeft(v.s[:min(len(v.s), 16)], "\r\n\t "), "HTTP"))
+	}
+	return m
 }
 
 const httpSwitching = "HTTP/1.1 101"

@@ -108,6 +108,14 @@ func ldapFields(tag byte, b []byte) match {
 		return yes
 	case 0x63: // search: base, scope, aliases, limits
 		return ldapSearch(b)
+	case 0x77: // extended: the operation's number
+		if len(b) < 5 {
+			return more
+		}
+		if b[0] == 0x80 && b[1] >= 5 && b[1] < 64 && digit(b[2]) && b[3] == '.' && digit(b[4]) {
+			return yes
+		}
+		return no
 	case 0x64: // entry: name, attributes
 		if _, head, n, ok, short := tlv(b); !ok || !short && b[0] != 0x04 {
 			return no

@@ -24,7 +24,7 @@ var memcachedUDPProtocol = protocol{
 		if !memcachedFrame(v.c) {
 			return no
 		}
-		return definite(memcachedCommand(v.c[memcachedFrameHead:], true))
+		return memcachedDatagram(v.c[memcachedFrameHead:], memcachedCommand(v.c[memcachedFrameHead:], true))
 	},
 	server: func(v *view) match {
 		if !memcachedFrame(v.s) {
@@ -34,7 +34,7 @@ var memcachedUDPProtocol = protocol{
 		if len(v.c) > memcachedFrameHead {
 			request = v.c[memcachedFrameHead:]
 		}
-		return definite(memcachedReply(request, v.s[memcachedFrameHead:], true))
+		return memcachedDatagram(v.s[memcachedFrameHead:], memcachedReply(request, v.s[memcachedFrameHead:], true))
 	},
 	clientFirsts: anyByte(), serverFirsts: anyByte(),
 }
@@ -45,12 +45,17 @@ const (
 	memcachedKeyMax    = 250
 )
 
-// definite turns the proof of a stream into what one datagram is worth.
-func definite(m match) match {
-	if m == yes {
-		return fits
+// memcachedDatagram: behind the frame's head one whole line, or values and
+// statistics, are proof.
+func memcachedDatagram(b []byte, m match) match {
+	if m < fits {
+		return m
 	}
-	return m
+	l, rest, ok := line(b)
+	if ok && len(l) >= 4 && printable(l) && (len(rest) == 0 || begins(b, "VALUE ") == yes || begins(b, "STAT ") == yes || memcachedValue(l, rest, 3)) {
+		return yes
+	}
+	return fits
 }
 
 // memcachedFrame: request id, sequence 0, total at least 1, reserved 0.

@@ -132,26 +132,72 @@ func mysqlLogin(v *view) match {
 }
 
 // mysqlVerbs begin statements.
-var mysqlVerbs = []string{"SELECT", "INSERT", "UPDATE", "DELETE", "SHOW", "SET", "BEGIN", "COMMIT", "ROLLBACK", "CREATE", "DROP", "ALTER", "USE", "CALL", "REPLACE", "START TRANSACTION", "EXPLAIN", "DESCRIBE", "DESC", "LOAD DATA", "TRUNCATE", "LOCK TABLES", "UNLOCK TABLES", "KILL", "GRANT", "FLUSH"}
+var mysqlVerbs = []string{"SELECT", "INSERT", "UPDATE", "DELETE", "SHOW", "SET", "BEGIN", "COMMIT", "ROLLBACK", "CREATE", "DROP", "ALTER", "USE", "WITH", "CALL", "OPTIMIZE", "ANALYZE", "PREPARE", "EXECUTE", "SAVEPOINT", "XA", "DO", "REPLACE", "START TRANSACTION", "EXPLAIN", "DESCRIBE", "DESC", "LOAD DATA", "TRUNCATE", "LOCK TABLES", "UNLOCK TABLES", "KILL", "GRANT", "FLUSH"}
 
-// mysqlMid: a query (COM_QUERY or COM_STMT_PREPARE) of text that is SQL, or
-// whatever is proof at the beginning.
+// mysqlMid: commands, and answers with the first numbers of their sequence.
 func mysqlMid(b []byte) match {
-	const query, prepare = 3, 0x16
-	if len(b) < 12 || b[3] != 0 || b[4] != query && b[4] != prepare {
+	// Compressed packets that are not: both lengths, then the packet.
+	if len(b) > 11 && b[3] == 0 && b[4]|b[5]|b[6] == 0 && le24(b) == le24(b[7:])+mysqlHead {
+		b = b[7:]
+	}
+	if len(b) < 9 {
 		return no
 	}
-	n, sql := le24(b), b[mysqlHead+1:]
-	if n < 6 || mysqlHead+n < len(b) {
-		return no
-	}
-	if b[5] == 0 && b[6] == 1 { // query attributes: none, one set
-		sql = sql[2:]
-	}
-	if word(sql, mysqlVerbs) == yes && text(sql[:min(len(sql), 64)]) {
-		return yes
+	n, body := le24(b), b[mysqlHead:]
+	switch b[3] {
+	case 0:
+		if mysqlCommand(n, body) {
+			return yes
+		}
+	case 1:
+		if mysqlAnswer(n, body) {
+			return yes
+		}
 	}
 	return no
+}
+
+// mysqlCommand: a query or a statement to prepare, of text that is SQL; the
+// execution of one, once.
+func mysqlCommand(n int, body []byte) bool {
+	const query, prepare, execute = 3, 0x16, 0x17
+	if n < len(body) {
+		return false
+	}
+	switch body[0] {
+	case query, prepare:
+		sql := body[1:]
+		if body[1] == 0 && body[2] == 1 { // query attributes: none, one set
+			sql = sql[2:]
+		}
+		if begins(sql, "/*") == yes {
+			if rest, ok := after(sql, "*/"); ok {
+				sql = rest
+			}
+		}
+		for len(sql) > 0 && (sql[0] == ' ' || sql[0] == '\n' || sql[0] == '\r' || sql[0] == '\t' || sql[0] == '(') {
+			sql = sql[1:]
+		}
+		return word(sql, mysqlVerbs) == yes && text(sql[:min(len(sql), 64)])
+	case execute:
+		return n >= 10 && len(body) >= 10 && body[5] <= 4 && le.Uint32(body[6:]) == 1 && le.Uint32(body[1:]) < 1<<24
+	}
+	return false
+}
+
+// mysqlAnswer: OK (affected rows, id, status, warnings), an error with its state,
+// or a result: how many columns, and the first one's definition, whose catalog
+// is "def".
+func mysqlAnswer(n int, body []byte) bool {
+	switch {
+	case body[0] == 0 && n == 7 && len(body) >= 7:
+		return le.Uint16(body[3:])&^0x7fff == 0 && le.Uint16(body[3:])&0x3 != 0 && le.Uint16(body[5:]) == 0 && len(body) == 7
+	case body[0] == mysqlError && n >= 9 && len(body) >= 9:
+		return body[3] == '#' && printable(body[4:9])
+	case n == 1 && body[0] > 0 && body[0] < 0xfb && len(body) >= 9:
+		return body[4] == 2 && string(body[5:9]) == "\x03def"
+	}
+	return false
 }
 
 func mysqlUpgraded(v *view) match {

@@ -17,7 +17,6 @@ var quicProtocol = protocol{
 
 const (
 	quicMinimum = 1200
-	quicQ046    = 0x51303436
 
 	quicFlagVersion = 0x01 // Google's public flags
 	quicFlagReset   = 0x02
@@ -34,7 +33,7 @@ func quicVersion(v uint32) bool {
 	switch {
 	case v == 1, v == quicVersion2, v>>8 == 0xff0000, v>>8 == 0xfaceb0:
 		return true
-	case v == quicQ046 || v == quicQ050 || v == quicT050 || v == quicT051:
+	case quicPacked(v) || v == quicQ050 || v == quicT050 || v == quicT051:
 		return true
 	case v&0x0f0f0f0f == 0x0a0a0a0a: // forces version negotiation
 		return true
@@ -42,13 +41,16 @@ func quicVersion(v uint32) bool {
 	return false
 }
 
+// quicPacked: Q044 to Q049 pack both connection ids' lengths into one byte.
+func quicPacked(v uint32) bool { return v >= 0x51303434 && v <= 0x51303439 }
+
 func quicLong(b []byte) (version uint32, ok bool) {
 	if len(b) < 7 || b[0]&0x80 == 0 {
 		return 0, false
 	}
 	version = be.Uint32(b[1:])
-	if version == quicQ046 {
-		return version, true // packs both lengths into one byte
+	if quicPacked(version) {
+		return version, true
 	}
 	if b[5] > 20 {
 		return 0, false
@@ -82,6 +84,11 @@ func quicClient(v *view) match {
 		return no
 	}
 	if !quicVersion(version) {
+		// Others' versions: as long as a first datagram is, and the server must
+		// answer in kind.
+		if version != 0 && len(v.c) >= quicMinimum && v.c[0]&0x40 != 0 && v.c[5] >= 8 {
+			return fits
+		}
 		return no
 	}
 	if v.hello != nil {
@@ -111,7 +118,7 @@ func quicAnswer(v *view) match {
 		}
 		return no
 	}
-	if quicVersion(version) {
+	if quicVersion(version) || len(v.c) > 5 && v.c[0]&0x80 != 0 && be.Uint32(v.c[1:]) == version {
 		return fits
 	}
 	return no

@@ -239,10 +239,10 @@ func tlsClient(v *view) match {
 	return h.result(v.cFull)
 }
 
-// sslv2Hello: two-byte length with the top bit set, type 1, version 3.x (2.0 is
-// dead), cipher specs in threes, session id 0 or 16, challenge 16 to 32.
+// sslv2Hello: two-byte length with the top bit set, type 1, version 3.x, or
+// 2.0, which a server must still answer, cipher specs in threes, session id 0 or 16, challenge 16 to 32.
 func sslv2Hello(b []byte, full bool) match {
-	if len(b) >= 3 && b[2] != helloClient || len(b) >= 4 && b[3] != 3 || len(b) >= 5 && b[4] > 3 {
+	if len(b) >= 3 && b[2] != helloClient || len(b) >= 4 && b[3] != 3 && b[3] != 0 || len(b) >= 5 && b[4] > 3 || len(b) >= 5 && b[3] == 0 && b[4] != 2 {
 		return no
 	}
 	if len(b) < 11 {
@@ -252,6 +252,9 @@ func sslv2Hello(b []byte, full bool) match {
 	specs, session, challenge := int(be.Uint16(b[5:])), int(be.Uint16(b[7:])), int(be.Uint16(b[9:]))
 	if specs == 0 || specs%3 != 0 || session != 0 && session != 16 || challenge < 16 || challenge > 32 || specs+session+challenge != n {
 		return no
+	}
+	if b[3] == 0 {
+		return fits
 	}
 	return yes
 }

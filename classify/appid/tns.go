@@ -58,7 +58,7 @@ func tnsPacket(b []byte) match {
 	} else if be.Uint16(b[2:]) != 0 {
 		return no
 	}
-	if n != len(b) {
+	if n != len(b) && (n < len(b) || len(b) < 256 || b[4] != data) {
 		return no
 	}
 	switch b[4] {
