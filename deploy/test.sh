@@ -29,6 +29,9 @@ go build -o bin/verdict ./deploy/verdict
 part tests
 go test -json -count=1 -p 1 -timeout 15m ./... | bin/verdict -strict
 
+part clsact, where there is no tcx
+GATEHOUSE_TEST_ATTACH=clsact go test -json -count=1 -timeout 15m ./dataplane/steer | bin/verdict -strict
+
 part race detector
 # Out of it: what needs the machine to itself, and what only measures.
 mapfile -t packages < <(go list ./... | grep -vE '/(bench|deploy|dataplane/(steer|afxdp))(/|$)|/cmd/gatehouse$')

@@ -120,9 +120,10 @@ func ignoreCancel(err error) error {
 }
 
 func steerConfig(set Settings) steer.Config {
+	attach, _ := steer.ParseAttach(set.Attach) // checked by Settings.check
 	return steer.Config{
 		PinDir: set.Pins, Prefix: set.Devices, Table: standingTable(set.Devices), NetNSDir: set.NetNS, FlowEntries: uint32(set.Flows),
-		Queues: set.Workers, MissBudget: uint32(set.Misses),
+		Attach: attach, Queues: set.Workers, MissBudget: uint32(set.Misses),
 	}
 }
 

@@ -443,13 +443,8 @@ func (s *Steer) sweepOwners() error {
 
 func (s *Steer) sweepLinks() error {
 	hooks, err := s.pinnedHooks()
-	errs := []error{err}
-	for _, h := range hooks {
-		if s.severed(h) {
-			errs = append(errs, s.detach(h))
-		}
-	}
-	return errors.Join(errs...)
+	hooks = slices.DeleteFunc(hooks, func(h hook) bool { return !s.severed(h) })
+	return errors.Join(err, s.detachAll(hooks))
 }
 
 func (s *Steer) sweepSpaces() error {

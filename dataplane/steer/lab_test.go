@@ -144,6 +144,13 @@ func anotherHost(t *testing.T) *host {
 		Table:       "sttest", // Uninstall also looks into the machine's own namespace
 		FlowEntries: 4096,
 	}
+	// The whole of this package's tests holds for both ways to attach.
+	if way := os.Getenv("GATEHOUSE_TEST_ATTACH"); way != "" {
+		var ok bool
+		if h.cfg.Attach, ok = ParseAttach(way); !ok {
+			t.Fatalf("GATEHOUSE_TEST_ATTACH: %q", way)
+		}
+	}
 	h.open()
 	t.Cleanup(func() {
 		if err := h.s.Uninstall(); err != nil {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 
 	"github.com/cilium/ebpf"
 	"github.com/vishvananda/netlink"
@@ -232,13 +233,8 @@ func (s *Steer) dropGone() error {
 func (s *Steer) forgetSpace(sp *Space) error {
 	errs := []error{s.abandon(sp)}
 	hooks, err := s.pinnedHooks()
-	errs = append(errs, err)
-	for _, h := range hooks {
-		if h.cookie == sp.ns.cookie {
-			errs = append(errs, s.detach(h))
-		}
-	}
-	return errors.Join(append(errs, sp.ns.close())...)
+	hooks = slices.DeleteFunc(hooks, func(h hook) bool { return h.cookie != sp.ns.cookie })
+	return errors.Join(append(errs, err, s.detachAll(hooks), sp.ns.close())...)
 }
 
 // abandon gives up a namespace's networks, its pair and its number, but leaves
@@ -252,6 +248,7 @@ func (s *Steer) abandon(sp *Space) error {
 	}
 	delete(s.defaults, sp.ns.cookie)
 	delete(s.spaces, sp.ns.cookie)
+	s.held.Delete(sp.ns.cookie)
 	close(sp.done)
 	err := s.maps.Spaces.Delete(sp.ns.cookie)
 	if errors.Is(err, ebpf.ErrKeyNotExist) {

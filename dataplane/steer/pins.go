@@ -5,11 +5,14 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -61,6 +64,27 @@ func pinDirs(dir string) error {
 		}
 	}
 	return nil
+}
+
+// lockPatience is how long a gateway that has been told to stop may take.
+const lockPatience = 5 * time.Second
+
+// lockDir waits for another gateway with the same pins to end. The lock goes
+// with the process.
+func lockDir(dir string) (*os.File, error) {
+	f, err := os.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	for end := time.Now().Add(lockPatience); ; time.Sleep(20 * time.Millisecond) {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil {
+			return f, nil
+		}
+		if !errors.Is(err, unix.EWOULDBLOCK) || time.Now().After(end) {
+			return nil, errors.Join(fmt.Errorf("another gateway runs with the pins in %s: stop it, or choose other pins and devices: %w", dir, err), f.Close())
+		}
+	}
 }
 
 // isLayout: only those are ours to remove.
@@ -146,9 +170,26 @@ func parsePinName(name string) (h hook, ok bool) {
 	return h, h.pinName() == name
 }
 
-// attach puts prog at the hook: in place of the program of the pinned link if
-// there is one, in one step, else by a new link, pinned. ns must be the hook's.
+// attach puts prog at the hook, in place of our program there if there is one,
+// in one step. ns must be the hook's.
 func (s *Steer) attach(ns *netns, h hook, prog *ebpf.Program) error {
+	if s.cfg.Attach == AttachClsact || s.noTCX.Load() {
+		return s.attachFilter(ns, h, prog)
+	}
+	err := s.attachLink(ns, h, prog)
+	switch {
+	case err == nil:
+		return s.detachFilter(h)
+	case s.cfg.Attach == AttachAuto && errors.Is(err, ebpf.ErrNotSupported):
+		s.report(Report{Text: "this kernel has no tcx (Linux 6.6): the programs are attached by clsact, which others can remove"})
+		s.noTCX.Store(true)
+		return s.attachFilter(ns, h, prog)
+	}
+	return err
+}
+
+// attachLink updates the pinned link of the hook, or makes one.
+func (s *Steer) attachLink(ns *netns, h hook, prog *ebpf.Program) error {
 	path := filepath.Join(s.links, h.pinName())
 	old, err := link.LoadPinnedLink(path, nil)
 	if err == nil {
@@ -173,7 +214,7 @@ func (s *Steer) attach(ns *netns, h hook, prog *ebpf.Program) error {
 			Anchor:    link.Head(),
 		})
 		if errors.Is(err, ebpf.ErrNotSupported) {
-			return fmt.Errorf("the kernel has no tcx, which needs Linux 6.6 or later: %w", err)
+			return fmt.Errorf("the kernel has no tcx, which needs Linux 6.6 or later (clsact is the other way to attach): %w", err)
 		}
 		if err != nil {
 			return fmt.Errorf("attach to interface %d: %w", h.ifindex, err)
@@ -182,9 +223,14 @@ func (s *Steer) attach(ns *netns, h hook, prog *ebpf.Program) error {
 	})
 }
 
-// detach takes the program off the interface, and removes the link's pin.
-// Removing the pin alone would leave the program there for a moment.
+// detach takes the program off the interface, whichever way it is attached.
 func (s *Steer) detach(h hook) error {
+	return errors.Join(s.detachLink(h), s.detachFilter(h))
+}
+
+// detachLink takes the link off and removes its pin. Removing the pin alone
+// would leave the program there for a moment.
+func (s *Steer) detachLink(h hook) error {
 	path := filepath.Join(s.links, h.pinName())
 	l, err := link.LoadPinnedLink(path, nil)
 	if errors.Is(err, os.ErrNotExist) {
@@ -200,13 +246,13 @@ func (s *Steer) detach(h hook) error {
 	return errors.Join(err, os.Remove(path))
 }
 
-// pinned reports whether the hook has a link.
+// pinned reports whether the hook has a link, or a filter.
 func (s *Steer) pinned(h hook) bool {
 	_, err := os.Stat(filepath.Join(s.links, h.pinName()))
-	return err == nil
+	return err == nil || s.filtered(h)
 }
 
-// pinnedHooks lists the hooks that have a pinned link.
+// pinnedHooks lists the hooks that have a pinned link, or a filter's program.
 func (s *Steer) pinnedHooks() ([]hook, error) {
 	entries, err := os.ReadDir(s.links)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -214,15 +260,25 @@ func (s *Steer) pinnedHooks() ([]hook, error) {
 	}
 	var hooks []hook
 	for _, e := range entries {
-		if h, ok := parsePinName(e.Name()); ok {
+		h, ok := parsePinName(strings.TrimSuffix(e.Name(), filterSuffix))
+		if ok && !slices.Contains(hooks, h) {
 			hooks = append(hooks, h)
 		}
 	}
 	return hooks, nil
 }
 
-// severed reports whether the interface of the hook's link is gone.
+// severed reports whether the interface of the hook is gone.
 func (s *Steer) severed(h hook) bool {
+	if s.filtered(h) {
+		there := false
+		err := s.inNamespaceOf(h.cookie, func() error {
+			_, err := netlink.LinkByIndex(int(h.ifindex))
+			there = err == nil
+			return nil
+		})
+		return err == nil && !there
+	}
 	l, err := link.LoadPinnedLink(filepath.Join(s.links, h.pinName()), nil)
 	if err != nil {
 		return false

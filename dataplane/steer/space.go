@@ -81,6 +81,7 @@ func (s *Steer) space(path string) (*Space, error) {
 		return nil, errors.Join(err, ns.close())
 	}
 	s.spaces[ns.cookie] = sp
+	s.held.Store(ns.cookie, ns)
 	notify(s.more)
 	return sp, nil
 }

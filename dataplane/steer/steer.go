@@ -18,6 +18,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/btf"
@@ -52,6 +53,7 @@ type Config struct {
 	Table       string // of the standing default in nftables; "" = gatehouse
 	NetNSDir    string // where the engine keeps its network namespaces
 	FlowEntries uint32 // flows in the kernel's tables, of which half may be IPv6; the memory, 256 bytes each, is taken in advance
+	Attach      Attach // how the programs are attached
 	Queues      int    // of the slow-path devices, one worker each
 	MissBudget  uint32 // frames a second that each hook of an endpoint may send to user space
 }
@@ -83,6 +85,7 @@ func or[T comparable](v, def T) T {
 
 // Steer is the kernel's side of one gateway.
 type Steer struct {
+	lock  *os.File // of the pin directory: one gateway at a time writes the flow tables
 	cfg   Config
 	links string // directory of pinned links
 	maps  steerMaps
@@ -92,6 +95,8 @@ type Steer struct {
 	takenOver bool
 
 	attaching sync.Mutex // one attachment at a time: the kernel's own lock allows no more
+	noTCX     atomic.Bool
+	held      sync.Map // *netns of each space, by cookie
 
 	mu        sync.Mutex
 	spaces    map[uint64]*Space // by cookie of the namespace
@@ -121,7 +126,12 @@ func Open(cfg Config) (*Steer, error) {
 	if err := pinDirs(cfg.PinDir); err != nil {
 		return nil, fmt.Errorf("pin directory %s: %w", cfg.PinDir, err)
 	}
+	lock, err := lockDir(cfg.PinDir)
+	if err != nil {
+		return nil, err
+	}
 	s := &Steer{
+		lock:      lock,
 		cfg:       cfg,
 		links:     filepath.Join(cfg.PinDir, layout, linksDir),
 		cache:     btf.NewCache(),
@@ -306,7 +316,7 @@ func (s *Steer) Beat(queue int, now int64) error {
 func (s *Steer) Close() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	errs := []error{s.flows.close()}
+	errs := []error{s.flows.close(), s.lock.Close()}
 	for _, n := range s.networks {
 		errs = append(errs, n.close())
 	}
@@ -350,10 +360,7 @@ func (s *Steer) Uninstall() error {
 		errs = append(errs, s.clean(ns), ns.close())
 	}
 	hooks, err := s.pinnedHooks()
-	errs = append(errs, err)
-	for _, h := range hooks {
-		errs = append(errs, s.detach(h))
-	}
+	errs = append(errs, err, s.detachAll(hooks))
 	return errors.Join(append(errs, removePins(s.cfg.PinDir))...)
 }
 

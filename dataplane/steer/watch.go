@@ -128,6 +128,7 @@ func (s *Steer) watchSpace(ctx context.Context, sp *Space, hints chan<- struct{}
 	var running sync.WaitGroup
 	running.Go(func() { s.watchLinks(ctx, sp, hints) })
 	running.Go(func() { s.watchRules(ctx, sp) })
+	running.Go(func() { s.watchFilters(ctx, sp) })
 	select {
 	case <-ctx.Done():
 	case <-sp.done:
@@ -256,6 +257,22 @@ func (s *Steer) linkGone(sp *Space, ifindex uint32) {
 	s.mu.Unlock()
 	if err := s.detachBoth(sp.ns.cookie, ifindex); err != nil {
 		s.report(Report{sp.NetNS, "a port that is gone", err})
+	}
+}
+
+// watchFilters follows the tc events of one namespace, where filters of ours may
+// be, and puts back those that others remove.
+func (s *Steer) watchFilters(ctx context.Context, sp *Space) {
+	if s.cfg.Attach == AttachTCX {
+		return
+	}
+	for ctx.Err() == nil {
+		err := s.followFilters(ctx, sp)
+		select {
+		case <-ctx.Done():
+		case <-time.After(100 * time.Millisecond):
+			s.report(Report{sp.NetNS, "events of tc were lost", err})
+		}
 	}
 }
 

@@ -6,9 +6,11 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/cilium/ebpf"
 	"github.com/google/nftables"
 	"github.com/vishvananda/netlink"
 
@@ -334,5 +336,92 @@ func TestUninstallAfterRestart(t *testing.T) {
 	h.arrives(a, b, "free", datagram(t, a, b, false, 1, 2, "free"))
 	if n := h.standingRules(); n != 0 {
 		t.Errorf("%d rules are left", n)
+	}
+}
+
+// TestFiltersArePutBack: attached by clsact, the programs can be taken off by
+// anybody's tc; they come back, and it is said. In the end no clsact is left.
+func TestFiltersArePutBack(t *testing.T) {
+	h := newHost(t)
+	h.s.cfg.Attach = AttachClsact
+	h.guard(true)
+	h.watch()
+	a, b := h.run("a", 2), h.run("b", 3)
+	h.admit(a)
+	h.admit(b)
+	h.quiet(a, b, a, "held", datagram(t, a, b, false, 1, 2, "held"))
+	take := func(what func() error) { must(t, h.ns.do(what)) }
+	in := hook{h.ns.cookie, a.ifindex, ebpf.AttachTCXIngress}
+	for _, way := range []struct {
+		name string
+		take func() error
+	}{
+		{"filter", func() error { return netlink.FilterDel(h.s.filter(in)) }},
+		{"clsact", func() error { return netlink.QdiscDel(clsact(a.ifindex)) }},
+	} {
+		take(way.take)
+		eventually(t, way.name+" is back", func() (back bool) {
+			take(func() error { back = h.s.hasFilter(in); return nil })
+			return back
+		})
+		if r := <-h.s.Reports(); !strings.Contains(r.Text, "removed by others") || r.Err != nil {
+			t.Errorf("%s: report %+v", way.name, r)
+		}
+	}
+	h.quiet(a, b, a, "held again", datagram(t, a, b, false, 1, 2, "held again"))
+	must(t, h.s.Uninstall())
+	take(func() error {
+		qdiscs, err := netlink.QdiscList(&netlink.GenericLink{LinkAttrs: netlink.LinkAttrs{Index: int(a.ifindex)}})
+		for _, q := range qdiscs {
+			if q.Type() == "clsact" {
+				t.Error("clsact is left")
+			}
+		}
+		return err
+	})
+}
+
+// TestForeignFilterStays: a filter of somebody else at our place is not
+// overwritten, and the error says what to do.
+func TestForeignFilterStays(t *testing.T) {
+	h := newHost(t)
+	h.s.cfg.Attach = AttachClsact
+	h.guard(true)
+	a := h.run("a", 2)
+	must(t, h.ns.do(func() error {
+		if err := netlink.QdiscAdd(clsact(a.ifindex)); err != nil {
+			return err
+		}
+		foreign := h.s.filter(hook{h.ns.cookie, a.ifindex, ebpf.AttachTCXIngress})
+		foreign.Name, foreign.Fd = "somebody", h.s.networks[testZone].from.FD()
+		return netlink.FilterAdd(foreign)
+	}))
+	_, err := h.s.Admit(h.spec(a))
+	if err == nil || !strings.Contains(err.Error(), "somebody else has priority 1") {
+		t.Errorf("admitted beside a foreign filter: %v", err)
+	}
+}
+
+// TestChangeOfAttachment: a gateway that attaches the other way takes over, and
+// leaves nothing of the first.
+func TestChangeOfAttachment(t *testing.T) {
+	h := newHost(t)
+	h.guard(true)
+	a, b := h.run("a", 2), h.run("b", 3)
+	for _, way := range []Attach{AttachClsact, AttachTCX, AttachClsact} {
+		must(t, h.s.Close())
+		h.cfg.Attach = way
+		h.open()
+		h.guard(true)
+		h.admit(a)
+		h.admit(b)
+		h.quiet(a, b, a, "held by "+way.String(), datagram(t, a, b, false, 1, 2, "held by "+way.String()))
+		pins, err := os.ReadDir(h.s.links)
+		must(t, err)
+		for _, p := range pins {
+			if strings.HasSuffix(p.Name(), filterSuffix) != (way == AttachClsact) {
+				t.Errorf("attached by %v: pin %s", way, p.Name())
+			}
+		}
 	}
 }

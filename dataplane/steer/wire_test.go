@@ -454,6 +454,15 @@ func queueOf(t *testing.T, seen *ebpf.Map, send func()) int {
 	return 0
 }
 
+// TestOneGatewayAtATime: a second one does not touch the first one's tables.
+func TestOneGatewayAtATime(t *testing.T) {
+	h := newHost(t)
+	if s, err := Open(h.cfg); err == nil || !strings.Contains(err.Error(), "another gateway") {
+		t.Errorf("a second gateway: %v", err)
+		s.Close()
+	}
+}
+
 func TestUninstallLeavesNothing(t *testing.T) {
 	h := newHost(t)
 	h.guard(true)
