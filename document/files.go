@@ -17,23 +17,30 @@ import (
 // MaxFile bounds one file, in bytes; the largest of the library of models has a few KiB.
 const MaxFile = 1 << 20
 
-// Read calls each for every document of one file or of a folder's files, in
-// the order of their names: *.yaml and *.yml, those of folders below too,
-// hidden ones left out. What cannot be read is a fault.
-func Read(name string, faults *Faults, each func(doc *yaml.Node, file string)) {
+// File is a file's content as it was read.
+type File struct {
+	Name string
+	Data []byte
+}
+
+// Collect reads one file, or all of a folder in the order of their names: *.yaml
+// and *.yml, those of folders below too, hidden ones left out. What cannot be
+// read is a fault.
+func Collect(name string, faults *Faults) []File {
 	info, err := os.Stat(name)
 	switch {
 	case err != nil:
 		faults.Add(&Fault{File: name, Text: plainError(err)})
+		return nil
 	case info.IsDir():
-		ReadFS(os.DirFS(name), name, faults, each)
-	default:
-		readFile(os.DirFS(filepath.Dir(name)), filepath.Base(name), name, faults, each)
+		return CollectFS(os.DirFS(name), name, faults)
 	}
+	return readFile(os.DirFS(filepath.Dir(name)), filepath.Base(name), name, faults)
 }
 
-// ReadFS is Read for all of fsys; faults name its files below prefix.
-func ReadFS(fsys fs.FS, prefix string, faults *Faults, each func(doc *yaml.Node, file string)) {
+// CollectFS is Collect for all of fsys; its files are named below prefix.
+func CollectFS(fsys fs.FS, prefix string, faults *Faults) []File {
+	var out []File
 	err := fs.WalkDir(fsys, ".", func(name string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err
@@ -45,12 +52,13 @@ func ReadFS(fsys fs.FS, prefix string, faults *Faults, each func(doc *yaml.Node,
 		case d.IsDir(), hidden, path.Ext(name) != ".yaml" && path.Ext(name) != ".yml":
 			return nil
 		}
-		readFile(fsys, name, path.Join(filepath.ToSlash(prefix), name), faults, each)
+		out = append(out, readFile(fsys, name, path.Join(filepath.ToSlash(prefix), name), faults)...)
 		return nil
 	})
 	if err != nil {
 		faults.Add(&Fault{File: prefix, Text: plainError(err)})
 	}
+	return out
 }
 
 // plainError leaves the path out, which the fault names anyhow.
@@ -61,42 +69,48 @@ func plainError(err error) string {
 	return err.Error()
 }
 
-func readFile(fsys fs.FS, name, shown string, faults *Faults, each func(*yaml.Node, string)) {
+func readFile(fsys fs.FS, name, shown string, faults *Faults) []File {
 	f, err := fsys.Open(name)
 	if err != nil {
 		faults.Add(&Fault{File: shown, Text: plainError(err)})
-		return
+		return nil
 	}
 	defer f.Close()
 	data, err := io.ReadAll(io.LimitReader(f, MaxFile+1))
 	if err != nil {
 		faults.Add(&Fault{File: shown, Text: plainError(err)})
-		return
+		return nil
 	}
 	if len(data) > MaxFile {
 		faults.Add(&Fault{File: shown, Text: fmt.Sprintf("larger than %d bytes", MaxFile)})
-		return
+		return nil
 	}
-	Split(data, shown, faults, each)
+	return []File{{shown, data}}
 }
 
-// Split calls each for every document of data, which is a file's content.
-func Split(data []byte, file string, faults *Faults, each func(doc *yaml.Node, file string)) {
-	dec := yaml.NewDecoder(bytes.NewReader(data))
+// Split calls each for every document of the files.
+func Split(files []File, faults *Faults, each func(doc *yaml.Node, file string)) {
+	for _, f := range files {
+		f.split(faults, each)
+	}
+}
+
+func (f *File) split(faults *Faults, each func(doc *yaml.Node, file string)) {
+	dec := yaml.NewDecoder(bytes.NewReader(f.Data))
 	for documents := 0; ; documents++ {
 		var doc yaml.Node
 		err := dec.Decode(&doc)
 		if errors.Is(err, io.EOF) {
 			if documents == 0 {
-				faults.Add(&Fault{File: file, Text: "no document in this file"})
+				faults.Add(&Fault{File: f.Name, Text: "no document in this file"})
 			}
 			return
 		}
 		if err != nil {
-			faults.Add(syntaxFault(file, err))
+			faults.Add(syntaxFault(f.Name, err))
 			return
 		}
-		each(&doc, file)
+		each(&doc, f.Name)
 	}
 }
 

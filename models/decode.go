@@ -471,7 +471,7 @@ func (d *decoder) peer(n *yaml.Node, key string) PeerTerm {
 	ok := d.Object(n, key, map[string]document.Reader{
 		"role":    func(n *yaml.Node, key string) { p.Role, _ = d.role(n, key) },
 		"model":   d.Identifier(&p.Model),
-		"service": d.Matching(&p.Service, "NAME or PROJECT/NAME", isServiceName),
+		"service": d.Matching(&p.Service, "NAME or PROJECT/NAME", IsServiceName),
 		"project": d.Text(&p.Project),
 		"label":   d.Matching(&p.Label, "KEY=VALUE", func(s string) bool { return strings.Index(s, "=") > 0 }),
 		"category": func(n *yaml.Node, key string) {
@@ -480,8 +480,8 @@ func (d *decoder) peer(n *yaml.Node, key string) PeerTerm {
 		"ref":    isTrue(&p.Ref),
 		"routed": isTrue(&p.Routed),
 		"within": d.Matching(&within, "project or shared", func(s string) bool { return s == "project" || s == "shared" }),
-		"name":   d.Matching(&p.Name, "a DNS name such as a.example.com or *.example.com", isHostName),
-		"cidr":   d.Matching(&p.CIDR, "a prefix such as 192.0.2.0/24, without host bits", isPrefix),
+		"name":   d.Matching(&p.Name, "a DNS name such as a.example.com or *.example.com", IsHostName),
+		"cidr":   d.Matching(&p.CIDR, "a prefix such as 192.0.2.0/24, without host bits", IsPrefix),
 		"peer": d.Matching(&p.Peer, "one of "+strings.Join(peerNames[:len(peerNames)-1], ", "), func(s string) bool {
 			return slices.Contains(peerNames, s)
 		}),
@@ -510,7 +510,11 @@ func (d *decoder) checkTerm(n *yaml.Node, key string, p PeerTerm, within bool) {
 	}
 }
 
-func isServiceName(s string) bool {
+// RoleNames are the roles that models and labels may give.
+func RoleNames() []string { return slices.Clone(roleNames) }
+
+// IsServiceName reports whether s is NAME or PROJECT/NAME.
+func IsServiceName(s string) bool {
 	project, name, both := strings.Cut(s, "/")
 	if !both {
 		name = project
@@ -518,11 +522,13 @@ func isServiceName(s string) bool {
 	return project != "" && name != "" && !strings.ContainsAny(name, "/ *") && !strings.ContainsAny(project, " *")
 }
 
-func isHostName(s string) bool {
+// IsHostName reports whether s is a DNS name in lower case, maybe with "*." before it.
+func IsHostName(s string) bool {
 	return len(s) <= 253 && hostPattern.MatchString(strings.TrimPrefix(s, "*."))
 }
 
-func isPrefix(s string) bool {
+// IsPrefix reports whether s is a prefix without host bits.
+func IsPrefix(s string) bool {
 	p, err := netip.ParsePrefix(s)
 	return err == nil && p == p.Masked()
 }

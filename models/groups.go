@@ -33,6 +33,11 @@ type Settings struct {
 	Modes map[string]policy.Mode
 	// Features are switched on or off for every model; they beat the label.
 	Features map[string]bool
+	// SelectedLabels are the keys of the deployers' labels by which the operator's
+	// statements select; Variant is whatever else of a workload they select by.
+	// Both are part of an identity (I9).
+	SelectedLabels []string
+	Variant        func(*policy.Workload) string
 }
 
 // Population is a snapshot as policy sees it: every workload matched to its
@@ -64,7 +69,7 @@ func populate(match func(*policy.Workload) Match, snap *policy.Snapshot, set Set
 		w := &snap.Workloads[i]
 		p.Matches[w.ID] = match(w)
 	}
-	a := assembly{population: p, set: set, problems: snap.Problems(), selected: selectedLabels(p.Matches), routes: routesInUse(p.Matches)}
+	a := assembly{population: p, set: set, problems: snap.Problems(), selected: selectedLabels(p.Matches, set.SelectedLabels), routes: routesInUse(p.Matches)}
 	subjects := a.subjects(a.namespaces(snap))
 	p.Groups = make([]policy.Group, len(subjects))
 	p.keys = make(map[string]bool, len(subjects))
@@ -406,14 +411,22 @@ func (a *assembly) key(s *subject) string {
 	for i := range s.parts {
 		s.parts[i].describe(h)
 	}
+	if a.set.Variant != nil {
+		for _, w := range slices.Concat(s.members, s.within) {
+			fmt.Fprintf(h, "%q", a.set.Variant(w))
+		}
+	}
 	return strings.Join(append(fields, hex.EncodeToString(h.Sum(nil)[:16])), "\x1f")
 }
 
-// selectedLabels are the label keys by which entries of the models in use
-// select peers; only those are part of an identity.
-func selectedLabels(matches map[string]Match) []string {
+// selectedLabels are the label keys by which the operator or entries of the
+// models in use select peers; only those are part of an identity.
+func selectedLabels(matches map[string]Match, more []string) []string {
 	seen := make(map[*Model]bool)
 	keys := make(map[string]bool)
+	for _, k := range more {
+		keys[k] = true
+	}
 	for _, m := range matches {
 		if seen[m.Model] {
 			continue

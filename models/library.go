@@ -51,11 +51,17 @@ func Open(operator string) (*Library, error) {
 	if operator == "" {
 		return Embedded()
 	}
-	builtin, err := Builtin()
+	own, err := LoadPath(operator)
 	if err != nil {
 		return nil, err
 	}
-	own, err := LoadPath(operator)
+	return WithOwn(own)
+}
+
+// WithOwn returns the Library of the models that come with Gatehouse and the
+// operator's own.
+func WithOwn(own []*Model) (*Library, error) {
+	builtin, err := Builtin()
 	if err != nil {
 		return nil, err
 	}

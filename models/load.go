@@ -14,17 +14,18 @@ import (
 // What a model inherits is not resolved yet: that is NewLibrary's. The error
 // joins all faults of all files, each with file, line and key.
 func Load(fsys fs.FS, operator bool) ([]*Model, error) {
-	return gather(operator, func(faults *document.Faults, each func(*yaml.Node, string)) {
-		document.ReadFS(fsys, "", faults, each)
-	})
+	var faults document.Faults
+	return decodeFiles(document.CollectFS(fsys, "", &faults), operator, faults)
 }
 
 // LoadPath is Load for one file or folder of the operator's models.
 func LoadPath(name string) ([]*Model, error) {
-	return gather(true, func(faults *document.Faults, each func(*yaml.Node, string)) {
-		document.Read(name, faults, each)
-	})
+	var faults document.Faults
+	return decodeFiles(document.Collect(name, &faults), true, faults)
 }
+
+// LoadFiles is LoadPath for files that were read already.
+func LoadFiles(files []document.File) ([]*Model, error) { return decodeFiles(files, true, nil) }
 
 // Validate checks one file or folder of the operator's models as gatehouse
 // would load it, on top of the library.
@@ -33,10 +34,9 @@ func Validate(name string) error {
 	return err
 }
 
-func gather(operator bool, read func(*document.Faults, func(*yaml.Node, string))) ([]*Model, error) {
+func decodeFiles(files []document.File, operator bool, faults document.Faults) ([]*Model, error) {
 	var out []*Model
-	var faults document.Faults
-	read(&faults, func(doc *yaml.Node, file string) {
+	document.Split(files, &faults, func(doc *yaml.Node, file string) {
 		if m := decodeModel(doc, file, operator, &faults); m != nil {
 			out = append(out, m)
 		}

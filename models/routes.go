@@ -118,7 +118,7 @@ func routeHosts(value string) []string {
 			}
 			host, _, _ = strings.Cut(strings.Trim(host, "`\"'"), "/")
 			host, _, _ = strings.Cut(plainName(host), ":")
-			if isHostName(host) && !strings.HasPrefix(host, "*") && !slices.Contains(out, host) && len(out) < maxRouteHosts {
+			if IsHostName(host) && !strings.HasPrefix(host, "*") && !slices.Contains(out, host) && len(out) < maxRouteHosts {
 				out = append(out, host)
 			}
 		}

@@ -1,0 +1,48 @@
+package models
+
+import (
+	"fmt"
+	"slices"
+
+	"gatehouse/policy"
+)
+
+// Subject is what an operator's statement can select an identity by.
+type Subject struct {
+	Identity policy.Identity
+	Services []policy.ServiceKey // its own first, then those that live in its namespace (I6)
+	Models   []string            // and those that they were made from
+	Roles    []string
+	Labels   map[string]string // the deployer's
+	Networks []string          // ids, without the system's (I7)
+	Front    bool              // R12
+	Kin      string            // equal for siblings (R11)
+	Members  []*policy.Workload
+}
+
+// Subjects are the identities of the population, in the order of Groups. The
+// caller must not change them.
+func (p *Population) Subjects() []Subject {
+	out := make([]Subject, 0, len(p.index.subjects))
+	for _, s := range p.index.subjects {
+		v := Subject{
+			Identity: s.group.Identity, Services: []policy.ServiceKey{s.service}, Roles: s.group.Roles, Labels: s.labels, Front: s.isFront(),
+			Kin:     fmt.Sprintf("%q %q %q %q", s.service.Project, s.group.Model, s.repository(), withoutNumber(s.service.Name)),
+			Members: slices.Concat(s.members, s.within),
+		}
+		for _, w := range s.within {
+			if !slices.Contains(v.Services, w.Service) {
+				v.Services = append(v.Services, w.Service)
+			}
+		}
+		for i := range s.parts {
+			m := s.parts[i].model
+			v.Models = append(append(v.Models, m.Name), m.Ancestors...)
+		}
+		for _, n := range s.networks {
+			v.Networks = append(v.Networks, n.ID)
+		}
+		out = append(out, v)
+	}
+	return out
+}
