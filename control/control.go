@@ -1,26 +1,33 @@
-// Package control keeps the table true: a change of the inventory or of a mode
-// leads to groups, statements, a compiled table, and a publication. Whoever
-// publishes (cmd) hands the result to the dataplane.
+// Package control keeps the table true: a change of the inventory, of a mode, of
+// the operator's files, of what systems of record say, or of a condition leads to
+// groups, statements, a compiled table, and a publication. Whoever publishes (cmd)
+// hands the result to the dataplane.
 package control
 
 import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
+	"net/netip"
 	"reflect"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"gatehouse/control/inventory"
 	"gatehouse/models"
+	"gatehouse/operator"
 	"gatehouse/policy"
 )
 
-// State is one publication: what the orchestrator told, what follows from it
-// and the table it compiled to. Immutable.
+// State is one publication: what the orchestrator told, what the operator says,
+// what follows from both and the table it compiled to. Immutable.
 type State struct {
 	Snapshot   *policy.Snapshot
+	Rules      *Rules
+	Situation  Situation
 	Population *models.Population
 	Statements []policy.Statement
 	Findings   []models.Finding
@@ -28,33 +35,43 @@ type State struct {
 	Compiled   time.Time
 }
 
-// Config is what a Control works on. All fields are required.
+// Config is what a Control works on. All fields but Own are required.
 type Config struct {
 	Inventory *inventory.Inventory
-	Library   *models.Library
-	Settings  models.Settings // Modes is filled in from Modes
+	Rules     *Rules
+	Settings  models.Settings // what the operator's files and Modes say is filled in
 	Modes     *Modes
-	Compile   policy.Input // the settings in it; Epoch is the last one used before
+	Holds     *Holds
+	Records   *RecordStore
+	// Own are the addresses by which the gateway itself works, by what they are:
+	// no statement may cut them. Nil is none.
+	Own     func() map[string]netip.AddrPort
+	Compile policy.Input // the settings in it; Epoch is the last one used before
 	// Publish is called with each new state, one at a time; when it returns
 	// the state is in force.
 	Publish func(*State)
 	Log     *slog.Logger
 }
 
-// Control runs the loop. State and SetModes are safe for concurrent use.
+// Control runs the loop. Its methods are safe for concurrent use.
 type Control struct {
 	cfg   Config
 	ids   *policy.Identities
 	state atomic.Pointer[State]
-
-	mu    sync.Mutex // held while a state is made and published
-	epoch uint32
 	fault atomic.Pointer[string]
+
+	mu      sync.Mutex // held while a state is made and published
+	epoch   uint32
+	rules   *Rules
+	catalog *operator.Catalog
 }
 
 // New returns a Control that has published nothing yet.
 func New(cfg Config) *Control {
-	return &Control{cfg: cfg, ids: policy.NewIdentities(), epoch: cfg.Compile.Epoch}
+	c := &Control{cfg: cfg, ids: policy.NewIdentities(), epoch: cfg.Compile.Epoch, rules: cfg.Rules}
+	cfg.Records.Follow(cfg.Rules.Policy.Sources)
+	c.readRecords()
+	return c
 }
 
 // State is the last one published; nil before the first.
@@ -74,13 +91,26 @@ func (c *Control) Fault() string {
 // comes some 170 ms after the engine tells of its address.
 const gather = 15 * time.Millisecond
 
-// Run publishes a state for each change of the inventory until ctx ends.
+// Run publishes a state for each change of the inventory, of what systems of
+// record say, and of a statement's condition, until ctx ends.
 func (c *Control) Run(ctx context.Context) {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
 	for {
+		timer.Reset(c.untilEdge())
 		select {
 		case <-ctx.Done():
 			return
+		case <-timer.C:
+			if c.flipped() {
+				_ = c.Refresh() // Fault tells
+			}
+			continue
 		case <-c.cfg.Inventory.Changed():
+		case <-c.cfg.Records.Changed():
+			c.mu.Lock()
+			c.readRecords()
+			c.mu.Unlock()
 		}
 		select {
 		case <-ctx.Done():
@@ -103,37 +133,86 @@ func (c *Control) SetModes(services []string, mode policy.Mode) error {
 	return nil
 }
 
+// SetRules puts what the operator's files say in force. Where that cannot be, the
+// error says why and nothing changes.
+func (c *Control) SetRules(r *Rules) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	old := c.rules
+	follow := func(r *Rules) {
+		c.rules = r
+		c.cfg.Records.Follow(r.Policy.Sources)
+		c.readRecords()
+	}
+	follow(r)
+	if c.state.Load() == nil { // the first state is Refresh's
+		return nil
+	}
+	err := c.refresh()
+	if err != nil {
+		follow(old)
+	}
+	return err
+}
+
 // Refresh makes and publishes a state from what is known now. Of a table that
 // does not compile it returns and reports the faults, and the last good one
 // stays (V11).
 func (c *Control) Refresh() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	next := c.make()
-	if last := c.state.Load(); last != nil && same(last, next) {
-		c.fault.Store(nil)
-		return nil
-	}
-	if err := c.compile(next); err != nil {
+	err := c.refresh()
+	if err != nil {
 		text := err.Error()
-		c.fault.Store(&text)
-		c.cfg.Log.Error("policy does not compile; the last good table stays", "error", err)
+		if old := c.fault.Swap(&text); old == nil || *old != text {
+			c.cfg.Log.Error("policy does not compile; the last good table stays", "error", err)
+		}
 		return err
 	}
 	c.fault.Store(nil)
+	return nil
+}
+
+func (c *Control) refresh() error {
+	next := c.make()
+	last := c.state.Load()
+	if last != nil && same(last, next) {
+		return nil
+	}
+	if err := c.compile(next); err != nil {
+		return err
+	}
 	c.state.Store(next)
 	c.cfg.Publish(next)
 	c.ids.Keep(next.Population.Live)
+	c.report(last, next)
 	return nil
 }
 
 func (c *Control) make() *State {
-	set := c.cfg.Settings
-	set.Modes = c.cfg.Modes.All()
-	s := &State{Snapshot: c.cfg.Inventory.Snapshot(), Compiled: time.Now()}
-	s.Population = models.Groups(c.cfg.Library, s.Snapshot, set, c.ids)
+	p := c.rules.Policy
+	s := &State{Snapshot: c.cfg.Inventory.Snapshot(), Rules: c.rules, Situation: c.situation(time.Now()), Compiled: time.Now()}
+	s.Population = models.Groups(c.rules.Library, s.Snapshot, c.settings(s), c.ids)
 	s.Statements, s.Findings = models.Generate(s.Population)
+	s.Statements = append(s.Statements, p.Expand(s.Population, c.catalog, s.Situation.Moment)...)
+	for _, subject := range slices.Sorted(maps.Keys(s.Situation.Quarantines)) {
+		isIt := func(w *policy.Workload) bool { return belongs(subject, w) }
+		s.Statements = append(s.Statements, operator.Quarantine(subject, s.Population, isIt, []string{"quarantine " + s.Situation.Quarantines[subject].String()})...)
+	}
 	return s
+}
+
+// settings are those of the models, with what else tells identities apart.
+func (c *Control) settings(s *State) models.Settings {
+	p, set := c.rules.Policy, c.cfg.Settings
+	set.Modes = c.cfg.Modes.All()
+	maps.Copy(set.Modes, p.Modes) // the operator's file goes first (V5)
+	set.SelectedLabels = p.SelectedLabels()
+	categories := p.Variant(c.catalog)
+	set.Variant = func(w *policy.Workload) string {
+		return categories(w) + quarantined(s.Situation.Quarantines, w)
+	}
+	return set
 }
 
 func (c *Control) compile(s *State) error {
@@ -142,6 +221,9 @@ func (c *Control) compile(s *State) error {
 	in.Snapshot, in.Groups, in.Statements = s.Snapshot, s.Population.Groups, s.Statements
 	table, err := policy.Compile(in)
 	if err != nil {
+		return err
+	}
+	if err := c.keepsControl(table); err != nil {
 		return err
 	}
 	c.epoch = in.Epoch

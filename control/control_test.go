@@ -26,13 +26,18 @@ func newLoop(t *testing.T, modeFile string) *loop {
 	if err != nil {
 		t.Fatal(err)
 	}
-	library, err := models.Open("")
+	rules, err := Files{}.Check()
 	if err != nil {
 		t.Fatal(err)
 	}
+	holds, err := OpenHolds(filepath.Join(t.TempDir(), "holds.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	log := slog.New(slog.DiscardHandler)
 	l := &loop{inv: inventory.New()}
 	l.Control = New(Config{
-		Inventory: l.inv, Library: library, Modes: modes, Log: slog.New(slog.DiscardHandler),
+		Inventory: l.inv, Rules: rules, Modes: modes, Holds: holds, Records: NewRecordStore("", log), Log: log,
 		Settings: models.Settings{DefaultMode: policy.Observe}, Compile: policy.Input{Epoch: 40},
 		Publish: func(s *State) { l.published = append(l.published, s) },
 	})

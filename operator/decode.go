@@ -16,39 +16,52 @@ import (
 
 type decoder struct{ *document.Decoder }
 
-// decodeStatements reads the statements of the files; an id is there once among
-// all.
-func decodeStatements(files []document.File, faults *document.Faults) []Statement {
-	var out []Statement
+// decodeStatements reads the files with statements; an id is there once among
+// all, and so is the mode of a service.
+func (p *Policy) decodeStatements(files []document.File, faults *document.Faults) {
 	document.Split(files, faults, func(doc *yaml.Node, file string) {
 		d := &decoder{document.NewDecoder(file, faults)}
 		if root := d.Root(doc); root != nil {
-			d.statements(root, &out)
+			d.statements(root, p)
 		}
 	})
 	first := make(map[string]*Statement)
-	for i := range out {
-		s := &out[i]
+	for i := range p.Statements {
+		s := &p.Statements[i]
 		if other := first[s.ID]; other != nil && s.ID != "" {
 			faults.Add(s.fault("id", "%s is also in %s", s.ID, other.place()))
 			continue
 		}
 		first[s.ID] = s
 	}
-	return out
 }
 
 func (s *Statement) fault(key, format string, args ...any) *document.Fault {
 	return &document.Fault{File: s.File, Line: s.Line, Key: key, Text: fmt.Sprintf(format, args...)}
 }
 
-func (d *decoder) statements(n *yaml.Node, out *[]Statement) {
+func (d *decoder) statements(n *yaml.Node, p *Policy) {
 	d.Object(n, "", map[string]document.Reader{
 		"schema": d.schema(StatementsSchema),
 		"statements": func(n *yaml.Node, key string) {
-			d.Sequence(n, key, func(n *yaml.Node, key string) { *out = append(*out, d.statement(n, key)) })
+			d.Sequence(n, key, func(n *yaml.Node, key string) { p.Statements = append(p.Statements, d.statement(n, key)) })
+		},
+		"modes": func(n *yaml.Node, key string) {
+			d.Named(n, key, func(service string, n *yaml.Node, key string) { d.mode(n, key, service, p.Modes) })
 		},
 	}, "schema", "statements")
+}
+
+func (d *decoder) mode(n *yaml.Node, key, service string, modes map[string]policy.Mode) {
+	var word string
+	d.oneOf(&word, "observe", "enforce")(n, key)
+	if !models.IsServiceName(service) {
+		d.Fault(n, key, "want the name of a service, such as shop/db")
+	}
+	if _, twice := modes[service]; twice {
+		d.Fault(n, key, "another file gives this service a mode too")
+	}
+	modes[service], _ = policy.ParseMode(word)
 }
 
 func (d *decoder) schema(want string) document.Reader {

@@ -1,0 +1,147 @@
+package control
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"gatehouse/control/statefile"
+	"gatehouse/operator"
+	"gatehouse/policy"
+)
+
+// Hold is what a person set by hand, for a while or until it is taken back.
+type Hold struct {
+	By    string    `json:"by"`
+	Why   string    `json:"why,omitempty"`
+	Since time.Time `json:"since"`
+	Until time.Time `json:"until,omitzero"` // zero = until it is taken back
+}
+
+func (h Hold) over(t time.Time) bool { return !h.Until.IsZero() && !t.Before(h.Until) }
+
+// String is the hold as people read it.
+func (h Hold) String() string {
+	text := fmt.Sprintf("by %s since %s", h.By, h.Since.Format(time.RFC3339))
+	if !h.Until.IsZero() {
+		text += " until " + h.Until.Format(time.RFC3339)
+	}
+	if h.Why != "" {
+		text += ": " + h.Why
+	}
+	return text
+}
+
+// ThreatHold is a threat level that somebody set.
+type ThreatHold struct {
+	Level operator.Threat `json:"level"`
+	Hold
+}
+
+// Holds are the threat level and the quarantines that people set. They outlive
+// restarts: each change is on disk before it counts. Safe for concurrent use.
+type Holds struct {
+	mu   sync.Mutex
+	path string
+	held held
+}
+
+type held struct {
+	Threat      ThreatHold      `json:"threat"`
+	Quarantines map[string]Hold `json:"quarantines"` // by service or container
+}
+
+// OpenHolds reads the file at path; a missing one is no hold. A file that cannot
+// be read is an error: to go on without it could release what somebody locked up.
+func OpenHolds(path string) (*Holds, error) {
+	h := &Holds{path: path, held: held{Quarantines: map[string]Hold{}}}
+	data, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return h, nil
+	}
+	if err == nil {
+		err = json.Unmarshal(data, &h.held)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("threat level and quarantines: %s: %w (restore the file, or remove it to begin without any)", path, err)
+	}
+	if h.held.Quarantines == nil {
+		h.held.Quarantines = map[string]Hold{}
+	}
+	return h, nil
+}
+
+// change stores what edit makes of the holds.
+func (h *Holds) change(edit func(*held)) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	next := held{h.held.Threat, maps.Clone(h.held.Quarantines)}
+	edit(&next)
+	data, err := json.MarshalIndent(next, "", "  ")
+	if err != nil {
+		return err
+	}
+	if err := statefile.Write(h.path, append(data, '\n')); err != nil {
+		return fmt.Errorf("threat level and quarantines: %w", err)
+	}
+	h.held = next
+	return nil
+}
+
+// Threat is the level that is set at t, the usual one where none is.
+func (h *Holds) Threat(t time.Time) ThreatHold {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.held.Threat.over(t) {
+		return ThreatHold{}
+	}
+	return h.held.Threat
+}
+
+// Quarantines are those in force at t.
+func (h *Holds) Quarantines(t time.Time) map[string]Hold {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	out := maps.Clone(h.held.Quarantines)
+	maps.DeleteFunc(out, func(_ string, q Hold) bool { return q.over(t) })
+	return out
+}
+
+// nextEdge is when the next hold ends; zero if none does.
+func (h *Holds) nextEdge(t time.Time) time.Time {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	var first time.Time
+	for _, hold := range append(slices.Collect(maps.Values(h.held.Quarantines)), h.held.Threat.Hold) {
+		if hold.Until.After(t) && (first.IsZero() || hold.Until.Before(first)) {
+			first = hold.Until
+		}
+	}
+	return first
+}
+
+// belongs reports whether a workload is what a quarantine names: a service
+// ("shop/db"), a container's name, or the beginning of its id.
+func belongs(subject string, w *policy.Workload) bool {
+	const shortID = 12 // characters of an id that the engine prints
+	return w.Service.String() == subject || w.Name == subject || len(subject) >= shortID && strings.HasPrefix(w.ID, subject)
+}
+
+// quarantines are the statements for the holds in force, and what of a workload
+// they select by (I9).
+func quarantined(holds map[string]Hold, w *policy.Workload) string {
+	var out []string
+	for _, subject := range slices.Sorted(maps.Keys(holds)) {
+		if belongs(subject, w) {
+			out = append(out, subject)
+		}
+	}
+	return strings.Join(out, "\x00")
+}

@@ -1,0 +1,14 @@
+package control
+
+import (
+	"io/fs"
+	"syscall"
+)
+
+// inode tells a file that was replaced from one that was not.
+func inode(info fs.FileInfo) uint64 {
+	if st, ok := info.Sys().(*syscall.Stat_t); ok {
+		return st.Ino
+	}
+	return 0
+}
