@@ -357,7 +357,7 @@ func ParseRecords(data []byte, name string, isCSV bool, kinds map[string]Kind) (
 			"schema":  d.schema(CategoriesSchema),
 			"records": func(n *yaml.Node, key string) { out.Records = append(out.Records, d.records(n, key, kinds)...) },
 			"threat":  d.oneOf(&threat, threatNames...),
-		}, "schema", "records")
+		}, "records")
 		level, _ := ParseThreat(threat)
 		out.Threat = max(out.Threat, level)
 	})

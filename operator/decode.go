@@ -182,8 +182,12 @@ func (d *decoder) checkFlows(n *yaml.Node, key string, f *Flows, loosens bool) {
 					d.Fault(n, path+".category."+c.Category, "unknown: true is only for a deny: what is not known allows nothing")
 				}
 			}
-			if side == "from" && terms[i].Name != "" {
-				d.Fault(n, path, "a name says whom one calls, not who calls: move it to 'to', or write a cidr")
+			switch {
+			case terms[i].Name == "":
+			case side == "from":
+				d.Fault(n, path, "a name says where to, not where from: move it to 'to', or write a cidr")
+			case !loosens:
+				d.Fault(n, path, "a deny by name would not deny: whoever knows the address need not ask for the name; deny {peer: internet} except the names that may be reached")
 			}
 		}
 	}
@@ -309,11 +313,14 @@ func (d *decoder) term(n *yaml.Node, key string) Term {
 		"label":    d.Matching(&t.Label, "KEY=VALUE", func(s string) bool { return strings.Index(s, "=") > 0 }),
 		"category": func(n *yaml.Node, key string) { t.Categories = d.comparisons(n, key) },
 		"within":   d.oneOf(&within, "project", "shared"),
-		"name":     d.Matching(&t.Name, "a DNS name such as a.example.com or *.example.com", models.IsHostName),
-		"cidr":     d.Matching(&cidr, "a prefix such as 192.0.2.0/24, without host bits", models.IsPrefix),
-		"peer":     d.oneOf(&word, peerWords...),
-		"ref":      notHere("references are for models; name the service"),
-		"routed":   notHere("routes are for models; name the service"),
+		"name": d.Matching(&t.Name, "a DNS name such as a.example.com or *.example.com, in lower case", func(s string) bool {
+			name, err := policy.ParseName(s)
+			return err == nil && name == s
+		}),
+		"cidr":   d.Matching(&cidr, "a prefix such as 192.0.2.0/24, without host bits", models.IsPrefix),
+		"peer":   d.oneOf(&word, peerWords...),
+		"ref":    notHere("references are for models; name the service"),
+		"routed": notHere("routes are for models; name the service"),
 	})
 	if !ok {
 		return t
@@ -351,7 +358,7 @@ func (t *Term) setWord(word string) {
 // checkTerm holds the rules that span a peer's keys.
 func (d *decoder) checkTerm(n *yaml.Node, key string, t *Term, word string) {
 	outside := 0
-	for _, is := range []bool{t.Name != "", t.CIDR.IsValid(), t.Peer != policy.PeerNone && t.Peer != policy.PeerWorkload} {
+	for _, is := range []bool{t.Name != "" || t.CIDR.IsValid(), t.Peer != policy.PeerNone && t.Peer != policy.PeerWorkload} {
 		if is {
 			outside++
 		}

@@ -218,7 +218,7 @@ func (x *expansion) peers(terms []Term, loosens bool) []policy.Peer {
 func (x *expansion) peer(t *Term, loosens bool) policy.Peer {
 	switch {
 	case t.Name != "":
-		return policy.Peer{Kind: policy.PeerName, Name: t.Name}
+		return policy.Peer{Kind: policy.PeerName, Name: t.Name, Prefix: t.CIDR}
 	case t.CIDR.IsValid():
 		return policy.Peer{Kind: policy.PeerCIDR, Prefix: t.CIDR}
 	case t.Peer != policy.PeerNone && len(t.Categories) == 0 && t.onlyPeer():

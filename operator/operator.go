@@ -74,8 +74,8 @@ type Term struct {
 	Categories []Comparison
 	Front      bool
 	Within     Within
-	Name       string // DNS name, may start with "*."
-	CIDR       netip.Prefix
+	Name       string          // DNS name, may start with "*."
+	CIDR       netip.Prefix    // of a name: where its addresses must be
 	Peer       policy.PeerKind // PeerNone where another key says who
 }
 
@@ -100,6 +100,10 @@ func (t *Term) String() string {
 	add("label/", t.Label)
 	for i := range t.Categories {
 		add("category/", t.Categories[i].String())
+	}
+	add("name:", t.Name)
+	if t.CIDR.IsValid() {
+		add("cidr:", t.CIDR.String())
 	}
 	if t.Front {
 		add("@", "front")

@@ -19,7 +19,7 @@ import (
 // gateway is the running whole, as the API sees it.
 type gateway struct {
 	settings  Settings
-	library   *models.Library
+	inputs    inputs
 	watcher   *docker.Watcher
 	control   *control.Control
 	guard     *guard
@@ -27,6 +27,14 @@ type gateway struct {
 	dataplane *dataplane.Dataplane
 	recorder  *recorder
 	started   time.Time
+}
+
+// library is that of the models in force.
+func (g *gateway) library() *models.Library {
+	if st := g.control.State(); st != nil {
+		return st.Rules.Library
+	}
+	return g.inputs.rules.Library
 }
 
 var errNoState = errors.New("the gateway has no policy yet: Docker has not answered since it started; see `gatehouse status`")

@@ -12,6 +12,7 @@ import (
 	"os/signal"
 	"strings"
 	"syscall"
+	_ "time/tzdata" // conditions name zones of the IANA database
 
 	"github.com/spf13/cobra"
 )

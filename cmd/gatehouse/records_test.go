@@ -49,16 +49,12 @@ func openDesk(t *testing.T, state string) *desk {
 		t.Fatal(err)
 	}
 	d.recorder.plane = d.dataplane
-	modes, err := control.OpenModes(filepath.Join(state, "modes.json"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	d.library, err = models.Open("")
+	d.inputs, err = openInputs(set, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
 	d.control = control.New(control.Config{
-		Inventory: d.inv, Library: d.library, Modes: modes, Log: slog.New(slog.DiscardHandler),
+		Inventory: d.inv, Rules: d.inputs.rules, Modes: d.inputs.modes, Holds: d.inputs.holds, Records: d.inputs.records, Log: slog.New(slog.DiscardHandler),
 		Settings: models.Settings{DefaultMode: policy.Observe}, Publish: d.recorder.names.follow,
 	})
 	d.inv.PutNetwork(policy.Network{ID: "net", Name: "shop_default", Driver: "bridge", Zone: 3, Owner: shopProject, Guarded: true, ICC: true,

@@ -65,11 +65,7 @@ func runGateway(ctx context.Context, set Settings, socket string, log *slog.Logg
 	if err := os.MkdirAll(set.State, 0o700); err != nil {
 		return fmt.Errorf("state folder: %w", err)
 	}
-	library, err := models.Open(set.ModelDir)
-	if err != nil {
-		return &exitError{exitUsage, err}
-	}
-	modes, err := control.OpenModes(filepath.Join(set.State, "modes.json"))
+	in, err := openInputs(set, log)
 	if err != nil {
 		return &exitError{exitUsage, err}
 	}
@@ -84,7 +80,7 @@ func runGateway(ctx context.Context, set Settings, socket string, log *slog.Logg
 		return err
 	}
 	defer func() { err = errors.Join(err, kernel.Close()) }()
-	gw, inv, err := newGateway(set, library, modes, kernel, log)
+	gw, inv, err := newGateway(set, in, kernel, log)
 	if err != nil {
 		return err
 	}
@@ -97,6 +93,8 @@ func runGateway(ctx context.Context, set Settings, socket string, log *slog.Logg
 	g.Go(func() error { return ignoreCancel(kernel.Watch(ctx, hints)) })
 	g.Go(func() error { gw.guard.logReports(ctx, kernel.Reports()); return nil })
 	g.Go(func() error { return gw.watcher.Run(ctx) })
+	g.Go(func() error { in.files.Run(ctx, gw.applyRules); return nil })
+	g.Go(func() error { in.records.Run(ctx); return nil })
 	g.Go(func() error { return api.serve(ctx, listener) })
 	g.Go(func() error { return serveProbes(ctx, set.Metrics, gw) })
 	g.Go(func() error {
@@ -136,13 +134,62 @@ func standingTable(devices string) string {
 	return "gatehouse-" + devices
 }
 
+// inputs is what people say to the gateway: by files, by verbs before the last
+// restart, by systems of record.
+type inputs struct {
+	files   *control.FileWatch
+	rules   *control.Rules // as the files say at the start
+	modes   *control.Modes
+	holds   *control.Holds
+	records *control.RecordStore
+}
+
+func openInputs(set Settings, log *slog.Logger) (in inputs, err error) {
+	kept := func(name string) string { return filepath.Join(set.State, name) }
+	in.files, in.rules, err = control.OpenFiles(control.Files{
+		Models: set.ModelDir, Statements: set.Statements, Categories: set.Categories, LastGood: kept("files.json"),
+	}, log)
+	if err != nil {
+		return in, err
+	}
+	if in.modes, err = control.OpenModes(kept("modes.json")); err != nil {
+		return in, err
+	}
+	in.holds, err = control.OpenHolds(kept("holds.json"))
+	in.records = control.NewRecordStore(set.State, log)
+	return in, err
+}
+
+// applyRules puts what the operator's files say in force.
+func (g *gateway) applyRules(r *control.Rules) error {
+	if err := g.control.SetRules(r); err != nil {
+		return err
+	}
+	g.watcher.Keep(r.Library.EnvKeys(), r.Library.ArgKeys(), r.Library.CommandWords())
+	return nil
+}
+
+// own are the addresses by which the gateway itself works, beside Unix sockets.
+func (g *gateway) own() map[string]netip.AddrPort {
+	out := map[string]netip.AddrPort{}
+	for name, at := range g.inputs.records.Remotes() {
+		out["the system of record "+name] = at
+	}
+	if host, ok := strings.CutPrefix(dockerHost(g.settings.Docker), "tcp://"); ok {
+		if at, err := netip.ParseAddrPort(host); err == nil {
+			out["Docker"] = at
+		}
+	}
+	return out
+}
+
 // newGateway builds what takes its cue from the kernel's side.
-func newGateway(set Settings, library *models.Library, modes *control.Modes, kernel *steer.Steer, log *slog.Logger) (*gateway, *inventory.Inventory, error) {
+func newGateway(set Settings, in inputs, kernel *steer.Steer, log *slog.Logger) (*gateway, *inventory.Inventory, error) {
 	epoch, err := kernel.Epoch()
 	if err != nil {
 		return nil, nil, err
 	}
-	inv := inventory.New()
+	inv, library := inventory.New(), in.rules.Library
 	watcher, err := docker.New(docker.Config{
 		Host: dockerHost(set.Docker), NetNSDir: set.NetNS,
 		KeepEnv: library.EnvKeys(), KeepArgs: library.ArgKeys(), KeepWords: library.CommandWords(),
@@ -151,7 +198,7 @@ func newGateway(set Settings, library *models.Library, modes *control.Modes, ker
 	if err != nil {
 		return nil, nil, err
 	}
-	gw := &gateway{settings: set, library: library, watcher: watcher, steer: kernel, recorder: newRecorder(set), started: time.Now()}
+	gw := &gateway{settings: set, inputs: in, watcher: watcher, steer: kernel, recorder: newRecorder(set), started: time.Now()}
 	plane, err := dataplane.New(dataplane.Config{
 		Workers: set.Workers, FlowMap: kernel.Flows(), Logger: log,
 		Beat:       func(queue int, now int64) { _ = kernel.Beat(queue, now) }, // fails only after Close
@@ -165,7 +212,7 @@ func newGateway(set Settings, library *models.Library, modes *control.Modes, ker
 	gw.dataplane, gw.recorder.plane = plane, plane
 	gw.guard = newGuard(kernel, plane, set, func(w policy.Workload) bool { return watcher.Status().RanBefore(w) }, log)
 	gw.control = control.New(control.Config{
-		Inventory: inv, Library: library, Modes: modes, Log: log,
+		Inventory: inv, Rules: in.rules, Modes: in.modes, Holds: in.holds, Records: in.records, Own: gw.own, Log: log,
 		Settings: modelSettings(set), Compile: compileSettings(set, epoch),
 		Publish: func(s *control.State) {
 			gw.recorder.names.follow(s)

@@ -39,7 +39,9 @@ type Settings struct {
 	TrustLocal      string   `yaml:"trust.local" help:"full: believe the names of local images, as if pulled"`
 	TrustRegistries []string `yaml:"trust.registries" help:"further trusted registries; PREFIX=AS maps a mirror"`
 	TrustDigests    []string `yaml:"trust.digests" help:"trusted image digests"`
-	ModelDir        string   `yaml:"models" help:"folder with the operator's own models"`
+	ModelDir        string   `yaml:"models" help:"file or folder with the operator's own models; changes take effect at once"`
+	Statements      string   `yaml:"statements" help:"file or folder with the operator's statements; changes take effect at once"`
+	Categories      string   `yaml:"categories" help:"file or folder with categories of systems of record; changes take effect at once"`
 
 	Site     []string `yaml:"site" help:"prefixes that count as site, beside the private ones"`
 	Metadata []string `yaml:"metadata" help:"further addresses of metadata services"`
@@ -211,7 +213,10 @@ func (s *Settings) check() error {
 			errs = append(errs, fmt.Errorf("setting metrics: %q: want a loopback address and port, such as 127.0.0.1:9477", s.Metrics))
 		}
 	}
-	for _, dir := range []*string{&s.State, &s.NetNS, &s.Pins} {
+	for _, dir := range []*string{&s.State, &s.NetNS, &s.Pins, &s.ModelDir, &s.Statements, &s.Categories} {
+		if *dir == "" {
+			continue
+		}
 		if abs, err := filepath.Abs(*dir); err == nil {
 			*dir = abs
 		}

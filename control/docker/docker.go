@@ -94,6 +94,7 @@ type Watcher struct {
 
 	mu     sync.Mutex
 	status Status
+	keeps  chan kept // what is to be kept from now on
 }
 
 // Status is what the watcher knows of its own work.
@@ -159,12 +160,23 @@ func New(c Config, inv *inventory.Inventory) (*Watcher, error) {
 		events: &http.Client{Transport: engine.HTTPClient.Transport},
 		base:   "http://engine",
 		state:  newState(zones, kept{set(c.KeepEnv), set(c.KeepArgs), set(c.KeepWords)}),
+		keeps:  make(chan kept, 1),
 	}
 	if u.Scheme == "tcp" {
 		w.base = "http://" + u.Host
 	}
 	engine.SetTimeout(requestTimeout)
 	return w, nil
+}
+
+// Keep changes which values are kept, as Config's KeepEnv, KeepArgs and KeepWords
+// say, and has all containers read again. It is for one caller at a time.
+func (w *Watcher) Keep(env, args, words []string) {
+	select {
+	case <-w.keeps: // nobody has taken it yet
+	default:
+	}
+	w.keeps <- kept{set(env), set(args), set(words)}
 }
 
 // Status returns what the watcher knows of its own work.

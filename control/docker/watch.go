@@ -163,6 +163,10 @@ func (s *session) follow(events <-chan event, ended <-chan error, addresses <-ch
 			if s.state.hold {
 				s.publishAll()
 			}
+		case s.state.keep = <-s.keeps:
+			if err := s.list(true); err != nil {
+				return err
+			}
 		case <-resync.C:
 			if err := s.list(false); err != nil {
 				return err
