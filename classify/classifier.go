@@ -386,6 +386,7 @@ func (c *Classifier) decide(f *Flow, s policy.Spoken, why policy.Reason, out *Re
 	f.Confidence, f.Evidence, f.Status = o.Confidence, o.Evidence, o.Status
 	st.Attrs(&c.attrs)
 	out.Attrs = &c.attrs
+	f.Findings |= st.Findings()
 	if f.announces() {
 		c.attend(f, st, f.Seen)
 	}
@@ -709,6 +710,12 @@ func (c *Classifier) weigh(f *Flow, s *appid.State, o appid.Outcome, out *Result
 		return
 	}
 	j := f.Decision.Judge(spoken)
+	if f.Likely = o.Likely; f.Likely != policy.AppNone {
+		// What it behaves like may be denied; it is never allowed by that.
+		if k := f.Decision.Judge(policy.Spoken{App: f.Likely}); k.Denied && k.Reason == policy.ReasonDenied {
+			spoken, j = policy.Spoken{App: f.Likely}, k
+		}
+	}
 	if f.lenient && o.Confidence != appid.ConfidenceBothSides && j.Denied && (spoken.App == policy.AppUnknown || spoken.App == policy.AppTLS) {
 		// An old flow in the middle of its life cannot show what it is (V9).
 		if o.Decided {

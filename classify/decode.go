@@ -478,7 +478,7 @@ func (p *Packet) icmp(b []byte) policy.Reason {
 		return policy.ReasonTruncated
 	}
 	p.ICMPType, p.ICMPCode = b[0], b[1]
-	p.Payload = b[icmpHead:]
+	p.Payload, p.segment = b[icmpHead:], b
 	switch {
 	case p.isEcho():
 		p.SrcPort = be.Uint16(b[4:])

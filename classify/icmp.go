@@ -51,6 +51,7 @@ func (c *Classifier) echo(p *Packet, in *Ingress, now int64, out *Result) {
 	if !out.Forward || out.Flow == nil {
 		return
 	}
+	out.Flow.ping(p)
 	size := len(p.Payload)
 	if p.Fragment == FirstFragment && p.MoreFollow {
 		size = echoMax + 1

@@ -70,6 +70,7 @@ func (c *Classifier) Touch(key FlowKey, packets, bytes [2]uint64, closed uint8, 
 	if f.State == Answered && packets[0] > 0 && packets[1] > 0 {
 		f.State = Lasting
 	}
+	f.weighVolume()
 	f.setClosed(closed)
 	f.Seen = max(f.Seen, seen)
 	return true

@@ -31,7 +31,11 @@ type Flow struct {
 	Confidence appid.Confidence
 	Evidence   appid.Evidence
 	Status     appid.Status
-	Judgement  policy.Judgement
+	// Likely is what an unknown flow behaves like; Findings mark what is odd about
+	// any. Both are to be shown, and nothing is allowed for them.
+	Likely    policy.App
+	Findings  appid.Finding
+	Judgement policy.Judgement
 	// Verdict is Undecided until app-ID is sure.
 	Verdict   policy.Verdict
 	State     FlowState
@@ -59,6 +63,7 @@ type Flow struct {
 	hasISN   [2]bool
 	againISN uint32
 	againAt  int64
+	echoed   echoed
 	again    bool // its initiator has sent a SYN at againAt that nobody answered yet
 	fins     uint8
 	lenient  bool       // mid-stream on an endpoint that ran before us (V9)

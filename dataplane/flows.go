@@ -25,16 +25,19 @@ type Flow struct {
 	// Confidence, Evidence and Status are how app-ID knows, "" where nobody asked
 	// it. ControlPort is the responder's port of the flow that announced this one,
 	// whose statement covers it; 0 = none did.
-	Confidence  string    `json:"confidence,omitempty"`
-	Evidence    string    `json:"evidence,omitempty"`
-	Status      string    `json:"status,omitempty"`
-	ControlPort uint16    `json:"controlPort,omitempty"`
-	Rule        int32     `json:"rule"`  // in the table of Epoch, -1 = none
-	Epoch       uint32    `json:"epoch"` // of the table that judged it last
-	Packets     [2]uint64 `json:"packets"`
-	Bytes       [2]uint64 `json:"bytes"` // of IP
-	First       time.Time `json:"first"`
-	Last        time.Time `json:"last"`
+	Confidence  string `json:"confidence,omitempty"`
+	Evidence    string `json:"evidence,omitempty"`
+	Status      string `json:"status,omitempty"`
+	ControlPort uint16 `json:"controlPort,omitempty"`
+	// Likely is what an unknown flow behaves like; Findings are what is odd about it.
+	Likely   string    `json:"likely,omitempty"`
+	Findings string    `json:"findings,omitempty"`
+	Rule     int32     `json:"rule"`  // in the table of Epoch, -1 = none
+	Epoch    uint32    `json:"epoch"` // of the table that judged it last
+	Packets  [2]uint64 `json:"packets"`
+	Bytes    [2]uint64 `json:"bytes"` // of IP
+	First    time.Time `json:"first"`
+	Last     time.Time `json:"last"`
 	// MidStream: its beginning was not seen.
 	MidStream bool `json:"midStream,omitempty"`
 	// Offloaded: the kernel carries it, as of the last sweep.
@@ -65,6 +68,10 @@ func newFlow(f *classify.Flow, c clock) Flow {
 	if f.Spoken.App != policy.AppNone {
 		out.Confidence, out.Evidence, out.Status = f.Confidence.String(), f.Evidence.String(), f.Status.String()
 	}
+	if f.Likely != policy.AppNone {
+		out.Likely = f.Likely.String()
+	}
+	out.Findings = f.Findings.String()
 	if q, ok := f.Control(); ok {
 		out.ControlPort = q.DstPort
 	}

@@ -24,11 +24,12 @@ const (
 	AttrService              // gRPC service, share, topic, queue: what is called within the application
 	AttrBanner               // greeting, as the server wrote it
 	AttrTarget               // where a tunnel leads (CONNECT, SOCKS)
+	AttrEntropy              // of what is unknown: bits a byte
 	attrCount
 )
 
 var attrNames = [attrCount]string{
-	"sni", "alpn", "ech", "host", "method", "path", "version", "server", "agent", "user", "database", "service", "banner", "target",
+	"sni", "alpn", "ech", "host", "method", "path", "version", "server", "agent", "user", "database", "service", "banner", "target", "entropy",
 }
 
 // String is the key under which the value is shown.

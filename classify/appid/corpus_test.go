@@ -352,7 +352,9 @@ func feedCapture(e *Engine, f *corpusFlow, p ipPacket) {
 	if o.Anomaly == AnomalyMismatch {
 		f.anomaly = o.Anomaly
 	}
-	if o.Spoken.App > policy.AppUnknown {
+	if o.Likely != policy.AppNone {
+		f.app = o.Likely
+	} else if o.Spoken.App > policy.AppUnknown {
 		f.app = o.Spoken.App
 	} else if o.Decided {
 		f.app = policy.AppUnknown

@@ -55,18 +55,7 @@ const (
 
 var evidenceNames = [...]string{"client", "server", "signature", "midstream", "expectation", "behaviour"}
 
-func (e Evidence) String() string {
-	out := ""
-	for i, name := range evidenceNames {
-		if e>>i&1 != 0 {
-			if out != "" {
-				out += ","
-			}
-			out += name
-		}
-	}
-	return out
-}
+func (e Evidence) String() string { return bitNames(uint8(e), evidenceNames[:]) }
 
 // Status says how far the search has come.
 type Status uint8
@@ -113,6 +102,9 @@ type Outcome struct {
 	// the server.
 	Reversed bool
 	Anomaly  Anomaly
+	// Likely is what the flow behaves like where Spoken stays unknown: to be
+	// shown, and never the ground for an allow.
+	Likely policy.App
 }
 
 // match is what one protocol says to the bytes of one direction.
@@ -268,6 +260,9 @@ func (e *Engine) Feed(s *State, dir Dir, seq uint32, payload []byte) Outcome {
 		s.disbelieve()
 	case s.outcome.Decided && grew && s.proto >= 0:
 		e.watch(s) // what waits to be received may still turn out to be something else
+	}
+	if s.udp {
+		s.behave()
 	}
 	if !s.outcome.Decided && s.exhausted() {
 		e.giveUp(s)

@@ -71,6 +71,8 @@ var protocols = [...]protocol{
 	consulGossipProtocol,
 	hdfsDataProtocol,
 	rdpUDPProtocol,
+	rtcpProtocol,
+	rtpProtocol,
 }
 
 // tlsIndex is where tlsProtocol stands.

@@ -74,7 +74,8 @@ type State struct {
 	tally    [2]tally
 	asked    uint32 // how often a signature was called
 	v        view   // borrowed by the signatures; slices of buf
-	ahead    view   // of what follows the first message
+	media    [2]rtpTrack
+	ahead    view // of what follows the first message
 	hello    quicHello
 	buf      [clientKeep + serverKeep]byte
 }
@@ -89,6 +90,7 @@ func (s *State) Reset(proto policy.Proto, port uint16, mid bool) {
 	s.outcome = Outcome{}
 	s.dir = [2]stream{}
 	s.hello.stream = stream{}
+	s.media = [2]rtpTrack{}
 	s.tally[0] = tally{}
 	if mid {
 		s.tally[1] = tally{}
@@ -136,6 +138,8 @@ func (s *State) Outcome() Outcome {
 
 func (s *State) status() Status {
 	switch {
+	case s.outcome.Likely != policy.AppNone:
+		return StatusNamed
 	case s.isUnknown() && s.mid:
 		return StatusUnknownMidStream
 	case s.isUnknown():
@@ -219,7 +223,7 @@ func (e *Engine) Watch(s *State) Outcome {
 const depthMax = 4
 
 // targetMax is how much is kept of the name that a tunnel leads to.
-const targetMax = 64
+const targetMax = 48
 
 // enter begins anew with what the tunnel carries.
 func (e *Engine) enter(s *State) {
@@ -352,6 +356,7 @@ func (s *State) datagram(dir Dir, payload []byte) {
 	keep := s.kept(dir)
 	n := copy(keep[:min(len(keep), quicDatagram)], payload)
 	d.n, d.full = uint16(n), n < len(payload) || s.part
+	s.media[dir].follow(payload)
 }
 
 // segment keeps what a TCP segment adds to its direction's prefix. The first
@@ -616,8 +621,20 @@ func (s *State) Attrs(a *Attrs) {
 	if s.depth > 0 {
 		a.Set(AttrTarget, s.target[:s.targetN])
 	}
+	if s.isUnknown() {
+		a.noteEntropy(s.buf[:s.dir[FromClient].n], s.buf[clientKeep:][:s.dir[FromServer].n])
+	}
 	if s.proto < 0 || protocols[s.proto].attrs == nil {
 		return
 	}
 	protocols[s.proto].attrs(s.look(s.reversed), a)
+}
+
+// behave decides on what a UDP flow behaves like, if its bytes have told nothing.
+func (s *State) behave() {
+	if s.outcome.Decided || s.outcome.Confidence != ConfidenceNone || s.media[FromClient].foreign || s.media[FromServer].foreign ||
+		s.media[FromClient].run < rtpRun && s.media[FromServer].run < rtpRun {
+		return
+	}
+	s.outcome = Outcome{Spoken: s.unknown(), Decided: true, Likely: policy.AppRTP, Confidence: ConfidenceBehaviour, Evidence: s.sides() | EvidenceBehaviour}
 }

@@ -147,6 +147,9 @@ func whatText(f *replay.Flow) string {
 	if f.Anomaly != "" {
 		parts = append(parts, "anomaly="+f.Anomaly)
 	}
+	if f.Findings != "" {
+		parts = append(parts, "findings="+f.Findings)
+	}
 	for _, k := range slices.Sorted(maps.Keys(f.Attrs)) {
 		parts = append(parts, fmt.Sprintf("%s=%q", k, f.Attrs[k]))
 	}

@@ -47,8 +47,9 @@ type Flow struct {
 	Evidence   string            `json:"evidence,omitempty"`
 	Status     string            `json:"status,omitempty"`
 	Anomaly    string            `json:"anomaly,omitempty"`
-	Packets    uint64            `json:"packets"` // of both sides
-	Bytes      uint64            `json:"bytes"`   // of IP
+	Findings   string            `json:"findings,omitempty"` // what is odd about it
+	Packets    uint64            `json:"packets"`            // of both sides
+	Bytes      uint64            `json:"bytes"`              // of IP
 	FirstSeen  time.Time         `json:"first_seen"`
 	LastSeen   time.Time         `json:"last_seen"`
 	// AppPacket is which packet with payload, of both sides, gave the application
@@ -147,7 +148,13 @@ func (r *Replay) ended(f *classify.Flow) {
 	if f.Anomaly != appid.AnomalyNone {
 		out.Anomaly = f.Anomaly.String()
 	}
-	if f.Spoken.App <= policy.AppUnknown {
+	if f.Findings != 0 {
+		out.Findings = f.Findings.String()
+	}
+	switch {
+	case f.Likely != policy.AppNone:
+		out.App = f.Likely.String()
+	case f.Spoken.App <= policy.AppUnknown:
 		out.App, out.AppPacket = policy.AppUnknown.String(), 0
 	}
 	if out.Attrs == nil {
