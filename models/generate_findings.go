@@ -90,12 +90,24 @@ func (a *assembly) report(ns namespace, s *subject) {
 	}
 }
 
+// maxReported is of how many of its gatehouse labels one workload makes findings.
+const maxReported = 64
+
 // reportLabels tells which of the workload's gatehouse labels do not count.
 func (a *assembly) reportLabels(w *policy.Workload) {
-	for key, l := range w.Labels {
-		if !strings.HasPrefix(key, labelPrefix) {
-			continue
+	var keys []string
+	for key := range w.Labels {
+		if strings.HasPrefix(key, labelPrefix) {
+			keys = append(keys, key)
 		}
+	}
+	slices.Sort(keys)
+	if more := len(keys) - maxReported; more > 0 {
+		keys = keys[:maxReported]
+		a.population.findWorkload(FindingIgnoredLabel, w, "%d more %s labels are not told of", more, labelPrefix+"*")
+	}
+	for _, key := range keys {
+		l := w.Labels[key]
 		if l.By != policy.SetByDeployer {
 			a.population.findWorkload(FindingIgnoredLabel, w, "label %s is baked into the image and does not count", key)
 			continue

@@ -49,6 +49,7 @@ type Population struct {
 
 	findings []Finding
 	keys     map[string]bool
+	identify func(*evidenceList, *policy.Workload, Match) // what its models were matched by
 	index    *index
 }
 
@@ -60,7 +61,9 @@ func Groups(lib *Library, snap *policy.Snapshot, set Settings, ids interface {
 	Get(key string) policy.Identity
 }) *Population {
 	match := func(w *policy.Workload) Match { return lib.Match(w, set.Trust) }
-	return populate(match, snap, set, ids.Get)
+	p := populate(match, snap, set, ids.Get)
+	p.identify = func(out *evidenceList, w *policy.Workload, m Match) { lib.identify(out, w, set.Trust, m) }
+	return p
 }
 
 func populate(match func(*policy.Workload) Match, snap *policy.Snapshot, set Settings, number func(string) policy.Identity) *Population {

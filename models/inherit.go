@@ -103,7 +103,7 @@ func (in *inheritance) checkRemove(m, from *Model) {
 }
 
 // inherit returns child with parent's values where child gives none. Hints are
-// not inherited: one hint proposes one model.
+// not inherited, as one hint proposes one model, but by what replaces its parent.
 func inherit(child, parent *Model) *Model {
 	m := *child
 	m.Extends, m.Remove = "", nil
@@ -122,6 +122,9 @@ func inherit(child, parent *Model) *Model {
 	}
 	if !child.gives("match.labels", child.Labels != nil) {
 		m.Labels = parent.Labels
+	}
+	if child.Name == parent.Name && !child.gives("match.hints", child.Hints.Env != nil || child.Hints.Commands != nil) {
+		m.Hints = parent.Hints
 	}
 	if !child.gives("dns", child.DNS != DNSResolver) {
 		m.DNS = parent.DNS

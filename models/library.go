@@ -68,6 +68,16 @@ func WithOwn(own []*Model) (*Library, error) {
 	return NewLibrary(builtin, own)
 }
 
+// OpenAlone returns the Library of one file or folder that holds whole models,
+// as `models show --all` writes them, without those that come with Gatehouse.
+func OpenAlone(name string) (*Library, error) {
+	own, err := LoadPath(name)
+	if err != nil {
+		return nil, err
+	}
+	return NewLibrary(own)
+}
+
 // NewLibrary joins tiers of loaded models, Gatehouse's own first: a model of a
 // later tier with override replaces the earlier one of its name. It resolves
 // what models inherit and whom they name; the error joins all faults. The

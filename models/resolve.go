@@ -76,6 +76,7 @@ type frontend struct {
 type index struct {
 	host      policy.Host
 	subjects  []*subject
+	byID      map[string]*subject // workload id, those that live in a namespace too
 	projects  map[projectID]*project
 	services  map[policy.ServiceKey][]*subject
 	networks  map[string]*network
@@ -85,7 +86,7 @@ type index struct {
 
 func newIndex(snap *policy.Snapshot, subjects []*subject) *index {
 	x := &index{
-		host: snap.Host, subjects: subjects,
+		host: snap.Host, subjects: subjects, byID: make(map[string]*subject, len(snap.Workloads)),
 		projects:  make(map[projectID]*project),
 		services:  make(map[policy.ServiceKey][]*subject),
 		networks:  make(map[string]*network),
@@ -112,6 +113,9 @@ func (x *index) add(s *subject) {
 	s.named = make(map[*subject][]hit)
 	x.services[s.service] = append(x.services[s.service], s)
 	x.joinProject(s)
+	for _, w := range slices.Concat(s.members, s.within) {
+		x.byID[w.ID] = s
+	}
 	for _, w := range s.members {
 		x.addNames(s, w)
 		for _, e := range w.Endpoints {

@@ -47,9 +47,20 @@ func (s *subject) envRoutes(r *Routes) []route {
 	return out
 }
 
+// maxRoutes is how many routes of one service for one kind of proxy count.
+const maxRoutes = 256
+
 func (s *subject) labelRoutes(r *Routes) []route {
+	var keys []string
+	for key := range s.labels {
+		if key == r.Enable || isRouteKey(r.Port, key) || isRouteKey(r.Host, key) {
+			keys = append(keys, key)
+		}
+	}
+	slices.Sort(keys)
 	var out []route
-	for key, value := range s.labels {
+	for _, key := range keys[:min(len(keys), maxRoutes)] {
+		value := s.labels[key]
 		switch {
 		case isRouteKey(r.Port, key):
 			port, ok := routePort(value)

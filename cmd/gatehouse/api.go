@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"gatehouse/control/history"
+	"gatehouse/models"
 	"gatehouse/policy"
 )
 
@@ -66,22 +67,23 @@ type Finding struct {
 
 // WorkloadView is one item of GET /v1/workloads.
 type WorkloadView struct {
-	ID         string           `json:"id"`
-	Name       string           `json:"name"`
-	Service    string           `json:"service"`
-	Image      string           `json:"image"`
-	Model      string           `json:"model"`
-	Trust      string           `json:"trust"`
-	Confidence string           `json:"confidence"`
-	Reasons    []string         `json:"reasons"`
-	Proposed   string           `json:"proposed,omitempty"`
-	Mode       policy.Mode      `json:"mode"`
-	Guarded    bool             `json:"guarded"`
-	Uncovered  string           `json:"uncovered,omitempty"`
-	SharedWith string           `json:"sharedWith,omitempty"`
-	Identity   policy.Identity  `json:"identity"`
-	Endpoints  []EndpointView   `json:"endpoints"`
-	Metadata   *policy.Workload `json:"metadata"`
+	ID         string            `json:"id"`
+	Name       string            `json:"name"`
+	Service    string            `json:"service"`
+	Image      string            `json:"image"`
+	Model      string            `json:"model"`
+	Trust      string            `json:"trust"`
+	Confidence string            `json:"confidence"`
+	Reasons    []string          `json:"reasons"`
+	Proposed   string            `json:"proposed,omitempty"`
+	Evidence   []models.Evidence `json:"evidence"`
+	Mode       policy.Mode       `json:"mode"`
+	Guarded    bool              `json:"guarded"`
+	Uncovered  string            `json:"uncovered,omitempty"`
+	SharedWith string            `json:"sharedWith,omitempty"`
+	Identity   policy.Identity   `json:"identity"`
+	Endpoints  []EndpointView    `json:"endpoints"`
+	Metadata   *policy.Workload  `json:"metadata"`
 }
 
 // EndpointView is one interface of a workload.

@@ -9,20 +9,19 @@ import (
 	"github.com/spf13/cobra"
 
 	"gatehouse/models"
-	"gatehouse/policy"
 )
 
 func newModelsCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "models",
-		Short: "The library of software models: list, show, match, validate. Works without a gateway",
+		Short: "The library of software models: list, show, match, validate, diff. Works without a gateway",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return fail(exitUsage, "models what? one of list, show, match, validate")
+			return fail(exitUsage, "models what? one of list, show, match, validate, diff")
 		},
 	}
 	cmd.PersistentFlags().String("dir", "", "folder with the operator's own models, laid over the library")
-	cmd.AddCommand(newModelsList(), newModelsShow(), newModelsMatch(), newModelsValidate())
+	cmd.AddCommand(newModelsList(), newModelsShow(), newModelsMatch(), newModelsValidate(), newModelsDiff())
 	return cmd
 }
 
@@ -61,65 +60,43 @@ func modelRows(w io.Writer, items []ModelView) {
 }
 
 func newModelsShow() *cobra.Command {
-	return &cobra.Command{
-		Use:   "show MODEL",
-		Short: "One model, with what it inherits, as YAML",
-		Args:  usageArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			lib, err := libraryOfFlag(cmd)
-			if err != nil {
-				return err
-			}
-			m := lib.Model(args[0])
-			if m == nil {
-				return fail(exitNo, "no model %q: `gatehouse models list` names them", args[0])
-			}
-			data, err := m.YAML()
-			if err != nil {
-				return err
-			}
-			_, err = cmd.OutOrStdout().Write(data)
-			return err
-		},
-	}
-}
-
-func newModelsMatch() *cobra.Command {
 	cmd := &cobra.Command{
-		Use:     "match IMAGE",
-		Short:   "Which model an image reference leads to, and why",
-		Example: "  gatehouse models match bitnami/postgresql:16",
-		Args:    usageArgs(1),
+		Use:   "show MODEL | --all",
+		Short: "One model, or all, with what they inherit, as YAML",
+		Args:  cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			all, _ := cmd.Flags().GetBool("all")
+			if all == (len(args) == 1) {
+				return fail(exitUsage, "usage: gatehouse models show MODEL, or --all")
+			}
 			lib, err := libraryOfFlag(cmd)
 			if err != nil {
 				return err
 			}
-			repository, tag, _, err := policy.NormalizeImage(args[0])
-			if err != nil {
-				return &exitError{exitUsage, err}
-			}
-			w := policy.Workload{Image: policy.Image{Ref: args[0], Repository: repository, Tag: tag}}
-			m := lib.Match(&w, models.TrustSettings{})
-			view := map[string]any{"model": m.Model.Name, "trust": m.Trust, "confidence": m.Confidence, "reasons": m.Reasons, "proposed": m.Proposed}
-			err = show(cmd, view, func(out io.Writer) {
-				row(out, "model", m.Model.Name)
-				row(out, "trust", fmt.Sprintf("%s (a pulled image's digest, or the label gatehouse.model, would raise it)", m.Trust))
-				row(out, "confidence", m.Confidence)
-				for _, reason := range m.Reasons {
-					row(out, "because", reason)
+			shown := lib.Models()
+			if !all {
+				m := lib.Model(args[0])
+				if m == nil {
+					return fail(exitNo, "no model %q: `gatehouse models list` names them", args[0])
 				}
-				if m.Proposed != "" {
-					row(out, "proposed", m.Proposed)
-				}
-			})
-			if err == nil && m.Model.Name == "custom" {
-				err = &exitError{exitNo, nil}
+				shown = []*models.Model{m}
 			}
-			return err
+			for i, m := range shown {
+				data, err := m.YAML()
+				if err != nil {
+					return err
+				}
+				if i > 0 {
+					data = append([]byte("---\n"), data...)
+				}
+				if _, err := cmd.OutOrStdout().Write(data); err != nil {
+					return err
+				}
+			}
+			return nil
 		},
 	}
-	addOutputFlag(cmd)
+	cmd.Flags().Bool("all", false, "all models, as one file that `models diff` reads")
 	return cmd
 }
 
@@ -140,4 +117,48 @@ func newModelsValidate() *cobra.Command {
 			return nil
 		},
 	}
+}
+
+func newModelsDiff() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "diff [OLD [NEW]]",
+		Short: "What an upgrade of the library, or models of your own, change for whom; exit code 1 if anything",
+		Long: `Without arguments: what the models below --dir change of the library.
+With OLD: what changed from it to the library with --dir. With OLD and NEW: from the one to the other.
+OLD and NEW are files that "gatehouse models show --all" wrote.`,
+		Example: "  gatehouse models show --all > before.yaml   # then upgrade\n  gatehouse models diff before.yaml",
+		Args:    cobra.MaximumNArgs(2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			from, err := models.Embedded()
+			if len(args) > 0 {
+				from, err = models.OpenAlone(args[0])
+			}
+			if err != nil {
+				return &exitError{exitUsage, err}
+			}
+			to, err := libraryOfFlag(cmd)
+			if len(args) == 2 {
+				to, err = models.OpenAlone(args[1])
+			}
+			if err != nil {
+				return &exitError{exitUsage, err}
+			}
+			changes := append([]models.Change{}, models.Diff(from, to)...)
+			err = show(cmd, changes, func(w io.Writer) {
+				for _, c := range changes {
+					mark := ""
+					if c.Widens() {
+						mark = "may allow more"
+					}
+					row(w, c, mark)
+				}
+			})
+			if err == nil && len(changes) > 0 {
+				err = &exitError{exitNo, nil}
+			}
+			return err
+		},
+	}
+	addOutputFlag(cmd)
+	return cmd
 }

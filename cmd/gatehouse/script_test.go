@@ -20,6 +20,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"gatehouse/dataplane/capture/capturetest"
+	"gatehouse/models"
 	"gatehouse/policy"
 )
 
@@ -95,7 +96,8 @@ func canned() http.Handler {
 	status := Status{Version: "v0", Started: time.Now(), Problems: []string{"no policy yet"}, Closed: []string{}, Uncovered: []Uncovered{{nasty, "network_mode host"}},
 		Findings: []Finding{}, Packets: map[string]uint64{"decided": 7}, Drops: map[string]uint64{}}
 	workload := WorkloadView{ID: "1", Name: nasty, Service: "shop/web", Image: "nginx:1", Model: "nginx", Reasons: []string{}, Guarded: true,
-		Endpoints: []EndpointView{}, Metadata: &policy.Workload{}}
+		Endpoints: []EndpointView{}, Metadata: &policy.Workload{},
+		Evidence: []models.Evidence{{Kind: "origin", What: "docker.io/library/nginx", Counts: true, Why: "known"}}}
 	violation := ViolationView{ID: "v-1", Count: 3, From: "shop/" + nasty, To: "shop/db", Source: "10.0.0.2:1", Dest: "10.0.0.3:5432", Proto: "tcp",
 		App: "ssh", Verdict: "dropped", Side: "out", Reason: "app", Why: "another application"}
 	mux := http.NewServeMux()

@@ -20,10 +20,11 @@ func workloadViews(s *control.State, admitted map[string]string) []WorkloadView 
 	for i := range s.Snapshot.Workloads {
 		w := &s.Snapshot.Workloads[i]
 		v := WorkloadView{ID: w.ID, Name: w.Name, Service: w.Service.String(), Image: w.Image.Ref,
-			Uncovered: w.Uncovered, SharedWith: w.SharedWith, Metadata: w, Endpoints: []EndpointView{}, Reasons: []string{}}
+			Uncovered: w.Uncovered, SharedWith: w.SharedWith, Metadata: w, Endpoints: []EndpointView{}, Reasons: []string{}, Evidence: []models.Evidence{}}
 		if m, ok := s.Population.Matches[w.ID]; ok && m.Model != nil {
 			v.Model, v.Trust, v.Confidence, v.Proposed = m.Model.Name, m.Trust.String(), m.Confidence, m.Proposed
 			v.Reasons = append(v.Reasons, m.Reasons...)
+			v.Evidence = append(v.Evidence, s.Population.Evidence(w.ID)...)
 		}
 		if g := groups[w.ID]; g != nil {
 			v.Mode, v.Guarded, v.Identity = g.Mode, g.Guarded, g.Identity

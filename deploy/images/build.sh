@@ -4,7 +4,7 @@
 # The servers are Debian's own packages, unpacked into one layer each over a
 # common base, and configured while the image is built. They carry the names
 # that such images have in the world (nginx:1, postgres:15, redis:7,
-# mariadb:10), so the models match them by name; the application of the demo
+# mariadb:10, wordpress:6-apache), so the models match them by name; the application of the demo
 # is demo/app:1, and localhost/demo/app:1. Packages are kept in GATEHOUSE_CACHE, default
 # /var/cache/gatehouse. An image made by the same recipe is left as it is.
 set -euo pipefail
@@ -20,7 +20,12 @@ say() { printf 'images: %s\n' "$*" >&2; }
 
 # A recipe is this script and the image's own Dockerfile; the label tells
 # whether the image at hand was made by it.
-recipe() { cat "$here/build.sh" "$here/base.Dockerfile" "$here/$1.Dockerfile" | sha256sum | cut -c1-16; }
+recipe() {
+	{
+		cat "$here/build.sh" "$here/base.Dockerfile" "$here/$1.Dockerfile"
+		[[ ! -d $here/$1 ]] || find "$here/$1" -type f | sort | xargs cat
+	} | sha256sum | cut -c1-16
+}
 
 current() { # TAG HASH
 	[[ $(docker image inspect -f '{{index .Config.Labels "demo.recipe"}}' "$1" 2>/dev/null) == "$2" ]]
@@ -87,7 +92,9 @@ build_server() { # NAME TAG HASH PACKAGE...
 	tar -C "$tree" -cf "$work/$name/rootfs.tar" --exclude=./bin --exclude=./sbin --exclude=./lib --exclude=./lib64 .
 	rm -rf "$tree"
 	cp "$here/$name.Dockerfile" "$work/$name/Dockerfile"
+	[[ ! -d $here/$name ]] || cp -r "$here/$name" "$work/$name/files"
 	build "$name" "$tag" "$hash"
+	rm -rf "${work:?}/$name"
 }
 
 build_app() {
@@ -106,7 +113,13 @@ build_app() {
 servers="nginx nginx:1 nginx-light
 postgres postgres:15 postgresql-15
 redis redis:7 redis-server
-mariadb mariadb:10 mariadb-server"
+mariadb mariadb:10 mariadb-server
+wordpress wordpress:6-apache apache2 libapache2-mod-php8.2 php8.2-mysql php-redis wordpress
+prometheus prom/prometheus:v2 prometheus
+alertmanager prom/alertmanager:v0 prometheus-alertmanager
+node-exporter prom/node-exporter:v1 prometheus-node-exporter
+rabbitmq rabbitmq:3-management rabbitmq-server
+celery demo/celery:1 celery python3-psycopg2 python3-sqlalchemy"
 
 work=$(mktemp -d /tmp/gatehouse-images.XXXXXX)
 : >"$work/none"
@@ -114,12 +127,13 @@ PATH=$PATH:/usr/local/go/bin
 base_hash=$(cat "$here/build.sh" "$here/base.Dockerfile" | sha256sum | cut -c1-16)
 
 build_app
-while read -r name tag package; do
+while read -r name tag packages; do
 	hash=$(recipe "$name")
 	current "$tag" "$hash" && continue
 	mkdir -p "$debs/partial"
 	compgen -G '/var/lib/apt/lists/*_Packages*' >/dev/null || apt-get -qq update </dev/null
 	current demo/base:1 "$base_hash" || { say "building demo/base:1"; build_base; }
 	say "building $tag"
-	build_server "$name" "$tag" "$hash" "$package"
+	# shellcheck disable=SC2086 # several packages
+	build_server "$name" "$tag" "$hash" $packages
 done <<<"$servers"
