@@ -1,0 +1,393 @@
+package models
+
+import (
+	"context"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"go.yaml.in/yaml/v3"
+
+	"gatehouse/control/compose"
+	"gatehouse/control/docker"
+	"gatehouse/policy"
+)
+
+// The stacks below testdata/stacks are Compose files ("NAME.compose.yaml", or
+// compose.yaml for a project of the folder's name) and stack files
+// ("NAME.stack.yaml") as their software's documentation has them. flows.txt lists
+// what each needs, and what nobody may do; testdata/golden/stack-NAME.txt the
+// statements that follow with nothing configured.
+func TestStacks(t *testing.T) {
+	dirs, err := os.ReadDir("testdata/stacks")
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	for _, d := range dirs {
+		if !d.IsDir() {
+			continue
+		}
+		n++
+		t.Run(d.Name(), func(t *testing.T) {
+			s := openStack(t, d.Name())
+			golden(t, "stack-"+d.Name(), s.statements, s.findings)
+			s.judgeFlows(t)
+			s.judgeStrangers(t)
+		})
+	}
+	if n < 11 {
+		t.Errorf("%d stacks", n)
+	}
+}
+
+// stack is one folder, generated and compiled with every service enforcing.
+type stack struct {
+	name       string
+	snap       policy.Snapshot
+	statements []policy.Statement
+	findings   []Finding
+	table      *policy.Table
+}
+
+func openStack(t *testing.T, name string) *stack {
+	t.Helper()
+	s := &stack{name: name, snap: loadStack(t, name)}
+	s.compile(t)
+	return s
+}
+
+func loadStack(t *testing.T, name string) policy.Snapshot {
+	t.Helper()
+	dir := filepath.Join("testdata", "stacks", name)
+	var files []compose.File
+	paths, err := filepath.Glob(filepath.Join(dir, "*.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range paths {
+		switch base := filepath.Base(p); {
+		case base == "compose.yaml":
+			files = append(files, compose.File{Paths: []string{p}, Name: name})
+		case strings.HasSuffix(base, ".compose.yaml"):
+			files = append(files, compose.File{Paths: []string{p}, Name: strings.TrimSuffix(base, ".compose.yaml")})
+		case strings.HasSuffix(base, ".stack.yaml"):
+			files = append(files, compose.File{Paths: []string{p}, Name: strings.TrimSuffix(base, ".stack.yaml"), Stack: true})
+		}
+	}
+	data, err := os.ReadFile("testdata/stacks/images.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var images map[string]compose.Image
+	if err := yaml.Unmarshal(data, &images); err != nil {
+		t.Fatal(err)
+	}
+	l := builtinLibrary(t)
+	snap, err := compose.Load(context.Background(), files, compose.Options{
+		Images: images, Keep: docker.Keep{Env: l.EnvKeys(), Args: l.ArgKeys(), Words: l.CommandWords()},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return snap
+}
+
+func (s *stack) compile(t *testing.T) {
+	t.Helper()
+	p := Groups(builtinLibrary(t), &s.snap, Settings{DefaultMode: policy.Enforce}, policy.NewIdentities())
+	s.statements, s.findings = Generate(p)
+	var err error
+	if s.table, err = policy.Compile(policy.Input{Epoch: 1, Snapshot: &s.snap, Groups: p.Groups, Statements: s.statements}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// flow is one line of flows.txt: "yes FROM -> TO PROTO/PORT APP".
+type flow struct {
+	line     string
+	want     bool
+	from, to string
+	port     policy.PortRange
+	app      policy.App
+}
+
+var flowPattern = regexp.MustCompile(`^(yes|no) (\S+) -> (\S+) (tcp|udp)/(\d+) (\S+)$`)
+
+func (s *stack) flows(t *testing.T) []flow {
+	t.Helper()
+	data, err := os.ReadFile(filepath.Join("testdata", "stacks", s.name, "flows.txt"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out []flow
+	for line := range strings.Lines(string(data)) {
+		line = strings.TrimSpace(line)
+		if line == "" || strings.HasPrefix(line, "#") {
+			continue
+		}
+		m := flowPattern.FindStringSubmatch(line)
+		if m == nil {
+			t.Fatalf("%q: want yes|no FROM -> TO PROTO/PORT APP", line)
+		}
+		port, err := policy.ParsePortRange(m[4] + "/" + m[5])
+		if err != nil {
+			t.Fatal(err)
+		}
+		app, ok := policy.ParseApp(m[6])
+		if !ok && m[6] != "unknown" {
+			t.Fatalf("%q: no application %s", line, m[6])
+		}
+		if !ok {
+			app = policy.AppUnknown
+		}
+		out = append(out, flow{line, m[1] == "yes", m[2], m[3], port, app})
+	}
+	if len(out) == 0 {
+		t.Fatal("no flows")
+	}
+	return out
+}
+
+func (s *stack) judgeFlows(t *testing.T) {
+	t.Helper()
+	needed := 0
+	for _, f := range s.flows(t) {
+		if f.want {
+			needed++
+		}
+		if name, ok := strings.CutPrefix(f.to, "name:"); ok {
+			if got := s.names(f, name); got != f.want {
+				t.Errorf("%s: a statement for the name: %v", f.line, got)
+			}
+			continue
+		}
+		queries := s.queries(t, f)
+		for _, q := range queries {
+			if got := s.allows(q, f.app); got != f.want {
+				t.Errorf("%s: allowed %v (%+v)", f.line, got, s.table.Lookup(q).Judge(policy.Spoken{App: f.app}))
+			}
+		}
+	}
+	if needed == 0 {
+		t.Error("the stack needs nothing?")
+	}
+}
+
+func (s *stack) allows(q policy.Query, app policy.App) bool {
+	return s.table.Lookup(q).Judge(policy.Spoken{App: app}).Verdict == policy.Allow
+}
+
+// names reports whether a statement gives the service that name on that port.
+// The address behind a name is nothing that a table without answers knows.
+func (s *stack) names(f flow, name string) bool {
+	spoken := policy.Spoken{App: f.app}
+	return slices.ContainsFunc(s.statements, func(st policy.Statement) bool {
+		return st.From[0].String() == f.from && st.To[0].Kind == policy.PeerName && st.To[0].Name == name &&
+			portsOverlap(st.Ports, []policy.PortRange{f.port}) && st.App.Matches(spoken)
+	})
+}
+
+// Addresses that stand for peers outside.
+var outsideAddresses = map[string]string{
+	"@internet": "198.51.100.7", "@site": "192.168.1.50", "@resolver": "192.168.1.1", "@metadata": "169.254.169.254",
+	"@orchestrator": "192.168.1.9", "host": "192.168.1.9", "@ingress": "10.255.0.99",
+}
+
+// queries are the flow on each network that both ends share, else from the
+// caller's to the callee's, as the kernel would route it.
+func (s *stack) queries(t *testing.T, f flow) []policy.Query {
+	t.Helper()
+	from, to := s.places(f.from), s.places(f.to)
+	var shared, routed []policy.Query
+	for _, a := range from {
+		for _, b := range to {
+			if a.addr.Is4() != b.addr.Is4() || a.addr == b.addr {
+				continue
+			}
+			q := policy.Query{Zone: max(a.zone, b.zone), Src: a.addr.As16(), Dst: b.addr.As16(), Proto: f.port.Proto, DstPort: f.port.Lo}
+			if a.zone != 0 {
+				q.Zone = a.zone
+			}
+			switch {
+			case a.zone == b.zone || a.zone == 0 || b.zone == 0:
+				shared = append(shared, q)
+			default:
+				routed = append(routed, q)
+			}
+		}
+	}
+	if len(shared) == 0 {
+		shared = routed
+	}
+	if len(shared) == 0 {
+		t.Fatalf("%s: no such flow", f.line)
+	}
+	return shared
+}
+
+// places are the addresses of a service (its virtual one with vip:), or of a
+// peer outside.
+func (s *stack) places(who string) []place {
+	if who == "@host" { // as source: the gateway of each network
+		return s.everyNetwork(func(n *policy.Network) []netip.Addr { return n.Gateways })
+	}
+	if who == "@lb" {
+		return s.everyNetwork(func(n *policy.Network) []netip.Addr { return n.LB })
+	}
+	if a, ok := outsideAddresses[who]; ok {
+		return []place{{s.ingressZone(who), netip.MustParseAddr(a)}}
+	}
+	service, vip := strings.CutPrefix(who, "vip:")
+	var out []place
+	for _, w := range s.snap.Workloads {
+		if w.Service.String() != service {
+			continue
+		}
+		for _, e := range w.Endpoints {
+			addrs := e.Addresses
+			if vip {
+				addrs = w.VIPs[e.Network]
+			}
+			if n := s.network(e.Network); n.Name != "docker_gwbridge" {
+				for _, a := range addrs {
+					out = append(out, place{n.Zone, a})
+				}
+			}
+		}
+	}
+	return out
+}
+
+func (s *stack) everyNetwork(of func(*policy.Network) []netip.Addr) []place {
+	var out []place
+	for i := range s.snap.Networks {
+		n := &s.snap.Networks[i]
+		if n.Ingress || n.System {
+			continue
+		}
+		for _, a := range of(n) {
+			out = append(out, place{n.Zone, a})
+		}
+	}
+	return out
+}
+
+func (s *stack) ingressZone(who string) policy.Zone {
+	for _, n := range s.snap.Networks {
+		if n.Ingress && who == "@ingress" {
+			return n.Zone
+		}
+	}
+	return 0
+}
+
+func (s *stack) network(id string) *policy.Network {
+	i := slices.IndexFunc(s.snap.Networks, func(n policy.Network) bool { return n.ID == id })
+	return &s.snap.Networks[i]
+}
+
+// knock are the applications with which a stranger tries each port.
+var knock = []policy.App{policy.AppHTTP, policy.AppTLS, policy.AppSSH, policy.AppMySQL, policy.AppPostgreSQL, policy.AppRedis,
+	policy.AppAMQP, policy.AppKafka, policy.AppZooKeeper, policy.AppElasticsearch, policy.AppSMTP, policy.AppDNS, policy.AppUnknown}
+
+// judgeStrangers puts a container of nobody's on every network of the stack,
+// and another project beside it, both of which name every service in their
+// environment: neither reaches any of them, nor is reached.
+func (s *stack) judgeStrangers(t *testing.T) {
+	t.Helper()
+	ports := s.ports()
+	own := slices.Clone(s.snap.Workloads)
+	strangers := s.addStrangers(own, ports)
+	s.compile(t)
+	judged := 0
+	for _, w := range own {
+		for _, stranger := range strangers {
+			for _, port := range ports {
+				for _, app := range knock {
+					there := s.between(t, &stranger, &w, port)
+					back := s.between(t, &w, &stranger, port)
+					judged++
+					if there != nil && s.allows(*there, app) {
+						t.Errorf("%s -> %s : %s %s", stranger.Service, w.Service, app, port)
+					}
+					if back != nil && s.allows(*back, app) && !s.isFrontOf(&w, app) {
+						t.Errorf("%s -> %s : %s %s", w.Service, stranger.Service, app, port)
+					}
+				}
+			}
+		}
+	}
+	if judged == 0 {
+		t.Error("nobody was tried")
+	}
+}
+
+// isFrontOf: a front reaches, by HTTP, whoever joins its network (R5).
+func (s *stack) isFrontOf(w *policy.Workload, app policy.App) bool {
+	return app == policy.AppHTTP && w.Image.Repository == "docker.io/library/traefik"
+}
+
+// ports are all that statements of the stack name, and a few more.
+func (s *stack) ports() []policy.PortRange {
+	out := []policy.PortRange{policy.Port(policy.ProtoTCP, 22), policy.Port(policy.ProtoTCP, 80), policy.Port(policy.ProtoTCP, 443), policy.Port(policy.ProtoUDP, 53)}
+	for _, st := range s.statements {
+		for _, r := range st.Ports {
+			out = append(out, policy.Port(r.Proto, r.Lo), policy.Port(r.Proto, r.Hi))
+		}
+	}
+	return slices.Compact(slices.SortedFunc(slices.Values(out), func(a, b policy.PortRange) int {
+		return strings.Compare(a.String(), b.String())
+	}))
+}
+
+func (s *stack) addStrangers(own []policy.Workload, ports []policy.PortRange) []policy.Workload {
+	var named []policy.Reference
+	for _, w := range own {
+		named = append(named, policy.Reference{Source: "env " + strings.ToUpper(w.Service.Name) + "_HOST", Host: w.Service.Name})
+	}
+	stranger := func(key policy.ServiceKey, e policy.Endpoint) policy.Workload {
+		return policy.Workload{ID: "stranger " + e.Network, Name: key.Name, Service: key, Compose: key.Project.Name != "",
+			Image:   policy.Image{Ref: "evil/tool", Repository: "docker.io/evil/tool", PulledFrom: []string{"docker.io/evil/tool"}},
+			Exposed: ports, References: named, Endpoints: []policy.Endpoint{e}}
+	}
+	var out []policy.Workload
+	for i, n := range slices.Clone(s.snap.Networks) {
+		if n.System || len(n.Subnets) == 0 {
+			continue
+		}
+		a := n.Subnets[0].Addr().As4()
+		a[3] = 200
+		out = append(out, stranger(policy.ServiceKey{Name: "stranger" + strconv.Itoa(i)},
+			policy.Endpoint{ID: "s" + n.ID, Network: n.ID, Addresses: []netip.Addr{netip.AddrFrom4(a)}}))
+	}
+	foreign := policy.ProjectKey{Domain: "planned", Name: "foreign"}
+	s.snap.Networks = append(s.snap.Networks, policy.Network{ID: "foreign", Name: "foreign_default", Driver: "bridge", Zone: 900, Owner: foreign,
+		Guarded: true, ICC: true, Subnets: []netip.Prefix{netip.MustParsePrefix("172.29.0.0/24")}})
+	out = append(out, stranger(policy.ServiceKey{Project: foreign, Name: "app"},
+		policy.Endpoint{ID: "foreign", Network: "foreign", Addresses: []netip.Addr{netip.MustParseAddr("172.29.0.5")}}))
+	s.snap.Workloads = append(s.snap.Workloads, out...)
+	return out
+}
+
+// between is the flow from one workload to another on a shared network, else
+// as routed between them; nil if there is none.
+func (s *stack) between(t *testing.T, from, to *policy.Workload, port policy.PortRange) *policy.Query {
+	t.Helper()
+	var routed *policy.Query
+	for _, a := range from.Endpoints {
+		for _, b := range to.Endpoints {
+			q := &policy.Query{Zone: s.network(a.Network).Zone, Src: a.Addresses[0].As16(), Dst: b.Addresses[0].As16(), Proto: port.Proto, DstPort: port.Lo}
+			if a.Network == b.Network {
+				return q
+			}
+			routed = q
+		}
+	}
+	return routed
+}
