@@ -126,9 +126,10 @@ func httpRefine(v *view) policy.App {
 // reply's head says.
 func httpAPI(v *view) (policy.App, match) {
 	var app policy.App
+	var path []byte
 	m := more
 	if l, _, ok := line(trimLines(v.c)); ok {
-		_, path := requestTarget(l)
+		_, path = requestTarget(l)
 		app, m = webAPI(path, bytes.TrimSpace(header(v.c, "USER-AGENT")))
 		if m != yes && headNames(v.c) == policy.AppEtcd { // its peers say so in requests
 			return policy.AppEtcd, yes
@@ -147,8 +148,8 @@ func httpAPI(v *view) (policy.App, match) {
 	if named == policy.AppNone && beginsFold(bytes.TrimSpace(header(v.s, "SERVER")), "DOCKER/") == yes {
 		named = policy.AppDocker
 	}
-	if i := bytes.Index(v.s, []byte("\r\n\r\n")); named == policy.AppNone && i >= 0 {
-		switch body := v.s[i:]; {
+	if named == policy.AppNone && string(path) == "/" {
+		switch body, _ := after(v.s, "\r\n\r\n"); {
 		case contains(body, `"distribution" : "opensearch"`), contains(body, `"distribution":"opensearch"`):
 			named = policy.AppOpenSearch
 		case contains(body, `"You Know, for Search"`):

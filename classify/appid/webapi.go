@@ -132,9 +132,10 @@ func elasticsearchPath(path []byte) bool {
 
 // headerAPI is the API whose servers, and no others, send a field of that name.
 func headerAPI(name []byte) policy.App {
-	switch {
-	case len(name) < 7:
+	if len(name) < 7 || name[0]|0x20 != 'x' && name[0]|0x20 != 'd' {
 		return policy.AppNone
+	}
+	switch {
 	case beginsFold(name, "X-ELASTIC-PRODUCT") == yes:
 		return policy.AppElasticsearch
 	case beginsFold(name, "X-OPENSEARCH-") == yes:
