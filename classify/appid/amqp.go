@@ -1,6 +1,10 @@
 package appid
 
-import "gatehouse/policy"
+import (
+	"bytes"
+
+	"gatehouse/policy"
+)
 
 // AMQP 0-9-1 (section 4.2.2, protocol header), 0-8, 0-9, 0-10 and 1.0 (OASIS
 // 1.0 part 2 section 2.2; TLS and SASL headers in part 5). The header is proof;
@@ -9,7 +13,7 @@ var amqpProtocol = protocol{
 	app: policy.AppAMQP, tcp: true,
 	client: func(v *view) match { return amqpHeader(v.c, v.cFull) }, server: amqpServer,
 	clientFirsts: oneOf("A"), serverFirsts: oneOf("A\x01"),
-	upgraded: amqpUpgraded, mid: amqpMid, attrs: amqpAttrs,
+	upgraded: amqpUpgraded, mid: amqpMid, attrs: amqpAttrs, sub: amqpLoginAwaited,
 }
 
 const amqpHeaderSize = 8
@@ -128,6 +132,15 @@ func amqpFrames(b []byte) match {
 	}
 }
 
+// amqpLoginAwaited: there is no API on top, but who logs in shows after the
+// headers: for those who have time to wait.
+func amqpLoginAwaited(v *view) (policy.App, match) {
+	if len(v.c) > amqpHeaderSize && v.c[4] != 2 && !contains(v.c, "\x00\x0a\x00\x28") && !contains(v.c, "\x00\x53\x10") || len(v.c) == amqpHeaderSize {
+		return policy.AppNone, until(v.cFull)
+	}
+	return policy.AppNone, no
+}
+
 // amqpAttrs: version, and of 0-9-1 the server's product, the client's, the user of
 // PLAIN and the virtual host; of 1.0 the container and the host of open.
 func amqpAttrs(v *view, a *Attrs) {
@@ -140,19 +153,32 @@ func amqpAttrs(v *view, a *Attrs) {
 	}
 	a.Set(AttrServer, amqpProperty(v.s, "\x07productS"))
 	a.Set(AttrAgent, amqpProperty(v.c, "\x07productS"))
-	if rest, ok := after(v.c, "\x05PLAIN\x00\x00"); ok && len(rest) > 3 && rest[2] == 0 {
-		a.Set(AttrUser, upTo(rest[3:], "\x00"))
+	if rest, ok := after(v.c, "\x05PLAIN"); ok {
+		a.Set(AttrUser, plainUser(rest))
 	}
 	if rest, ok := after(v.c, "\x00\x0a\x00\x28"); ok {
 		a.Set(AttrService, short(rest))
 	}
-	if rest, ok := after(v.c, "\x00\x53\x10\xc0"); ok && len(rest) > 3 && rest[2] == 0xa1 {
-		id := short(rest[3:])
-		a.Set(AttrAgent, id)
-		if rest = rest[4+len(id):]; id != nil && len(rest) > 1 && rest[0] == 0xa1 {
-			a.Set(AttrHost, short(rest[1:]))
+	if rest, ok := after(v.c, "\x00\x53\x10"); ok && len(rest) > 10 {
+		if i := bytes.IndexByte(rest[:10], 0xa1); i >= 0 {
+			id := short(rest[i+1:])
+			a.Set(AttrAgent, id)
+			if rest = rest[i+2+len(id):]; id != nil && len(rest) > 1 && rest[0] == 0xa1 {
+				a.Set(AttrHost, short(rest[1:]))
+			}
 		}
 	}
+}
+
+// plainUser is the name in a PLAIN response (RFC 4616), which begins after the
+// head of its binary value; the password behind it is not read.
+func plainUser(b []byte) []byte {
+	for i := 1; i < min(len(b), 6); i++ {
+		if b[i] == 0 && i+1 < len(b) && b[i+1] > ' ' {
+			return upTo(b[i+1:], "\x00")
+		}
+	}
+	return nil
 }
 
 // amqpProperty is a long string of a field table.

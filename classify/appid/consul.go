@@ -52,10 +52,7 @@ func consulServer(v *view) match {
 	} else if m == more {
 		return m
 	}
-	if m := gossipStream(v.s, v.sFull); m != no {
-		return m
-	}
-	return no
+	return gossipStream(v.s, v.sFull)
 }
 
 // yamuxFrame: version 0, a window update or a ping that opens stream 1: type,
@@ -77,22 +74,16 @@ func yamuxFrame(b []byte, full bool) match {
 	return no
 }
 
-// gossipStream: push and pull over TCP: type 6, then a map that begins with its
-// number of nodes.
+// gossipStream: over TCP: pings, compressed messages, and type 6, push and pull,
+// whose map begins with its number of nodes.
 func gossipStream(b []byte, full bool) match {
-	if b[0] != 6 {
+	if b[0] != 0 && b[0] != 6 && b[0] != 9 || len(b) > 1 && b[1]&0xf0 != 0x80 {
 		return no
 	}
-	if len(b) < 8 {
-		if len(b) > 1 && b[1]&0xf0 != 0x80 {
-			return no
-		}
+	if len(b) < 10 {
 		return until(full)
 	}
-	if b[1] == 0x83 && (begins(b[2:], "\xa5Nodes") == yes || begins(b[2:], "\xa4Join") == yes) {
-		return yes
-	}
-	return no
+	return gossipMessage(b)
 }
 
 func consulGossip(b []byte) match {
@@ -124,7 +115,7 @@ func gossipMessage(b []byte) match {
 	if b[0] > 11 || b[1]&0xf0 != 0x80 {
 		return no
 	}
-	for _, field := range [...]string{"\xa5SeqNo", "\xa4Node", "\xabIncarnation", "\xa4Addr", "\xa4Algo", "\xa4From", "\xa7Payload"} {
+	for _, field := range [...]string{"\xa5SeqNo", "\xa4Node", "\xabIncarnation", "\xa4Addr", "\xa4Algo", "\xa4From", "\xa7Payload", "\xa5Nodes", "\xa4Join"} {
 		if begins(b[2:], field) == yes {
 			return yes
 		}

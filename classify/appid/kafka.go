@@ -27,9 +27,10 @@ const (
 	kafkaAPIVersions = 18
 )
 
-// kafkaLatest is the newest version of each API key (Kafka 4.1).
+// kafkaLatest is the newest version of each API key (Kafka 4.1); two more are
+// taken for what comes after.
 var kafkaLatest = [...]uint8{
-	13, 18, 11, 13, 7, 4, 8, 3, 10, 10, 6, 9, 4, 5, 5, 6, 5, 1, 4, 7,
+	13, 18, 11, 13, 7, 4, 8, 3, 10, 10, 6, 9, 4, 5, 5, 6, 5, 1, 5, 7,
 	6, 2, 6, 4, 5, 4, 5, 2, 5, 3, 3, 3, 4, 2, 2, 5, 2, 3, 3, 2,
 	2, 3, 2, 2, 1, 1, 0, 0, 1, 1, 0, 0, 2, 1, 1, 2, 3, 2, 0, 1,
 	2, 0, 4, 1, 0, 0, 2, 0, 1, 1, 0, 0, 0, 0, 1, 0, 1, 1, 2, 2,
@@ -69,7 +70,7 @@ func kafkaRequest(b []byte, full bool) (size int, m match, strong bool) {
 			return 0, until(full), false
 		}
 	}
-	known := key < len(kafkaLatest) && version <= int(kafkaLatest[key])
+	known := key < len(kafkaLatest) && version <= int(kafkaLatest[key])+2
 	body := b[min(14+max(id, 0), len(b)):min(4+n, len(b))]
 	return 4 + n, fits, known && (id >= 3 || kafkaBody(key, version, body))
 }

@@ -10,7 +10,7 @@ var tdsProtocol = protocol{
 	app: policy.AppTDS, tcp: true,
 	client: tdsClient, server: tdsServer,
 	clientFirsts: oneOf("\x12\x10\x02"), serverFirsts: oneOf("\x04"),
-	mid: tdsPacket, upgraded: tdsUpgraded, attrs: tdsAttrs,
+	mid: tdsPacket, upgraded: tdsUpgraded, attrs: tdsAttrs, sub: tdsLoginAwaited,
 }
 
 // The browser of SQL Server: MC-SQLR 2.2. One request, one answer.
@@ -331,6 +331,15 @@ func tdsEncryption(b []byte, full bool) (value byte, m match) {
 		return b[at], yes
 	}
 	return 0, until(full)
+}
+
+// tdsLoginAwaited: there is no API on top, but who logs in shows after PRELOGIN
+// where it is in clear: for those who have time to wait.
+func tdsLoginAwaited(v *view) (policy.App, match) {
+	if n, m := tdsHeader(v.c, v.cFull); m == yes && v.c[0] == tdsPrelogin && len(v.c) <= n {
+		return policy.AppNone, until(v.cFull)
+	}
+	return policy.AppNone, no
 }
 
 // tdsAttrs: the server's version in its PRELOGIN, and what LOGIN7 (or the login of
