@@ -1,10 +1,6 @@
 package appid
 
 import (
-	"bytes"
-	"compress/flate"
-	"encoding/base64"
-	"math/rand/v2"
 	"strings"
 	"testing"
 	"unsafe"
@@ -338,80 +334,6 @@ func TestMidStream(t *testing.T) {
 			if o := testEngine.Feed(&s, dir, 12345, []byte(tt.payload)); o.Spoken.App != tt.app {
 				t.Errorf("%s from side %d: %+v", tt.name, dir, o)
 			}
-		}
-	}
-}
-
-// TestNoise: flows of bytes that are no protocol. A signature that is met by
-// chance would let anything pass as what it names.
-func TestNoise(t *testing.T) {
-	rng := rand.New(rand.NewPCG(1, 2))
-	kinds := []func(b []byte){
-		func(b []byte) {
-			for i := range b {
-				b[i] = byte(rng.Uint32())
-			}
-		},
-		func(b []byte) {
-			raw := make([]byte, len(b))
-			for i := range raw {
-				raw[i] = byte(rng.Uint32())
-			}
-			copy(b, base64.StdEncoding.EncodeToString(raw))
-		},
-		func(b []byte) {
-			for i := range b {
-				b[i] = byte(rng.Uint32N(4)) // zeros and small numbers, as binary formats have
-			}
-		},
-		func(b []byte) {
-			for i := range b {
-				b[i] = byte(' ' + rng.Uint32N(95))
-			}
-		},
-		func(b []byte) {
-			var z bytes.Buffer
-			w, _ := flate.NewWriter(&z, 1)
-			for z.Len() < len(b) {
-				w.Write([]byte(base64.StdEncoding.EncodeToString([]byte{byte(rng.Uint32()), byte(rng.Uint32())})))
-				w.Flush()
-			}
-			copy(b, z.Bytes())
-		},
-	}
-	flows := 100_000
-	if testing.Short() || raceEnabled {
-		flows = 10_000
-	}
-	wrong := map[policy.App]int{}
-	buf := make([]byte, 256)
-	var s State
-	for i := range flows {
-		fill := kinds[i%len(kinds)]
-		if i%len(kinds) == 4 && i%500 != 4 {
-			fill = kinds[0] // deflate is slow to make
-		}
-		proto := policy.ProtoTCP
-		if i%2 == 1 {
-			proto = policy.ProtoUDP
-		}
-		s.Reset(proto, uint16(rng.Uint32()), i%3 == 0)
-		var o Outcome
-		seq := [2]uint32{}
-		for n := 0; n < 8 && !o.Decided; n++ {
-			b := buf[:16+rng.IntN(len(buf)-16)]
-			fill(b)
-			d := Dir(n % 2)
-			o = testEngine.Feed(&s, d, seq[d], b)
-			seq[d] += uint32(len(b))
-		}
-		if o = testEngine.Finish(&s); o.Spoken.App > policy.AppUnknown {
-			wrong[o.Spoken.App]++
-		}
-	}
-	for app, n := range wrong {
-		if float64(n) >= 1e-4*float64(flows) {
-			t.Errorf("%v: %d of %d flows of noise", app, n, flows)
 		}
 	}
 }
