@@ -157,3 +157,92 @@ func FuzzFeed(f *testing.F) {
 		}
 	})
 }
+
+// FuzzConversation drives whole conversations as the classifier does: in turns,
+// with receipts, into upgrades and tunnels, for the API on top, and with what is
+// announced read. A plan of bytes says who speaks, how much, and what is awaited.
+func FuzzConversation(f *testing.F) {
+	for _, sm := range samples() {
+		plan, data := []byte{}, []byte{}
+		for i, b := range sm.turns {
+			data = append(data, b...)
+			plan = append(plan, byte(sm.dir(i))|0x3c, byte(min(len(b), 255)))
+		}
+		f.Add(data, plan, sm.udp)
+	}
+	connect, reply := "CONNECT a:1 HTTP/1.1\r\n\r\n", "HTTP/1.1 200 OK\r\n\r\n"
+	for _, inner := range []string{"SSH-2.0-a\r\n", connect, "*1\r\n$4\r\nPING\r\n", records(tlsHello("a", "", 0), 100)} {
+		f.Add([]byte(connect+reply+inner), []byte{0x3c, byte(len(connect)), 0x3d, byte(len(reply)), 0x3c, 255}, false)
+	}
+	socks := "\x05\x01\x02\x05\x02\x01\x01u\x01p\x01\x00\x05\x01\x00\x03\x01a\x00\x50\x05\x00\x00\x01abcd\x00\x50GET / HTTP/1.1\r\n\r\n"
+	f.Add([]byte(socks), []byte{0x3c, 3, 0x3d, 2, 0x3c, 5, 0x3d, 2, 0x3c, 8, 0x3d, 10, 0x3c, 255}, false)
+	e := New()
+	f.Fuzz(func(t *testing.T, data, plan []byte, udp bool) {
+		var s State
+		proto := policy.ProtoTCP
+		if udp {
+			proto = policy.ProtoUDP
+		}
+		s.Reset(proto, 80, false)
+		s.Open(FromClient, 0xffffff00)
+		s.Open(FromServer, 7)
+		if len(plan) > 0 && plan[0]&0x40 != 0 && !udp {
+			s.WantReceipts()
+		}
+		seq := [2]uint32{0xffffff00, 7}
+		var heard Announcer
+		heard.Reset(policy.AppFTP, proto)
+		for ; len(plan) >= 2 && len(data) > 0; plan = plan[2:] {
+			how, n := plan[0], min(int(plan[1]), len(data))
+			dir := Dir(how & 1)
+			if how&4 != 0 {
+				s.Acknowledged(1-dir, seq[1-dir])
+			}
+			payload := bytes.Clone(data[:n])
+			o := e.Feed(&s, dir, seq[dir], payload)
+			if how&2 != 0 { // sent again, perhaps with other bytes
+				payload = append(payload[:0:0], data[len(data)-n:]...)
+				o = e.Feed(&s, dir, seq[dir], payload)
+			}
+			heard.Feed(dir, seq[dir], payload)
+			seq[dir] += uint32(n)
+			data = data[n:]
+			if o.Decided && s.MayName() && how&8 != 0 {
+				o = s.AwaitSub()
+			}
+			for i := 0; s.MayUpgrade() && how&16 != 0; i++ {
+				if o = e.Watch(&s); i > 2*depthMax {
+					t.Fatalf("watched without end: %+v", o)
+				}
+			}
+			_, tunnel := o.Spoken.Tunnelled()
+			switch {
+			case o.Decided && o.Spoken.App == policy.AppNone:
+				t.Fatalf("decided on nothing: %+v", o)
+			case tunnel && s.depth == 0 && o.Spoken.Inner != policy.AppTLS:
+				t.Fatalf("in no tunnel: %+v", o)
+			case o.Likely != policy.AppNone && o.Spoken.App != policy.AppUnknown:
+				t.Fatalf("named and likely: %+v", o)
+			}
+			for d := range s.dir {
+				if k := &s.dir[d]; int(k.n) > len(s.kept(Dir(d))) || k.nspans > maxSpans {
+					t.Fatalf("%+v", k)
+				}
+				for _, p := range s.dir[d].spans[:s.dir[d].nspans] {
+					if p.lo > p.hi || int(p.hi) > len(s.kept(Dir(d))) {
+						t.Fatalf("%+v", s.dir[d])
+					}
+				}
+			}
+		}
+		heard.Adopt(&s)
+		var a Attrs
+		s.Attrs(&a)
+		for range a.All() {
+		}
+		s.Findings()
+		if o := e.Finish(&s); !o.Decided {
+			t.Fatalf("not finished: %+v", o)
+		}
+	})
+}
