@@ -2,6 +2,7 @@ package classify
 
 import (
 	"time"
+	"unsafe"
 
 	"gatehouse/classify/appid"
 	"gatehouse/policy"
@@ -171,6 +172,13 @@ func (c *Classifier) SetTable(t *policy.Table) { c.table = t }
 
 // Len is how many flows are known.
 func (c *Classifier) Len() int { return c.flows.live }
+
+// Memory is what the flow table has allocated, in bytes: the index that finds
+// flows, and the flows, which hold their keys. The pages of flows that were
+// never there are not resident.
+func (c *Classifier) Memory() (index, flows int) {
+	return len(c.flows.buckets) * int(unsafe.Sizeof(bucket{})), len(c.flows.slab) * int(unsafe.Sizeof(Flow{}))
+}
 
 // Packet judges p, which Decode has filled, met at in. now is nanoseconds of
 // any monotonic clock. out is overwritten.

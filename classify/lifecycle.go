@@ -60,9 +60,14 @@ func (f *Flow) setClosed(bits uint8) {
 // it saw of its end. seen is on the clock of Packet. False: no such flow.
 func (c *Classifier) Touch(key FlowKey, packets, bytes [2]uint64, closed uint8, seen int64) bool {
 	f := c.flows.find(&key)
-	if f == nil {
-		return false
+	if f != nil {
+		c.TouchFlow(f, packets, bytes, closed, seen)
 	}
+	return f != nil
+}
+
+// TouchFlow is Touch for a flow that FindAll has found.
+func (c *Classifier) TouchFlow(f *Flow, packets, bytes [2]uint64, closed uint8, seen int64) {
 	for i := range 2 {
 		f.Packets[i] += packets[i]
 		f.Bytes[i] += bytes[i]
@@ -73,11 +78,15 @@ func (c *Classifier) Touch(key FlowKey, packets, bytes [2]uint64, closed uint8, 
 	f.weighVolume()
 	f.setClosed(closed)
 	f.Seen = max(f.Seen, seen)
-	return true
 }
 
 // Find returns the flow of that key, or nil; valid until the next call.
 func (c *Classifier) Find(key FlowKey) *Flow { return c.flows.find(&key) }
+
+// FindAll is Find for many keys at once, which takes less than half the time of
+// each by itself where the flows are many (bench/table.md). out[i] is the flow of
+// keys[i], or nil; it has room for all.
+func (c *Classifier) FindAll(keys []FlowKey, out []*Flow) { c.flows.findAll(keys, out) }
 
 // Retire forgets one flow.
 func (c *Classifier) Retire(key FlowKey) bool {
@@ -93,8 +102,9 @@ func (c *Classifier) Retire(key FlowKey) bool {
 // gone, and whoever gets the address next inherits nothing. It walks the whole
 // table; off the packet path.
 func (c *Classifier) RetireAddress(zone policy.Zone, addr [16]byte) (n int) {
-	for i := range c.flows.flows {
-		f := &c.flows.flows[i]
+	flows := c.flows.used()
+	for i := range flows {
+		f := &flows[i]
 		if f.State != Free && f.Key.Zone == uint16(zone) && (f.Key.AddrA == addr || f.Key.AddrB == addr) {
 			c.retire(f)
 			n++
@@ -106,8 +116,9 @@ func (c *Classifier) RetireAddress(zone policy.Zone, addr [16]byte) (n int) {
 // Each calls yield for every flow until it returns false. Nothing may be
 // retired meanwhile.
 func (c *Classifier) Each(yield func(*Flow) bool) {
-	for i := range c.flows.flows {
-		if f := &c.flows.flows[i]; f.State != Free && !yield(f) {
+	flows := c.flows.used()
+	for i := range flows {
+		if f := &flows[i]; f.State != Free && !yield(f) {
 			return
 		}
 	}
@@ -183,11 +194,12 @@ func (c *Classifier) Drain() {
 // decided with what is known.
 func (c *Classifier) Sweep(now int64, n int) (gone int) {
 	t := c.flows
-	for range min(n, len(t.flows)) {
-		if t.cursor++; t.cursor >= len(t.flows) {
+	flows := t.used()
+	for range min(n, len(flows)) {
+		if t.cursor++; t.cursor >= len(flows) {
 			t.cursor = 0
 		}
-		f := &t.flows[t.cursor]
+		f := &flows[t.cursor]
 		switch {
 		case f.State == Free:
 		case now-f.Seen > f.idle():

@@ -2,6 +2,7 @@ package classify
 
 import (
 	"hash/maphash"
+	"math/bits"
 	"unsafe"
 
 	"gatehouse/classify/appid"
@@ -22,61 +23,70 @@ const (
 
 // Flow is one conversation. What a Classifier hands out is valid until its next
 // call and must not be changed.
+//
+// What a lookup and a judgement read comes first, in one cache line: a Flow has
+// four.
 type Flow struct {
 	Key      FlowKey
 	Decision *policy.Decision
-	// Spoken is what app-ID found; App is AppNone where policy did not ask.
-	Spoken policy.Spoken
-	// Confidence, Evidence and Status are app-ID's when the flow was decided.
-	Confidence appid.Confidence
-	Evidence   appid.Evidence
-	Status     appid.Status
-	// Likely is what an unknown flow behaves like; Findings mark what is odd about
-	// any. Both are to be shown, and nothing is allowed for them.
-	Likely    policy.App
-	Findings  appid.Finding
-	Judgement policy.Judgement
+	Epoch    uint32
+	Slot     uint16 // of the endpoint whose quota it counts against
 	// Verdict is Undecided until app-ID is sure.
 	Verdict   policy.Verdict
 	State     FlowState
 	Initiator uint8 // 0: Key's side A began, 1: B
 	// Reason is why its packets are dropped, or what the last violation was.
 	Reason    policy.Reason
-	MidStream bool // its beginning was not seen
-	Epoch     uint32
-	Slot      uint16 // of the endpoint whose quota it counts against
-	// Violations counts packets against policy, forwarded or not.
-	Violations uint32
+	MidStream bool  // its beginning was not seen
+	fins      uint8 // by side
+	app       int32 // index of its app-ID state, -1 = none
+
 	// Packets and Bytes (of IP) by side of Key, as far as they came here; what
 	// the kernel carried is added by Touch.
 	Packets, Bytes [2]uint64
 	First, Seen    int64 // nanoseconds of the caller's clock
+	offered        int64 // when it was last handed to the kernel; 0 = never
+
+	// Spoken is what app-ID found; App is AppNone where policy did not ask.
+	Spoken    policy.Spoken
+	Judgement policy.Judgement
+	// Confidence, Evidence and Status are app-ID's when the flow was decided.
+	Confidence appid.Confidence
+	Evidence   appid.Evidence
+	Status     appid.Status
+	Anomaly    appid.Anomaly // that app-ID met, the mismatch before others
+	// Likely is what an unknown flow behaves like; Findings mark what is odd about
+	// any. Both are to be shown, and nothing is allowed for them.
+	Likely   policy.App
+	Findings appid.Finding
+	// Violations counts packets against policy, forwarded or not.
+	Violations uint32
 	// NamedAt counts packets with payload, from both sides, until app-ID said
 	// what Spoken has; 0 where it said nothing.
-	NamedAt uint32
-	Anomaly appid.Anomaly // that app-ID met, the mismatch before others
-
-	reported uint64   // reasons already reported, one bit each
-	offered  int64    // when it was last handed to the kernel; 0 = never
-	rate     [2]int64 // echo, by side: theoretical arrival time of the next packet
-	isn      [2]uint32
-	hasISN   [2]bool
-	againISN uint32
-	againAt  int64
-	echoed   echoed
-	again    bool // its initiator has sent a SYN at againAt that nobody answered yet
-	fins     uint8
-	lenient  bool       // mid-stream on an endpoint that ran before us (V9)
+	NamedAt  uint32
 	payloads uint32     // packets that app-ID was given
 	named    policy.App // what it said last
-	app      int32      // index of its app-ID state, -1 = none
+
+	lenient  bool     // mid-stream on an endpoint that ran before us (V9)
+	again    bool     // its initiator has sent a SYN at againAt that nobody answered yet
+	reported uint64   // reasons already reported, one bit each
+	rate     [2]int64 // echo, by side: theoretical arrival time of the next packet
+	againAt  int64
+	echoed   echoed
+	isn      [2]uint32
+	againISN uint32
+	hasISN   [2]bool
 	// announcer is the index of what reads its announcements, -1 = none; control
 	// is who announced it.
 	announcer int32
 	control   control
 	bucket    uint32
 	next      int32 // free list
+	_         [flowPad]byte
 }
+
+// flowPad makes a Flow whole cache lines.
+const flowPad = 8
 
 // Query is the flow as policy sees it, from its initiator.
 func (f *Flow) Query() policy.Query {
@@ -96,119 +106,222 @@ func (f *Flow) V6() bool { return [12]byte(f.Key.AddrA[:12]) != v4prefix }
 // Allowed reports whether packets of f pass now.
 func (f *Flow) Allowed() bool { return f.Verdict == policy.Allow || f.Verdict == policy.Undecided }
 
-const bucketSize = 8
+const bucketSize = 12
 
-// bucket is one cache line and a half: tags are compared before keys are touched.
+// bucket is a cache line: tags are compared, all at once, before keys are
+// touched. It is filled from place 0 on.
 type bucket struct {
-	tags [bucketSize]uint16 // 0 = empty
-	at   [bucketSize]int32
+	low  uint64 // tags of places 0 to 7, a byte each; 0 = empty
+	high uint32 // of 8 to 11
+	// spilled is how many flows that would stand here stand in their other bucket.
+	spilled uint32
+	at      [bucketSize]int32 // in the slab
+}
+
+// homely is how full a bucket gets before its flows may stand in their other one.
+const homely = bucketSize - 1
+
+const everyByte = 0x0101010101010101
+
+// zeros has the high bit of each byte of x that is zero, and now and then of one
+// behind such a byte that is 1.
+func zeros(x uint64) uint64 { return (x - everyByte) &^ x & (everyByte << 7) }
+
+func (b *bucket) tag(j int) uint8 {
+	if j < 8 {
+		return uint8(b.low >> (8 * j))
+	}
+	return uint8(b.high >> (8 * (j - 8)))
+}
+
+func (b *bucket) set(j int, tag uint8, at int32) {
+	if j < 8 {
+		b.low = b.low&^(0xff<<(8*j)) | uint64(tag)<<(8*j)
+	} else {
+		b.high = b.high&^(0xff<<(8*(j-8))) | uint32(tag)<<(8*(j-8))
+	}
+	b.at[j] = at
 }
 
 // flowTable finds flows by key: a bucket hash with two choices and tags over a
-// slab that is allocated once. The hash is seeded, since those who are guarded
-// choose the keys. At most half of the places are ever used, so that both
-// buckets of a key are full only by an improbable accident; such a flow is
-// refused.
+// slab that is allocated once, and touched as far as it was ever used. The hash
+// is seeded, since those who are guarded choose the keys. A flow stands in its
+// first bucket while there is room to spare, else in the emptier of two; most
+// misses so look at one cache line. At most half of the places are ever used,
+// so that both buckets of a key are full only by an improbable accident; such a
+// flow is refused.
 type flowTable struct {
 	seed    maphash.Seed
-	mask    uint32
 	buckets []bucket
-	flows   []Flow
+	slab    []Flow
+	fresh   int // slab[fresh:] was never used
 	free    int32
 	live    int
 	cursor  int // of the sweep
 }
 
 func newFlowTable(n int) *flowTable {
-	buckets := 1
-	for buckets*bucketSize < 2*n {
-		buckets *= 2
-	}
-	t := &flowTable{seed: maphash.MakeSeed(), mask: uint32(buckets - 1), buckets: make([]bucket, buckets), flows: make([]Flow, n)}
-	for i := range t.flows {
-		t.flows[i].next = int32(i) - 1
-	}
-	t.free = int32(n) - 1
+	t := &flowTable{seed: maphash.MakeSeed(), buckets: make([]bucket, 2*n/bucketSize+2), slab: make([]Flow, n), free: -1}
+	wantHugePages(t.buckets)
+	wantHugePages(t.slab)
 	return t
 }
 
-// hash returns both buckets of a key and its tag. FlowKey has no padding but a
-// byte that is always zero.
-func (t *flowTable) hash(k *FlowKey) (a, b uint32, tag uint16) {
-	h := maphash.Bytes(t.seed, unsafe.Slice((*byte)(unsafe.Pointer(k)), unsafe.Sizeof(*k)))
-	tag = uint16(h>>48) | 1
-	a = uint32(h) & t.mask
-	return a, (a ^ uint32(h>>32)*2 ^ 1) & t.mask, tag
-}
+// used is every place of the slab that may hold a flow; State tells.
+func (t *flowTable) used() []Flow { return t.slab[:t.fresh] }
 
-// sum is a key's hash alone, never zero.
+// sum is a key's hash, never zero. FlowKey has no padding but a byte that is
+// always zero.
 func (t *flowTable) sum(k *FlowKey) uint64 {
 	return maphash.Bytes(t.seed, unsafe.Slice((*byte)(unsafe.Pointer(k)), unsafe.Sizeof(*k))) | 1
 }
 
-func (t *flowTable) find(k *FlowKey) *Flow {
-	a, b, tag := t.hash(k)
-	if f := t.in(a, tag, k); f != nil {
-		return f
-	}
-	return t.in(b, tag, k)
+// home is the first bucket of a sum, other its second.
+func (t *flowTable) home(sum uint64) uint32 { return t.reduce(uint32(sum >> 32)) }
+
+func (t *flowTable) other(sum uint64) uint32 { return t.reduce(uint32(sum) * 0x9e3779b1) }
+
+// reduce maps h to a bucket.
+func (t *flowTable) reduce(h uint32) uint32 {
+	return uint32(uint64(h) * uint64(len(t.buckets)) >> 32)
 }
 
-func (t *flowTable) in(i uint32, tag uint16, k *FlowKey) *Flow {
-	bk := &t.buckets[i]
-	for j := range bk.tags {
-		if bk.tags[j] == tag {
-			if f := &t.flows[bk.at[j]]; f.Key == *k {
-				return f
-			}
+// tagOf is a byte of the sum that is not 0.
+func tagOf(sum uint64) uint8 { return uint8(max(sum>>8&0xff, 1)) }
+
+func (t *flowTable) find(k *FlowKey) *Flow {
+	sum := t.sum(k)
+	a := &t.buckets[t.home(sum)]
+	if f := t.in(a, tagOf(sum), k); f != nil || a.spilled == 0 {
+		return f
+	}
+	return t.in(&t.buckets[t.other(sum)], tagOf(sum), k)
+}
+
+func (t *flowTable) in(b *bucket, tag uint8, k *FlowKey) *Flow {
+	all := uint64(tag) * everyByte
+	for m := zeros(b.low ^ all); m != 0; m &= m - 1 {
+		if f := &t.slab[b.at[bits.TrailingZeros64(m)>>3]]; f.Key == *k {
+			return f
+		}
+	}
+	for m := zeros(uint64(b.high)^all) & 0xffffffff; m != 0; m &= m - 1 {
+		if f := &t.slab[b.at[8+bits.TrailingZeros64(m)>>3]]; f.Key == *k {
+			return f
 		}
 	}
 	return nil
 }
 
+// lookahead is how many lookups findAll has under way at once.
+const lookahead = 32
+
+// findAll is find for many keys, at most as many as out has room for. What it
+// waits for, it waits for at once: first the buckets, then the flows.
+func (t *flowTable) findAll(keys []FlowKey, out []*Flow) {
+	var sums [lookahead]uint64
+	var at [lookahead]int32
+	for len(keys) > 0 {
+		n := min(lookahead, len(keys))
+		for i := range n {
+			sums[i] = t.sum(&keys[i])
+		}
+		for i := range n {
+			at[i] = t.buckets[t.home(sums[i])].likely(tagOf(sums[i]))
+		}
+		for i := range n {
+			if f := &t.slab[at[i]]; f.Key == keys[i] {
+				out[i] = f
+			} else {
+				out[i] = t.find(&keys[i])
+			}
+		}
+		keys, out = keys[n:], out[n:]
+	}
+}
+
+// likely is where a flow of that tag stands if it stands in b: some place of the
+// slab in any case. It does not branch on what b holds.
+func (b *bucket) likely(tag uint8) int32 {
+	all := uint64(tag) * everyByte
+	low, high := zeros(b.low^all), zeros(uint64(b.high)^all)
+	j := bits.TrailingZeros64(low) >> 3
+	if k := 8 + bits.TrailingZeros64(high)>>3; low == 0 {
+		j = k
+	}
+	return b.at[min(j, bucketSize-1)]
+}
+
 // add returns a cleared flow for a key that is not in the table, or nil.
 func (t *flowTable) add(k *FlowKey) *Flow {
-	if t.free < 0 {
+	if t.live == len(t.slab) {
 		return nil
 	}
-	a, b, tag := t.hash(k)
-	i, j := a, t.place(a)
-	if k := t.place(b); j < 0 || k >= 0 && k < j {
-		i, j = b, k
+	sum := t.sum(k)
+	home := t.home(sum)
+	i := home
+	if n := t.buckets[home].len(); n >= homely {
+		if other := t.other(sum); t.buckets[other].len() < n {
+			i = other
+		} else if n == bucketSize {
+			return nil
+		}
 	}
-	if j < 0 {
-		return nil
+	if i != home {
+		t.buckets[home].spilled++
 	}
-	at := t.free
-	f := &t.flows[at]
-	t.free = f.next
-	t.buckets[i].tags[j], t.buckets[i].at[j] = tag, at
+	at := t.take()
+	f := &t.slab[at]
+	b := &t.buckets[i]
+	j := b.empty()
+	b.set(j, tagOf(sum), at)
 	*f = Flow{Key: *k, bucket: i, app: -1, announcer: -1}
 	t.live++
 	return f
 }
 
-// place is the lowest empty place of a bucket, -1 = full: the emptier bucket of
-// two is the one with the lower place.
-func (t *flowTable) place(i uint32) int {
-	for j, tag := range t.buckets[i].tags {
-		if tag == 0 {
-			return j
+// take is a place in the slab; there is one.
+func (t *flowTable) take() int32 {
+	if at := t.free; at >= 0 {
+		t.free = t.slab[at].next
+		return at
+	}
+	t.fresh++
+	return int32(t.fresh - 1)
+}
+
+func (b *bucket) len() (n int) {
+	for j := range bucketSize {
+		if b.tag(j) != 0 {
+			n++
 		}
 	}
-	return -1
+	return n
+}
+
+// empty is an empty place; there is one.
+func (b *bucket) empty() int {
+	j := 0
+	for b.tag(j) != 0 {
+		j++
+	}
+	return j
 }
 
 func (t *flowTable) remove(f *Flow) {
-	bk := &t.buckets[f.bucket]
-	for j := range bk.at {
-		if bk.tags[j] != 0 && &t.flows[bk.at[j]] == f {
-			at := bk.at[j]
-			bk.tags[j] = 0
-			*f = Flow{next: t.free}
-			t.free = at
-			t.live--
-			return
+	b := &t.buckets[f.bucket]
+	for j := range b.at {
+		if b.tag(j) == 0 || &t.slab[b.at[j]] != f {
+			continue
 		}
+		if home := t.home(t.sum(&f.Key)); home != f.bucket {
+			t.buckets[home].spilled--
+		}
+		at := b.at[j]
+		b.set(j, 0, 0)
+		*f = Flow{next: t.free}
+		t.free = at
+		t.live--
+		return
 	}
 }

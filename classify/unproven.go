@@ -13,17 +13,19 @@ type unproven struct {
 	mask uint64
 }
 
+const unprovenBucket = 8
+
 func newUnproven(n int) *unproven {
-	size := bucketSize
+	size := unprovenBucket
 	for size < n {
 		size *= 2
 	}
-	return &unproven{sums: make([]uint64, size), mask: uint64(size-1) &^ (bucketSize - 1)}
+	return &unproven{sums: make([]uint64, size), mask: uint64(size-1) &^ (unprovenBucket - 1)}
 }
 
 func (u *unproven) bucket(sum uint64) []uint64 {
 	i := sum >> 16 & u.mask
-	return u.sums[i : i+bucketSize]
+	return u.sums[i : i+unprovenBucket]
 }
 
 func (u *unproven) has(sum uint64) bool {
@@ -40,7 +42,7 @@ func (u *unproven) add(sum uint64) {
 	u.remove(sum)
 	b := u.bucket(sum)
 	copy(b, b[1:])
-	b[bucketSize-1] = sum
+	b[unprovenBucket-1] = sum
 }
 
 // remove leaves its empty place first.

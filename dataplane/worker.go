@@ -88,9 +88,10 @@ type worker struct {
 	events     *pendingEvents
 	frames     [batchSize]Frame
 	send, drop []Frame
-	opening    []FlowEntry        // decided by a SYN, or answered and undecided
-	decided    []FlowEntry        // decided by any other packet
-	over       []classify.FlowKey // ended flows that the kernel may have
+	opening    []FlowEntry               // decided by a SYN, or answered and undecided
+	decided    []FlowEntry               // decided by any other packet
+	over       []classify.FlowKey        // ended flows that the kernel may have
+	touched    [touchTurn]*classify.Flow // what touch has looked up
 	closed     departures
 	answered   departures
 	now        int64 // of this turn
@@ -315,13 +316,25 @@ func (w *worker) forget() {
 	w.over = w.over[:0]
 }
 
+// touchTurn is how many flows are looked up at once.
+const touchTurn = 64
+
 // touch tells the classifier what the kernel carried.
 func (w *worker) touch(ts []touch) {
-	for i := range ts {
-		t := &ts[i]
-		if w.classifier.Touch(t.key, t.packets, t.bytes, t.closed, t.seen) {
-			w.seeOff(w.classifier.Find(t.key))
+	var keys [touchTurn]classify.FlowKey
+	for len(ts) > 0 {
+		n := min(touchTurn, len(ts))
+		for i := range n {
+			keys[i] = ts[i].key
 		}
+		w.classifier.FindAll(keys[:n], w.touched[:n])
+		for i, f := range w.touched[:n] {
+			if f != nil {
+				w.classifier.TouchFlow(f, ts[i].packets, ts[i].bytes, ts[i].closed, ts[i].seen)
+				w.seeOff(f)
+			}
+		}
+		ts = ts[n:]
 	}
 }
 

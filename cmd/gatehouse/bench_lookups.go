@@ -70,3 +70,21 @@ func runComparison(cmd *cobra.Command, name string, run func(rounds int) (*bench
 	}
 	return os.WriteFile(filepath.Join(dir, name+".json"), append(data, '\n'), 0o644)
 }
+
+func newBenchTableCommand() *cobra.Command {
+	var cfg bench.TableConfig
+	cmd := &cobra.Command{
+		Use:   "table",
+		Short: "Measure the flow table beside golang-lru and a Go map",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return runComparison(cmd, "table", func(rounds int) (*bench.Comparison, error) {
+				cfg.Rounds, cfg.Progress = rounds, cmd.ErrOrStderr()
+				return bench.Table(cmd.Context(), cfg)
+			})
+		},
+	}
+	cmd.Flags().IntSliceVar(&cfg.Flows, "flows", nil, "how many flows (default 1,000, 100,000 and 1,000,000)")
+	addComparisonFlags(cmd)
+	return cmd
+}

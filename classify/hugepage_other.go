@@ -1,0 +1,5 @@
+//go:build !linux
+
+package classify
+
+func wantHugePages[T any]([]T) {}
