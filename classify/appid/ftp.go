@@ -13,8 +13,15 @@ var ftpProtocol = protocol{
 
 var ftpVerbs = []string{"USER", "AUTH TLS", "AUTH SSL", "AUTH GSSAPI", "FEAT", "SYST", "OPTS", "CLNT", "PASS", "ACCT", "PBSZ", "REIN", "HOST", "PWD", "PASV", "TYPE"}
 
+// ftpCommands may come first too; SMTP has some of them, so that the greeting must
+// say what it is.
+var ftpCommands = []string{"QUIT", "NOOP", "HELP", "STAT", "SITE", "MODE", "STRU", "PORT", "EPSV", "EPRT", "LANG", "CWD", "XPWD", "LIST", "SIZE", "ADAT", "PROT", "CCC", "ALLO", "REST", "ABOR"}
+
 func ftpCommand(v *view) match {
 	m := word(v.c, ftpVerbs)
+	if m != yes && len(v.s) > 0 && ftpGreeting(v) == yes {
+		m = max(m, word(v.c, ftpCommands))
+	}
 	if m != yes {
 		return m
 	}

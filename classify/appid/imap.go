@@ -37,6 +37,13 @@ func imapCommand(v *view) match {
 	if m == yes {
 		return fits
 	}
+	// Extensions have verbs of their own.
+	if l, _, ok := line(v.c); len(v.s) > 0 && imapGreeting(v) == yes && (!ok || text(l) && len(l) > i+1 && alpha(l[i+1])) {
+		if ok {
+			return fits
+		}
+		return until(v.cFull)
+	}
 	return m
 }
 

@@ -16,7 +16,7 @@ var (
 		app: policy.AppOpenVPN, udp: true,
 		client:       func(v *view) match { return openvpnReset(v.c, true) },
 		server:       func(v *view) match { return openvpnAnswer(v.c, v.s, true) },
-		clientFirsts: oneOf("\x08\x38\x50"), serverFirsts: oneOf("\x10\x40"),
+		clientFirsts: oneOf("\x08\x20\x28\x38\x50"), serverFirsts: oneOf("\x10\x20\x28\x40"),
 	}
 	openvpnTCPProtocol = protocol{
 		app: policy.AppOpenVPN, tcp: true,
@@ -50,6 +50,8 @@ const (
 	openvpnResetV2  = 7 << 3
 	openvpnServerV2 = 8 << 3
 	openvpnResetV3  = 10 << 3
+	openvpnControl  = 4 << 3
+	openvpnACK      = 5 << 3
 
 	openvpnBare = 14 // opcode, session, no acknowledgements, packet number
 )
@@ -63,11 +65,18 @@ func openvpnStamp(b []byte) bool {
 }
 
 func openvpnReset(b []byte, full bool) match {
-	if b[0] != openvpnResetV1 && b[0] != openvpnResetV2 && b[0] != openvpnResetV3 {
-		return no
-	}
 	if len(b) < openvpnBare {
+		if b[0] != openvpnResetV1 && b[0] != openvpnResetV2 && b[0] != openvpnResetV3 && b[0] != openvpnControl && b[0] != openvpnACK {
+			return no
+		}
 		return until(full)
+	}
+	switch b[0] {
+	case openvpnResetV1, openvpnResetV2, openvpnResetV3:
+	case openvpnControl, openvpnACK:
+		return fits
+	default:
+		return no
 	}
 	if !full {
 		return more
@@ -91,7 +100,7 @@ func openvpnReset(b []byte, full bool) match {
 }
 
 func openvpnAnswer(c, s []byte, full bool) match {
-	if s[0] != openvpnServerV2 && s[0] != openvpnServerV1 {
+	if s[0] != openvpnServerV2 && s[0] != openvpnServerV1 && s[0] != openvpnControl && s[0] != openvpnACK {
 		return no
 	}
 	if len(s) < openvpnBare || len(c) < 9 {

@@ -7,7 +7,7 @@ import "gatehouse/policy"
 var pop3Protocol = protocol{
 	app: policy.AppPOP3, tcp: true,
 	client: pop3Command, server: pop3Greeting,
-	clientFirsts: oneOf("UuCcAaSsQqRrTt"), serverFirsts: oneOf("+-"),
+	clientFirsts: oneOf("UuCcAaSsQqRrTtPpNnLl"), serverFirsts: oneOf("+-"),
 	upgraded: textUpgrade, next: textNext, lines: true,
 	attrs: func(v *view, a *Attrs) {
 		if l, _, ok := line(v.s); ok && len(l) > 4 {
@@ -16,7 +16,7 @@ var pop3Protocol = protocol{
 	},
 }
 
-var pop3Verbs = []string{"USER", "CAPA", "APOP", "AUTH", "STLS", "QUIT"}
+var pop3Verbs = []string{"USER", "CAPA", "APOP", "AUTH", "STLS", "QUIT", "PASS", "NOOP", "STAT", "LANG", "UTF8"}
 
 // pop3OwnVerbs are in no other protocol of lines: a client may be met with
 // them whose greeting was not.

@@ -23,9 +23,9 @@ const (
 	quicFlagID      = 0x08
 )
 
-// quicPublicFlags: a version, a connection id of 8 bytes (its bits 2 and 3, or bit
+// quicPublicFlags: a version or none, a connection id of 8 bytes (its bits 2 and 3, or bit
 // 3 alone), a packet number of 1 to 6 bytes.
-var quicPublicFlags = oneOf("\x09\x0d\x19\x1d\x29\x2d\x39\x3d")
+var quicPublicFlags = oneOf("\x08\x09\x0c\x0d\x18\x19\x1c\x1d\x28\x29\x2c\x2d\x38\x39\x3c\x3d")
 
 // quicVersion reports the versions in use: 1, 2, the IETF's drafts and
 // Facebook's; Google's from Q046 on, which have the same long header.
@@ -70,15 +70,18 @@ func quicPublic(b []byte) bool {
 
 func quicClient(v *view) match {
 	if v.c[0] < 0x40 {
-		if quicPublic(v.c) {
+		switch {
+		case quicPublic(v.c):
 			return yes
+		case v.c[0]&quicFlagID != 0 && v.c[0]&(quicFlagVersion|quicFlagReset) == 0 && len(v.s) == 0:
+			return fits // later ones name no version
 		}
 		return no
 	}
 	version, ok := quicLong(v.c)
 	if !ok {
-		// Short headers come only after the server has answered.
-		if v.c[0]&0x80 == 0 && len(v.s) > 0 && v.c[0]&0x40 != 0 {
+		// Short headers come only after the server has answered, or a hello.
+		if v.c[0]&0x80 == 0 && (len(v.s) > 0 || v.hello != nil && v.hello.n > 0) && v.c[0]&0x40 != 0 {
 			return fits
 		}
 		return no

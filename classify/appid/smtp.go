@@ -8,14 +8,21 @@ import "gatehouse/policy"
 var smtpProtocol = protocol{
 	app: policy.AppSMTP, tcp: true,
 	client: smtpHello, server: smtpGreeting,
-	clientFirsts: oneOf("EeHhLlAa"), serverFirsts: oneOf("245"),
+	clientFirsts: oneOf("EeHhLlAaQqNnRrVvSsMm"), serverFirsts: oneOf("245"),
 	upgraded: textUpgrade, next: textNext, lines: true, attrs: smtpAttrs, mid: smtpMid,
 }
 
 var smtpVerbs = []string{"EHLO", "HELO", "LHLO", "AUTH LOGIN", "AUTH PLAIN", "AUTH CRAM-MD5"}
 
+// smtpCommands may come first too; FTP has some of them, so that the greeting must
+// say what it is.
+var smtpCommands = []string{"QUIT", "NOOP", "RSET", "HELP", "VRFY", "EXPN", "STARTTLS", "MAIL", "RCPT", "ETRN", "AUTH"}
+
 func smtpHello(v *view) match {
 	m := word(v.c, smtpVerbs)
+	if m != yes && len(v.s) > 0 && smtpGreeting(v) == yes {
+		m = max(m, word(v.c, smtpCommands))
+	}
 	if m != yes {
 		return m
 	}

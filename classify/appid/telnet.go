@@ -6,11 +6,11 @@ import "gatehouse/policy"
 // side that negotiates; the options' numbers stand in IANA's registry.
 var telnetProtocol = protocol{
 	app: policy.AppTelnet, tcp: true,
-	client:       func(v *view) match { return telnetOptions(v.c, v.cFull) },
-	server:       func(v *view) match { return telnetOptions(v.s, v.sFull) },
-	clientFirsts: oneOf("\xff"), serverFirsts: oneOf("\xff"),
+	client:       func(v *view) match { return telnetSide(v.c, v.s, v.cFull) },
+	server:       func(v *view) match { return telnetSide(v.s, v.c, v.sFull) },
+	clientFirsts: oneOf("\xff\r\n").or(between(' ', '~')), serverFirsts: oneOf("\xff\r\n").or(between(' ', '~')),
 	mid: func(b []byte) match {
-		if len(b) > 0 && b[0] == 0xff && telnetCommands(b) >= 2 {
+		if b[0] == 0xff && telnetCommands(b) >= 2 {
 			return yes
 		}
 		return no
@@ -45,6 +45,24 @@ func telnetCommands(b []byte) (n int) {
 
 // telnetLastOption: 49 options are assigned, then 138 to 140; 255 extends the list.
 const telnetLastOption = 49
+
+// telnetSide: one side may negotiate and the other only type.
+func telnetSide(b, other []byte, full bool) match {
+	if b[0] == 0xff {
+		return telnetOptions(b, full)
+	}
+	switch {
+	case !text(b):
+		return no
+	case len(other) == 0:
+		return until(full)
+	case other[0] != 0xff:
+		return no
+	case telnetCommands(other) >= 3:
+		return fits
+	}
+	return until(full)
+}
 
 func telnetOptions(b []byte, full bool) match {
 	const iac, sb = 0xff, 0xfa
