@@ -430,6 +430,9 @@ func scoreCorpus(t *testing.T, captures string, lines []corpusLine) {
 	}
 	all := total.right + total.wrong + total.unknown
 	t.Logf("right %d, wrong %d, unknown %d of %d; false positives %d of %d negatives", total.right, total.wrong, total.unknown, all, falsePositives, negatives)
+	if float64(total.right) < 0.98*float64(all) {
+		t.Errorf("%d of %d flows have no name", total.unknown, all)
+	}
 	if float64(total.wrong) > 0.003*float64(all) {
 		t.Errorf("%d of %d flows have a wrong name", total.wrong, all)
 	}

@@ -73,6 +73,7 @@ var protocols = [...]protocol{
 	rdpUDPProtocol,
 	rtcpProtocol,
 	rtpProtocol,
+	rtpStreamProtocol,
 }
 
 // tlsIndex is where tlsProtocol stands.

@@ -1,0 +1,35 @@
+package appid
+
+import "gatehouse/policy"
+
+// RTP over TCP: RFC 4571 section 2: each packet after its length. In a stream the
+// packets cannot be lost, so that three of one source that number themselves
+// without a gap are proof.
+var rtpStreamProtocol = protocol{
+	app: policy.AppRTP, tcp: true,
+	client:       func(v *view) match { return rtpFrames(v.c, v.cFull) },
+	server:       func(v *view) match { return min(fits, rtpFrames(v.s, v.sFull)) },
+	clientFirsts: between(0, 8), serverFirsts: between(0, 8),
+}
+
+func rtpFrames(b []byte, full bool) match {
+	var seq uint16
+	var source uint32
+	for n := 0; ; n++ {
+		if n == 3 {
+			return yes
+		}
+		if len(b) < 2+rtpHead {
+			return until(full)
+		}
+		size := int(be.Uint16(b))
+		if size < rtpHead || rtpHeader(b[2:]) != yes {
+			return no
+		}
+		if n > 0 && (be.Uint16(b[4:]) != seq+1 || be.Uint32(b[10:]) != source) {
+			return no
+		}
+		seq, source = be.Uint16(b[4:]), be.Uint32(b[10:])
+		b = b[min(len(b), 2+size):]
+	}
+}
