@@ -196,7 +196,7 @@ func (c *Control) make() *State {
 	s.Statements, s.Findings = models.Generate(s.Population)
 	s.Statements = append(s.Statements, p.Expand(s.Population, c.catalog, s.Situation.Moment)...)
 	for _, subject := range slices.Sorted(maps.Keys(s.Situation.Quarantines)) {
-		isIt := func(w *policy.Workload) bool { return belongs(subject, w) }
+		isIt := func(w *policy.Workload) bool { return Belongs(subject, w) }
 		s.Statements = append(s.Statements, operator.Quarantine(subject, s.Population, isIt, []string{"quarantine " + s.Situation.Quarantines[subject].String()})...)
 	}
 	return s

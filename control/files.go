@@ -88,6 +88,7 @@ const settle = time.Second
 type FileWatch struct {
 	files Files
 	log   *slog.Logger
+	done  []string // the state of the files that was read last
 
 	mu    sync.Mutex
 	fault string
@@ -97,7 +98,7 @@ type FileWatch struct {
 // OpenFiles reads the files for the first time. Where they have a fault, the last
 // good ones stand in, and Fault tells; without any the error is the fault.
 func OpenFiles(f Files, log *slog.Logger) (*FileWatch, *Rules, error) {
-	w := &FileWatch{files: f, log: log}
+	w := &FileWatch{files: f, log: log, done: f.print()}
 	c, err := f.read()
 	var rules *Rules
 	if err == nil {
@@ -171,7 +172,7 @@ func (w *FileWatch) setFault(err error) {
 func (w *FileWatch) Run(ctx context.Context, apply func(*Rules) error) {
 	tick := time.NewTicker(settle)
 	defer tick.Stop()
-	last, done := w.files.print(), w.files.print()
+	last := w.done
 	for {
 		select {
 		case <-ctx.Done():
@@ -181,14 +182,14 @@ func (w *FileWatch) Run(ctx context.Context, apply func(*Rules) error) {
 		now := w.files.print()
 		changed := !slices.Equal(now, last)
 		last = now
-		if changed || slices.Equal(now, done) {
+		if changed || slices.Equal(now, w.done) {
 			continue
 		}
 		c, err := w.files.read()
 		if !slices.Equal(w.files.print(), now) {
 			continue // changed while it was read
 		}
-		done = now
+		w.done = now
 		w.setFault(w.load(c, err, apply))
 	}
 }

@@ -127,19 +127,18 @@ func (h *Holds) nextEdge(t time.Time) time.Time {
 	return first
 }
 
-// belongs reports whether a workload is what a quarantine names: a service
+// Belongs reports whether a workload is what a quarantine names: a service
 // ("shop/db"), a container's name, or the beginning of its id.
-func belongs(subject string, w *policy.Workload) bool {
+func Belongs(subject string, w *policy.Workload) bool {
 	const shortID = 12 // characters of an id that the engine prints
 	return w.Service.String() == subject || w.Name == subject || len(subject) >= shortID && strings.HasPrefix(w.ID, subject)
 }
 
-// quarantines are the statements for the holds in force, and what of a workload
-// they select by (I9).
+// quarantined is what of a workload the quarantines in force select by (I9).
 func quarantined(holds map[string]Hold, w *policy.Workload) string {
 	var out []string
 	for _, subject := range slices.Sorted(maps.Keys(holds)) {
-		if belongs(subject, w) {
+		if Belongs(subject, w) {
 			out = append(out, subject)
 		}
 	}

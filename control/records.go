@@ -172,7 +172,7 @@ func (s *RecordStore) Run(ctx context.Context) {
 		for _, src := range s.due(asked, busy) {
 			asked[src.Name], busy[src.Name] = time.Now(), true
 			running.Go(func() {
-				s.ask(ctx, src)
+				s.Ask(ctx, src)
 				select {
 				case done <- src.Name:
 				case <-ctx.Done():
@@ -211,8 +211,8 @@ func (s *RecordStore) due(asked map[string]time.Time, busy map[string]bool) []op
 	return out
 }
 
-// ask reads one source and stores what it says.
-func (s *RecordStore) ask(ctx context.Context, src operator.Source) {
+// Ask reads one source, whenever it was read last, and stores what it says.
+func (s *RecordStore) Ask(ctx context.Context, src operator.Source) {
 	answer, err := s.read(ctx, src)
 	var records operator.Records
 	if err == nil && answer != nil {

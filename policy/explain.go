@@ -48,6 +48,7 @@ type StatementSay struct {
 	Tier   Tier     `json:"tier"`
 	Text   []string `json:"text"`
 	Origin []string `json:"origin"`
+	While  string   `json:"while,omitempty"` // the condition that keeps it in force
 }
 
 // Line is one labelled line of an explanation's text.
@@ -332,7 +333,7 @@ func (t *Table) sideSay(side Side, who uint32, sd *sideDecision, d *Decision, s 
 	}
 	if say.Rule >= 0 {
 		st := &t.statements[t.rules[say.Rule].Statement]
-		say.Statement = &StatementSay{st.ID, st.Tier, st.Lines(false), append([]string{}, st.Origin...)}
+		say.Statement = &StatementSay{st.ID, st.Tier, st.Lines(false), append([]string{}, st.Origin...), st.While}
 	}
 	return say
 }
@@ -406,6 +407,9 @@ func (t *Table) changes(x *Explanation, from, to uint32) []string {
 func (t *Table) changeOf(x *Explanation, say *SideSay, from, to uint32) string {
 	switch say.Reason {
 	case ReasonDenied:
+		if subject, ok := quarantineOf(say.Statement.ID); ok {
+			return fmt.Sprintf("%s is in quarantine: `gatehouse release %s` ends it", subject, subject)
+		}
 		return fmt.Sprintf("statement %q (%s) denies it: change or remove that statement", say.Statement.ID, strings.Join(say.Statement.Origin, "; "))
 	case ReasonApp, ReasonAppUnknown:
 		return fmt.Sprintf("on %s %s and %s may speak only %s: let them speak that, or give %s a model that serves what they speak", x.Port, x.From, x.To, orNothing(x.Allowed), x.To)
@@ -415,6 +419,13 @@ func (t *Table) changeOf(x *Explanation, say *SideSay, from, to uint32) string {
 		return "multicast and broadcast pass only where a statement names them"
 	}
 	return t.changeRelation(x, from, to)
+}
+
+// quarantineOf is who is cut off by a statement of that id.
+func quarantineOf(id string) (string, bool) {
+	way, ok := strings.CutPrefix(id, "quarantine-")
+	_, subject, _ := strings.Cut(way, "-")
+	return subject, ok
 }
 
 // changeRelation is the advice where no statement relates the two at all.
@@ -491,6 +502,9 @@ func (s *SideSay) lines(add func(what, format string, args ...any)) {
 		for _, line := range s.Statement.Text {
 			add("  statement", "%s  # %s (%s)", line, strings.Join(s.Statement.Origin, "; "), s.Statement.Tier)
 		}
+	}
+	if s.Statement != nil && s.Statement.While != "" {
+		add("  while", "%s", s.Statement.While)
 	}
 	add("  model", "%s: %s", s.Model, strings.Join(s.Reasons, "; "))
 }

@@ -25,6 +25,7 @@ type Status struct {
 	Closed    []string          `json:"closed"` // networks whose ports stay shut until admitted
 	Uncovered []Uncovered       `json:"uncovered"`
 	Findings  []Finding         `json:"findings"`
+	Situation SituationStatus   `json:"situation"`
 	Flows     int               `json:"flows"`
 	History   HistoryStatus     `json:"history"`
 	Packets   map[string]uint64 `json:"packets"` // hits, peered, steered, returned

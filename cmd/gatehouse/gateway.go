@@ -52,6 +52,8 @@ func (g *gateway) status() Status {
 	s.Closed = append(s.Closed, r.closed...)
 	s.Endpoints = EndpointCounts{Admitted: len(r.devices), Waiting: r.waiting}
 	g.countPackets(&s)
+	s.Situation = g.situation(g.control.State())
+	s.Problems = append(s.Problems, s.Situation.problems()...)
 	if st := g.control.State(); st != nil {
 		s.Epoch = st.Table.Epoch()
 		describe(&s, st)
@@ -207,6 +209,9 @@ func (g *gateway) setMode(req ModeRequest) ([]string, error) {
 		return nil, err
 	}
 	mode, _ := policy.ParseMode(req.Mode) // modeServices did
+	if err := modeOfFile(g.control.State(), services, mode); err != nil {
+		return nil, err
+	}
 	return services, g.control.SetModes(services, mode)
 }
 

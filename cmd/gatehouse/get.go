@@ -108,6 +108,9 @@ func statementRows(w io.Writer, items []StatementView) {
 			if i.Pending != "" {
 				note += "  [pending: " + i.Pending + "]"
 			}
+			if i.What.While != "" {
+				note += "  [while " + i.What.While + "]"
+			}
 			row(w, text, note)
 		}
 	}

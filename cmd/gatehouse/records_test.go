@@ -34,7 +34,7 @@ type desk struct {
 
 // openDesk has a project shop of web (nginx), db (postgres) and stranger, on one
 // network; state is its folder.
-func openDesk(t *testing.T, state string) *desk {
+func openDesk(t *testing.T, state string, edit ...func(*Settings)) *desk {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "ghd") // a socket's path is short
 	if err != nil {
@@ -43,6 +43,9 @@ func openDesk(t *testing.T, state string) *desk {
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	set := defaultsOf()
 	set.State = state
+	for _, e := range edit {
+		e(&set)
+	}
 	d := &desk{t: t, socket: filepath.Join(dir, "g.sock"), inv: inventory.New(), gateway: &gateway{settings: set, recorder: newRecorder(set), started: time.Now()}}
 	d.dataplane, err = dataplane.New(dataplane.Config{FlowMap: new(dataplanetest.FlowMap), Flows: 64})
 	if err != nil {
@@ -54,7 +57,7 @@ func openDesk(t *testing.T, state string) *desk {
 		t.Fatal(err)
 	}
 	d.control = control.New(control.Config{
-		Inventory: d.inv, Rules: d.inputs.rules, Modes: d.inputs.modes, Holds: d.inputs.holds, Records: d.inputs.records, Log: slog.New(slog.DiscardHandler),
+		Inventory: d.inv, Rules: d.inputs.rules, Modes: d.inputs.modes, Holds: d.inputs.holds, Records: d.inputs.records, Own: d.own, Log: slog.New(slog.DiscardHandler),
 		Settings: models.Settings{DefaultMode: policy.Observe}, Publish: d.recorder.names.follow,
 	})
 	d.inv.PutNetwork(policy.Network{ID: "net", Name: "shop_default", Driver: "bridge", Zone: 3, Owner: shopProject, Guarded: true, ICC: true,

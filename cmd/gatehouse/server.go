@@ -39,6 +39,9 @@ func (s *server) routes() map[string]http.HandlerFunc {
 		"POST /v1/mode/preview": answer(s.previewMode),
 		"POST /v1/replay":       answer(s.replay),
 		"POST /v1/suggest":      answer(s.suggest),
+		"POST /v1/threat":       answer(s.threat),
+		"POST /v1/quarantine":   answer(s.quarantine),
+		"POST /v1/release":      answer(s.release),
 	}
 }
 
@@ -210,7 +213,7 @@ func (s *server) serve(ctx context.Context, l net.Listener) error {
 
 // serveHTTP serves until ctx ends; streams end with it.
 func serveHTTP(ctx context.Context, l net.Listener, h http.Handler) error {
-	srv := &http.Server{Handler: h, ReadHeaderTimeout: 5 * time.Second, BaseContext: func(net.Listener) context.Context { return ctx }}
+	srv := &http.Server{Handler: h, ReadHeaderTimeout: 5 * time.Second, BaseContext: func(net.Listener) context.Context { return ctx }, ConnContext: withCaller}
 	stop := context.AfterFunc(ctx, func() { srv.Close() })
 	defer stop()
 	if err := srv.Serve(l); !errors.Is(err, http.ErrServerClosed) {

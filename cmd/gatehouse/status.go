@@ -5,6 +5,7 @@ import (
 	"io"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -48,6 +49,7 @@ func (s *Status) write(w io.Writer) {
 	if s.Services.Observe > 0 {
 		row(w, "", "observe drops nothing of its own service: `gatehouse mode SERVICE enforce` does")
 	}
+	s.Situation.write(w)
 	row(w, "interfaces", fmt.Sprintf("%d guarded, %d waiting", s.Endpoints.Admitted, s.Endpoints.Waiting))
 	row(w, "flows", s.Flows)
 	s.History.write(w)
@@ -64,7 +66,9 @@ func (s *Status) write(w io.Writer) {
 		row(w, "UNCOVERED", u.Workload+": "+u.Why)
 	}
 	for _, p := range s.Problems {
-		row(w, "PROBLEM", p)
+		for line := range strings.SplitSeq(p, "\n") {
+			row(w, "PROBLEM", line)
+		}
 	}
 	for _, f := range s.Findings {
 		row(w, "finding "+f.Kind, f.Subject+": "+f.Text)
@@ -87,5 +91,19 @@ func (h *HistoryStatus) write(w io.Writer) {
 	row(w, "history", text)
 	if h.Problem != "" {
 		row(w, "PROBLEM", h.Problem)
+	}
+}
+
+func (s *SituationStatus) write(w io.Writer) {
+	if s.ThreatSet != "" {
+		row(w, "threat level", s.Threat.String()+", "+s.ThreatSet)
+	} else {
+		row(w, "threat level", s.Threat)
+	}
+	for _, q := range s.Quarantines {
+		row(w, "QUARANTINE", q.Subject+" "+q.String())
+	}
+	for _, r := range s.Records {
+		row(w, "record "+r.Name, fmt.Sprintf("%d records of %s, %s", r.Records, r.From, ago(r.Good)))
 	}
 }
