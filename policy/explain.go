@@ -93,6 +93,7 @@ func Explain(t *Table, from, to string, port PortRange, app App) (Explanation, e
 	if q.Src != ([16]byte{}) {
 		f.who = t.placed(f.who, netip.AddrFrom16(q.Src))
 	}
+	f.who, d.who = t.somewhere(f.who), t.somewhere(d.who)
 	spoken := Spoken{App: app}
 	if app != AppNone {
 		spoken = t.decide(f.who, d.who, q.Proto, own).likeliest(app)
@@ -113,6 +114,20 @@ func (t *Table) placed(who uint32, ip netip.Addr) uint32 {
 		return who
 	}
 	return t.resolver.placed(who, addressFrom(ip))
+}
+
+// somewhere is a peer that is no workload and was named without an address: at an
+// address that no prefix of a statement holds but one that holds all.
+func (t *Table) somewhere(who uint32) uint32 {
+	r := &t.resolver
+	if r.regions == nil || who >= uint32(FirstWorkloadIdentity) {
+		return who
+	}
+	region, ok := r.regions.longest.Get(netip.PrefixFrom(netip.IPv4Unspecified(), 0))
+	if v, known := r.variants[variantKey{who, region}]; ok && known {
+		return v
+	}
+	return who
 }
 
 // likeliest is the first form of an application in which the flow passes, else
