@@ -36,6 +36,7 @@ func TestTunnels(t *testing.T) {
 		allow(webIdx, dbIdx, plain(policy.AppMySQL), tcpPort(1081)),
 		allow(webIdx, dbIdx, plain(policy.AppWebSocket), tcpPort(8080)),
 	}
+	longConnect := "CONNECT db:22 HTTP/1.1\r\nA: " + strings.Repeat("a", 3980) + "\r\n\r\n"
 	inside := func(outer, inner policy.App) policy.Spoken { return policy.Spoken{App: outer, Inner: inner} }
 	tests := []struct {
 		name   string
@@ -79,6 +80,20 @@ func TestTunnels(t *testing.T) {
 			[]step{c(h2cAsk), s(h2cSwitch + h2Settings), c(h2Preface), s("x").ok()}},
 		{"an upgrade to nobody knows what", 3128, inside(policy.AppHTTP, policy.AppMySQL),
 			[]step{c("GET / HTTP/1.1\r\nUpgrade: db\r\n\r\n"), s("HTTP/1.1 101 Go\r\nUpgrade: db\r\n\r\n"), s(mysqlHello).no(policy.ReasonApp)}},
+		{"connect behind another request", 3128, inside(policy.AppHTTP, policy.AppUnknown),
+			[]step{c(httpGet + connect), s(httpOK), s(connected), c(sshBanner).no(policy.ReasonProtocolMismatch)}},
+		{"connect with a head that is too long", 3128, inside(policy.AppHTTP, policy.AppUnknown),
+			[]step{c(longConnect[:1400]), c(longConnect[1400:2800]), c(longConnect[2800:]), s(connected).no(policy.ReasonApp)}},
+		{"an answer with a head that is too long", 3128, inside(policy.AppHTTP, policy.AppUnknown),
+			[]step{c(connect), s("HTTP/1.1 200 OK\r\nA: " + strings.Repeat("a", 1400)), s(strings.Repeat("a", 1000) + "\r\n\r\n").no(policy.ReasonApp)}},
+		{"no upgrade after all, with a head that is too long", 3128, policy.Spoken{App: policy.AppHTTP},
+			[]step{c(h2cAsk), s("HTTP/1.1 200 OK\r\nA: " + strings.Repeat("a", 1400)).ok()}},
+		{"websocket with a head that is too long", 3128, policy.Spoken{App: policy.AppWebSocket},
+			[]step{c(wsAsk), s(wsSwitched[:len(wsSwitched)-2] + "A: " + strings.Repeat("a", 1400)), s(strings.Repeat("a", 1000) + "\r\n\r\n").ok()}},
+		{"socks 4 to ssh", 1080, inside(policy.AppSOCKS, policy.AppSSH),
+			[]step{c("\x04\x01\x00\x16\x0a\x00\x00\x01user\x00"), s("\x00\x5a\x00\x00\x00\x00\x00\x00"), c(sshBanner).no(policy.ReasonApp)}},
+		{"socks 4a to http", 1080, inside(policy.AppSOCKS, policy.AppHTTP),
+			[]step{c("\x04\x01\x00\x50\x00\x00\x00\x01\x00db\x00"), s("\x00\x5a\x00\x00\x00\x00\x00\x00"), c(httpGet), s(httpOK).ok()}},
 		{"socks to https", 1080, policy.Spoken{App: policy.AppSOCKS, Inner: policy.AppTLS, ALPN: policy.AppHTTP},
 			[]step{c(socksHello), s("\x05\x00"), c(socksAsk), s(socksGrant), c(clientHello), s(serverHello).ok()}},
 		{"socks with a password to ssh", 1080, inside(policy.AppSOCKS, policy.AppSSH),

@@ -14,6 +14,9 @@ var socksProtocol = protocol{
 	clientFirsts: oneOf("\x04\x05"), serverFirsts: oneOf("\x00\x05"),
 	tunnel: socksTunnel,
 	attrs: func(v *view, a *Attrs) {
+		if len(v.c) == 0 || v.c[0] == 4 {
+			return
+		}
 		if c, _, m := socksRequest(v); m == yes {
 			if n, ok := socksAddress(c); ok && c[3] == socksName {
 				a.Set(AttrTarget, c[5:n-2])

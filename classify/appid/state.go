@@ -235,6 +235,7 @@ func (e *Engine) enter(s *State) {
 		protocols[s.proto].attrs(s.look(s.reversed), &a)
 	}
 	s.targetN = uint8(copy(s.target[:], a.Get(AttrTarget)))
+	lost := s.dir[FromClient].full || s.dir[FromServer].full
 	for d := range s.dir {
 		s.dir[d].advance(s.kept(Dir(d)), int(s.at[d]))
 	}
@@ -243,7 +244,7 @@ func (e *Engine) enter(s *State) {
 	s.proto, s.proof, s.upgrades, s.naming, s.tunnel = -1, 0, no, no, no
 	s.tally[0] = tally{}
 	s.outcome = Outcome{Spoken: s.outer}
-	if s.depth > depthMax {
+	if s.depth > depthMax || lost { // bytes of it went by that were not kept
 		s.outcome = Outcome{Spoken: s.unknown(), Decided: true}
 		return
 	}
