@@ -66,6 +66,12 @@ func TestTunnels(t *testing.T) {
 			[]step{c(connect), s(connected), c("\xee\x02\x03\x04\x05\x06\x07\x08\x09\x0a\x0b\x0c\x0d\x0e\x0f\x10").no(policy.ReasonApp)}},
 		{"a password first", 3128, inside(policy.AppHTTP, policy.AppSSH),
 			[]step{c(connect), s(denied407), s("sorry"), c(connect), s(connected), c(sshBanner).no(policy.ReasonApp)}},
+		{"a password first, and a long refusal", 3128, inside(policy.AppHTTP, policy.AppSSH),
+			[]step{c(connect), s(denied407), s(strings.Repeat("sorry", 280)), s(strings.Repeat("sorry", 280)), s(strings.Repeat("sorry", 280)), s(strings.Repeat("sorry", 280)),
+				c(connect), s(connected), c(sshBanner).no(policy.ReasonApp)}},
+		{"an answer drop by drop", 3128, inside(policy.AppHTTP, policy.AppUnknown),
+			[]step{c(connect), s("HTTP/1.1 200 OK\r\n"), s("A: aaaaaaaaa\r\n"), s("A: aaaaaaaaa\r\n"), s("A: aaaaaaaaa\r\n"), s("A: aaaaaaaaa\r\n"), s("A: aaaaaaaaa\r\n"), s("A: aaaaaaaaa\r\n"),
+				s("A: aaaaaaaaa\r\n"), s("A: aaaaaaaaa\r\n"), s("A: aaaaaaaaa\r\n"), s("A: aaaaaaaaa\r\n").no(policy.ReasonApp)}},
 		{"connect within connect", 3128, inside(policy.AppHTTP, policy.AppSSH),
 			[]step{c(connect), s(connected), c(connect), s(connected), c(sshBanner).no(policy.ReasonApp)}},
 		{"refused for good", 3128, policy.Spoken{App: policy.AppHTTP},
@@ -241,6 +247,26 @@ func TestUpgrades(t *testing.T) {
 					}
 				})
 			}
+		}
+	})
+}
+
+// TestOldDownload: a connection met in the middle, of which only the server
+// speaks, waits for no tunnel.
+func TestOldDownload(t *testing.T) {
+	families(t, func(t *testing.T, v6 bool) {
+		out := wire{v6, webIdx, dbIdx}
+		b := newBench(t, world{statements: statements()}, Config{})
+		seq, body := uint32(5000), httpOK
+		for range 20 {
+			r := b.send(out.back().tcp(t, 80, 40000, ACK, seq, 1, body))
+			if !r.Forward {
+				t.Fatalf("%+v", r)
+			}
+			seq, body = seq+uint32(len(body)), strings.Repeat("x", 1000)
+		}
+		if r := b.out; r.Verdict != policy.Allow {
+			t.Errorf("%+v", r)
 		}
 	})
 }

@@ -127,6 +127,7 @@ type view struct {
 	hello        *quicHello // where QUIC's hello is collected; nil = it is not
 	port         uint16     // the responder's
 	sub          policy.App // for tunnel: the API on top
+	refused      bool       // for tunnel: one was asked for before, and refused
 }
 
 // firsts is the set of bytes that a direction may begin with.

@@ -62,6 +62,7 @@ type State struct {
 	naming   match           // of the settled protocol: more = the API on top may still show
 	tunnel   match           // of the settled protocol: more = it may still open one, yes = it has
 	at       [2]uint16       // where the tunnel begins in each direction
+	rounds   uint8           // of refusals of a tunnel
 	depth    uint8           // how many tunnels the bytes at hand are in
 	outer    policy.Spoken   // depth > 0: what the outermost tunnel is opened in
 	target   [targetMax]byte // where the innermost tunnel leads
@@ -96,7 +97,7 @@ func (s *State) Reset(proto policy.Proto, port uint16, mid bool) {
 		s.tally[1] = tally{}
 	}
 	s.awaiting, s.naming, s.asked = false, no, 0
-	s.tunnel, s.depth, s.outer, s.targetN = no, 0, policy.Spoken{}, 0
+	s.tunnel, s.depth, s.rounds, s.outer, s.targetN = no, 0, 0, policy.Spoken{}, 0
 }
 
 // Open fixes where a direction's data begins: at a SYN's sequence number plus one.
@@ -206,9 +207,7 @@ func (s *State) IsText() bool { return s.proto >= 0 && protocols[s.proto].lines 
 // opened, or until it went over to TLS, opened one, or can do neither any more.
 // The budget starts anew. What is in the tunnel may be decided at once.
 func (e *Engine) Watch(s *State) Outcome {
-	for d := range s.dir {
-		s.dir[d].units, s.dir[d].bytes, s.dir[d].packets = 0, 0, 0
-	}
+	s.renew()
 	if s.tunnel == yes {
 		e.enter(s)
 		return s.Outcome()
@@ -217,6 +216,16 @@ func (e *Engine) Watch(s *State) Outcome {
 	e.watch(s)
 	return s.Outcome()
 }
+
+// renew makes the budget a new one.
+func (s *State) renew() {
+	for d := range s.dir {
+		s.dir[d].units, s.dir[d].bytes, s.dir[d].packets = 0, 0, 0
+	}
+}
+
+// roundsMax is how many packets of refusals of a tunnel are passed over.
+const roundsMax = 64
 
 // depthMax is how many tunnels in each other are looked into; what is in more of
 // them is unknown.
@@ -289,6 +298,17 @@ func (s *State) unknown() policy.Spoken {
 		return policy.Spoken{App: policy.AppUnknown}
 	}
 	out := s.outer
+	out.Inner = policy.AppUnknown
+	return out
+}
+
+// carriesUnknown is what is said where a tunnel was asked for, and what came of
+// it could not be told.
+func (s *State) carriesUnknown() policy.Spoken {
+	if s.depth > 0 {
+		return s.unknown()
+	}
+	out := s.outcome.Spoken
 	out.Inner = policy.AppUnknown
 	return out
 }
@@ -500,6 +520,9 @@ func (s *State) helloPending() bool {
 // silent, or unknown.
 func (e *Engine) giveUp(s *State) {
 	s.outcome.Decided = true
+	if s.watching && s.tunnel == more && s.exhausted() {
+		s.outcome.Spoken = s.carriesUnknown()
+	}
 	s.naming, s.tunnel = no, no
 	if s.watching || s.awaiting {
 		return
@@ -562,7 +585,7 @@ func (s *State) lookForTunnel(p *protocol, v *view) {
 	if s.tunnel = no; p.tunnel == nil {
 		return
 	}
-	v.sub = s.outcome.Spoken.Sub
+	v.sub, v.refused = s.outcome.Spoken.Sub, s.rounds > 0
 	m, c, r := p.tunnel(v)
 	if s.reversed {
 		c, r = r, c
@@ -609,8 +632,13 @@ func (e *Engine) watch(s *State) {
 		return
 	}
 	if s.tunnel == more {
+		done := s.at != [2]uint16{}
 		for d := range s.dir {
 			s.dir[d].advance(s.kept(Dir(d)), int(s.at[d]))
+		}
+		if done && s.rounds < roundsMax { // a refusal counts against no budget
+			s.rounds++
+			s.renew()
 		}
 	}
 	s.outcome.Decided = s.tunnel != more && s.upgrades != more

@@ -19,6 +19,8 @@ func httpTunnel(v *view) (m match, client, server int) {
 	for range 8 {
 		head, rest, ok := httpHead(c)
 		switch {
+		case len(v.c) == 0 && !v.refused: // met mid-stream
+			return no, 0, 0
 		case !ok && len(c) == 0: // what the server says belongs to its refusal
 			return more, len(v.c), len(v.s)
 		case !ok && v.cFull && (begins(c, "CONNECT ") == yes || begins(s, httpSwitching) == yes):
