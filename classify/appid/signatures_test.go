@@ -159,8 +159,15 @@ func TestOneSide(t *testing.T) {
 			if o.Spoken.App != tt.app || o.Confidence > ConfidenceOneSide {
 				t.Errorf("%s from side %d: %+v", tt.name, dir, o)
 			}
+			payload := []byte(tt.payload)
 			var a Attrs
-			s.Attrs(&a)
+			if n := testing.AllocsPerRun(3, func() {
+				s.Reset(proto, 9999, tt.mid)
+				testEngine.Feed(&s, dir, 1000, payload)
+				s.Attrs(&a)
+			}); n != 0 && !raceEnabled {
+				t.Errorf("%s: %v allocations", tt.name, n)
+			}
 		}
 	}
 }
@@ -321,6 +328,9 @@ func TestAttributes(t *testing.T) {
 		}
 		var a Attrs
 		k.s.Attrs(&a)
+		if n := testing.AllocsPerRun(3, func() { k.s.Attrs(&a) }); n != 0 && !raceEnabled {
+			t.Errorf("%s: %v allocations", tt.name, n)
+		}
 		for key, want := range tt.attrs {
 			if got := string(a.Get(key)); got != want {
 				t.Errorf("%s: %v is %q, want %q (%+v)", tt.name, key, got, want, k.out)
