@@ -142,7 +142,7 @@ func dnsHeader(b []byte, kind dnsKind) bool {
 	flags := be.Uint16(b[2:])
 	qd, an, ns, ar := be.Uint16(b[4:]), be.Uint16(b[6:]), be.Uint16(b[8:]), be.Uint16(b[10:])
 	opcode := flags >> 11 & 15
-	if opcode > 6 || opcode == 1 || opcode == 3 || flags&0x40 != 0 {
+	if opcode > 6 || opcode == 3 || flags&0x40 != 0 {
 		return false
 	}
 	if kind == dnsMulticast {
@@ -153,6 +153,9 @@ func dnsHeader(b []byte, kind dnsKind) bool {
 	}
 	if kind == dnsReply {
 		return flags&15 <= 11 && qd <= 1 && (qd == 1 || flags&15 != 0 || an > 0)
+	}
+	if opcode == 1 { // inverse, obsolete: an answer looks for its question
+		return flags&15 == 0 && qd == 0 && an == 1 && ns == 0 && ar == 0
 	}
 	// An update (opcode 5) and a notification (4) carry records in a query.
 	return flags&15 == 0 && qd == 1 && (opcode >= 4 || an == 0 && ns == 0) && an <= 100 && ns <= 100 && ar <= 2+ns

@@ -170,10 +170,10 @@ func altered(b string) string {
 
 // alike: clients whose first words a server of the other kind could be
 // answering: inline redis commands are memcached's, +OK is a redis reply, PING is
-// NATS's, and the first replies of SMTP and FTP are the same.
+// NATS's, USER is POP3's, and the first replies of SMTP and FTP are the same.
 var alike = map[[2]policy.App]bool{
 	{policy.AppMemcached, policy.AppRedis}: true, {policy.AppSMTP, policy.AppFTP}: true, {policy.AppFTP, policy.AppSMTP}: true,
-	{policy.AppRedis, policy.AppPOP3}: true, {policy.AppMemcached, policy.AppPOP3}: true, {policy.AppRedis, policy.AppNATS}: true,
+	{policy.AppFTP, policy.AppPOP3}: true, {policy.AppRedis, policy.AppPOP3}: true, {policy.AppMemcached, policy.AppPOP3}: true, {policy.AppRedis, policy.AppNATS}: true,
 }
 
 // TestForeignBytes: each protocol against every other one's server. The true

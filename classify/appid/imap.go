@@ -81,7 +81,11 @@ func imapMid(b []byte) match {
 }
 
 func imapGreeting(v *view) match {
-	best := no
+	best := begins(v.s, "* CAPABILITY IMAP4") // the greeting was not met
+	if best == yes {
+		return yes
+	}
+	best = min(best, until(v.sFull))
 	for _, s := range [...]string{"* OK", "* PREAUTH", "* BYE"} {
 		switch begins(v.s, s) {
 		case more:

@@ -18,9 +18,9 @@ var pop3Protocol = protocol{
 
 var pop3Verbs = []string{"USER", "CAPA", "APOP", "AUTH", "STLS", "QUIT", "PASS", "NOOP", "STAT", "LANG", "UTF8"}
 
-// pop3OwnVerbs are in no other protocol of lines: a client may be met with
+// pop3OwnVerbs are in no other protocol that answers +OK: a client may be met with
 // them whose greeting was not.
-var pop3OwnVerbs = []string{"CAPA", "APOP", "STLS", "UIDL", "RETR", "TOP"}
+var pop3OwnVerbs = []string{"CAPA", "APOP", "STLS", "UIDL", "RETR", "TOP", "USER", "PASS"}
 
 func pop3Command(v *view) match {
 	verbs := pop3Verbs

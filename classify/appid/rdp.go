@@ -73,6 +73,9 @@ func rdpRequest(v *view) match {
 		return no
 	}
 	// Negotiation request: type 1, flags, length 8.
+	if len(b) >= 8 && b[0] == 1 && le.Uint16(b[2:]) == 8 { // others may follow it
+		return yes
+	}
 	if len(b) >= 8 && b[len(b)-8] == 1 && le.Uint16(b[len(b)-6:]) == 8 {
 		return yes
 	}
