@@ -39,7 +39,12 @@ func Generate(p *Population) ([]policy.Statement, []Finding) {
 		g.fronts(s)
 		g.unanswered(s)
 	}
-	return g.statements(), sortFindings(g.findings)
+	out := g.statements()
+	for _, s := range p.index.subjects {
+		out = append(out, g.labelled(s)...)
+	}
+	policy.SortStatements(out)
+	return out, sortFindings(g.findings)
 }
 
 type generator struct {

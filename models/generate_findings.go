@@ -20,7 +20,6 @@ const (
 	FindingNotPublished    FindingKind = "not-published"     // a published port that the model offers to nobody (R13)
 	FindingSourceHidden    FindingKind = "source-hidden"     // the engine hides who calls (R14)
 	FindingIgnoredLabel    FindingKind = "ignored-label"     // baked into an image (I3), malformed, or below the operator's floor
-	FindingPendingLabel    FindingKind = "pending-label"     // a statement label, which is not compiled yet
 	FindingSharedNamespace FindingKind = "shared-namespace"  // several workloads behind one endpoint (I6)
 	FindingNestedEngine    FindingKind = "nested-engine"     // docker-in-docker (R24)
 	FindingUncovered       FindingKind = "uncovered"         // cannot be guarded
@@ -129,8 +128,10 @@ func (a *assembly) reportLabel(w *policy.Workload, key, value string) {
 				p.findWorkload(FindingIgnoredLabel, w, "label %s: %q is not a role", LabelRole, r)
 			}
 		}
-	case strings.HasPrefix(key, "gatehouse.allow.") || strings.HasPrefix(key, "gatehouse.deny."):
-		p.findWorkload(FindingPendingLabel, w, "label %s: statements by label are not compiled yet", key)
+	case isStatementLabel(key):
+		if _, err := parseStatementLabel(key, value); err != nil {
+			p.findWorkload(FindingIgnoredLabel, w, "label %s gives nothing: %v", key, err)
+		}
 	case key != LabelEnable && key != LabelMode && key != LabelFeatures:
 		p.findWorkload(FindingIgnoredLabel, w, "label %s is not one that Gatehouse knows", key)
 	}

@@ -405,6 +405,7 @@ func (a *assembly) key(s *subject) string {
 			fields = append(fields, k+"="+v)
 		}
 	}
+	fields = append(fields, s.statementLabels()...)
 	for _, r := range a.routes {
 		for _, rt := range s.routesBy(r) {
 			fields = append(fields, fmt.Sprint(rt))

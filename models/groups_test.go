@@ -154,7 +154,8 @@ func TestV5(t *testing.T) {
 		{"baked enable", Settings{}, []option{imageLabel("gatehouse.enable=false")}, policy.Enforce, true, FindingIgnoredLabel},
 		{"malformed enable", Settings{}, []option{label("gatehouse.enable=no")}, policy.Enforce, true, FindingIgnoredLabel},
 		{"uncovered", Settings{}, []option{onHost}, policy.Enforce, false, FindingUncovered},
-		{"statement labels wait", Settings{}, []option{label("gatehouse.allow.egress=1.2.3.4:80")}, policy.Enforce, true, FindingPendingLabel},
+		{"malformed statement label", Settings{}, []option{label("gatehouse.allow.egress=1.2.3.4")}, policy.Enforce, true, FindingIgnoredLabel},
+		{"statement label", Settings{}, []option{label("gatehouse.allow.egress=1.2.3.4:80")}, policy.Enforce, true, ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			b := newTown(t).network("n", "p")
