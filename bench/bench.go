@@ -72,6 +72,7 @@ var variants = []variant{
 	{name: "gatehouse10000", title: "Gatehouse with 10,000 statements more", gateway: &gatewayRequest{Offload: true, Statements: 10000}, topics: []string{"packets", "flows"}},
 	{name: "limited", title: "Gatehouse, 50,000 misses a second and endpoint", gateway: &gatewayRequest{Offload: true, MissBudget: steer.DefaultMissBudget}, topics: []string{"flows"}},
 	{name: "userspace", title: "Gatehouse, every packet in user space", gateway: &gatewayRequest{}, topics: []string{"packets", "tcp", "latency", "connections"}},
+	{name: "tap", title: "Gatehouse, every packet in user space, by a TAP", gateway: &gatewayRequest{TAP: true}, topics: []string{"packets", "tcp", "latency", "connections"}},
 }
 
 // iptables makes the host side what Docker's users run: bridged packets meet

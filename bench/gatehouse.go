@@ -15,6 +15,7 @@ import (
 	"gatehouse/dataplane"
 	"gatehouse/dataplane/afxdp"
 	"gatehouse/dataplane/steer"
+	"gatehouse/dataplane/tun"
 	"gatehouse/policy"
 )
 
@@ -43,7 +44,7 @@ func newGateway(r gatewayRequest) (g *gateway, err error) {
 	if err := os.RemoveAll(pins); err != nil {
 		return g, err
 	}
-	if g.kernel, err = steer.Open(steer.Config{PinDir: pins, Prefix: "ghb", MissBudget: cmp.Or(r.MissBudget, 1e8), FlowEntries: 2 * benchFlows}); err != nil {
+	if g.kernel, err = steer.Open(steer.Config{PinDir: pins, Prefix: "ghb", TAP: r.TAP, MissBudget: cmp.Or(r.MissBudget, 1e8), FlowEntries: 2 * benchFlows}); err != nil {
 		return g, err
 	}
 	g.teardown = append(g.teardown, func() error { return errors.Join(g.kernel.Uninstall(), g.kernel.Close()) })
@@ -78,11 +79,11 @@ func (g *gateway) admit(r gatewayRequest) error {
 	if err != nil {
 		return err
 	}
-	ports, err := afxdp.Open(afxdp.Config{NetNS: r.Host, Interface: space.User})
+	port, err := slowPath(r, space.User)
 	if err != nil {
 		return err
 	}
-	if err := g.plane.AddPort(space.Number, 0, ports[0]); err != nil {
+	if err := g.plane.AddPort(space.Number, 0, port); err != nil {
 		return err
 	}
 	network := steer.Network{Zone: benchZone, Bridge: bridgeName, NetNS: r.Host}
@@ -106,6 +107,21 @@ func (g *gateway) admit(r gatewayRequest) error {
 	g.plane.SetEndpoints(endpoints)
 	network.Closed = true
 	return g.kernel.Guard(network)
+}
+
+func slowPath(r gatewayRequest, device string) (dataplane.Port, error) {
+	if r.TAP {
+		taps, err := tun.OpenTAP(tun.Config{NetNS: r.Host, Interface: device})
+		if err != nil {
+			return nil, err
+		}
+		return taps[0], nil
+	}
+	sockets, err := afxdp.Open(afxdp.Config{NetNS: r.Host, Interface: device})
+	if err != nil {
+		return nil, err
+	}
+	return sockets[0], nil
 }
 
 func (g *gateway) counts() (GatewayCounts, error) {

@@ -20,6 +20,7 @@ type gatewayRequest struct {
 	VethA      int    // ifindex
 	VethB      int
 	Offload    bool   // false: no flow is handed to the kernel
+	TAP        bool   // the slow path is a TAP
 	MissBudget uint32 // 0 = none
 	// Statements is how many the table has beside those that the measurements use.
 	Statements int

@@ -15,7 +15,7 @@ import (
 // acknowledge what was never sent, do not name a connection whose real bytes,
 // in the same place, are another application's (threat 15).
 func TestDecoys(t *testing.T) {
-	x := newSite(t, 1)
+	x := newSite(t, 1, false)
 	families(t, func(t *testing.T, v6 bool) {
 		x.t = t
 		var got atomic.Int64

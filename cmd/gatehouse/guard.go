@@ -17,6 +17,7 @@ import (
 	"gatehouse/dataplane"
 	"gatehouse/dataplane/afxdp"
 	"gatehouse/dataplane/steer"
+	"gatehouse/dataplane/tun"
 	"gatehouse/policy"
 )
 
@@ -360,7 +361,7 @@ func (g *guard) carry(path string) error {
 	if _, ok := g.spaces[space.Number]; ok {
 		return nil
 	}
-	ports, err := afxdp.Open(afxdp.Config{NetNS: path, Interface: space.User, Queues: g.settings.Workers})
+	ports, err := g.openPorts(path, space.User)
 	if err != nil {
 		return err
 	}
@@ -373,6 +374,22 @@ func (g *guard) carry(path string) error {
 	}
 	g.spaces[space.Number] = path
 	return nil
+}
+
+// openPorts opens the device on which a namespace's slow path reaches user space.
+func (g *guard) openPorts(path, device string) (ports []dataplane.Port, err error) {
+	if g.settings.IO == "tap" {
+		taps, err := tun.OpenTAP(tun.Config{NetNS: path, Interface: device, Queues: g.settings.Workers})
+		for _, p := range taps {
+			ports = append(ports, p)
+		}
+		return ports, err
+	}
+	sockets, err := afxdp.Open(afxdp.Config{NetNS: path, Interface: device, Queues: g.settings.Workers})
+	for _, p := range sockets {
+		ports = append(ports, p)
+	}
+	return ports, err
 }
 
 // dropSpaces ends the slow path of namespaces that no network uses.

@@ -56,7 +56,8 @@ var arrows = map[string][]string{
 	"dataplane/dataplanetest": {"classify", "dataplane", "policy"},
 	"dataplane/steer":         {"classify", "dataplane", "policy"},
 	"dataplane/afxdp":         {"classify", "dataplane", "policy"},
-	"bench":                   {"classify", "classify/appid", "dataplane", "dataplane/afxdp", "dataplane/steer", "models", "policy", "policy/ruleset", "policy/ruleset/rulesettest"},
+	"dataplane/tun":           {"classify", "dataplane", "policy"},
+	"bench":                   {"classify", "classify/appid", "dataplane", "dataplane/afxdp", "dataplane/steer", "dataplane/tun", "models", "policy", "policy/ruleset", "policy/ruleset/rulesettest"},
 
 	"policy/ruleset/rulesettest":    {"policy/ruleset"},
 	"dataplane/capture":             {},

@@ -121,7 +121,7 @@ func steerConfig(set Settings) steer.Config {
 	attach, _ := steer.ParseAttach(set.Attach) // checked by Settings.check
 	return steer.Config{
 		PinDir: set.Pins, Prefix: set.Devices, Table: standingTable(set.Devices), NetNSDir: set.NetNS, FlowEntries: uint32(set.Flows),
-		Attach: attach, Queues: set.Workers, MissBudget: uint32(set.Misses),
+		Attach: attach, TAP: set.IO == "tap", Queues: set.Workers, MissBudget: uint32(set.Misses),
 	}
 }
 

@@ -87,7 +87,7 @@ func (s *Steer) enter(spec Spec) (*endpoint, error) {
 	if n == nil {
 		return nil, fmt.Errorf("zone %d is not guarded", spec.Zone)
 	}
-	if err := n.checkPort(spec.Ifindex); err != nil {
+	if err := n.checkPort(spec.Ifindex, s.cfg.maxMTU()); err != nil {
 		return nil, err
 	}
 	e := &endpoint{Spec: spec, network: n, space: n.space}
@@ -119,7 +119,7 @@ func (s *Steer) enter(spec Spec) (*endpoint, error) {
 
 // checkPort: the interface is a port of this very bridge, and its frames fit
 // the slow path.
-func (n *network) checkPort(ifindex uint32) error {
+func (n *network) checkPort(ifindex uint32, maxMTU int) error {
 	return n.space.ns.do(func() error {
 		l, err := netlink.LinkByIndex(int(ifindex))
 		if err != nil {
@@ -129,8 +129,8 @@ func (n *network) checkPort(ifindex uint32) error {
 		if a.MasterIndex != int(n.bridge) {
 			return fmt.Errorf("interface %s is no port of bridge %s", a.Name, n.Bridge)
 		}
-		if a.MTU > MaxEndpointMTU {
-			return fmt.Errorf("interface %s has MTU %d: undecided frames of more than %d bytes cannot reach user space; lower the network's MTU", a.Name, a.MTU, MaxEndpointMTU)
+		if a.MTU > maxMTU {
+			return fmt.Errorf("interface %s has MTU %d: undecided frames of more than %d bytes cannot reach user space; lower the network's MTU, or let the slow path be a TAP", a.Name, a.MTU, maxMTU)
 		}
 		return nil
 	})

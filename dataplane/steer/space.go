@@ -16,12 +16,13 @@ import (
 
 // Space is one network namespace that holds endpoints, with the slow-path pair
 // there: what the programs send into gh0 arrives at gh1, where AF_XDP sockets
-// take it, and what those send comes out of gh0 again.
+// take it, and what those send comes out of gh0 again. With Config.TAP gh0 is a
+// TAP, and both ends are it.
 type Space struct {
 	Number int    // unique on this host, kept over restarts; never 0
 	NetNS  string // path of the namespace, "" = this process's own
 	Kernel string // name of the pair's end that the programs use, gh0
-	User   string // name of the end for AF_XDP, gh1
+	User   string // name of the end for user space: gh1, or the TAP
 
 	gh0      uint32 // ifindex
 	gh1      uint32
@@ -71,10 +72,13 @@ func (s *Steer) space(path string) (*Space, error) {
 		ns:     ns,
 		done:   make(chan struct{}),
 	}
+	if s.cfg.TAP {
+		sp.User = sp.Kernel
+	}
 	if sp.Number, err = s.spaceNumber(ns.cookie); err != nil {
 		return nil, errors.Join(err, ns.close())
 	}
-	if err := ns.do(func() error { return sp.makePair(s.cfg.Queues) }); err != nil {
+	if err := ns.do(func() error { return sp.makeDevices(s.cfg) }); err != nil {
 		return nil, errors.Join(err, ns.close())
 	}
 	if err := s.attachReturn(sp); err != nil {
@@ -116,24 +120,81 @@ func (s *Steer) spaceNumber(cookie uint64) (int, error) {
 	return int(number), nil
 }
 
-// makePair runs inside the namespace. A pair that an earlier gateway made is
-// kept if it has as many queues.
-func (sp *Space) makePair(queues int) error {
-	err := sp.findPair(queues)
+// makeDevices runs inside the namespace. What an earlier gateway made is kept if
+// it is of the same kind and has as many queues.
+func (sp *Space) makeDevices(cfg Config) error {
+	find, build := sp.findPair, sp.makePair
+	if cfg.TAP {
+		find, build = sp.findTAP, sp.makeTAP
+	}
+	err := find(cfg.Queues)
 	if err == nil {
 		return nil
 	}
 	if !errors.As(err, &netlink.LinkNotFoundError{}) && !errors.Is(err, errOtherPair) {
 		return err
 	}
-	if old, err := netlink.LinkByName(sp.Kernel); err == nil {
-		if old.Type() != "veth" {
-			return fmt.Errorf("interface %s is there and is not the slow path's: choose another device prefix", sp.Kernel)
-		}
-		if err := netlink.LinkDel(old); err != nil {
-			return fmt.Errorf("remove %s: %w", sp.Kernel, err)
-		}
+	if err := sp.removeOld(cfg.Prefix); err != nil {
+		return err
 	}
+	if err := build(cfg.Queues); err != nil {
+		return err
+	}
+	return find(cfg.Queues)
+}
+
+func (sp *Space) removeOld(prefix string) error {
+	if err := removePair(prefix); err != nil {
+		return fmt.Errorf("remove %s: %w", sp.Kernel, err)
+	}
+	if _, err := netlink.LinkByName(sp.Kernel); err == nil {
+		return fmt.Errorf("interface %s is there and is not the slow path's: choose another device prefix", sp.Kernel)
+	}
+	return nil
+}
+
+// makeTAP makes a TAP that stays without a process. What nobody reads fills its
+// queue and is dropped then.
+func (sp *Space) makeTAP(queues int) error {
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name, attrs.MTU = sp.Kernel, TAPMTU
+	flags := netlink.TUNTAP_NO_PI
+	if queues > 1 {
+		flags |= netlink.TUNTAP_MULTI_QUEUE
+	}
+	if err := netlink.LinkAdd(&netlink.Tuntap{LinkAttrs: attrs, Mode: netlink.TUNTAP_MODE_TAP, Flags: flags}); err != nil {
+		return fmt.Errorf("make the TAP %s: %w", sp.Kernel, err)
+	}
+	l, err := netlink.LinkByName(sp.Kernel)
+	if err != nil {
+		return err
+	}
+	if err := quiet(sp.Kernel, l); err != nil {
+		return err
+	}
+	if err := netlink.LinkSetMTU(l, TAPMTU); err != nil {
+		return fmt.Errorf("MTU of %s: %w", sp.Kernel, err)
+	}
+	if err := netlink.LinkSetUp(l); err != nil {
+		return fmt.Errorf("set %s up: %w", sp.Kernel, err)
+	}
+	return nil
+}
+
+func (sp *Space) findTAP(queues int) error {
+	l, err := netlink.LinkByName(sp.Kernel)
+	if err != nil {
+		return err
+	}
+	tap, ok := l.(*netlink.Tuntap)
+	if !ok || tap.Mode != netlink.TUNTAP_MODE_TAP || tap.MTU != TAPMTU || (queues > 1) != (tap.Flags&netlink.TUNTAP_MULTI_QUEUE != 0) {
+		return errOtherPair
+	}
+	sp.gh0, sp.gh1 = uint32(tap.Index), uint32(tap.Index)
+	return nil
+}
+
+func (sp *Space) makePair(queues int) error {
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name = sp.Kernel
 	attrs.MTU = PairMTU
@@ -161,7 +222,7 @@ func (sp *Space) makePair(queues int) error {
 			return fmt.Errorf("set %s up: %w", name, err)
 		}
 	}
-	return sp.findPair(queues)
+	return nil
 }
 
 var errOtherPair = errors.New("a pair with other queues")
@@ -252,7 +313,7 @@ func (sp *Space) returnHook() hook {
 	return hook{sp.ns.cookie, sp.gh0, ebpf.AttachTCXIngress}
 }
 
-// removePair runs inside the namespace.
+// removePair runs inside the namespace. It removes a TAP of ours too.
 func removePair(prefix string) error {
 	kernel, err := netlink.LinkByName(prefix + "0")
 	if errors.As(err, &netlink.LinkNotFoundError{}) {
@@ -260,6 +321,9 @@ func removePair(prefix string) error {
 	}
 	if err != nil {
 		return err
+	}
+	if tap, ok := kernel.(*netlink.Tuntap); ok && tap.Mode == netlink.TUNTAP_MODE_TAP && tap.MTU == TAPMTU {
+		return netlink.LinkDel(kernel)
 	}
 	user, err := netlink.LinkByName(prefix + "1")
 	if err != nil || kernel.Type() != "veth" || kernel.Attrs().ParentIndex != user.Attrs().Index {

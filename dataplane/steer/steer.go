@@ -44,6 +44,8 @@ const (
 	// MaxEndpointMTU leaves room for the steering tag. A larger endpoint's
 	// frames would vanish on the way to user space, so it is refused.
 	MaxEndpointMTU = PairMTU - 4
+	// TAPMTU is the same of a TAP: jumbo frames fit.
+	TAPMTU = 9216
 )
 
 // Config says how to run. Zero values are defaults.
@@ -54,6 +56,7 @@ type Config struct {
 	NetNSDir    string // where the engine keeps its network namespaces
 	FlowEntries uint32 // flows in the kernel's tables, of which half may be IPv6; the memory, 256 bytes each, is taken in advance
 	Attach      Attach // how the programs are attached
+	TAP         bool   // the slow-path device is a TAP, where there is no XDP
 	Queues      int    // of the slow-path devices, one worker each
 	MissBudget  uint32 // frames a second that each hook of an endpoint may send to user space
 }
@@ -73,6 +76,14 @@ func (c *Config) setDefaults() error {
 		return fmt.Errorf("device prefix %q is too long", c.Prefix)
 	}
 	return nil
+}
+
+// maxMTU is the largest that an endpoint may have.
+func (c *Config) maxMTU() int {
+	if c.TAP {
+		return TAPMTU - 4
+	}
+	return MaxEndpointMTU
 }
 
 func or[T comparable](v, def T) T {
