@@ -18,10 +18,9 @@ func TestNoAllocs(t *testing.T) {
 	}
 	in.Statements = append(in.Statements, Statement{ID: "name", Verdict: Allow, From: peersOf(PeerWorkload), To: []Peer{{Kind: PeerName, Name: "*.example.com"}}, App: app(AppHTTP), Ports: tcp(80)})
 	names := NewNames(NameLimits{})
-	in.Names = names
-	table := mustCompile(t, in)
+	table := names.compiled(t, in, time.Now())
 	names.Note(table, indexOf(t, in, "web"), answered("a.example.com", time.Minute, "1.1.1.1", "2606:4700::1"), time.Now())
-	named := ServerName{NameGiven, []byte("A.example.com")}
+	named := ServerName{State: NameGiven, Text: []byte("A.example.com")}
 	for _, q := range []Query{
 		query(1, "172.18.0.2", "172.18.0.3", ProtoTCP, 3306), query(1, "fd00:18::2", "fd00:18::3", ProtoTCP, 3306),
 		query(1, "172.18.0.3", "172.18.0.2", ProtoTCP, 3306), query(1, "fd00:18::3", "fd00:18::2", ProtoUDP, 9),

@@ -139,7 +139,9 @@ func (a App) Is(b App) bool {
 }
 
 // saysServer: its client may say which server it is for, where app-ID can read it.
-func (a App) saysServer() bool { return a == AppTLS || a == AppDTLS || a.Is(AppHTTP) }
+func (a App) saysServer() bool {
+	return a == AppTLS || a == AppDTLS || a == AppQUIC || a.Is(AppHTTP)
+}
 
 // TLSForms is the set of ways in which an application may use TLS.
 type TLSForms uint8

@@ -7,7 +7,6 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
-	"time"
 )
 
 // Input is all that a table is compiled from.
@@ -24,10 +23,6 @@ type Input struct {
 	// PrivateNames are those site addresses that names may have besides what
 	// their statements say (Peer.Prefix).
 	PrivateNames []netip.Prefix
-	// Names is what names stand for; nil = statements to names match nothing.
-	Names *Names
-	// Now is the time by which Names are looked at.
-	Now time.Time
 }
 
 // These stand in a Rule for the peers that Compile does not write out; no

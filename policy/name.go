@@ -123,8 +123,10 @@ type namePattern struct {
 // that nothing was read.
 type ServerName struct {
 	State NameState
-	// Text is borrowed; as it was sent, in any case. It is valid for NameGiven.
+	// Text is what was sent, of NameGiven: borrowed, in any case.
 	Text []byte
+	// Pattern is the name of a statement that it fitted, of NameFitted.
+	Pattern string
 }
 
 // NameState says what became of reading a server name.
@@ -134,6 +136,7 @@ const (
 	NameUnread NameState = iota // not read, or the protocol says none
 	NameNone                    // read to the end: there is none
 	NameGiven
+	NameFitted // read under an older table
 	NameHidden // one may be there and cannot be read: cut too fine, two that differ
 )
 
@@ -148,6 +151,8 @@ func (n *ServerName) fits(pattern string, m AppMatch, s Spoken) bool {
 		return true
 	case NameGiven:
 		return nameFits(pattern, n.Text)
+	case NameFitted:
+		return nameFits(pattern, n.Pattern)
 	case NameNone:
 		return m.Any && !s.App.Is(AppHTTP) || !m.Any && !m.App.Is(AppHTTP)
 	}

@@ -302,9 +302,6 @@ func (c *compiler) layNames() {
 			t.names.indexOf[c.in.Snapshot.Workloads[i].ID] = int32(i)
 		}
 	}
-	if c.in.Names != nil {
-		c.in.Names.attach(t, c.in.Now)
-	}
 }
 
 // nameCallers lists the patterns that each group may reach.
@@ -342,4 +339,77 @@ func (c *compiler) noteLookups(of map[uint32][]uint32) {
 			of[group] = []uint32{}
 		}
 	}
+}
+
+// NameStatements lists the statements, as indices into Statements, that let an
+// identity reach a name.
+func (t *Table) NameStatements(id Identity, name string) []int {
+	dense, ok := t.byIdentity[id]
+	if !ok {
+		return nil
+	}
+	var out []int
+	for k, rules := range t.nameBuckets() {
+		if !nameFits(t.names.patterns[k.to()-firstName].text, name) || !t.names.compiler.means(k.from(), dense) {
+			continue
+		}
+		for _, i := range rules {
+			out = append(out, t.rules[i].Statement)
+		}
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
+}
+
+func (t *Table) nameBuckets() map[pairKey][]int32 {
+	if t.names.compiler == nil {
+		return nil
+	}
+	return t.names.compiler.toNames
+}
+
+// means reports whether a rule's end means a group, at some of its addresses.
+func (c *compiler) means(end, group uint32) bool {
+	if isWildcard(end) {
+		return c.table.peers[group].class.isIn(end)
+	}
+	return slices.ContainsFunc(c.peersOf(end), func(dense uint32) bool {
+		base, ok := c.placed.base[dense]
+		return dense == group || ok && base == group
+	})
+}
+
+// Blind is a service whose DNS cannot be read, though statements let it reach
+// names.
+type Blind struct {
+	Service ServiceKey
+	Why     string
+}
+
+// NamesBlind lists services whose containers have no name server but the
+// loopback's: the engine may ask those from the host's own namespace, where no
+// hook of the container sees query or answer.
+func (t *Table) NamesBlind() []Blind {
+	var out []Blind
+	for i := range t.snapshot.Workloads {
+		w := &t.snapshot.Workloads[i]
+		group := t.groupOf[i]
+		patterns, asks := t.names.of[group]
+		servers := w.DNS
+		if len(servers) == 0 {
+			servers = t.snapshot.Host.Resolvers
+		}
+		seen := slices.ContainsFunc(servers, func(a netip.Addr) bool { return !a.IsLoopback() }) && (len(w.DNS) > 0 || !t.snapshot.Host.LoopbackDNS)
+		if !asks || seen || w.SharedWith != "" {
+			continue
+		}
+		b := Blind{Service: w.Service, Why: "the engine may reach its name servers from the host's namespace: then names of statements are not learned, and so not allowed; give it a dns: that is no loopback address"}
+		if len(patterns) == 0 {
+			b.Why = "the engine may reach its name servers from the host's namespace: then what it looks up is not seen, and dns: names does not bind; give it a dns: that is no loopback address"
+		}
+		if !slices.Contains(out, b) {
+			out = append(out, b)
+		}
+	}
+	return out
 }

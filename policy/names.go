@@ -13,7 +13,7 @@ import (
 // Names is what workloads were told of names: which addresses a name that some
 // statement allows had in an answer to that very workload's own query. It is
 // the one thing of this package that changes after it was made, and outlives
-// tables: each table that is compiled with it finds there what it may.
+// tables: each table that is attached finds there what it may.
 //
 // What one workload was told counts for no other, so that one which has its own
 // name servers or names in hand opens nothing for its neighbours. An address
@@ -27,7 +27,7 @@ type Names struct {
 	mu        sync.Mutex
 	workloads map[string]*knownNames // by Workload.ID
 	total     int                    // addresses
-	// tables are the last two compiled: the one in force, and the one that is
+	// tables are the last two attached: the one in force, and the one that is
 	// about to be.
 	tables  [2]*Table
 	changed uint64
@@ -407,8 +407,10 @@ func (n *Names) here() map[string]bool {
 	return here
 }
 
-// attach makes t the last table, with all that is known.
-func (n *Names) attach(t *Table, now time.Time) {
+// Attach lets t know what is known, now and from now on; until then its
+// statements to names match nothing. It is to be the next table in force: the one
+// before the last that was attached learns nothing any more.
+func (n *Names) Attach(t *Table, now time.Time) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.tables = [2]*Table{n.tables[1], t}

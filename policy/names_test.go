@@ -249,7 +249,7 @@ func TestNamesEqualReference(t *testing.T) {
 	spoken := everySpoken([]App{AppHTTP, AppHTTP2, AppSSH})
 	servers := []ServerName{{}, {State: NameNone}, {State: NameHidden}}
 	for _, n := range append([]string{"evil.net", "API.example.com."}, refNames...) {
-		servers = append(servers, ServerName{NameGiven, []byte(n)})
+		servers = append(servers, ServerName{State: NameGiven, Text: []byte(n)})
 	}
 	cases, byName, refusedByName := 0, 0, 0
 	for n := range worlds {
@@ -257,7 +257,6 @@ func TestNamesEqualReference(t *testing.T) {
 		now := time.Unix(1_000_000, 0)
 		names := NewNames(NameLimits{Floor: 10 * time.Second})
 		in := w.input()
-		in.Names, in.Now = names, now
 		for i := range 1 + w.some(5) {
 			in.Statements = append(in.Statements, w.nameStatement(i, in.Groups))
 		}
@@ -272,12 +271,11 @@ func TestNamesEqualReference(t *testing.T) {
 			in.PrivateNames = prefixes("10.0.0.0/8")
 			ref.private = in.PrivateNames
 		}
-		table := mustCompile(t, in)
+		table := names.compiled(t, in, now)
 		for range packets {
 			if w.chance(10) { // another table finds what the one before has learned
 				in.Epoch++
-				in.Now = now
-				table = mustCompile(t, in)
+				table = names.compiled(t, in, now)
 			}
 			for range w.some(3) {
 				k := told{pick(w, in.Snapshot.Workloads).ID, pick(w, refNames), pick(w, namePlaces), now.Add(10 * time.Second)}
@@ -325,15 +323,22 @@ func TestNamesEqualReference(t *testing.T) {
 
 // nameTown is the town with a statement to a name for web, and one to every
 // name below a domain for the app.
-func nameTown(names *Names, now time.Time) Input {
+func nameTown() Input {
 	in := town()
-	in.Names, in.Now = names, now
 	to := func(name string) []Peer { return []Peer{{Kind: PeerName, Name: name}} }
 	in.Statements = []Statement{
 		{ID: "api", Verdict: Allow, From: []Peer{ServicePeer(key("shop", "web"))}, To: to("api.example.com"), App: AppMatch{App: AppHTTP, Forms: TLSOnly}, Ports: tcp(443)},
 		{ID: "all", Verdict: Allow, From: []Peer{ServicePeer(key("blog", "app"))}, To: to("*.example.com"), App: AnyApp, Ports: tcp(443)},
 	}
 	return in
+}
+
+// compiled is the table of in, attached.
+func (n *Names) compiled(t testing.TB, in Input, now time.Time) *Table {
+	t.Helper()
+	table := mustCompile(t, in)
+	n.Attach(table, now)
+	return table
 }
 
 func indexOf(t *testing.T, in Input, id string) int32 {
@@ -361,8 +366,8 @@ func passes(table *Table, zone Zone, src, dst string) bool {
 func TestNamesCountForTheAsker(t *testing.T) {
 	now := time.Unix(1e6, 0)
 	names := NewNames(NameLimits{})
-	in := nameTown(names, now)
-	table := mustCompile(t, in)
+	in := nameTown()
+	table := names.compiled(t, in, now)
 	names.Note(table, indexOf(t, in, "web"), answered("api.example.com", time.Minute, "198.51.100.7", "2001:db8:7::7"), now)
 	for _, dst := range []string{"198.51.100.7", "2001:db8:7::7"} {
 		for _, src := range []string{"172.18.0.2", "fd00:18::2"} {
@@ -387,8 +392,8 @@ func TestNamesCountForTheAsker(t *testing.T) {
 func TestNamesEndWithTheirTime(t *testing.T) {
 	now := time.Unix(1e6, 0)
 	names := NewNames(NameLimits{Floor: 10 * time.Second, Ceiling: time.Hour})
-	in := nameTown(names, now)
-	table := mustCompile(t, in)
+	in := nameTown()
+	table := names.compiled(t, in, now)
 	web := indexOf(t, in, "web")
 	names.Note(table, web, answered("api.example.com", 0, "198.51.100.7"), now)
 	names.Note(table, web, answered("api.example.com", 48*time.Hour, "198.51.100.8"), now)
@@ -405,8 +410,8 @@ func TestNamesEndWithTheirTime(t *testing.T) {
 	}
 	now = now.Add(2 * time.Second)
 	names.Sweep(now)
-	in.Epoch, in.Now = in.Epoch+1, now
-	for what, t2 := range map[string]*Table{"this table": table, "the next": mustCompile(t, in)} {
+	in.Epoch++
+	for what, t2 := range map[string]*Table{"this table": table, "the next": names.compiled(t, in, now)} {
 		if passes(t2, 1, "172.18.0.2", "198.51.100.7") {
 			t.Errorf("%s: a new flow passes after the time", what)
 		}
@@ -430,8 +435,8 @@ func TestNamesEndWithTheirTime(t *testing.T) {
 func TestNamesAreBounded(t *testing.T) {
 	now := time.Unix(1e6, 0)
 	names := NewNames(NameLimits{PerWorkload: 3, PerName: 2, Addresses: 4, Total: 5})
-	in := nameTown(names, now)
-	table := mustCompile(t, in)
+	in := nameTown()
+	table := names.compiled(t, in, now)
 	app, web := indexOf(t, in, "app"), indexOf(t, in, "web")
 	q := query(2, "172.19.0.3", "198.51.100.1", ProtoTCP, 443)
 	names.Note(table, app, answered("a.example.com", time.Minute, "198.51.100.1"), now)
@@ -496,10 +501,10 @@ func TestNamesRefusePrivateAddresses(t *testing.T) {
 		{dst: "169.254.169.254", within: netip.MustParsePrefix("169.254.0.0/16"), private: prefixes("169.254.0.0/16")},
 	} {
 		names := NewNames(NameLimits{})
-		in := nameTown(names, now)
+		in := nameTown()
 		in.PrivateNames = c.private
 		in.Statements[0].To[0].Prefix = c.within
-		table := mustCompile(t, in)
+		table := names.compiled(t, in, now)
 		names.Note(table, indexOf(t, in, "web"), answered("api.example.com", time.Minute, c.dst), now)
 		if got := passes(table, 1, "172.18.0.2", c.dst); got != c.want {
 			t.Errorf("%+v: passes %v", c, got)
@@ -514,7 +519,7 @@ func TestNamesRefusePrivateAddresses(t *testing.T) {
 func TestNamesLoad(t *testing.T) {
 	now := time.Unix(1e6, 0)
 	names := NewNames(NameLimits{})
-	in := nameTown(names, now)
+	in := nameTown()
 	k := KnownName{Workload: "web", Name: "api.example.com", Address: netip.MustParseAddr("198.51.100.7"), At: now.Add(-time.Hour), Until: now.Add(time.Minute)}
 	held, over, forged, far := k, k, k, k
 	held.Address, held.Until, held.Flows = netip.MustParseAddr("198.51.100.8"), now.Add(-time.Second), 1
@@ -524,7 +529,7 @@ func TestNamesLoad(t *testing.T) {
 	if n := names.Load([]KnownName{k, held, over, forged, far, {}}, now); n != 3 {
 		t.Errorf("took %d", n)
 	}
-	table := mustCompile(t, in)
+	table := names.compiled(t, in, now)
 	if !passes(table, 1, "172.18.0.2", "198.51.100.7") {
 		t.Error("what is still valid does not pass")
 	}
@@ -552,7 +557,7 @@ func TestNameStatementFaults(t *testing.T) {
 		{"want labels", func(s *Statement) { s.To[0].Name = "a..b" }},
 		{"as DNS has it, api.example.com", func(s *Statement) { s.To[0].Name = "API.example.com." }},
 	} {
-		in := nameTown(nil, time.Time{})
+		in := nameTown()
 		c.edit(&in.Statements[0])
 		if _, err := Compile(in); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("want %q: %v", c.want, err)
@@ -564,8 +569,8 @@ func TestNameStatementFaults(t *testing.T) {
 func TestNamesConcurrently(t *testing.T) {
 	now := time.Unix(1e6, 0)
 	names := NewNames(NameLimits{Addresses: 16})
-	in := nameTown(names, now)
-	table := mustCompile(t, in)
+	in := nameTown()
+	table := names.compiled(t, in, now)
 	web := indexOf(t, in, "web")
 	var readers sync.WaitGroup
 	stop := make(chan struct{})
@@ -592,7 +597,7 @@ func TestNamesConcurrently(t *testing.T) {
 		names.Sweep(now.Add(time.Duration(i) * time.Second))
 		if i%100 == 0 {
 			in.Epoch++
-			mustCompile(t, in)
+			names.compiled(t, in, now)
 		}
 	}
 	close(stop)

@@ -169,6 +169,9 @@ func (s Statement) Lines(withOrigin bool) []string {
 	}
 	ports := portsText(s.Ports, s.AnyPort)
 	except := ""
+	if s.NamesOnly {
+		except = " names only"
+	}
 	for _, e := range s.Except {
 		except += " except " + e.String()
 	}

@@ -80,9 +80,8 @@ func BenchmarkLookup(b *testing.B) {
 	}
 	names := NewNames(NameLimits{})
 	in := largeInput(1000)
-	in.Names, in.Now = names, time.Now()
 	in.Statements = append(in.Statements, Statement{ID: "name", Verdict: Allow, From: []Peer{ServicePeer(key("p", "s7"))}, To: []Peer{{Kind: PeerName, Name: "*.example.com"}}, App: app(AppHTTP), Ports: tcp(443)})
-	withNames := mustCompile(b, in)
+	withNames := names.compiled(b, in, time.Now())
 	names.Note(withNames, 7, answered("a.example.com", time.Minute, "198.51.100.7"), time.Now())
 	for name, q := range map[string]Query{
 		"by name":             query(1, "172.18.1.7", "198.51.100.7", ProtoTCP, 443),

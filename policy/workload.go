@@ -152,11 +152,14 @@ type Network struct {
 
 // Host is what resolution needs to know of this machine (A5-A10).
 type Host struct {
-	Name      string           `json:"name"`
-	Addresses []netip.Prefix   `json:"addresses"`           // of its own interfaces, container bridges included, with their prefixes
-	Resolvers []netip.Addr     `json:"resolvers,omitempty"` // what containers without a dns: of their own use
-	EngineAPI []netip.AddrPort `json:"engineAPI,omitempty"` // where the engine listens on TCP
-	Nodes     []netip.Addr     `json:"nodes,omitempty"`     // addresses of other cluster nodes
+	Name      string         `json:"name"`
+	Addresses []netip.Prefix `json:"addresses"`           // of its own interfaces, container bridges included, with their prefixes
+	Resolvers []netip.Addr   `json:"resolvers,omitempty"` // what containers without a dns: of their own use
+	// LoopbackDNS: the host itself asks name servers on a loopback address only,
+	// which engines from version 25 on ask from the host's namespace.
+	LoopbackDNS bool             `json:"loopbackDNS,omitempty"`
+	EngineAPI   []netip.AddrPort `json:"engineAPI,omitempty"` // where the engine listens on TCP
+	Nodes       []netip.Addr     `json:"nodes,omitempty"`     // addresses of other cluster nodes
 }
 
 // Snapshot is all that the orchestrator told, at one moment. Workloads are
