@@ -92,20 +92,22 @@ var defaultResolvers = []netip.Addr{
 // resolvers returns the name servers of containers without a dns: of their own:
 // the daemon's, else the host's, else the engine's defaults. As the engine does,
 // it goes past systemd-resolved's stub to the servers behind it, and leaves out
-// loopback addresses: those are asked from the host's namespace.
-func resolvers(daemonDNS []string, resolvConf, resolvedConf string) []netip.Addr {
+// loopback addresses: those are asked from the host's namespace. loopback: the
+// host has no others.
+func resolvers(daemonDNS []string, resolvConf, resolvedConf string) (servers []netip.Addr, loopback bool) {
 	if addrs := parseAddrs(daemonDNS); len(addrs) > 0 {
-		return addrs
+		return addrs, false
 	}
-	servers := nameservers(resolvConf)
+	servers = nameservers(resolvConf)
 	if len(servers) == 1 && servers[0] == netip.AddrFrom4([4]byte{127, 0, 0, 53}) {
 		servers = nameservers(resolvedConf)
 	}
+	some := len(servers) > 0
 	servers = slices.DeleteFunc(servers, func(a netip.Addr) bool { return a.IsLoopback() })
 	if len(servers) == 0 {
-		return slices.Clone(defaultResolvers)
+		return slices.Clone(defaultResolvers), some
 	}
-	return servers
+	return servers, false
 }
 
 func nameservers(path string) []netip.Addr {
@@ -171,10 +173,11 @@ func engineAPI(hosts []string, own []netip.Prefix) []netip.AddrPort {
 // describeHost is the snapshot's view of this machine.
 func describeHost(name string, addresses []netip.Prefix, c Config, nodes []netip.Addr) policy.Host {
 	daemon := readDaemonConfig(c.DaemonConfig)
+	servers, loopback := resolvers(daemon.DNS, c.ResolvConf, resolvedConf)
 	return policy.Host{
 		Name:      name,
 		Addresses: addresses,
-		Resolvers: resolvers(daemon.DNS, c.ResolvConf, resolvedConf),
+		Resolvers: servers, LoopbackDNS: loopback,
 		EngineAPI: engineAPI(append([]string{c.Host}, daemon.Hosts...), addresses),
 		Nodes:     nodes,
 	}

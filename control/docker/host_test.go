@@ -20,20 +20,21 @@ func TestResolvers(t *testing.T) {
 	}
 	stub := write("resolved", "nameserver 192.0.2.1\n")
 	for _, c := range []struct {
-		name   string
-		daemon []string
-		conf   string
-		want   []netip.Addr
+		name     string
+		daemon   []string
+		conf     string
+		want     []netip.Addr
+		loopback bool
 	}{
-		{"the host's", nil, "# x\nnameserver 198.51.100.1\nnameserver 2001:db8::1\nsearch a\n", addrs("198.51.100.1", "2001:db8::1")},
-		{"the daemon's first", []string{"203.0.113.1"}, "nameserver 198.51.100.1\n", addrs("203.0.113.1")},
-		{"loopback is asked by the host", nil, "nameserver 127.0.0.1\nnameserver 198.51.100.1\n", addrs("198.51.100.1")},
-		{"systemd-resolved", nil, "nameserver 127.0.0.53\noptions edns0\n", addrs("192.0.2.1")},
-		{"loopback only", nil, "nameserver ::1\n", defaultResolvers},
-		{"none", nil, "", defaultResolvers},
-		{"with a zone", nil, "nameserver fe80::1%eth0\n", addrs("fe80::1")},
+		{"the host's", nil, "# x\nnameserver 198.51.100.1\nnameserver 2001:db8::1\nsearch a\n", addrs("198.51.100.1", "2001:db8::1"), false},
+		{"the daemon's first", []string{"203.0.113.1"}, "nameserver 198.51.100.1\n", addrs("203.0.113.1"), false},
+		{"loopback is asked by the host", nil, "nameserver 127.0.0.1\nnameserver 198.51.100.1\n", addrs("198.51.100.1"), false},
+		{"systemd-resolved", nil, "nameserver 127.0.0.53\noptions edns0\n", addrs("192.0.2.1"), false},
+		{"loopback only", nil, "nameserver ::1\n", defaultResolvers, true},
+		{"none", nil, "", defaultResolvers, false},
+		{"with a zone", nil, "nameserver fe80::1%eth0\n", addrs("fe80::1"), false},
 	} {
-		if got := resolvers(c.daemon, write("conf", c.conf), stub); !slices.Equal(got, c.want) {
+		if got, loopback := resolvers(c.daemon, write("conf", c.conf), stub); !slices.Equal(got, c.want) || loopback != c.loopback {
 			t.Errorf("%s: %v", c.name, got)
 		}
 	}
