@@ -63,10 +63,11 @@ type pair struct{ from, to end }
 
 // draft is a statement in the making, between two ends.
 type draft struct {
-	app     policy.AppMatch
-	ports   []policy.PortRange
-	pending string
-	origin  []string
+	app   policy.AppMatch
+	ports []policy.PortRange
+	// namesOnly: of lookups, those of names that statements allow (R18).
+	namesOnly bool
+	origin    []string
 }
 
 // propose adds a draft. What an earlier one between the same ends already says
@@ -85,10 +86,10 @@ func (g *generator) propose(from, to end, d draft) {
 	}
 	for i := range *list {
 		old := &(*list)[i]
-		if old.pending != d.pending && old.pending != "" {
+		if old.namesOnly && !d.namesOnly {
 			continue
 		}
-		if old.app == d.app && old.pending == d.pending && slices.Equal(old.ports, d.ports) {
+		if old.app == d.app && old.namesOnly == d.namesOnly && slices.Equal(old.ports, d.ports) {
 			for _, o := range d.origin {
 				if !slices.Contains(old.origin, o) {
 					old.origin = append(old.origin, o)
@@ -101,7 +102,7 @@ func (g *generator) propose(from, to end, d draft) {
 		}
 	}
 	*list = append(slices.DeleteFunc(*list, func(old draft) bool {
-		return (old.pending == d.pending || d.pending == "") && coversApp(d.app, old.app) && coversPorts(d.ports, old.ports)
+		return (old.namesOnly || !d.namesOnly) && coversApp(d.app, old.app) && coversPorts(d.ports, old.ports)
 	}), d)
 }
 

@@ -143,7 +143,7 @@ func (g *generator) proposeSelection(r *relation, c *call, t *PeerTerm, o *offer
 		return false
 	}
 	for _, app := range sel.apps {
-		g.propose(subjectEnd(r.caller), subjectEnd(r.callee), draft{app: app, ports: ports, origin: r.origin(c, t, o, admitted, w, sel)})
+		g.propose(subjectEnd(r.caller), subjectEnd(r.callee), draft{app: app, ports: ports, namesOnly: c.namesOnly, origin: r.origin(c, t, o, admitted, w, sel)})
 	}
 	return len(sel.apps) > 0
 }
@@ -434,21 +434,14 @@ func (g *generator) lookups(s *subject) {
 	if dns == DNSNone {
 		return
 	}
-	pending := ""
-	if dns == DNSNames {
-		pending = pendingLookups
-	}
-	c := call{entry: dnsEntry, part: &s.parts[0], origin: "dns " + dns.String()}
+	c := call{entry: dnsEntry, part: &s.parts[0], origin: "dns " + dns.String(), namesOnly: dns == DNSNames}
 	for _, t := range dnsEntry.Ports {
 		c.fixed = append(c.fixed, t.Range)
 	}
 	if s.asksResolver {
 		g.propose(subjectEnd(s), kindEnd(policy.PeerResolver), draft{
-			app: dnsEntry.appMatch(), ports: c.fixed, pending: pending, origin: []string{c.origin},
+			app: dnsEntry.appMatch(), ports: c.fixed, namesOnly: c.namesOnly, origin: []string{c.origin},
 		})
-	}
-	if pending != "" {
-		return
 	}
 	for callee, hits := range s.named {
 		servers := slices.DeleteFunc(slices.Clone(hits), func(h hit) bool { return !h.lookup })
@@ -486,7 +479,7 @@ func (g *generator) outsideOf(s *subject) {
 func (g *generator) outsideCalls(s *subject, c *call) {
 	for i := range c.entry.To {
 		t := &c.entry.To[i]
-		peer, pending, ok := t.outsidePeer()
+		peer, ok := t.outsidePeer()
 		if !ok || c.entry.Callee {
 			continue
 		}
@@ -494,7 +487,7 @@ func (g *generator) outsideCalls(s *subject, c *call) {
 		if c.what == "" {
 			origin += " calls " + t.text()
 		}
-		g.propose(subjectEnd(s), peerEnd(peer), draft{app: c.entry.appMatch(), ports: c.fixed, pending: pending, origin: []string{origin}})
+		g.propose(subjectEnd(s), peerEnd(peer), draft{app: c.entry.appMatch(), ports: c.fixed, origin: []string{origin}})
 	}
 }
 
@@ -503,10 +496,6 @@ func (g *generator) outsideCalls(s *subject, c *call) {
 func (g *generator) outsideReference(s *subject, o *outsider) {
 	if o.weak {
 		return
-	}
-	pending := ""
-	if o.peer.Kind == policy.PeerName {
-		pending = pendingNames
 	}
 	for i := range s.parts {
 		for j := range s.parts[i].calls {
@@ -518,7 +507,7 @@ func (g *generator) outsideReference(s *subject, o *outsider) {
 			if !ok {
 				continue
 			}
-			g.propose(subjectEnd(s), peerEnd(o.peer), draft{app: app, ports: ports, pending: pending, origin: []string{c.origin, o.source}})
+			g.propose(subjectEnd(s), peerEnd(o.peer), draft{app: app, ports: ports, origin: []string{c.origin, o.source}})
 			return
 		}
 	}

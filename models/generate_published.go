@@ -175,7 +175,7 @@ func (g *generator) servedOutside(s *subject) {
 			o := &p.serves[j]
 			for k := range o.entry.To {
 				t := &o.entry.To[k]
-				peer, pending, ok := t.outsidePeer()
+				peer, ok := t.outsidePeer()
 				if !ok || peer.Kind == policy.PeerName {
 					continue
 				}
@@ -183,7 +183,7 @@ func (g *generator) servedOutside(s *subject) {
 				if peer.Kind != policy.PeerHost && peer.Kind != policy.PeerMulticast && peer.Kind != policy.PeerBroadcast {
 					ports = intersectPorts(ports, s.reachable())
 				}
-				g.propose(peerEnd(peer), subjectEnd(s), draft{app: o.entry.appMatch(), ports: ports, pending: pending,
+				g.propose(peerEnd(peer), subjectEnd(s), draft{app: o.entry.appMatch(), ports: ports,
 					origin: []string{o.origin + " serves " + t.text()}})
 			}
 		}
@@ -251,8 +251,11 @@ func (g *generator) front(s *subject, c *call, f *subject) {
 	}
 	for _, host := range s.project.hosts(f) {
 		term := PeerTerm{Name: host.name}
-		peer, pending, _ := term.outsidePeer()
-		g.propose(subjectEnd(s), peerEnd(peer), draft{app: app, ports: joinPorts(direct), pending: pending,
+		peer, ok := term.outsidePeer()
+		if !ok {
+			continue
+		}
+		g.propose(subjectEnd(s), peerEnd(peer), draft{app: app, ports: joinPorts(direct),
 			origin: []string{c.origin + " calls front", host.source + " (R12)"}})
 	}
 }

@@ -133,7 +133,7 @@ serves: [{id: dns, app: dns, ports: [tcp/53, udp/53], to: [{ref: true, within: s
 	}{
 		{"everybody asks the resolver", func(b *town) { b.run("p/x", "x/x", "n") }, []string{"p/x -> @resolver : dns tcp/53,udp/53"}},
 		{"data stores do not", func(b *town) { b.run("p/x", "t/dns", "n") }, nil},
-		{"names waits", func(b *town) { b.run("p/x", "t/names", "n") }, []string{"p/x -> @resolver : dns tcp/53,udp/53 (pending)"}},
+		{"names", func(b *town) { b.run("p/x", "t/names", "n") }, []string{"p/x -> @resolver : dns tcp/53,udp/53 names only"}},
 		{"a name server that is a workload (A1 before A7)", func(b *town) {
 			b.run("p/unbound", "t/dns", "n")
 			b.run("p/x", "x/x", "n", resolver("172.18.0.2"))

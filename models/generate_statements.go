@@ -38,13 +38,13 @@ func (g *generator) statements() []policy.Statement {
 		from, to side
 		app      policy.AppMatch
 		ports    string
-		pending  string
+		names    bool
 	}
 	bundles := make(map[key]*bundle)
 	var order []*bundle
 	for _, k := range g.pairsInOrder() {
 		for _, d := range *g.drafts[k] {
-			id := key{k.from.side(), k.to.side(), d.app, policy.PortsText(d.ports), d.pending}
+			id := key{k.from.side(), k.to.side(), d.app, policy.PortsText(d.ports), d.namesOnly}
 			b := bundles[id]
 			if b == nil {
 				b = &bundle{draft: d, from: id.from, to: id.to, pairs: make(map[[2]*subject]bool)}
@@ -149,7 +149,7 @@ func (b *bundle) statement(from, to *subject) policy.Statement {
 	s := policy.Statement{
 		Verdict: policy.Allow, Tier: policy.TierModel, Speaks: policy.SpeaksBoth,
 		From: []policy.Peer{b.from.of(from)}, To: []policy.Peer{b.to.of(to)},
-		App: b.app, Ports: slices.Clone(b.ports), Origin: slices.Clone(b.origin), Pending: b.pending,
+		App: b.app, Ports: slices.Clone(b.ports), Origin: slices.Clone(b.origin), NamesOnly: b.namesOnly,
 	}
 	s.ID = statementID(&s, b.from.text(from), b.to.text(to))
 	return s

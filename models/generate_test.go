@@ -261,7 +261,7 @@ func lines(ss []policy.Statement) []string {
 		for _, l := range s.Lines(false) {
 			l = strings.TrimPrefix(l, "allow ")
 			if s.Pending != "" {
-				l += " (pending)"
+				l += " "
 			}
 			out = append(out, l)
 		}

@@ -178,7 +178,7 @@ func TestT1(t *testing.T) {
 		{"the label gives all of the model", func(b *town) {
 			b.network("n", "p")
 			b.run("p/own", "registry.example/own", "n", localImage, label("gatehouse.model=t-mail"))
-		}, []string{"@host -> p/own : any tcp/9999", "p/own -> @internet : smtp+starttls tcp/25", "p/own -> name:updates.example.org : tls(http) tcp/443 (pending)"}, nil},
+		}, []string{"@host -> p/own : any tcp/9999", "p/own -> @internet : smtp+starttls tcp/25", "p/own -> name:updates.example.org : tls(http) tcp/443"}, nil},
 		{"one that names no model is reported", func(b *town) {
 			b.network("n", "p")
 			b.run("p/own", "t/mail", "n", label("gatehouse.model=t-nail"))
@@ -207,7 +207,7 @@ func TestT4(t *testing.T) {
 			b.run("p/app", "t/app", "n hand", localImage, publish("80:8000"), ref("env DB_HOST", "pg"), ref("env SMTP_URL", "smtp://smtp.example.com"))
 			b.run("q/pg", "t/db", "hand")
 		}, []string{"@external -> p/app : http tcp/8000", "@host -> p/app : http tcp/8000",
-			"p/app -> name:smtp.example.com : smtp+starttls tcp/587 (pending)", "p/app -> p/app : http tcp/8000", "p/app -> q/pg : postgresql+starttls tcp/5432"},
+			"p/app -> name:smtp.example.com : smtp+starttls tcp/587", "p/app -> p/app : http tcp/8000", "p/app -> q/pg : postgresql+starttls tcp/5432"},
 			[]string{"clipped p/app"}},
 		{"it never fronts nor watches", func(b *town) {
 			b.network("hand", "")
@@ -235,7 +235,7 @@ func TestGroupLabels(t *testing.T) {
 }
 
 func TestFeatures(t *testing.T) {
-	const updates = "p/wp -> name:api.wordpress.org : tls(http) tcp/443 (pending)"
+	const updates = "p/wp -> name:api.wordpress.org : tls(http) tcp/443"
 	for _, tt := range []struct {
 		name string
 		set  Settings

@@ -8,12 +8,6 @@ import (
 	"gatehouse/policy"
 )
 
-// What statements wait for. Until it is there they are listed and allow nothing.
-const (
-	pendingNames   = "names (FQDN) are not compiled yet"
-	pendingLookups = "dns: names (R18) is not compiled yet"
-)
-
 // way is by which rule one subject may reach another at all (R1, R2).
 type way uint8
 
@@ -292,16 +286,16 @@ var outsidePeers = map[string]policy.PeerKind{
 	"ingress": policy.PeerIngress,
 }
 
-// outsidePeer is the peer that a term names where that is no workload, and
-// what a statement to it waits for.
-func (t *PeerTerm) outsidePeer() (p policy.Peer, pending string, ok bool) {
+// outsidePeer is the peer that a term names where that is no workload.
+func (t *PeerTerm) outsidePeer() (p policy.Peer, ok bool) {
 	if t.Name != "" {
-		return policy.Peer{Kind: policy.PeerName, Name: t.Name}, pendingNames, true
+		name, err := policy.ParseName(t.Name)
+		return policy.Peer{Kind: policy.PeerName, Name: name}, err == nil
 	}
 	if t.CIDR != "" {
 		prefix, err := netip.ParsePrefix(t.CIDR)
-		return policy.Peer{Kind: policy.PeerCIDR, Prefix: prefix}, "", err == nil
+		return policy.Peer{Kind: policy.PeerCIDR, Prefix: prefix}, err == nil
 	}
 	kind, ok := outsidePeers[t.Peer]
-	return policy.Peer{Kind: kind}, "", ok
+	return policy.Peer{Kind: kind}, ok
 }

@@ -231,7 +231,7 @@ func TestR4(t *testing.T) {
 		{"a dotted name is a DNS name", func(b *town) {
 			b.network("n", "p")
 			b.run("p/app", "x/app", "n", ref("env SMTP_SERVER", "smtp.example.com:587"), ref("env API_URL", "https://api.example.com"))
-		}, []string{"p/app -> name:api.example.com : tls(http) tcp/443 (pending)", "p/app -> name:smtp.example.com : smtp+starttls tcp/587 (pending)"}, nil},
+		}, []string{"p/app -> name:api.example.com : tls(http) tcp/443", "p/app -> name:smtp.example.com : smtp+starttls tcp/587"}, nil},
 		{"unresolved until it appears", func(b *town) {
 			b.network("n", "p")
 			b.run("p/app", "x/app", "n", ref("env DB_HOST", "db"))
@@ -388,10 +388,10 @@ func TestR12(t *testing.T) {
 			b.run("cloud/cron", "t/app", "cloud_default")
 			b.run("other/app", "t/app", "cloud_default")
 		}, []string{"@external -> edge/front : http tcp/80", "@host -> edge/front : http tcp/80",
-			"cloud/app -> edge/front : http tcp/80", "cloud/app -> name:cloud.example.com : http tcp/8080 (pending)",
-			"cloud/app -> name:www.example.com : http tcp/8080 (pending)",
-			"cloud/cron -> edge/front : http tcp/80", "cloud/cron -> name:cloud.example.com : http tcp/8080 (pending)",
-			"cloud/cron -> name:www.example.com : http tcp/8080 (pending)",
+			"cloud/app -> edge/front : http tcp/80", "cloud/app -> name:cloud.example.com : http tcp/8080",
+			"cloud/app -> name:www.example.com : http tcp/8080",
+			"cloud/cron -> edge/front : http tcp/80", "cloud/cron -> name:cloud.example.com : http tcp/8080",
+			"cloud/cron -> name:www.example.com : http tcp/8080",
 			"edge/front -> @multicast : any udp/5353", "edge/front -> cloud/app : http tcp/8000"}, nil},
 	})
 }
@@ -498,7 +498,7 @@ func TestR8(t *testing.T) {
 			b.run("p/app", "t/app", "n", ref("env MAIL_HOST", "mail:25"))
 			b.run("p/mail", "t/mail", "n")
 		}, []string{"@host -> p/mail : any tcp/9999", "p/app -> p/db1 : postgresql+starttls tcp/5432", "p/app -> p/mail : smtp+starttls tcp/25",
-			"p/app -> p/store : postgresql+starttls tcp/5432", "p/mail -> @internet : smtp+starttls tcp/25", "p/mail -> name:updates.example.org : tls(http) tcp/443 (pending)"}, nil},
+			"p/app -> p/store : postgresql+starttls tcp/5432", "p/mail -> @internet : smtp+starttls tcp/25", "p/mail -> name:updates.example.org : tls(http) tcp/443"}, nil},
 	})
 }
 

@@ -332,11 +332,12 @@ func (x *index) resolve(p *Population, s *subject, ref policy.Reference) {
 		}
 		return
 	}
+	name, err := policy.ParseName(host)
 	switch {
 	case isDockerHost(host):
 		x.resolveHost(p, s, netip.Addr{}, h)
-	case strings.Contains(host, "."):
-		s.outside = append(s.outside, outsider{h, policy.Peer{Kind: policy.PeerName, Name: host}})
+	case err == nil && strings.Contains(name, ".") && !strings.HasPrefix(name, "*"):
+		s.outside = append(s.outside, outsider{h, policy.Peer{Kind: policy.PeerName, Name: name}})
 	default:
 		p.find(FindingUnresolved, s, "%s names %s, which is nobody that it can reach", h.source, host)
 	}

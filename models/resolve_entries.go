@@ -44,6 +44,8 @@ type call struct {
 	what   string // "feature updates" where the entry belongs to one
 	fixed  []policy.PortRange
 	callee bool
+	// namesOnly: it is R18's lookup of names that statements allow.
+	namesOnly bool
 }
 
 // fixedPorts are all ports that enabled serves entries name outright.
