@@ -111,6 +111,8 @@ type Classifier struct {
 	freeStates     []int32
 	fragments      *fragments
 	attrs          appid.Attrs
+	hello          appid.Attrs // room for a server name
+	freeNames      []*flowName
 	unproven       *unproven
 	expected       expectations
 	announcers     []appid.Announcer
@@ -310,7 +312,7 @@ func (c *Classifier) open(p *Packet, in *Ingress, now int64, out *Result) *Flow 
 	// What is refused anyway takes at most half of the endpoint's share: a scan
 	// must not use up what its own allowed flows need.
 	if v := d.Verdict(); (v == policy.Drop || v == policy.Reject) && !announced && c.count[in.Slot] >= c.perEndpoint/2 {
-		out.Judgement = judge(d, policy.Spoken{}, p.Key.Proto)
+		out.Judgement = judge(d, policy.Spoken{}, policy.ServerName{}, p.Key.Proto)
 		out.Verdict, out.Reason, out.Violation = v, out.Judgement.Reason, true
 		return nil
 	}
@@ -337,6 +339,7 @@ func (c *Classifier) open(p *Packet, in *Ingress, now int64, out *Result) *Flow 
 		c.unattend(f) // it has the sides exchanged
 		f.Initiator ^= 1
 	}
+	c.noteNames(f)
 	if midStream && p.Proto == policy.ProtoTCP {
 		f.State = Answered
 	}
@@ -376,7 +379,11 @@ func (c *Classifier) start(f *Flow, out *Result) {
 
 // decide asks policy about what is spoken. why, if set, replaces the reason of a no.
 func (c *Classifier) decide(f *Flow, s policy.Spoken, why policy.Reason, out *Result) {
-	j := judge(f.Decision, s, f.Key.Proto)
+	server := c.serverOf(f)
+	j := judge(f.Decision, s, server, f.Key.Proto)
+	if server.State == policy.NameGiven && f.name != nil && f.Epoch == c.table.Epoch() && !j.Denied && j.Rule >= 0 {
+		f.name.fitted = c.table.Rules()[j.Rule].Name
+	}
 	if j.Denied && why != policy.ReasonNone {
 		j.Reason = why
 	}
@@ -405,8 +412,8 @@ func (c *Classifier) decide(f *Flow, s policy.Spoken, why policy.Reason, out *Re
 }
 
 // judge asks policy, and says so where the no is the protocol's.
-func judge(d *policy.Decision, s policy.Spoken, proto policy.Proto) policy.Judgement {
-	j := d.Judge(s)
+func judge(d *policy.Decision, s policy.Spoken, server policy.ServerName, proto policy.Proto) policy.Judgement {
+	j := d.JudgeServer(s, server)
 	if j.Denied && j.Reason == policy.ReasonNoRule && !namable(proto) {
 		j.Reason = policy.ReasonProtocol
 	}
@@ -430,7 +437,8 @@ func (c *Classifier) violation(f *Flow, r policy.Reason, out *Result) {
 // rejudge applies a newer table: who began and what is spoken stay (V8).
 func (c *Classifier) rejudge(f *Flow, out *Result) {
 	was := f.Verdict
-	f.Decision, f.Epoch, f.offered = c.table.Lookup(f.Query()), c.table.Epoch(), 0
+	f.Decision, f.Epoch, f.offered = c.table.LookupHeld(f.Query(), f.held()), c.table.Epoch(), 0
+	c.noteNames(f)
 	why := policy.ReasonNone
 	if was == policy.Allow || was == policy.Undecided {
 		why = policy.ReasonPolicyChanged
@@ -458,7 +466,7 @@ func (c *Classifier) rejudge(f *Flow, out *Result) {
 // redecide is decide for a flow that lived under an older table: a no that was
 // known and only recorded keeps its reason, one that ends the flow is the change's.
 func (c *Classifier) redecide(f *Flow, s policy.Spoken, why policy.Reason, out *Result) {
-	if f.Decision.Judge(s).Verdict == policy.Allow {
+	if f.Decision.JudgeServer(s, c.serverOf(f)).Verdict == policy.Allow {
 		why = policy.ReasonNone
 	}
 	c.decide(f, s, why, out)
@@ -504,6 +512,8 @@ func (c *Classifier) carry(f *Flow, p *Packet, in *Ingress, now int64, out *Resu
 // was handed over is offered again, now and then: the entry may be gone.
 func (c *Classifier) offer(f *Flow, p *Packet, now int64, out *Result) {
 	switch {
+	case f.Lookups && f.Allowed():
+		return // its queries and answers are read here
 	case f.Verdict == policy.Undecided, !namable(f.Key.Proto), p.Fragment != Whole, f.State == Closed, f.again, f.announcer >= 0:
 		return
 	case f.Key.Proto == policy.ProtoICMP && f.Verdict == policy.Allow:
@@ -611,6 +621,7 @@ func (c *Classifier) renew(f *Flow, now int64, out *Result) *Flow {
 	f.Decision, f.Epoch, f.Slot = c.table.Lookup(q), c.table.Epoch(), slot
 	f.First, f.Seen, f.State, f.Initiator = now, now, Opening, initiator
 	f.isn[initiator], f.hasISN[initiator] = isn, true
+	c.noteNames(f)
 	out.Flow = f
 	c.start(f, out)
 	return f
@@ -724,6 +735,13 @@ func (c *Classifier) weigh(f *Flow, s *appid.State, o appid.Outcome, out *Result
 			spoken, j = policy.Spoken{App: f.Likely}, k
 		}
 	}
+	if f.Decision.Named() && !j.Denied {
+		server, whole := s.ServerName(&c.hello)
+		if !whole && !o.Decided {
+			return // what says which server it is for is still coming
+		}
+		j = f.Decision.JudgeServer(spoken, server)
+	}
 	if f.lenient && o.Confidence != appid.ConfidenceBothSides && j.Denied && (spoken.App == policy.AppUnknown || spoken.App == policy.AppTLS) {
 		// An old flow in the middle of its life cannot show what it is (V9).
 		if o.Decided {
@@ -821,6 +839,7 @@ func (c *Classifier) retire(f *Flow) {
 	}
 	c.release(f)
 	c.unattend(f)
+	c.letGo(f)
 	if f.isUnproven() {
 		c.unproven.add(c.flows.sum(&f.Key))
 	}

@@ -37,7 +37,9 @@ func (c *Classifier) Adopt(e Entry, now int64) bool {
 	f.setClosed(e.Closed)
 	// What it was decided by is in the table that is gone; the one at hand
 	// gives reason and rule, and the verdict once they differ in epoch.
-	f.Decision, f.Epoch = c.table.Lookup(f.Query()), e.Epoch
+	q := f.Query()
+	f.Decision, f.Epoch = c.table.LookupHeld(q, c.table.NameUse(q)), e.Epoch
+	c.noteNames(f)
 	f.Verdict, f.Reason = e.Verdict, e.Reason
 	f.Judgement = f.Decision.Judge(f.Spoken)
 	f.Judgement.Verdict = e.Verdict

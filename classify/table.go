@@ -39,7 +39,9 @@ type Flow struct {
 	Reason    policy.Reason
 	MidStream bool  // its beginning was not seen
 	fins      uint8 // by side
-	app       int32 // index of its app-ID state, -1 = none
+	// Lookups: it carries DNS queries that policy is interested in (policy.Table.Asker).
+	Lookups bool
+	app     int32 // index of its app-ID state, -1 = none
 
 	// Packets and Bytes (of IP) by side of Key, as far as they came here; what
 	// the kernel carried is added by Touch.
@@ -80,13 +82,10 @@ type Flow struct {
 	// is who announced it.
 	announcer int32
 	control   control
+	name      *flowName // nil = it holds no address of a name
 	bucket    uint32
 	next      int32 // free list
-	_         [flowPad]byte
 }
-
-// flowPad makes a Flow whole cache lines.
-const flowPad = 8
 
 // Query is the flow as policy sees it, from its initiator.
 func (f *Flow) Query() policy.Query {

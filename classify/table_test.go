@@ -135,7 +135,7 @@ func TestUntouched(t *testing.T) {
 func TestFlowIsCacheLines(t *testing.T) {
 	var f Flow
 	if n := unsafe.Sizeof(f); n%64 != 0 {
-		t.Errorf("a flow has %d bytes: change flowPad", n)
+		t.Errorf("a flow has %d bytes: fill them, or save some", n)
 	}
 	if end := unsafe.Offsetof(f.app) + unsafe.Sizeof(f.app); end > 64 {
 		t.Errorf("the first line ends at byte %d", end)
