@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -34,7 +35,10 @@ type Config struct {
 	// that it has grown by; lost are events that found no room before it (v is
 	// nil then). It is called off the packet path, by several goroutines.
 	Violated func(v *Violation, packets, lost uint64)
-	Logger   *slog.Logger // nil = slog.Default
+	// Names, if not nil, learns what names stand for from the DNS answers that pass
+	// here; tables compiled with it let pass what follows.
+	Names  *policy.Names
+	Logger *slog.Logger // nil = slog.Default
 }
 
 // Dataplane is all workers with what they share. All methods are safe for
@@ -116,6 +120,7 @@ func (d *Dataplane) Run(ctx context.Context) error {
 		g.Go(func() error { d.runEnded(ctx); return nil })
 	}
 	g.Go(func() error { d.sweeper.run(ctx); return nil })
+	g.Go(func() error { d.sweepNames(ctx); return nil })
 	return g.Wait()
 }
 
@@ -174,6 +179,9 @@ func (d *Dataplane) SetEndpoints(list []Endpoint) {
 // SetTable makes t the policy. When it returns, no frame is judged by the old
 // table any more.
 func (d *Dataplane) SetTable(t *policy.Table) {
+	if d.config.Names != nil {
+		d.config.Names.Attach(t, time.Now())
+	}
 	d.table.Store(t)
 	d.settle()
 }

@@ -42,6 +42,7 @@ func (w *worker) judge(p *servedPort, f *Frame, ep *localEndpoint) {
 	if w.result.Retract {
 		w.retract(w.packet.Key)
 	}
+	w.lookUp(ep)
 	w.record(f, ep)
 	if w.result.Flow != nil {
 		w.seeOff(w.result.Flow)
@@ -171,6 +172,8 @@ func (w *worker) turnAway(p *servedPort, f *Frame, ep *localEndpoint) {
 		}
 	case w.isRefusedLookup(f, ep):
 		w.answer(p, f, ep, portUnreachable)
+	case r.Reason == policy.ReasonNameRefused || r.Reason == policy.ReasonNameTunnel:
+		w.refuseLookup(p, f, ep)
 	}
 	w.drop = append(w.drop, *f)
 }
@@ -189,6 +192,11 @@ func (w *worker) isRefusedLookup(f *Frame, ep *localEndpoint) bool {
 // by the other hook of the same endpoint: to the endpoint what it sent, to
 // outside what came from there.
 func (w *worker) answer(p *servedPort, f *Frame, ep *localEndpoint, why unreachable) {
+	w.reply(p, f, ep, func(out []byte) int { return writeReject(out, f.Data, f.L3, why) })
+}
+
+// reply sends what write puts into a borrowed frame, unless it is nothing.
+func (w *worker) reply(p *servedPort, f *Frame, ep *localEndpoint, write func(out []byte) int) {
 	if !ep.rejects.take(w.now) {
 		return
 	}
@@ -198,7 +206,7 @@ func (w *worker) answer(p *servedPort, f *Frame, ep *localEndpoint, why unreacha
 	}
 	n := 0
 	if out.L3 == f.L3 {
-		n = writeReject(out.Data, f.Data, f.L3, why)
+		n = write(out.Data)
 	}
 	if n == 0 {
 		w.drop = append(w.drop, out)

@@ -94,7 +94,8 @@ type worker struct {
 	touched    [touchTurn]*classify.Flow // what touch has looked up
 	closed     departures
 	answered   departures
-	now        int64 // of this turn
+	lookups    *lookups // nil where nothing is learned of names
+	now        int64    // of this turn
 	lastTurn   int64
 	lastBusy   int64 // when frames last came
 	lastBeat   int64
@@ -130,6 +131,9 @@ func newWorker(d *Dataplane, queue int) (*worker, error) {
 		answered: newDepartures(answeredGrace),
 	}
 	w.control.eventFD = fd
+	if d.config.Names != nil {
+		w.lookups = newLookups(d.config.Names)
+	}
 	w.classifier = classify.New(classify.Config{Flows: d.config.Flows, Ended: w.flowEnded})
 	w.setPolled()
 	return w, nil
@@ -296,6 +300,9 @@ func (w *worker) keepHouse() {
 // flowEnded is called by the classifier for every flow that it forgets.
 func (w *worker) flowEnded(f *classify.Flow) {
 	w.put(f)
+	if f.Lookups && w.lookups != nil {
+		w.lookups.reader.Forget(f.Key)
+	}
 	if !offloads(f) {
 		return
 	}

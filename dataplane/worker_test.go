@@ -97,6 +97,14 @@ var lines = []policy.Statement{
 
 func table(t testing.TB, epoch uint32, mode policy.Mode, statements ...policy.Statement) *policy.Table {
 	t.Helper()
+	out, err := policy.Compile(tableInput(epoch, mode, statements...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+func tableInput(epoch uint32, mode policy.Mode, statements ...policy.Statement) policy.Input {
 	in := policy.Input{Epoch: epoch, Statements: statements, Snapshot: &policy.Snapshot{Networks: []policy.Network{{
 		ID: "net", Name: "net", Driver: "bridge", Zone: zone, ICC: true, Guarded: true,
 		Subnets: []netip.Prefix{netip.MustParsePrefix("172.18.0.0/16"), netip.MustParsePrefix("fd00:18::/64")},
@@ -110,11 +118,7 @@ func table(t testing.TB, epoch uint32, mode policy.Mode, statements ...policy.St
 			Identity: policy.FirstWorkloadIdentity + policy.Identity(i), Service: service(p.name), Guarded: true, Mode: mode, Members: []string{p.name},
 		})
 	}
-	out, err := policy.Compile(in)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return out
+	return in
 }
 
 // lane is a dataplane of one worker over a port in memory, turned by hand.
