@@ -39,9 +39,7 @@ type Flow struct {
 	Reason    policy.Reason
 	MidStream bool  // its beginning was not seen
 	fins      uint8 // by side
-	// Lookups: it carries DNS queries that policy is interested in (policy.Table.Asker).
-	Lookups bool
-	app     int32 // index of its app-ID state, -1 = none
+	app       int32 // index of its app-ID state, -1 = none
 
 	// Packets and Bytes (of IP) by side of Key, as far as they came here; what
 	// the kernel carried is added by Touch.
@@ -69,8 +67,10 @@ type Flow struct {
 	payloads uint32     // packets that app-ID was given
 	named    policy.App // what it said last
 
-	lenient  bool     // mid-stream on an endpoint that ran before us (V9)
-	again    bool     // its initiator has sent a SYN at againAt that nobody answered yet
+	lenient bool // mid-stream on an endpoint that ran before us (V9)
+	again   bool // its initiator has sent a SYN at againAt that nobody answered yet
+	// Lookups: it carries DNS queries that policy is interested in (policy.Table.Asker).
+	Lookups  bool
 	reported uint64   // reasons already reported, one bit each
 	rate     [2]int64 // echo, by side: theoretical arrival time of the next packet
 	againAt  int64

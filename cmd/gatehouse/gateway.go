@@ -19,6 +19,7 @@ import (
 // gateway is the running whole, as the API sees it.
 type gateway struct {
 	settings  Settings
+	names     *knownNames
 	inputs    inputs
 	watcher   *docker.Watcher
 	control   *control.Control
@@ -57,6 +58,7 @@ func (g *gateway) status() Status {
 	if st := g.control.State(); st != nil {
 		s.Epoch = st.Table.Epoch()
 		describe(&s, st)
+		s.Findings = append(s.Findings, nameFindings(st, g.names.Refused())...)
 	}
 	s.Flows = len(g.dataplane.Flows())
 	s.History = g.recorder.status()
@@ -260,7 +262,7 @@ func (g *gateway) explain(req ExplainRequest) (*ExplainAnswer, error) {
 	if err != nil {
 		return nil, badRequest{err}
 	}
-	return answerOf(st, &x), nil
+	return answerOf(st, &x, g.namesAt(req.From, req.To)), nil
 }
 
 func (g *gateway) explainViolation(st *control.State, id string) (*ExplainAnswer, error) {
@@ -273,7 +275,7 @@ func (g *gateway) explainViolation(st *control.State, id string) (*ExplainAnswer
 		return &ExplainAnswer{Violation: &view, Lines: []ExplainLine{{"why", view.Why}}}, nil
 	}
 	x := policy.ExplainFlow(st.Table, policy.Query{Zone: r.Zone, Src: r.Src.As16(), Dst: r.Dst.As16(), Proto: r.Proto, DstPort: r.DstPort}, r.Spoken)
-	a := answerOf(st, &x)
+	a := answerOf(st, &x, g.namesAt(view.From, r.Dst.String()))
 	a.Violation = &view
 	if r.Reason != x.Reason {
 		a.Lines = append([]ExplainLine{{"why then", view.Why}}, a.Lines...)
@@ -282,10 +284,13 @@ func (g *gateway) explainViolation(st *control.State, id string) (*ExplainAnswer
 }
 
 // answerOf adds to the table's explanation why the models make no statement.
-func answerOf(st *control.State, x *policy.Explanation) *ExplainAnswer {
+func answerOf(st *control.State, x *policy.Explanation, names []NameView) *ExplainAnswer {
 	a := &ExplainAnswer{Allowed: x.Verdict == policy.Allow && !x.Denied || x.Verdict == policy.Undecided, Detail: x}
 	for _, l := range x.Lines() {
 		a.Lines = append(a.Lines, ExplainLine{l.What, l.Text})
+	}
+	for _, known := range names {
+		a.Lines = append(a.Lines, ExplainLine{"name", known.text()})
 	}
 	if a.Allowed {
 		return a

@@ -15,7 +15,7 @@ func newGetCommand() *cobra.Command {
 		Short: "List workloads, services, statements, rules, models, flows or violations",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return fail(exitUsage, "get what? one of workloads, services, statements, rules, models, flows, violations")
+			return fail(exitUsage, "get what? one of workloads, services, statements, rules, names, models, flows, violations")
 		},
 	}
 	get.AddCommand(
@@ -23,6 +23,7 @@ func newGetCommand() *cobra.Command {
 		listCommand("services", "Identities: equal workloads of one service", serviceRows),
 		listCommand("statements", "Who may talk to whom, and the metadata it follows from", statementRows),
 		listCommand("rules", "What statements compile to, with the statement behind each", ruleRows),
+		listCommand("names", "What names stand for, by the DNS answers that workloads were given", nameRows),
 		listCommand("models", "Models in use by the gateway", modelRows),
 		recordsCommand("flows", "Live conversations, or with --since those on record", flowRows),
 		recordsCommand("violations", "What policy did not allow in the last 24 hours, dropped or only recorded", violationRows),

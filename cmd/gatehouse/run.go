@@ -89,6 +89,7 @@ func runGateway(ctx context.Context, set Settings, socket string, log *slog.Logg
 	g, ctx := errgroup.WithContext(ctx)
 	hints := make(chan struct{}, 1)
 	g.Go(func() error { return gw.dataplane.Run(ctx) })
+	g.Go(func() error { gw.names.keep(ctx); return nil })
 	g.Go(func() error { gw.recorder.run(ctx); return nil })
 	g.Go(func() error { return ignoreCancel(kernel.Watch(ctx, hints)) })
 	g.Go(func() error { gw.guard.logReports(ctx, kernel.Reports()); return nil })
@@ -198,12 +199,17 @@ func newGateway(set Settings, in inputs, kernel *steer.Steer, log *slog.Logger) 
 	if err != nil {
 		return nil, nil, err
 	}
-	gw := &gateway{settings: set, inputs: in, watcher: watcher, steer: kernel, recorder: newRecorder(set), started: time.Now()}
+	known, err := openNames(set, log)
+	if err != nil {
+		return nil, nil, err
+	}
+	gw := &gateway{settings: set, names: known, inputs: in, watcher: watcher, steer: kernel, recorder: newRecorder(set), started: time.Now()}
 	plane, err := dataplane.New(dataplane.Config{
 		Workers: set.Workers, FlowMap: kernel.Flows(), Logger: log,
 		Beat:       func(queue int, now int64) { _ = kernel.Beat(queue, now) }, // fails only after Close
 		PortFailed: func(space, queue int, err error) { gw.guard.slowPathLost(space, err) },
 		Ended:      gw.recorder.ended,
+		Names:      known.Names,
 		Violated:   gw.recorder.violated,
 	})
 	if err != nil {
@@ -253,6 +259,9 @@ func compileSettings(set Settings, epoch uint32) policy.Input {
 	in := policy.Input{Epoch: epoch}
 	for _, p := range set.Site {
 		in.ExtraSite = append(in.ExtraSite, netip.MustParsePrefix(p)) // checked by Settings.check
+	}
+	for _, p := range set.NamesPrivate {
+		in.PrivateNames = append(in.PrivateNames, netip.MustParsePrefix(p))
 	}
 	for _, a := range set.Metadata {
 		in.ExtraMetadata = append(in.ExtraMetadata, netip.MustParseAddr(a))

@@ -30,6 +30,7 @@ func (s *server) routes() map[string]http.HandlerFunc {
 		"GET /v1/services":      answer(func(*http.Request) (any, error) { return s.gw.services(), nil }),
 		"GET /v1/statements":    answer(func(*http.Request) (any, error) { return s.gw.statements(), nil }),
 		"GET /v1/rules":         answer(func(*http.Request) (any, error) { return s.gw.rules(), nil }),
+		"GET /v1/names":         answer(func(*http.Request) (any, error) { return s.gw.knownNames(), nil }),
 		"GET /v1/models":        answer(func(*http.Request) (any, error) { return modelViews(s.gw.library()), nil }),
 		"GET /v1/flows":         s.records(func(q recordQuery) (any, bool, error) { return cut(s.gw.flows(q)) }),
 		"GET /v1/violations":    s.records(func(q recordQuery) (any, bool, error) { return cut(s.gw.violations(q)) }),

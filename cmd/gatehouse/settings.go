@@ -46,6 +46,10 @@ type Settings struct {
 	Site     []string `yaml:"site" help:"prefixes that count as site, beside the private ones"`
 	Metadata []string `yaml:"metadata" help:"further addresses of metadata services"`
 
+	NamesFloor   int      `yaml:"names.floor" help:"seconds that an address of a DNS answer counts at least, whatever its TTL says"`
+	NamesCeiling int      `yaml:"names.ceiling" help:"seconds that an address of a DNS answer counts at most"`
+	NamesPrivate []string `yaml:"names.private" help:"private prefixes in which names may have addresses"`
+
 	HistorySize int    `yaml:"history.size" help:"MiB of flows and violations to keep; the oldest flows go first"`
 	HistoryAge  string `yaml:"history.age" help:"how long flows and violations are kept, such as 24h or 7d"`
 
@@ -63,6 +67,7 @@ func defaultsOf() Settings {
 	return Settings{
 		Docker: "/var/run/docker.sock", NetNS: "/var/run/docker/netns", State: "/var/lib/gatehouse",
 		Mode: "observe", Floor: "observe", Enroll: "all", TrustLocal: "name",
+		NamesFloor: 60, NamesCeiling: 86400,
 		HistorySize: 256, HistoryAge: "7d",
 		Metrics: "127.0.0.1:9477", Workers: 1, Flows: 131072,
 		Attach: "auto", IO: "afxdp", Pins: "/sys/fs/bpf/gatehouse", Devices: "gh", Misses: 50000,
@@ -194,9 +199,13 @@ func (s *Settings) check() error {
 	if age, err := parseAge(s.HistoryAge); err != nil || age < time.Hour {
 		errs = append(errs, fmt.Errorf("setting history.age: %q: want an hour at least, such as 24h or 7d", s.HistoryAge))
 	}
-	for _, p := range s.Site {
-		if _, err := netip.ParsePrefix(p); err != nil {
-			errs = append(errs, fmt.Errorf("setting site: %w", err))
+	between("names.floor", s.NamesFloor, 1, 86400)
+	between("names.ceiling", s.NamesCeiling, s.NamesFloor, 7*86400)
+	for key, list := range map[string][]string{"site": s.Site, "names.private": s.NamesPrivate} {
+		for _, p := range list {
+			if _, err := netip.ParsePrefix(p); err != nil {
+				errs = append(errs, fmt.Errorf("setting %s: %w", key, err))
+			}
 		}
 	}
 	for _, a := range s.Metadata {
