@@ -46,6 +46,9 @@ func telnetCommands(b []byte) (n int) {
 // telnetLastOption: 49 options are assigned, then 138 to 140; 255 extends the list.
 const telnetLastOption = 49
 
+// telnetTyped is how much one side types before the other has said anything.
+const telnetTyped = 64
+
 // telnetSide: one side may negotiate and the other only type.
 func telnetSide(b, other []byte, full bool) match {
 	if b[0] == 0xff {
@@ -55,7 +58,7 @@ func telnetSide(b, other []byte, full bool) match {
 	case !text(b):
 		return no
 	case len(other) == 0:
-		return until(full)
+		return until(full || len(b) > telnetTyped)
 	case other[0] != 0xff:
 		return no
 	case telnetCommands(other) >= 3:
