@@ -111,6 +111,9 @@ func kafkaClient(v *view) match {
 	if m == fits && strong && len(v.c) >= n && (len(v.c) == n || kafkaFollows(v.c[n:])) {
 		return yes
 	}
+	if m == fits && !strong && len(v.c) < n {
+		return until(v.cFull)
+	}
 	return m
 }
 

@@ -79,6 +79,10 @@ func redisReply(v *view) match {
 	if begins(b, "-DENIED Redis") == yes || begins(b, "-NOAUTH ") == yes {
 		return yes
 	}
+	// POP3 has some of the words typed without RESP, and says more than OK.
+	if len(v.c) > 0 && v.c[0] != '*' && begins(b, "+OK ") == yes {
+		return no
+	}
 	l, _, ok := line(b)
 	switch b[0] {
 	case '+', '-', '(', ',', '#', '_', '!', '=':
