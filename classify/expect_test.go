@@ -51,6 +51,7 @@ func ftpPasv(v6 bool, port uint16) string {
 	return fmt.Sprintf("227 Entering Passive Mode (172,18,0,3,%d,%d)\r\n", port>>8, port&255)
 }
 
+// TestFTPData: the data connection that a control flow announced is part of it (R23).
 func TestFTPData(t *testing.T) {
 	families(t, func(t *testing.T, v6 bool) {
 		out := wire{v6, webIdx, dbIdx}

@@ -593,3 +593,31 @@ func TestR20(t *testing.T) {
 		}
 	}
 }
+
+// What a removed label gave ends with it at once, and what is only suggested
+// gives nothing (V10).
+func TestV10(t *testing.T) {
+	build := func(labels ...option) *town {
+		b := newTown(t).network("proxy", "edge")
+		b.run("edge/front", "acme/front", "proxy", append(labels, publish("80:80"), func(w *policy.Workload) { w.Image.EnvKeys = []string{"T_FRONT"} })...)
+		b.run("cloud/app", "t/app", "proxy")
+		return b
+	}
+	own := loadModels(t, strings.Replace(testModels, "match: {images: [t/front]}", "match: {images: [t/front], hints: {env: [T_FRONT]}}", 1))
+	has := func(b *town, want bool) {
+		t.Helper()
+		ss, fs := b.generate(own...)
+		got := false
+		for _, l := range between(ss) {
+			got = got || l == "edge/front -> cloud/app : http tcp/8000"
+		}
+		if got != want {
+			t.Errorf("reaches the application: %v, want %v", got, want)
+		}
+		if !want && !hasFinding(fs, FindingProposedModel, "looks like t-front") {
+			t.Errorf("nothing is proposed: %v", fs)
+		}
+	}
+	has(build(label("gatehouse.model=t-front")), true)
+	has(build(), false)
+}

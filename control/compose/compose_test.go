@@ -179,7 +179,7 @@ services:
 	}
 }
 
-// A network that several projects join is its declarer's, or nobody's.
+// A network that several projects join is its declarer's, or nobody's (I8).
 func TestExternalNetworks(t *testing.T) {
 	dir := write(t, map[string]string{
 		"a.yaml": "services: {front: {image: traefik, networks: [proxy]}}\nnetworks: {proxy: {name: proxy}}\n",

@@ -33,6 +33,8 @@ func derive(labels map[string]string, img *image, change func(*sight)) policy.Wo
 	return describeWorkload(s)
 }
 
+// Who belongs to which project and service (I2, I5), and what an image claims
+// of it is no proof.
 func TestMembership(t *testing.T) {
 	composed := map[string]string{composeProject: "shop", composeService: "web", composeConfigHash: "h1", composeNumber: "1"}
 	with := func(key, value string) map[string]string {
