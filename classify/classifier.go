@@ -50,6 +50,10 @@ type Config struct {
 	// two addresses is one flow, without ports; upgrades are waited for whatever
 	// policy asks; and what is full makes room for the flows at hand.
 	Capture bool
+	// WatchEvery is how often a flow of the same two addresses and port is read
+	// although policy does not ask what it speaks; 0 = never. Its verdict does
+	// not depend on it.
+	WatchEvery time.Duration
 	// Live, if not nil, says whether a flow that this Classifier does not know
 	// is alive elsewhere (in the kernel's map, at another worker), for ICMP errors.
 	Live func(key FlowKey) bool
@@ -113,6 +117,7 @@ type Classifier struct {
 	attrs          appid.Attrs
 	hello          appid.Attrs // room for a server name
 	freeNames      []*flowName
+	watchList      watchList
 	unproven       *unproven
 	expected       expectations
 	announcers     []appid.Announcer
@@ -157,6 +162,7 @@ func New(cfg Config) *Classifier {
 		capture:        cfg.Capture,
 		live:           cfg.Live,
 		ended:          cfg.Ended,
+		watchList:      watchList{every: int64(cfg.WatchEvery)},
 		decided:        cfg.Decided,
 	}
 	for i := range c.freeStates {
@@ -360,6 +366,7 @@ func reply(q policy.Query, srcPort uint16) policy.Query {
 func (c *Classifier) start(f *Flow, out *Result) {
 	if f.Decision.Verdict() != policy.Undecided {
 		c.decide(f, policy.Spoken{}, policy.ReasonNone, out)
+		f.watched = c.watches(f)
 		return
 	}
 	switch f.Key.Proto {
@@ -437,6 +444,9 @@ func (c *Classifier) violation(f *Flow, r policy.Reason, out *Result) {
 // rejudge applies a newer table: who began and what is spoken stay (V8).
 func (c *Classifier) rejudge(f *Flow, out *Result) {
 	was := f.Verdict
+	if f.watched {
+		c.unwatch(f)
+	}
 	f.Decision, f.Epoch, f.offered = c.table.LookupHeld(f.Query(), f.held()), c.table.Epoch(), 0
 	c.noteNames(f)
 	why := policy.ReasonNone
@@ -492,6 +502,8 @@ func (c *Classifier) carry(f *Flow, p *Packet, in *Ingress, now int64, out *Resu
 		c.acknowledge(f, p, out)
 	} else if f.announcer >= 0 && len(p.Payload) > 0 {
 		c.hear(f, p, now)
+	} else if f.watched {
+		c.watch(f, p)
 	}
 	if out.Verdict = f.Verdict; f.Verdict != policy.Undecided {
 		out.Judgement = f.Judgement
@@ -514,7 +526,7 @@ func (c *Classifier) offer(f *Flow, p *Packet, now int64, out *Result) {
 	switch {
 	case f.Lookups && f.Allowed():
 		return // its queries and answers are read here
-	case f.Verdict == policy.Undecided, !namable(f.Key.Proto), p.Fragment != Whole, f.State == Closed, f.again, f.announcer >= 0:
+	case f.Verdict == policy.Undecided, f.watched, !namable(f.Key.Proto), p.Fragment != Whole, f.State == Closed, f.again, f.announcer >= 0:
 		return
 	case f.Key.Proto == policy.ProtoICMP && f.Verdict == policy.Allow:
 		return // its size and rate are looked at here

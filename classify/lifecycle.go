@@ -207,6 +207,8 @@ func (c *Classifier) Sweep(now int64, n int) (gone int) {
 		case now-f.Seen > f.idle():
 			c.retire(f)
 			gone++
+		case f.watched && now-f.Seen > idleSearch:
+			c.unwatch(f)
 		case f.app >= 0 && now-f.Seen > idleSearch:
 			c.conclude(f)
 			f.reported = 0 // its next packet reports

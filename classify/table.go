@@ -69,6 +69,7 @@ type Flow struct {
 
 	lenient bool // mid-stream on an endpoint that ran before us (V9)
 	again   bool // its initiator has sent a SYN at againAt that nobody answered yet
+	watched bool // app-ID reads it although it is decided
 	// Lookups: it carries DNS queries that policy is interested in (policy.Table.Asker).
 	Lookups  bool
 	reported uint64   // reasons already reported, one bit each

@@ -17,7 +17,7 @@ import (
 // from outside, in both families.
 func TestWorkerDoesNotAllocate(t *testing.T) {
 	for _, v6 := range []bool{false, true} {
-		l := newLane(t)
+		l := newLaneOf(t, dataplane.Config{Flows: 1024, WatchEvery: 1, Ended: func([]dataplane.Flow, uint64) {}})
 		l.port.Discard, l.port.Order, l.m.Order = true, nil, nil
 		wrongMAC := db
 		wrongMAC.mac = gatewayMAC

@@ -27,6 +27,9 @@ type Config struct {
 	// PortFailed, if not nil, is told in a goroutine of its own that the kernel
 	// has taken a port away. The port is closed; the others go on.
 	PortFailed func(space, queue int, err error)
+	// WatchEvery is classify.Config's: how often a flow of the same addresses and
+	// port is read although policy does not ask what it speaks; 0 = never.
+	WatchEvery time.Duration
 	// Ended, if not nil, gets the flows that have ended, and how many were lost
 	// before them because it did not keep up. It is called from one goroutine,
 	// off the packet path; the slice is the caller's again afterwards.
@@ -50,7 +53,8 @@ type Dataplane struct {
 	workers    []*worker
 	events     *mailbox[event]
 	violations *Violations
-	ended      *mailbox[endedFlow] // nil where nobody wants them
+	told       *mailbox[told] // nil where nobody wants to know
+	hosts      *hosts
 	sweeper    *sweeper
 	clock      clock
 
@@ -93,10 +97,11 @@ func New(c Config) (*Dataplane, error) {
 		clock:  newClock(),
 		ports:  make(map[portKey]Port),
 	}
+	d.hosts = newHosts()
 	d.endpoints.Store(noEndpoints())
 	d.violations = newViolations(d.clock, c.Violated)
 	if c.Ended != nil {
-		d.ended = newMailbox[endedFlow](endedKept)
+		d.told = newMailbox[told](endedKept)
 	}
 	d.sweeper = newSweeper(c.FlowMap, &d.endpoints, d.violations, d.touch, d.offloads, c.Logger, d.clock)
 	for queue := range c.Workers {
@@ -116,7 +121,7 @@ func (d *Dataplane) Run(ctx context.Context) error {
 		g.Go(func() error { return w.run(ctx) })
 	}
 	g.Go(func() error { d.violations.run(ctx, d.events); return nil })
-	if d.ended != nil {
+	if d.told != nil {
 		g.Go(func() error { d.runEnded(ctx); return nil })
 	}
 	g.Go(func() error { d.sweeper.run(ctx); return nil })

@@ -31,6 +31,9 @@ func (d *Dataplane) Settle() {
 	}
 }
 
+// Told hands on what workers told of flows.
+func (d *Dataplane) Told() { d.handOn(make([]told, 0, endedKept), make([]Flow, 0, 16)) }
+
 // ListFlows is Flows for workers that Run does not run.
 func (d *Dataplane) ListFlows() (out []Flow) {
 	for _, w := range d.workers {

@@ -22,6 +22,9 @@ type Flow struct {
 	Reason  policy.Reason  `json:"reason"` // of a drop, or of a violation that was only recorded
 	Denied  bool           `json:"denied"` // policy said no, whatever the modes made of it
 	Spoken  policy.Spoken  `json:"spoken"`
+	// Host is what a flow to the outside asked for, in lower case: the server
+	// name of a TLS hello or HTTP's host; "" = not known.
+	Host string `json:"host,omitempty"`
 	// Confidence, Evidence and Status are how app-ID knows, "" where nobody asked
 	// it. ControlPort is the responder's port of the flow that announced this one,
 	// whose statement covers it; 0 = none did.

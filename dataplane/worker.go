@@ -65,7 +65,8 @@ type worker struct {
 	flowMap   FlowMap
 	beat      func(queue int, now int64)
 	failed    func(space, queue int, err error)
-	ended     *mailbox[endedFlow] // nil where nobody wants them
+	told      *mailbox[told] // nil where nobody wants to know
+	hosts     *hosts
 	log       *slog.Logger
 	clock     clock
 	counters  counters
@@ -117,7 +118,8 @@ func newWorker(d *Dataplane, queue int) (*worker, error) {
 		flowMap:   d.config.FlowMap,
 		beat:      d.config.Beat,
 		failed:    d.config.PortFailed,
-		ended:     d.ended,
+		told:      d.told,
+		hosts:     d.hosts,
 		log:       d.config.Logger,
 		clock:     d.clock,
 		local:     d.endpoints.Load(),
@@ -134,7 +136,7 @@ func newWorker(d *Dataplane, queue int) (*worker, error) {
 	if d.config.Names != nil {
 		w.lookups = newLookups(d.config.Names)
 	}
-	w.classifier = classify.New(classify.Config{Flows: d.config.Flows, Ended: w.flowEnded})
+	w.classifier = classify.New(classify.Config{Flows: d.config.Flows, WatchEvery: d.config.WatchEvery, Ended: w.flowEnded, Decided: w.flowRead})
 	w.setPolled()
 	return w, nil
 }
@@ -299,7 +301,7 @@ func (w *worker) keepHouse() {
 
 // flowEnded is called by the classifier for every flow that it forgets.
 func (w *worker) flowEnded(f *classify.Flow) {
-	w.put(f)
+	w.tell(f, nil)
 	if f.Lookups && w.lookups != nil {
 		w.lookups.reader.Forget(f.Key)
 	}
@@ -519,6 +521,7 @@ func (w *worker) flows(s *sweeper) []Flow {
 	w.classifier.Each(func(f *classify.Flow) bool {
 		x := newFlow(f, w.clock)
 		x.setEndpoints(w.local)
+		x.Host = w.hosts.get(f.Key)
 		x.Offloaded = f.Verdict != policy.Undecided && s.carries(&f.Key)
 		out = append(out, x)
 		return true

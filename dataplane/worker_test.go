@@ -131,13 +131,19 @@ type lane struct {
 
 func newLane(t testing.TB, statements ...policy.Statement) *lane {
 	t.Helper()
+	return newLaneOf(t, dataplane.Config{Flows: 1024, Ended: func([]dataplane.Flow, uint64) {}}, statements...)
+}
+
+func newLaneOf(t testing.TB, config dataplane.Config, statements ...policy.Statement) *lane {
+	t.Helper()
 	if statements == nil {
 		statements = lines
 	}
 	order := new(dataplanetest.Order)
 	l := &lane{t: t, m: &dataplanetest.FlowMap{Order: order}}
 	var err error
-	l.d, err = dataplane.New(dataplane.Config{FlowMap: l.m, Flows: 1024, Ended: func([]dataplane.Flow, uint64) {}})
+	config.FlowMap = l.m
+	l.d, err = dataplane.New(config)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -962,6 +968,40 @@ func TestRunServesAndSleeps(t *testing.T) {
 	if err := <-done; err != nil {
 		t.Error(err)
 	}
+}
+
+// What an ended flow to the outside asked for is told with it; of one between
+// containers it is not.
+func TestHostOfEndedFlow(t *testing.T) {
+	families(t, func(t *testing.T, v6 bool) {
+		var ended []dataplane.Flow
+		l := newLaneOf(t, dataplane.Config{Flows: 64, WatchEvery: time.Hour, Ended: func(flows []dataplane.Flow, _ uint64) { ended = append(ended, flows...) }})
+		l.d.SetTable(table(t, 2, policy.Observe, lines...))
+		for i, to := range []party{outside, db} {
+			c := newConn(t, web, to, v6, uint16(40000+i), 80)
+			c.open(l)
+			l.passes(web, to, c.segment(false, "A", "GET / HTTP/1.1\r\nHost: API.example.com:8080\r\n\r\n"))
+			l.passes(to, web, c.segment(true, "A", "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"))
+			l.d.Told()
+			if live := l.d.ListFlows(); i == 0 && (len(live) != 1 || live[0].Host != "api.example.com") {
+				t.Errorf("live: %+v", live)
+			}
+			l.passes(web, to, c.segment(false, "RA", ""))
+		}
+		l.d.Elapse(time.Second)
+		l.d.Turn(0)
+		l.d.Told()
+		hosts := map[netip.Addr]string{}
+		for _, f := range ended {
+			if f.Spoken.App != policy.AppHTTP {
+				t.Errorf("%+v", f)
+			}
+			hosts[f.Dst.Addr()] = f.Host
+		}
+		if len(ended) != 2 || hosts[outside.addr(v6)] != "api.example.com" || hosts[db.addr(v6)] != "" {
+			t.Errorf("hosts %v of %d flows", hosts, len(ended))
+		}
+	})
 }
 
 func TestFloodLosesAndNobodyWaits(t *testing.T) {

@@ -179,7 +179,7 @@ func flowSample(f *dataplane.Flow) history.Sample {
 	s := history.Sample{
 		Key: history.Key{
 			Kind: history.Flow, Zone: f.Zone, Proto: f.Proto, Src: f.Src.Addr(), Dst: f.Dst.Addr(), DstPort: f.Dst.Port(),
-			Workload: f.Workload, Spoken: f.Spoken, Verdict: f.Verdict, Denied: f.Denied, Reason: f.Reason, Rule: f.Rule, Epoch: f.Epoch,
+			Workload: f.Workload, Spoken: f.Spoken, Name: f.Host, Verdict: f.Verdict, Denied: f.Denied, Reason: f.Reason, Rule: f.Rule, Epoch: f.Epoch,
 		},
 		SrcPort: f.Src.Port(), First: f.First, Last: f.Last, Packets: f.Packets, Bytes: f.Bytes, Flows: 1,
 	}

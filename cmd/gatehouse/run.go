@@ -208,6 +208,7 @@ func newGateway(set Settings, in inputs, kernel *steer.Steer, log *slog.Logger) 
 		Workers: set.Workers, FlowMap: kernel.Flows(), Logger: log,
 		Beat:       func(queue int, now int64) { _ = kernel.Beat(queue, now) }, // fails only after Close
 		PortFailed: func(space, queue int, err error) { gw.guard.slowPathLost(space, err) },
+		WatchEvery: watchEvery,
 		Ended:      gw.recorder.ended,
 		Names:      known.Names,
 		Violated:   gw.recorder.violated,
@@ -227,6 +228,10 @@ func newGateway(set Settings, in inputs, kernel *steer.Steer, log *slog.Logger) 
 	})
 	return gw, inv, nil
 }
+
+// watchEvery: what is spoken where policy does not ask is looked at once a
+// minute for each pair and port, as the history has a record a minute.
+const watchEvery = time.Minute
 
 func dockerHost(s string) string {
 	if strings.Contains(s, "://") {
