@@ -147,34 +147,35 @@ type HistoryStatus struct {
 // FlowView is one item of GET /v1/flows. What is equal but for the source port
 // is one item where it comes from the history.
 type FlowView struct {
-	ID        string         `json:"id"`
-	From      string         `json:"from"`
-	To        string         `json:"to"`
-	Source    string         `json:"source"`      // address:port, of the last one
-	Dest      string         `json:"destination"` // address:port
-	Proto     string         `json:"proto"`
-	App       string         `json:"app"`
-	Sub       string         `json:"sub,omitempty"`
-	Inner     string         `json:"inner,omitempty"`
-	ALPN      string         `json:"alpn,omitempty"`
-	Name      string         `json:"name,omitempty"`   // the host that was asked for: server name of a TLS hello, HTTP's host, the name looked up
-	Detail    string         `json:"detail,omitempty"` // server name, ALPN, version
-	Verdict   string         `json:"verdict"`
-	Reason    string         `json:"reason,omitempty"`
-	Where     string         `json:"where"` // kernel, worker or history
-	Flows     uint64         `json:"flows"` // conversations
-	Packets   uint64         `json:"packets"`
-	Bytes     uint64         `json:"bytes"`
-	First     time.Time      `json:"first,omitzero"`
-	Last      time.Time      `json:"last,omitzero"`
-	Zone      policy.Zone    `json:"zone"`
-	Port      uint16         `json:"port"` // the responder's own, behind any publishing
-	FromIs    *history.Party `json:"fromIs,omitempty"`
-	ToIs      *history.Party `json:"toIs,omitempty"`
-	Statement string         `json:"statement,omitempty"` // its id
-	Text      string         `json:"text,omitempty"`
-	Epoch     uint32         `json:"epoch"`
-	Summed    bool           `json:"summed,omitempty"` // many peers of one workload, without their addresses
+	ID          string         `json:"id"`
+	From        string         `json:"from"`
+	To          string         `json:"to"`
+	Source      string         `json:"source"`      // address:port, of the last one
+	Dest        string         `json:"destination"` // address:port
+	Proto       string         `json:"proto"`
+	App         string         `json:"app"`
+	Sub         string         `json:"sub,omitempty"`
+	Inner       string         `json:"inner,omitempty"`
+	ALPN        string         `json:"alpn,omitempty"`
+	Name        string         `json:"name,omitempty"`   // the host that was asked for: server name of a TLS hello, HTTP's host, the name looked up
+	Detail      string         `json:"detail,omitempty"` // server name, ALPN, version
+	Verdict     string         `json:"verdict"`
+	Reason      string         `json:"reason,omitempty"`
+	Where       string         `json:"where"` // kernel, worker or history
+	Flows       uint64         `json:"flows"` // conversations
+	Packets     uint64         `json:"packets"`
+	Bytes       uint64         `json:"bytes"`
+	First       time.Time      `json:"first,omitzero"`
+	Last        time.Time      `json:"last,omitzero"`
+	Zone        policy.Zone    `json:"zone"`
+	Port        uint16         `json:"port"` // the responder's own, behind any publishing
+	FromIs      *history.Party `json:"fromIs,omitempty"`
+	ToIs        *history.Party `json:"toIs,omitempty"`
+	ControlPort uint16         `json:"controlPort,omitempty"` // of the flow that announced it
+	Statement   string         `json:"statement,omitempty"`   // its id
+	Text        string         `json:"text,omitempty"`
+	Epoch       uint32         `json:"epoch"`
+	Summed      bool           `json:"summed,omitempty"` // many peers of one workload, without their addresses
 }
 
 // ViolationView is one item of GET /v1/violations and one line of /v1/observe.

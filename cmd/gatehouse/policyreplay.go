@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -289,6 +290,7 @@ func recordedView(v *FlowView) (f policy.Recorded, err error) {
 	if f.To.Addr, f.DstPort, err = parseEnd(v.Dest); err != nil {
 		return f, fmt.Errorf("destination: %w", err)
 	}
+	f.DstPort = cmp.Or(v.ControlPort, f.DstPort)
 	if f.Port == 0 {
 		f.Port = f.DstPort
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net/netip"
@@ -178,7 +179,7 @@ func keyOfLive(f *dataplane.Flow) liveFlow { return liveFlow{f.Zone, f.Proto, f.
 func flowSample(f *dataplane.Flow) history.Sample {
 	s := history.Sample{
 		Key: history.Key{
-			Kind: history.Flow, Zone: f.Zone, Proto: f.Proto, Src: f.Src.Addr(), Dst: f.Dst.Addr(), DstPort: f.Dst.Port(),
+			Kind: history.Flow, Zone: f.Zone, Proto: f.Proto, Src: f.Src.Addr(), Dst: f.Dst.Addr(), DstPort: f.Dst.Port(), ControlPort: f.ControlPort,
 			Workload: f.Workload, Spoken: f.Spoken, Name: f.Host, Verdict: f.Verdict, Denied: f.Denied, Reason: f.Reason, Rule: f.Rule, Epoch: f.Epoch,
 		},
 		SrcPort: f.Src.Port(), First: f.First, Last: f.Last, Packets: f.Packets, Bytes: f.Bytes, Flows: 1,
@@ -240,13 +241,13 @@ func (n *names) follow(s *control.State) {
 func (n *names) describe(r *history.Record) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	r.Port = r.DstPort
-	q := policy.Query{Zone: r.Zone, Src: as16(r.Src), Dst: as16(r.Dst), Proto: r.Proto, DstPort: r.DstPort}
+	r.Port = cmp.Or(r.ControlPort, r.DstPort)
+	q := policy.Query{Zone: r.Zone, Src: as16(r.Src), Dst: as16(r.Dst), Proto: r.Proto, DstPort: r.Port}
 	for _, s := range n.states {
 		if s == nil {
 			continue
 		}
-		from, to, port := policy.IDUnknown, policy.IDUnknown, r.DstPort
+		from, to, port := policy.IDUnknown, policy.IDUnknown, r.Port
 		if r.Src.IsValid() && r.Dst.IsValid() {
 			from, to, port = s.Table.Resolve(q)
 		}

@@ -62,6 +62,9 @@ type Key struct {
 	Src     netip.Addr   `json:"src"` // the initiator
 	Dst     netip.Addr   `json:"dst"` // the responder
 	DstPort uint16       `json:"dstPort"`
+	// ControlPort is the responder's port of the flow that announced this one, as
+	// FTP announces its data; policy judges it as that flow. 0 = none did.
+	ControlPort uint16 `json:"controlPort,omitempty"`
 	// Workload are the container ids of the local ends, "" = not here. Of a
 	// packet that is no flow's the first is that of the interface.
 	Workload [2]string     `json:"workload"`
@@ -148,6 +151,7 @@ func (k Key) id() string {
 			b[11] |= 1 << i
 		}
 	}
+	binary.BigEndian.PutUint16(b[12:], k.ControlPort)
 	h.Write(b[:])
 	return fmt.Sprintf("%012x", h.Sum64()>>16)
 }

@@ -453,7 +453,7 @@ func names(s *policy.Statement, service string) bool {
 func Recorded(r *history.Record) policy.Recorded {
 	return policy.Recorded{
 		From: policy.RecordedEnd{Name: r.From.Name, Model: r.From.Model, Addr: r.Src}, To: policy.RecordedEnd{Name: r.To.Name, Model: r.To.Model, Addr: r.Dst},
-		Zone: r.Zone, Proto: r.Proto, DstPort: r.DstPort, Port: r.Port, Spoken: r.Spoken, Name: r.Name,
+		Zone: r.Zone, Proto: r.Proto, DstPort: cmp.Or(r.ControlPort, r.DstPort), Port: r.Port, Spoken: r.Spoken, Name: r.Name,
 		Passed: r.Verdict == policy.Allow, Flows: max(r.Flows, 1), Packets: r.Packets[0] + r.Packets[1], First: r.First, Last: r.Last,
 	}
 }
