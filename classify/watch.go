@@ -108,3 +108,18 @@ func (c *Classifier) learn(f *Flow, s *appid.State, o appid.Outcome) {
 	c.release(f)
 	f.watched = false
 }
+
+// Attrs are what may be shown of a flow beside its application.
+type Attrs = appid.Attrs
+
+// Asked is the host that a flow asks for by its own words: the server name of a
+// TLS hello, or HTTP's host. It is borrowed from a.
+func (f *Flow) Asked(a *Attrs) []byte {
+	if name := a.Get(appid.AttrSNI); len(name) > 0 {
+		return name
+	}
+	if f.Spoken.App.Is(policy.AppHTTP) {
+		return a.Get(appid.AttrHost)
+	}
+	return nil
+}

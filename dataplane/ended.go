@@ -8,7 +8,6 @@ import (
 	"github.com/hashicorp/golang-lru/v2/simplelru"
 
 	"gatehouse/classify"
-	"gatehouse/classify/appid"
 	"gatehouse/policy"
 )
 
@@ -45,12 +44,8 @@ func (w *worker) tell(f *classify.Flow, host []byte) {
 
 // flowRead is called by the classifier for every flow whose bytes told what it
 // is.
-func (w *worker) flowRead(f *classify.Flow, a *appid.Attrs) {
-	host := a.Get(appid.AttrSNI)
-	if len(host) == 0 && f.Spoken.App.Is(policy.AppHTTP) {
-		host = a.Get(appid.AttrHost)
-	}
-	if len(host) > 0 {
+func (w *worker) flowRead(f *classify.Flow, a *classify.Attrs) {
+	if host := f.Asked(a); len(host) > 0 {
 		w.tell(f, host)
 	}
 }
