@@ -77,6 +77,7 @@ type WorkloadView struct {
 	Confidence string            `json:"confidence"`
 	Reasons    []string          `json:"reasons"`
 	Proposed   string            `json:"proposed,omitempty"`
+	Drift      []string          `json:"drift,omitempty"` // what it serves beside its model
 	Evidence   []models.Evidence `json:"evidence"`
 	Mode       policy.Mode       `json:"mode"`
 	Guarded    bool              `json:"guarded"`

@@ -59,6 +59,7 @@ func (g *gateway) status() Status {
 		s.Epoch = st.Table.Epoch()
 		describe(&s, st)
 		s.Findings = append(s.Findings, nameFindings(st, g.names.Refused())...)
+		s.Findings = append(s.Findings, g.recorder.drift.findings(g.library(), st.Population.Groups)...)
 	}
 	s.Flows = len(g.dataplane.Flows())
 	s.History = g.recorder.status()
@@ -128,7 +129,15 @@ func (g *gateway) workloads() []WorkloadView {
 	if st == nil {
 		return []WorkloadView{}
 	}
-	return workloadViews(st, g.guard.report().devices)
+	views := workloadViews(st, g.guard.report().devices)
+	drifted := map[string][]string{}
+	for _, f := range g.recorder.drift.findings(g.library(), st.Population.Groups) {
+		drifted[f.Subject] = append(drifted[f.Subject], f.Kind+": "+f.Text)
+	}
+	for i := range views {
+		views[i].Drift = drifted[views[i].Service]
+	}
+	return views
 }
 
 func (g *gateway) services() []ServiceView {

@@ -87,6 +87,9 @@ func workloadRows(w io.Writer, items []WorkloadView) {
 		if i.Uncovered != "" {
 			why = i.Uncovered
 		}
+		if len(i.Drift) > 0 {
+			why += "; " + strings.Join(i.Drift, "; ")
+		}
 		row(w, i.Service, i.Name, i.Image, i.Model, i.Trust, state, fmt.Sprintf("%d/%d", admitted, len(i.Endpoints)), why)
 	}
 }

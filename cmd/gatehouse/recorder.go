@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"log/slog"
 	"net/netip"
 	"strings"
 	"sync"
@@ -25,6 +26,7 @@ type recorder struct {
 	plane *dataplane.Dataplane
 
 	names names
+	drift *drift
 
 	mu     sync.Mutex
 	live   map[liveFlow]*counted // flows that are recorded before their end
@@ -53,10 +55,13 @@ const (
 	longLiving = time.Minute
 )
 
-func newRecorder(set Settings) *recorder {
-	r := &recorder{live: make(map[liveFlow]*counted)}
+func newRecorder(set Settings, log *slog.Logger) *recorder {
+	r := &recorder{live: make(map[liveFlow]*counted), drift: openDrift(driftFile(set), log)}
 	r.names.init()
-	r.store = history.Open(history.Config{Path: set.historyFile(), Bytes: int64(set.HistorySize) << 20, Age: set.historyAge(), Describe: r.names.describe})
+	r.store = history.Open(history.Config{Path: set.historyFile(), Bytes: int64(set.HistorySize) << 20, Age: set.historyAge(), Log: log, Describe: func(rec *history.Record) {
+		r.names.describe(rec)
+		r.drift.observe(rec)
+	}})
 	return r
 }
 
@@ -64,19 +69,23 @@ func newRecorder(set Settings) *recorder {
 func (r *recorder) run(ctx context.Context) {
 	var looking sync.WaitGroup
 	looking.Go(func() {
-		tick := time.NewTicker(lookEvery)
+		tick, save := time.NewTicker(lookEvery), time.NewTicker(driftWriteEvery)
 		defer tick.Stop()
+		defer save.Stop()
 		for {
 			select {
 			case <-ctx.Done():
 				return
 			case <-tick.C:
 				r.look(longLiving)
+			case <-save.C:
+				r.drift.save()
 			}
 		}
 	})
 	r.store.Run(ctx)
 	looking.Wait()
+	r.drift.save()
 }
 
 // ended is dataplane.Config.Ended.
@@ -307,7 +316,7 @@ func (s *indexed) group(workload string) *policy.Group {
 }
 
 func partyOf(s *indexed, g *policy.Group, workload string) history.Party {
-	p := history.Party{Name: g.Service.String(), Service: g.Service, Identity: g.Identity, Model: fmt.Sprintf("%s@%d", g.Model, g.Revision)}
+	p := history.Party{Name: g.Service.String(), Service: g.Service, Identity: g.Identity, Model: modelText(g)}
 	if workload == "" && len(g.Members) > 0 {
 		workload = g.Members[0]
 	}
@@ -316,6 +325,8 @@ func partyOf(s *indexed, g *policy.Group, workload string) history.Party {
 	}
 	return p
 }
+
+func modelText(g *policy.Group) string { return fmt.Sprintf("%s@%d", g.Model, g.Revision) }
 
 // workloadOf finds a workload; snapshots are sorted by id.
 func workloadOf(s *policy.Snapshot, id string) *policy.Workload {

@@ -46,7 +46,8 @@ func openDesk(t *testing.T, state string, edit ...func(*Settings)) *desk {
 	for _, e := range edit {
 		e(&set)
 	}
-	d := &desk{t: t, socket: filepath.Join(dir, "g.sock"), inv: inventory.New(), gateway: &gateway{settings: set, recorder: newRecorder(set), started: time.Now()}}
+	d := &desk{t: t, socket: filepath.Join(dir, "g.sock"), inv: inventory.New(),
+		gateway: &gateway{settings: set, recorder: newRecorder(set, slog.New(slog.DiscardHandler)), started: time.Now()}}
 	d.dataplane, err = dataplane.New(dataplane.Config{FlowMap: new(dataplanetest.FlowMap), Flows: 64})
 	if err != nil {
 		t.Fatal(err)

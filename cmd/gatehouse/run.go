@@ -203,7 +203,7 @@ func newGateway(set Settings, in inputs, kernel *steer.Steer, log *slog.Logger) 
 	if err != nil {
 		return nil, nil, err
 	}
-	gw := &gateway{settings: set, names: known, inputs: in, watcher: watcher, steer: kernel, recorder: newRecorder(set), started: time.Now()}
+	gw := &gateway{settings: set, names: known, inputs: in, watcher: watcher, steer: kernel, recorder: newRecorder(set, log), started: time.Now()}
 	plane, err := dataplane.New(dataplane.Config{
 		Workers: set.Workers, FlowMap: kernel.Flows(), Logger: log,
 		Beat:       func(queue int, now int64) { _ = kernel.Beat(queue, now) }, // fails only after Close

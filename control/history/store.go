@@ -580,3 +580,32 @@ func dropID(ids *bbolt.Bucket, key, value []byte) error {
 	}
 	return ids.Delete([]byte(r.ID))
 }
+
+// Check looks at a database that no gateway has open, and counts its records.
+func Check(path string) (flows, violations int, err error) {
+	if _, err := os.Stat(path); err != nil {
+		return 0, 0, err
+	}
+	err = sound(func() error {
+		db, err := bbolt.Open(path, 0o600, &bbolt.Options{ReadOnly: true, Timeout: time.Second})
+		if err != nil {
+			return err
+		}
+		defer db.Close()
+		return db.View(func(tx *bbolt.Tx) error {
+			if err := walk(tx); err != nil {
+				return err
+			}
+			for k, n := range [kinds]*int{&flows, &violations} {
+				if b := tx.Bucket(bucketRecords[k]); b != nil {
+					*n = b.Stats().KeyN
+				}
+			}
+			return nil
+		})
+	})
+	if err != nil {
+		return 0, 0, fmt.Errorf("history: %s: %w", path, err)
+	}
+	return flows, violations, nil
+}

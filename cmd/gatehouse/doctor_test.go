@@ -1,0 +1,146 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/spf13/cobra"
+)
+
+// machine is a root with the files that doctor reads.
+func machine(t *testing.T, files map[string]string) string {
+	t.Helper()
+	root := t.TempDir()
+	for name, text := range files {
+		path := filepath.Join(root, name)
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return root
+}
+
+func TestDoctorReadsTheMachine(t *testing.T) {
+	good := map[string]string{"proc/sys/kernel/osrelease": "6.6.1-amd64\n", "sys/kernel/btf/vmlinux": "x", "etc/resolv.conf": "nameserver 192.0.2.1\n"}
+	with := func(name, text string) map[string]string {
+		out := map[string]string{name: text}
+		for n, t := range good {
+			if n != name {
+				out[n] = t
+			}
+		}
+		return out
+	}
+	for _, tt := range []struct {
+		files             map[string]string
+		level, name, text string
+	}{
+		{good, levelOK, "kernel", "6.6.1"},
+		{with("proc/sys/kernel/osrelease", "6.5.13-1\n"), levelFail, "kernel", "6.5.13"},
+		{with("proc/sys/kernel/osrelease", "5.10.0\n"), levelFail, "kernel", "5.10"},
+		{with("proc/sys/kernel/osrelease", "10.1.0\n"), levelOK, "kernel", "10.1"},
+		{with("proc/sys/kernel/osrelease", "odd\n"), levelWarn, "kernel", "odd"},
+		{with("proc/sys/net/bridge/bridge-nf-call-iptables", "1\n"), levelWarn, "br_netfilter", "conntrack"},
+		{good, levelOK, "br_netfilter", ""},
+		{with("etc/resolv.conf", "# x\nnameserver 127.0.0.53\n"), levelWarn, "names", "127.0.0.53"},
+		{with("etc/resolv.conf", "nameserver ::1\n"), levelWarn, "names", "::1"},
+		{good, levelOK, "names", ""},
+	} {
+		d := doctor{root: machine(t, tt.files), cmd: new(cobra.Command)}
+		d.kernel()
+		d.forwarding()
+		d.resolvers()
+		found := false
+		for _, c := range d.checks {
+			found = found || c.Level == tt.level && c.Name == tt.name && strings.Contains(c.Text, tt.text)
+		}
+		if !found {
+			t.Errorf("no %s %s %q in %+v", tt.level, tt.name, tt.text, d.checks)
+		}
+	}
+	d := doctor{root: machine(t, map[string]string{"proc/12/comm": "docker-proxy\n", "proc/13/comm": "init\n"})}
+	if !d.hasProcess("docker-proxy") || d.hasProcess("nothing") {
+		t.Error("processes")
+	}
+}
+
+// doctor works with nothing running, says what to do, and its exit code tells.
+func TestDoctorAlone(t *testing.T) {
+	dir := t.TempDir()
+	var out, errs bytes.Buffer
+	args := []string{"doctor", "-o", "json", "--state", dir, "--socket", filepath.Join(dir, "none.sock"), "--docker", filepath.Join(dir, "none-either.sock"), "--pins", filepath.Join(dir, "pins")}
+	if code := run(args, strings.NewReader(""), &out, &errs); code != exitNo {
+		t.Errorf("without Docker: %d %s", code, errs.String())
+	}
+	byName := checksOf(t, out.Bytes())
+	if c := byName["docker"]; c.Level != levelFail || c.Do == "" {
+		t.Errorf("docker: %+v", c)
+	}
+	if c := byName["gateway"]; c.Level != levelWarn || !strings.Contains(c.Text, "none.sock") {
+		t.Errorf("gateway: %+v", c)
+	}
+	out.Reset()
+	if code := run(append(args, "--mode", "off"), strings.NewReader(""), &out, &errs); code != exitNo || checksOf(t, out.Bytes())["settings"].Level != levelFail {
+		t.Errorf("bad settings: %d %s", code, out.String())
+	}
+}
+
+func checksOf(t *testing.T, data []byte) map[string]Check {
+	t.Helper()
+	var list []Check
+	if err := json.Unmarshal(data, &list); err != nil {
+		t.Fatalf("%v\n%s", err, data)
+	}
+	out := map[string]Check{}
+	for _, c := range list {
+		if c.Level != levelOK && c.Level != levelWarn && c.Level != levelFail || c.Text == "" {
+			t.Errorf("%+v", c)
+		}
+		out[c.Name] = c
+	}
+	return out
+}
+
+func TestDoctorAsksDocker(t *testing.T) {
+	dir, err := os.MkdirTemp("", "ghd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	socket := filepath.Join(dir, "d.sock")
+	l, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	version := "20.10.5+dfsg1"
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /version", func(w http.ResponseWriter, _ *http.Request) {
+		_ = json.NewEncoder(w).Encode(map[string]string{"Version": version, "ApiVersion": "1.41"})
+	})
+	mux.HandleFunc("GET /info", func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = w.Write([]byte(`{"DriverStatus":[["driver-type","io.containerd.snapshotter.v1"]],"Swarm":{"LocalNodeState":"active"}}`))
+	})
+	srv := &http.Server{Handler: mux}
+	go func() { _ = srv.Serve(l) }()
+	t.Cleanup(func() { srv.Close() })
+	for v, want := range map[string]string{"20.10.5+dfsg1": levelOK, "19.03.1": levelFail, "28.5.2": levelOK} {
+		version = v
+		d := doctor{root: t.TempDir()}
+		d.docker(t.Context(), Settings{Docker: socket})
+		if d.checks[0].Level != want || !strings.Contains(d.checks[0].Text, v) {
+			t.Errorf("%s: %+v", v, d.checks)
+		}
+		if clipped := len(d.checks) > 1 && d.checks[1].Name == "image store"; clipped == strings.HasPrefix(v, "28.") {
+			t.Errorf("%s: %+v", v, d.checks)
+		}
+	}
+}
