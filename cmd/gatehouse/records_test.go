@@ -272,6 +272,15 @@ func TestLiveFlowsAreCountedOnce(t *testing.T) {
 	}
 }
 
+func writeFile(t *testing.T, name, text string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), name)
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
 func TestParseWhen(t *testing.T) {
 	now := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 	for text, want := range map[string]time.Time{
@@ -392,6 +401,17 @@ func TestPolicySuggest(t *testing.T) {
 		if !strings.Contains(out, want) {
 			t.Errorf("lacks %q:\n%s", want, out)
 		}
+	}
+	// It is a file that the gateway reads, and what it says is in force then.
+	in, err := openInputs(Settings{State: t.TempDir(), Statements: writeFile(t, "suggested.yaml", out)}, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatalf("the file cannot be read: %v\n%s", err, out)
+	}
+	if err := d.control.SetRules(in.rules); err != nil {
+		t.Fatal(err)
+	}
+	if out, _, _ := d.verb("policy", "suggest"); strings.Contains(out, "tcp-5432") {
+		t.Errorf("accepted, and suggested again:\n%s", out)
 	}
 	if strings.Contains(out, "- any") {
 		t.Errorf("an open statement by default:\n%s", out)
