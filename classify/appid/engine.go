@@ -8,6 +8,17 @@
 // anomaly and not a label. All work per flow is bounded: a fixed prefix of each
 // direction is kept, and a budget of payload ends the search as "unknown".
 //
+// What can be promised. Until a flow is decided, no byte of it passes unread: not
+// behind a borrowed first line, nor inside a tunnel or an upgrade that policy
+// tells from the plain form, each of which is identified anew. An honest server
+// or client therefore never gets into a conversation of another protocol than
+// the one named, since its own answer decides; what it can be sent before is
+// bounded by the budget. After that the kernel carries the flow and
+// nothing reads it: two ends that both lie can say anything, and a proxy that
+// served an ordinary request first can be asked for a tunnel on the same
+// connection afterwards. HTTP/2's CONNECT, and what TLS or WebSocket frames
+// carry, is never seen.
+//
 // Engine is immutable and safe to share. A State belongs to one flow and one
 // goroutine. Nothing here allocates after the State was made.
 package appid
