@@ -238,10 +238,7 @@ func tdsTokens(b []byte, size int) bool {
 			if len(b) < 5 || le.Uint16(b[1:])&^0x1ff != 0 || le.Uint16(b[3:]) > 0x1ff {
 				return false
 			}
-			if len(b) == 9 || len(b) == 13 || len(b) > 13 {
-				return true
-			}
-			return false
+			return len(b) == 9 || len(b) >= 13
 		case 0x81: // columns
 			return len(b) >= 3 && (le.Uint16(b[1:]) == 0xffff || le.Uint16(b[1:]) >= 1 && le.Uint16(b[1:]) <= 1024) && tdsEndsDone(b, whole)
 		default:
