@@ -53,6 +53,9 @@ func openDesk(t *testing.T, state string, edit ...func(*Settings)) *desk {
 		t.Fatal(err)
 	}
 	d.recorder.plane = d.dataplane
+	if d.names, err = openNames(set, slog.New(slog.DiscardHandler)); err != nil {
+		t.Fatal(err)
+	}
 	d.inputs, err = openInputs(set, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
