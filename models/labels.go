@@ -185,7 +185,8 @@ func (s *subject) statementLabels() []string {
 		}
 	}
 	slices.Sort(out)
-	return slices.Compact(out)
+	out = slices.Compact(out)
+	return out[:min(len(out), maxLabels+1)]
 }
 
 // labelled makes the statements that a subject's labels are. Which of them are

@@ -77,7 +77,7 @@ func newRoot() *cobra.Command {
 	root.PersistentFlags().String("socket", defaultSocket, "the gateway's Unix socket")
 	root.AddCommand(
 		newRunCommand(), newUninstallCommand(), newStatusCommand(), newGetCommand(), newObserveCommand(),
-		newExplainCommand(), newPolicyCommand(), newModelsCommand(), newModeCommand(), newDoctorCommand(), newThreatCommand(), newQuarantineCommand(), newReleaseCommand(), newReplayCommand(), newBenchCommand(), newVersionCommand(),
+		newExplainCommand(), newPolicyCommand(), newModelsCommand(), newModeCommand(), newDoctorCommand(), newThreatCommand(), newQuarantineCommand(), newReleaseCommand(), newReplayCommand(), newSchemaCommand(), newBenchCommand(), newVersionCommand(),
 	)
 	return root
 }
