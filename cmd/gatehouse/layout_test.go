@@ -58,7 +58,7 @@ var arrows = map[string][]string{
 	"dataplane/steer":         {"classify", "dataplane", "policy"},
 	"dataplane/afxdp":         {"classify", "dataplane", "policy"},
 	"dataplane/tun":           {"classify", "dataplane", "policy"},
-	"bench":                   {"classify", "classify/appid", "dataplane", "dataplane/afxdp", "dataplane/steer", "dataplane/tun", "models", "policy", "policy/ruleset", "policy/ruleset/rulesettest"},
+	"bench":                   {"classify", "classify/appid", "dataplane", "dataplane/afxdp", "dataplane/capture", "dataplane/replay", "dataplane/steer", "dataplane/tun", "models", "policy", "policy/ruleset", "policy/ruleset/rulesettest"},
 
 	"policy/ruleset/rulesettest":    {"policy/ruleset"},
 	"dataplane/capture":             {},
