@@ -17,13 +17,15 @@ import (
 	"strconv"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"gatehouse/dataplane/capture"
 	"gatehouse/dataplane/replay"
 )
 
 // AppIDConfig says what Gatehouse's application identification and nDPI's read.
 type AppIDConfig struct {
-	Captures []string // pcap or pcapng files
+	Captures []string // pcap or pcapng files, or folders of them
 	Rounds   int
 	Progress io.Writer
 	// Packets is how many the merged capture has at least; 0 = 600,000. The
@@ -32,13 +34,14 @@ type AppIDConfig struct {
 }
 
 // AppID measures packets a second, on one thread, of all captures merged into
-// one file: this program's replay beside `ndpiReader -d` (no guesses by port),
-// each by its own clock from the first packet to the last, without set-up and
-// without printing. The second case is what a flow costs that no signature
+// one file: this program's replay beside `ndpiReader -d` (no guesses by port).
+// Time is the processor's, of all threads and the kernel's part too, so that a
+// busy machine counts against neither; set-up is taken off. The second case is what a flow costs that no signature
 // fits, beside one that is named at its first bytes.
 func AppID(ctx context.Context, cfg AppIDConfig) (*Comparison, error) {
-	if len(cfg.Captures) == 0 {
-		return nil, errors.New("no captures")
+	captures, err := captureFiles(cfg.Captures)
+	if err != nil {
+		return nil, err
 	}
 	if _, err := exec.LookPath("ndpiReader"); err != nil {
 		return nil, fmt.Errorf("%w: Debian's package libndpi-bin has it", err)
@@ -52,17 +55,21 @@ func AppID(ctx context.Context, cfg AppIDConfig) (*Comparison, error) {
 	}
 	defer os.RemoveAll(dir)
 	merged := filepath.Join(dir, "merged.pcap")
-	m, err := merge(merged, cfg.Captures, cfg.Packets)
+	m, err := merge(merged, captures, cfg.Packets)
 	if err != nil {
+		return nil, err
+	}
+	first := filepath.Join(dir, "first.pcap")
+	if _, err := merge(first, captures[:1], 1); err != nil {
 		return nil, err
 	}
 	// One thread: no second core for the collector.
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
 	c := newComparison("Application identification", "ndpiReader -d", cfg.Rounds)
-	about := fmt.Sprintf("%d captures, %d packets of them IP, repeated to %d packets", len(cfg.Captures), m.once, m.packets)
+	about := fmt.Sprintf("%d captures, %d packets of them IP, repeated to %d packets", len(captures), m.once, m.packets)
 	err = c.measure(ctx, "all captures merged", about, []contender{
 		{name: "gatehouse replay", unit: "kpps", run: func() (float64, error) { return replayRate(merged) }},
-		{name: "ndpiReader -d", unit: "kpps", run: func() (float64, error) { return ndpiRate(ctx, merged) }},
+		{name: "ndpiReader -d", unit: "kpps", run: func() (float64, error) { return ndpiRate(ctx, merged, first) }},
 	}, cfg.Progress)
 	if err != nil {
 		return nil, err
@@ -77,6 +84,29 @@ func AppID(ctx context.Context, cfg AppIDConfig) (*Comparison, error) {
 	return c, err
 }
 
+// captureFiles lists folders.
+func captureFiles(paths []string) (out []string, err error) {
+	for _, p := range paths {
+		entries, err := os.ReadDir(p)
+		if errors.Is(err, unix.ENOTDIR) {
+			out = append(out, p)
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		for _, e := range entries {
+			if e.Type().IsRegular() {
+				out = append(out, filepath.Join(p, e.Name()))
+			}
+		}
+	}
+	if len(out) == 0 {
+		return nil, errors.New("no captures")
+	}
+	return out, nil
+}
+
 // replayRate is kpps of a capture.
 func replayRate(path string) (float64, error) {
 	f, err := os.Open(path)
@@ -86,29 +116,44 @@ func replayRate(path string) (float64, error) {
 	defer f.Close()
 	r := replay.New(func(*replay.Flow) {})
 	runtime.GC()
-	begin := time.Now()
+	begin := processorTime()
 	n, err := r.File(path, f)
-	return float64(n.Packets) / time.Since(begin).Seconds() / 1000, err
+	return float64(n.Packets) / (processorTime() - begin).Seconds() / 1000, err
 }
 
-var (
-	ndpiTime    = regexp.MustCompile(`Packet Processing Time:\s+(\d+) msec`)
-	ndpiPackets = regexp.MustCompile(`IP packets:\s+(\d+)`)
-)
+// processorTime is what this process has used.
+func processorTime() time.Duration {
+	var u unix.Rusage
+	if unix.Getrusage(unix.RUSAGE_SELF, &u) != nil {
+		return 0
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
 
-// ndpiRate is kpps of a capture by what ndpiReader counts and times.
-func ndpiRate(ctx context.Context, path string) (float64, error) {
-	text, err := exec.CommandContext(ctx, "ndpiReader", "-d", "-n", "1", "-i", path).CombinedOutput()
+var ndpiPackets = regexp.MustCompile(`IP packets:\s+(\d+)`)
+
+// ndpiRate is kpps of a capture; what it takes to read next to nothing is set-up.
+func ndpiRate(ctx context.Context, path, nothing string) (float64, error) {
+	setUp, _, err := ndpiRun(ctx, nothing)
 	if err != nil {
-		return 0, fmt.Errorf("ndpiReader: %w: %s", err, text)
+		return 0, err
 	}
-	took, packets := ndpiTime.FindSubmatch(text), ndpiPackets.FindSubmatch(text)
-	if took == nil || packets == nil {
-		return 0, fmt.Errorf("ndpiReader says no time: %s", text)
+	took, packets, err := ndpiRun(ctx, path)
+	return packets / (took - setUp).Seconds() / 1000, err
+}
+
+func ndpiRun(ctx context.Context, path string) (took time.Duration, packets float64, err error) {
+	c := exec.CommandContext(ctx, "ndpiReader", "-d", "-n", "1", "-i", path)
+	text, err := c.CombinedOutput()
+	if err != nil {
+		return 0, 0, fmt.Errorf("ndpiReader: %w: %s", err, text)
 	}
-	ms, _ := strconv.ParseFloat(string(took[1]), 64)
-	n, _ := strconv.ParseFloat(string(packets[1]), 64)
-	return n / ms, nil
+	m := ndpiPackets.FindSubmatch(text)
+	if m == nil {
+		return 0, 0, fmt.Errorf("ndpiReader counts no packets: %s", text)
+	}
+	packets, err = strconv.ParseFloat(string(m[1]), 64)
+	return c.ProcessState.UserTime() + c.ProcessState.SystemTime(), packets, err
 }
 
 type mergedCapture struct{ once, packets int }
@@ -188,7 +233,7 @@ func (m *mergedCapture) appendCapture(w io.Writer, name string, copies byte) err
 	}
 }
 
-const costFlows = 2000
+const costFlows, costRuns = 2000, 10
 
 // flowsCapture is a capture of alike flows, in memory: HTTP, or the same packets
 // of random bytes.
@@ -250,11 +295,13 @@ func flowCost(b []byte, app string) (float64, error) {
 		}
 	})
 	var err error
-	cost := perOp(costFlows, func() {
+	begin := processorTime()
+	for range costRuns {
 		if _, e := r.File("flows", bytes.NewReader(b)); e != nil {
 			err = e
 		}
-	})
+	}
+	cost := float64((processorTime() - begin).Nanoseconds()) / (costRuns * costFlows)
 	if err == nil && named != flows {
 		err = fmt.Errorf("%d of %d flows are %s", named, flows, app)
 	}

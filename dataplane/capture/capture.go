@@ -23,6 +23,9 @@ import (
 // (MAXIMUM_SNAPLEN in pcap-int.h); a record that says more is corrupt.
 const snapMax = 262144
 
+// bufferSize has room for any record.
+const bufferSize = 2 * snapMax
+
 // Packet is one packet of a capture.
 type Packet struct {
 	// Time is in nanoseconds since 1970, as captured: it need not grow. Packets
@@ -74,13 +77,13 @@ type Reader struct {
 // NewReader begins to read a capture, also a gzip-compressed one. The error is
 // an *Error, or what r said.
 func NewReader(r io.Reader) (*Reader, error) {
-	in := bufio.NewReaderSize(r, 1<<18)
+	in := bufio.NewReaderSize(r, bufferSize)
 	if magic, _ := in.Peek(2); string(magic) == "\x1f\x8b" {
 		plain, err := gzip.NewReader(in)
 		if err != nil {
 			return nil, &Error{0, cutOff(err)}
 		}
-		in = bufio.NewReaderSize(plain, 1<<18)
+		in = bufio.NewReaderSize(plain, bufferSize)
 	}
 	magic, err := in.Peek(4)
 	if err != nil && err != io.EOF {

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"encoding/binary"
 	"fmt"
+	"io"
 	"time"
 )
 
@@ -26,6 +27,7 @@ type pcapFramer struct {
 	extra    int // bytes of a record's head past the usual ones
 	linkType linkType
 	begun    bool
+	lent     int64 // bytes of the record handed on last, still in the file's buffer
 }
 
 // newPcapFramer returns nil for what is no classic capture.
@@ -72,23 +74,37 @@ func (f *pcapFramer) head() error {
 	return nil
 }
 
+// record hands on a record where it lies in the file's buffer.
 func (f *pcapFramer) record() error {
-	if err := f.take(recordHead); err != nil {
+	if err := f.skip(f.lent); err != nil {
 		return err
 	}
-	captured, length := f.order.Uint32(f.buf[8:]), f.order.Uint32(f.buf[12:])
+	f.start, f.lent = f.at, 0
+	head, err := f.peek(recordHead)
+	if err != nil {
+		return err
+	}
+	captured, length := f.order.Uint32(head[8:]), f.order.Uint32(head[12:])
 	if captured > snapMax {
 		return fmt.Errorf("a packet of %d bytes: the capture is corrupt", captured)
 	}
+	b, err := f.peek(recordHead + f.extra + int(captured))
+	if err != nil {
+		return err
+	}
 	if length < captured { // pcapgo takes it for an error
-		f.order.PutUint32(f.buf[12:], captured)
+		f.order.PutUint32(b[12:], captured)
 	}
-	if err := f.skip(int64(f.extra)); err != nil {
-		return err
-	}
-	if err := f.take(int(captured)); err != nil {
-		return err
-	}
-	f.rest = f.buf
+	copy(b[f.extra:], b[:recordHead])
+	f.rest, f.lent = b[f.extra:], int64(len(b))
 	return nil
+}
+
+// peek is the next n bytes, which stay where they are.
+func (f *pcapFramer) peek(n int) ([]byte, error) {
+	b, err := f.in.Peek(n)
+	if err == io.EOF && len(b) > 0 {
+		err = io.ErrUnexpectedEOF
+	}
+	return b, err
 }
