@@ -26,6 +26,7 @@ import (
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/authorization/authorizerfactory"
 	genericapiserver "k8s.io/apiserver/pkg/server"
+	"k8s.io/apiserver/pkg/util/compatibility"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 )
@@ -56,7 +57,7 @@ func apis() []scenario {
 		},
 		{
 			name: "docker", ports: []int{2375}, labels: []label{{"tcp", 2375, "http", "docker"}},
-			made: []string{"docker-ce", "docker-ce-cli", "docker.io"}, note: "docker version, docker ps",
+			made: []string{"docker.io"}, note: "docker CLI 28.2.2: version, ps",
 			serve: func(ctx context.Context, dir string) error {
 				return execute(ctx, dir, nil, "dockerd", "-H", "tcp://"+serverIP+":2375", "--tls=false", "--bridge=none", "--iptables=false", "--ip6tables=false",
 					"--data-root", filepath.Join(dir, "data"), "--exec-root", filepath.Join(dir, "exec"), "--pidfile", filepath.Join(dir, "pid"))
@@ -125,6 +126,7 @@ func apiserver(ctx context.Context, _ string) error {
 	scheme := runtime.NewScheme()
 	metav1.AddToGroupVersion(scheme, metav1.Unversioned)
 	config := genericapiserver.NewConfig(serializer.NewCodecFactory(scheme))
+	config.EffectiveVersion = compatibility.DefaultBuildEffectiveVersion()
 	config.ExternalAddress = serverIP + ":8080"
 	config.LoopbackClientConfig = &rest.Config{Host: "http://" + serverIP + ":8080"}
 	config.Authentication.Authenticator = authenticator.RequestFunc(func(*http.Request) (*authenticator.Response, bool, error) {

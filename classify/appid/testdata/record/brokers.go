@@ -59,7 +59,7 @@ func brokers() []scenario {
 			name: "stomp", ports: []int{61613}, labels: []label{{"tcp", 61613, "stomp", ""}},
 			made: []string{"rabbitmq-server", "python3-stomp"}, note: "plugin rabbitmq_stomp", serve: rabbitmq,
 			call: func(ctx context.Context) error {
-				c := exec.CommandContext(ctx, "python3", "-c", `import stomp, sys, time
+				c := exec.CommandContext(ctx, "/usr/bin/python3", "-c", `import stomp, sys, time
 c = stomp.Connection12([(sys.argv[1], 61613)])
 c.connect("guest", "guest", wait=True)
 c.send("/queue/orders", "one lamp")

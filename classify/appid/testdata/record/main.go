@@ -135,7 +135,8 @@ func command(ns, what, name string) (*exec.Cmd, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := exec.Command("ip", "netns", "exec", ns, self, what, name)
+	// Not ip netns exec, which mounts /sys anew: dockerd needs its cgroups.
+	c := exec.Command("nsenter", "--net=/run/netns/"+ns, self, what, name)
 	c.Stdout, c.Stderr = os.Stderr, os.Stderr
 	c.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	return c, nil

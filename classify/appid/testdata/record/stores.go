@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -65,7 +66,15 @@ func stores() []scenario {
 			name: "memcached-binary", ports: []int{11211}, labels: []label{{"tcp", 11211, "memcached", ""}},
 			made: []string{"memcached", "libmemcached-tools"}, serve: memcached,
 			call: func(ctx context.Context) error {
-				return exec.CommandContext(ctx, "memcping", "--binary", "--servers="+serverIP+":11211").Run()
+				file := filepath.Join(os.TempDir(), "basket")
+				if err := os.WriteFile(file, []byte("one lamp"), 0o600); err != nil {
+					return err
+				}
+				defer os.Remove(file)
+				if err := exec.CommandContext(ctx, "memccp", "--binary", "--servers="+serverIP+":11211", file).Run(); err != nil {
+					return err
+				}
+				return exec.CommandContext(ctx, "memccat", "--binary", "--servers="+serverIP+":11211", "basket").Run()
 			},
 		},
 		{
@@ -193,7 +202,7 @@ func text(b []byte, n protowire.Number, s string) []byte { return field(b, n, []
 const hdfsFile = "one lamp"
 
 // namenode answers Hadoop RPC: the connection's header and context, then calls,
-// of which getFileInfo and getBlockLocations are known.
+// of which those for reading a file are known.
 func namenode(c net.Conn) error {
 	r := bufio.NewReader(c)
 	if _, err := r.Discard(7); err != nil { // hrpc, version, service class, authentication
@@ -216,10 +225,15 @@ func namenode(c net.Conn) error {
 		if id < 0 { // the connection's context
 			continue
 		}
-		body := blockLocations()
-		if strings.Contains(string(frame[n:]), "getFileInfo") {
+		var body []byte
+		switch call := string(frame[n:]); {
+		case strings.Contains(call, "getFileInfo"):
 			body = field(nil, 1, fileStatus())
-		} else if !strings.Contains(string(frame[n:]), "getBlockLocations") {
+		case strings.Contains(call, "getBlockLocations"):
+			body = blockLocations()
+		case strings.Contains(call, "getServerDefaults"):
+			body = field(nil, 1, number(number(number(number(number(nil, 1, 128<<20), 2, 512), 3, 65536), 4, 1), 5, 4096))
+		default:
 			return fmt.Errorf("hdfs: a call that is not known: %q", frame[n:])
 		}
 		head := number(nil, 1, uint64(uint32(id)))
