@@ -75,7 +75,7 @@ func readLabels(t *testing.T) (out []label) {
 }
 
 // rightPercent is the least share of labelled flows with the right name.
-const rightPercent = 90
+const rightPercent = 98
 
 // TestCorpus: captures that others made and labelled, read as the replay verb
 // reads them. Every labelled flow is found, and a wrong name weighs more than

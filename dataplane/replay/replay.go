@@ -22,6 +22,9 @@ import (
 const (
 	flows     = 1 << 16
 	undecided = 1 << 13
+	// sweepEvery is after how many packets one more place is looked at for a
+	// flow that is silent for too long.
+	sweepEvery = 4
 )
 
 // Flow is one conversation, or a part of one that was silent for too long in
@@ -62,6 +65,7 @@ type Replay struct {
 	flow       func(*Flow)
 	classifier *classify.Classifier
 	file       string
+	out        Flow
 	noted      map[classify.FlowKey]note
 }
 
@@ -72,7 +76,7 @@ type note struct {
 }
 
 // New returns a Replay that calls flow for every flow as it ends, drops out of
-// a full table, or its capture does. The Flow is the callee's.
+// a full table, or its capture does. The Flow is valid during the call.
 func New(flow func(*Flow)) *Replay { return sized(flow, flows, undecided) }
 
 func sized(flow func(*Flow), flows, undecided int) *Replay {
@@ -115,7 +119,9 @@ func (r *Replay) File(name string, in io.Reader) (n Counts, err error) {
 			continue
 		}
 		r.classifier.Packet(&packet, &ingress, frame.Time, &result)
-		r.classifier.Sweep(frame.Time, 1)
+		if n.Packets%sweepEvery == 0 {
+			r.classifier.Sweep(frame.Time, 1)
+		}
 	}
 }
 
@@ -135,12 +141,13 @@ func (r *Replay) decided(f *classify.Flow, a *appid.Attrs) {
 func (r *Replay) ended(f *classify.Flow) {
 	n := r.noted[f.Key]
 	delete(r.noted, f.Key)
-	out := &Flow{
+	r.out = Flow{
 		File: r.file, Proto: protoName(f), App: f.Spoken.App.String(), Sub: n.sub, Inner: named(f.Spoken.Inner), ALPN: named(f.Spoken.ALPN),
 		Attrs: n.attrs, Confidence: f.Confidence.String(), Evidence: f.Evidence.String(), Status: f.Status.String(),
 		Packets: f.Packets[0] + f.Packets[1], Bytes: f.Bytes[0] + f.Bytes[1],
 		FirstSeen: time.Unix(0, f.First).UTC(), LastSeen: time.Unix(0, f.Seen).UTC(), AppPacket: f.NamedAt,
 	}
+	out := &r.out
 	out.Src, out.Sport, out.Dst, out.Dport = address(f.Key.AddrA), f.Key.PortA, address(f.Key.AddrB), f.Key.PortB
 	if f.Initiator == 1 {
 		out.Src, out.Sport, out.Dst, out.Dport = out.Dst, out.Dport, out.Src, out.Sport

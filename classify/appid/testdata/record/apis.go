@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"net"
 	"net/http"
 	"os"
@@ -93,10 +94,11 @@ func apis() []scenario {
 				if err != nil {
 					return err
 				}
-				if err := remote.Write(ref, image, remote.WithContext(ctx)); err != nil {
+				plain := remote.WithTransport(plainTransport{})
+				if err := remote.Write(ref, image, remote.WithContext(ctx), plain); err != nil {
 					return err
 				}
-				_, err = remote.Head(ref, remote.WithContext(ctx))
+				_, err = remote.Head(ref, remote.WithContext(ctx), plain)
 				return err
 			},
 		},
@@ -120,6 +122,16 @@ func apis() []scenario {
 			},
 		},
 	}
+}
+
+// plainTransport keeps the client from trying TLS first.
+type plainTransport struct{}
+
+func (plainTransport) RoundTrip(r *http.Request) (*http.Response, error) {
+	if r.URL.Scheme == "https" {
+		return nil, errors.New("no TLS here")
+	}
+	return http.DefaultTransport.RoundTrip(r)
 }
 
 func apiserver(ctx context.Context, _ string) error {

@@ -60,9 +60,9 @@ func brokers() []scenario {
 			made: []string{"rabbitmq-server", "python3-stomp"}, note: "plugin rabbitmq_stomp", serve: rabbitmq,
 			call: func(ctx context.Context) error {
 				c := exec.CommandContext(ctx, "/usr/bin/python3", "-c", `import stomp, sys, time
-c = stomp.Connection12([(sys.argv[1], 61613)])
+c = stomp.Connection12([(sys.argv[1], 61613)], vhost="/")
 c.connect("guest", "guest", wait=True)
-c.send("/queue/orders", "one lamp")
+c.send(destination="/queue/orders", body="one lamp")
 time.sleep(0.3)
 c.disconnect()`, serverIP)
 				c.Stderr = os.Stderr

@@ -18,6 +18,7 @@ import (
 	"path/filepath"
 	"runtime/debug"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -138,7 +139,6 @@ func command(ns, what, name string) (*exec.Cmd, error) {
 	// Not ip netns exec, which mounts /sys anew: dockerd needs its cgroups.
 	c := exec.Command("nsenter", "--net=/run/netns/"+ns, self, what, name)
 	c.Stdout, c.Stderr = os.Stderr, os.Stderr
-	c.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	return c, nil
 }
 
@@ -156,8 +156,13 @@ func (s *scenario) record() (err error) {
 	if err := server.Start(); err != nil {
 		return err
 	}
-	defer func() { // the server's process group, and what it started in it
-		_ = syscall.Kill(-server.Process.Pid, syscall.SIGKILL)
+	defer func() { // all that it started, daemons too
+		text, _ := exec.Command("ip", "netns", "pids", serverNS).Output()
+		for id := range strings.FieldsSeq(string(text)) {
+			if pid, err := strconv.Atoi(id); err == nil {
+				_ = syscall.Kill(pid, syscall.SIGKILL)
+			}
+		}
 		_ = server.Wait()
 	}()
 	for _, port := range s.ports {
