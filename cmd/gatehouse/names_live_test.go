@@ -1,0 +1,230 @@
+package main
+
+import (
+	"crypto/tls"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/net/dns/dnsmessage"
+)
+
+// zoneFile is what the name server of the test below knows: the last characters
+// of the addresses, in both families, and the TTL.
+var zoneFile = map[string]struct {
+	host string
+	ttl  uint32
+}{
+	"api.names.example.": {"131", 1}, "evil.names.example.": {"132", 1}, "static.names.example.": {"133", 600},
+}
+
+// serveDNS answers in the outside, by way of a CNAME, until the test ends.
+func serveDNS(t *testing.T, o *outside) {
+	t.Helper()
+	var conn net.PacketConn
+	if err := inside(o.netns, func() (err error) { conn, err = net.ListenPacket("udp", "198.51.100.130:53"); return err }); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	go func() {
+		buf := make([]byte, 1500)
+		for {
+			n, from, err := conn.ReadFrom(buf)
+			if err != nil {
+				return
+			}
+			var m dnsmessage.Message
+			if m.Unpack(buf[:n]) != nil || len(m.Questions) != 1 {
+				continue
+			}
+			if b, err := answerOfZone(&m).Pack(); err == nil {
+				_, _ = conn.WriteTo(b, from)
+			}
+		}
+	}()
+}
+
+func answerOfZone(m *dnsmessage.Message) *dnsmessage.Message {
+	q := m.Questions[0]
+	m.Response, m.RecursionAvailable, m.Additionals = true, true, nil
+	known, ok := zoneFile[strings.ToLower(q.Name.String())]
+	if !ok {
+		m.RCode = dnsmessage.RCodeNameError
+		return m
+	}
+	edge := dnsmessage.MustNewName("edge.cdn.example.")
+	head := func(name dnsmessage.Name) dnsmessage.ResourceHeader {
+		return dnsmessage.ResourceHeader{Name: name, Class: dnsmessage.ClassINET, TTL: known.ttl}
+	}
+	m.Answers = []dnsmessage.Resource{{Header: head(q.Name), Body: &dnsmessage.CNAMEResource{CNAME: edge}}}
+	switch q.Type {
+	case dnsmessage.TypeA:
+		m.Answers = append(m.Answers, dnsmessage.Resource{Header: head(edge), Body: &dnsmessage.AResource{A: netip.MustParseAddr("198.51.100." + known.host).As4()}})
+	case dnsmessage.TypeAAAA:
+		m.Answers = append(m.Answers, dnsmessage.Resource{Header: head(edge), Body: &dnsmessage.AAAAResource{AAAA: netip.MustParseAddr("2001:db8:9e::" + known.host).As16()}})
+	}
+	return m
+}
+
+// lookup asks as a program in the container does: by the engine's server there.
+func (c *container) lookup(t *testing.T, name string, kind dnsmessage.Type) string {
+	t.Helper()
+	conn, err := dial(c.netns, "udp", "127.0.0.11:53", time.Second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	m := dnsmessage.Message{Header: dnsmessage.Header{ID: 77, RecursionDesired: true},
+		Questions: []dnsmessage.Question{{Name: dnsmessage.MustNewName(name + "."), Type: kind, Class: dnsmessage.ClassINET}}}
+	b, err := m.Pack()
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = conn.SetDeadline(time.Now().Add(8 * time.Second))
+	if _, err := conn.Write(b); err != nil {
+		t.Fatal(err)
+	}
+	buf := make([]byte, 1500)
+	n, err := conn.Read(buf)
+	if err != nil {
+		t.Fatalf("lookup of %s: %v", name, err)
+	}
+	if err := m.Unpack(buf[:n]); err != nil {
+		t.Fatal(err)
+	}
+	for _, a := range m.Answers {
+		switch r := a.Body.(type) {
+		case *dnsmessage.AResource:
+			return netip.AddrFrom4(r.A).String()
+		case *dnsmessage.AAAAResource:
+			return netip.AddrFrom16(r.AAAA).String()
+		}
+	}
+	return ""
+}
+
+// greet opens a TLS connection for a server name and asks for a page on it.
+func (c *container) greet(address, server string) (*tls.Conn, error) {
+	raw, err := dial(c.netns, "tcp", net.JoinHostPort(address, "443"), 3*time.Second)
+	if err != nil {
+		return nil, err
+	}
+	conn := tls.Client(raw, &tls.Config{ServerName: server, InsecureSkipVerify: true})
+	return conn, page(conn)
+}
+
+func page(conn net.Conn) error {
+	_ = conn.SetDeadline(time.Now().Add(3 * time.Second))
+	if _, err := io.WriteString(conn, "GET / HTTP/1.1\r\nHost: x\r\n\r\n"); err != nil {
+		return err
+	}
+	_, err := conn.Read(make([]byte, 4096))
+	return err
+}
+
+// TestNames: a container reaches the names that its deployer wrote down, from the
+// first connection after its lookup on, as long as the answer holds, and nothing
+// else behind the same addresses.
+func TestNames(t *testing.T) {
+	live(t)
+	o := makeOutside(t)
+	for _, host := range []string{"131", "132", "133"} {
+		mustRun(t, "ip", "-n", "ghe-outside", "addr", "add", "198.51.100."+host+"/25", "dev", "eth0")
+		mustRun(t, "ip", "-n", "ghe-outside", "addr", "add", "2001:db8:9e::"+host+"/64", "dev", "eth0", "nodad")
+	}
+	serveDNS(t, o)
+	for _, address := range []string{"0.0.0.0:443", "[::]:443"} {
+		network := "tcp4"
+		if address[0] == '[' {
+			network = "tcp6"
+		}
+		srv := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "hello") }))
+		srv.Listener = listen(t, o.netns, network, address)
+		srv.StartTLS()
+		t.Cleanup(srv.Close)
+	}
+	network := makeNetwork(t, "ghe-names_default", ofProject("ghe-names")...)
+	app := perform(t, play{project: "ghe-names", service: "app", network: network, options: []string{"--dns", "198.51.100.130"},
+		env: []string{"API_URL=https://api.names.example", "STATIC_URL=https://static.names.example"}})
+	other := perform(t, play{project: "ghe-names", service: "other", network: network, options: []string{"--dns", "198.51.100.130"}})
+	p := startGateway(t, "--names-floor", "3")
+	p.admitted(app, other)
+	p.enforce("ghe-names/app", "ghe-names/other")
+
+	for _, f := range []struct {
+		kind          dnsmessage.Type
+		api, evilHost string
+	}{{dnsmessage.TypeA, "198.51.100.131", "198.51.100.132"}, {dnsmessage.TypeAAAA, "2001:db8:9e::131", "2001:db8:9e::132"}} {
+		if _, err := app.greet(f.api, "api.names.example"); err == nil {
+			t.Fatalf("%s is reached before any lookup", f.api)
+		}
+		if got := app.lookup(t, "api.names.example", f.kind); got != f.api {
+			t.Fatalf("lookup: %q", got)
+		}
+		long, err := app.greet(f.api, "api.names.example")
+		if err != nil {
+			t.Fatalf("%s after the lookup: %v; %+v", f.api, err, p.status().Drops)
+		}
+		defer long.Close()
+		if _, err := app.greet(f.api, "evil.names.example"); err == nil {
+			t.Error("the address is reached for another name")
+		}
+		if got := app.lookup(t, "evil.names.example", f.kind); got != f.evilHost {
+			t.Errorf("lookup: %q", got)
+		}
+		if _, err := app.greet(f.evilHost, "evil.names.example"); err == nil {
+			t.Error("a name of no statement is reached")
+		}
+		if _, err := other.greet(f.api, "api.names.example"); err == nil {
+			t.Error("another container reaches what this one asked for")
+		}
+		p.violation("another name", func(v ViolationView) bool { return v.Reason == "name-mismatch" && strings.Contains(v.Dest, f.api) })
+		if out, code := p.cli("explain", "--from", "ghe-names/app", "--to", f.api, "--port", "tcp/443"); !strings.Contains(out, "api.names.example is "+f.api) {
+			t.Errorf("explain: %d %s", code, out)
+		}
+		p.eventually("the answer's time is over", func() bool {
+			var names []NameView
+			p.mustGet("/v1/names", &names)
+			for _, n := range names {
+				if n.Address.String() == f.api && time.Now().Before(n.Until.Add(time.Second)) {
+					return false
+				}
+			}
+			return true
+		}, func() string { return "" })
+		if _, err := app.greet(f.api, "api.names.example"); err == nil {
+			t.Error("a new connection passes after its time")
+		}
+		if err := page(long); err != nil {
+			t.Errorf("the old one does not: %v", err)
+		}
+	}
+
+	if got := app.lookup(t, "static.names.example", dnsmessage.TypeA); got != "198.51.100.133" {
+		t.Fatalf("lookup: %q", got)
+	}
+	old, err := app.greet("198.51.100.133", "static.names.example")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer old.Close()
+	if err := p.stop(); err != nil {
+		t.Fatal(err)
+	}
+	p.start()
+	p.admitted(app, other)
+	if err := page(old); err != nil {
+		t.Errorf("the connection does not outlive a restart: %v", err)
+	}
+	if _, err := app.greet("198.51.100.133", "static.names.example"); err != nil {
+		t.Errorf("what is still valid is lost with a restart: %v", err)
+	}
+	if out, _ := p.cli("get", "names"); !strings.Contains(out, "static.names.example") {
+		t.Errorf("get names: %s", out)
+	}
+}
