@@ -63,13 +63,15 @@ func (t *rtpTrack) follow(b []byte) {
 // rtpHeader: version 2, a payload type that is assigned or dynamic (RFC 3551 6)
 // and none of RTCP's, a source.
 func rtpHeader(b []byte) match {
-	if len(b) < rtpHead || b[0]>>6 != 2 || len(b) < rtpHead+4*int(b[0]&15) {
-		return no
-	}
-	if kind := b[1] & 0x7f; kind > 34 && kind < 96 || be.Uint32(b[8:]) == 0 {
+	if !rtpFixed(b) || len(b) < rtpHead+4*int(b[0]&15) || be.Uint32(b[8:]) == 0 {
 		return no
 	}
 	return yes
+}
+
+// rtpFixed is rtpHeader but for the source.
+func rtpFixed(b []byte) bool {
+	return len(b) >= rtpHead && b[0]>>6 == 2 && (b[1]&0x7f <= 34 || b[1]&0x7f >= 96)
 }
 
 // beforeMedia: STUN with its cookie (RFC 8489 5), or a record of DTLS.

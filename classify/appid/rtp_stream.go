@@ -23,7 +23,7 @@ func rtpFrames(b []byte, full bool) match {
 			return until(full)
 		}
 		size := int(be.Uint16(b))
-		if size < rtpHead || rtpHeader(b[2:]) != yes {
+		if size < rtpHead || !rtpFixed(b[2:]) {
 			return no
 		}
 		if n > 0 && (be.Uint16(b[4:]) != seq+1 || be.Uint32(b[10:]) != source) {
