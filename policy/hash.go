@@ -86,36 +86,74 @@ func (s *hashSeed) words(x, y, z uint64) uint64 {
 	return fold(fold(x^s.a, y^s.b)^z, s.c)
 }
 
-// addrTable maps (scope, address) to an index: open addressing, linear
-// probing, at most half full. Built once, then only read.
-type addrTable struct {
-	seed  hashSeed
-	slots []addrSlot
-	shift uint8 // 64 - log2(len(slots))
+// addrTable maps (scope, address) to V. It is immutable, and a table that
+// differs in one entry shares with it all but a few kilobytes: a hash chooses a
+// group of shards, a shard, and a place in it, where open addressing begins;
+// each shard is at most half full and grows by itself.
+type addrTable[V any] struct {
+	seed   hashSeed
+	groups []*shardGroup[V]
+	shift  uint8 // 64 - log2(len(groups))
 }
 
-type addrSlot struct {
+const (
+	shardsPerGroup = 64
+	shardAims      = 32 // entries of a shard when the table is made
+)
+
+type shardGroup[V any] [shardsPerGroup]shard[V]
+
+// shard is a power of two of slots; without entries it has none.
+type shard[V any] []addrSlot[V]
+
+type addrSlot[V any] struct {
 	address
-	scope uint64
-	value uint32 // index + 1; 0 = empty
+	scope uint32
+	used  bool
+	value V
 }
 
 type addrKey struct {
-	scope uint64
+	scope uint32
 	address
 }
 
-func newAddrTable(m map[addrKey]uint32) addrTable {
-	size, shift := tableSize(len(m))
-	t := addrTable{newHashSeed(), make([]addrSlot, size), shift}
-	for k, v := range m {
-		i := t.start(k.scope, k.address)
-		for t.slots[i].value != 0 {
-			i = (i + 1) & (size - 1)
+func newAddrTable[V any](m map[addrKey]V) addrTable[V] {
+	log := bits.Len(uint(len(m) / (shardAims * shardsPerGroup)))
+	t := addrTable[V]{newHashSeed(), make([]*shardGroup[V], 1<<log), uint8(64 - log)}
+	counts := make([][shardsPerGroup]int32, 1<<log)
+	for k := range m {
+		h := t.hash(k.scope, k.address)
+		counts[h>>t.shift][shardOf(h)]++
+	}
+	for g := range t.groups {
+		t.groups[g] = new(shardGroup[V])
+		for i, n := range counts[g] {
+			t.groups[g][i] = newShard[V](int(n))
 		}
-		t.slots[i] = addrSlot{k.address, k.scope, v + 1}
+	}
+	for k, v := range m {
+		h := t.hash(k.scope, k.address)
+		t.groups[h>>t.shift][shardOf(h)].put(h, k, v)
 	}
 	return t
+}
+
+func newShard[V any](n int) shard[V] {
+	if n == 0 {
+		return nil
+	}
+	size, _ := tableSize(n)
+	return make(shard[V], size)
+}
+
+// put adds an entry that is not there; there is room.
+func (s shard[V]) put(h uint64, k addrKey, v V) {
+	i := int(h) & (len(s) - 1)
+	for s[i].used {
+		i = (i + 1) & (len(s) - 1)
+	}
+	s[i] = addrSlot[V]{k.address, k.scope, true, v}
 }
 
 // tableSize is the power of two of at least twice n, and the shift that takes
@@ -125,21 +163,59 @@ func tableSize(n int) (int, uint8) {
 	return 1 << log, uint8(64 - log)
 }
 
-func (t *addrTable) start(scope uint64, a address) int {
-	return int(t.seed.words(a.hi, a.lo, scope) >> t.shift)
+func (t *addrTable[V]) hash(scope uint32, a address) uint64 {
+	return t.seed.words(a.hi, a.lo, uint64(scope))
 }
 
-// get returns the index stored for the key, or -1.
-func (t *addrTable) get(scope uint64, a address) int {
-	for i := t.start(scope, a); ; i = (i + 1) & (len(t.slots) - 1) {
-		s := &t.slots[i]
-		if s.value == 0 {
-			return -1
+// shardOf takes bits that choose neither the group nor, but in huge shards, the
+// place.
+func shardOf(h uint64) uint64 { return h >> 26 % shardsPerGroup }
+
+// get returns what is stored for the key, or nil. Do not change it.
+func (t *addrTable[V]) get(scope uint32, a address) *V {
+	h := t.hash(scope, a)
+	s := t.groups[h>>t.shift][shardOf(h)]
+	if len(s) == 0 {
+		return nil
+	}
+	for i := int(h) & (len(s) - 1); ; i = (i + 1) & (len(s) - 1) {
+		slot := &s[i]
+		if !slot.used {
+			return nil
 		}
-		if s.address == a && s.scope == scope {
-			return int(s.value) - 1
+		if slot.address == a && slot.scope == scope {
+			return &slot.value
 		}
 	}
+}
+
+// with returns the table with that entry added or replaced; with v nil it is
+// removed.
+func (t *addrTable[V]) with(k addrKey, v *V) addrTable[V] {
+	h := t.hash(k.scope, k.address)
+	old := t.groups[h>>t.shift][shardOf(h)]
+	n := 1
+	for i := range old {
+		if old[i].used {
+			n++
+		}
+	}
+	fresh := newShard[V](n)
+	for i := range old {
+		o := &old[i]
+		if is := (addrKey{o.scope, o.address}); o.used && is != k {
+			fresh.put(t.hash(o.scope, o.address), is, o.value)
+		}
+	}
+	if v != nil {
+		fresh.put(h, k, *v)
+	}
+	group := *t.groups[h>>t.shift]
+	group[shardOf(h)] = fresh
+	out := *t
+	out.groups = append([]*shardGroup[V](nil), t.groups...)
+	out.groups[h>>t.shift] = &group
+	return out
 }
 
 // pairKey packs the dense numbers of both ends and the protocol.

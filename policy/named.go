@@ -48,17 +48,17 @@ type namedAddresses struct {
 func (n *namedAddresses) get(workload int32, a address) *named {
 	n.mu.RLock()
 	defer n.mu.RUnlock()
-	return n.m[addrKey{uint64(workload), a}]
+	return n.m[addrKey{uint32(workload), a}]
 }
 
 func (n *namedAddresses) set(workload int32, a address, v *named) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if v == nil {
-		delete(n.m, addrKey{uint64(workload), a})
+		delete(n.m, addrKey{uint32(workload), a})
 		return
 	}
-	n.m[addrKey{uint64(workload), a}] = v
+	n.m[addrKey{uint32(workload), a}] = v
 }
 
 // nameTable is a table's part in names. What the compiler kept is guarded by

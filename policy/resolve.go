@@ -15,19 +15,23 @@ import (
 // nobody marks that a line of section 1 does not fit.
 const nobody = -1
 
+// unnumbered stands for the index of a workload that came after its table was
+// compiled (With). Indices are read only where statements name names, and there
+// every change is compiled.
+const unnumbered = 1<<31 - 1
+
 // resolver holds all that resolution reads; immutable.
 type resolver struct {
-	local     addrTable // (zone, address) -> places
-	places    []place
-	anywhere  addrTable // (0, address) -> spots
-	spots     []spot
-	published addrTable // (protocol and port, host address or the family's unspecified) -> targets
-	targets   []target
+	local     addrTable[place]      // by (zone, address)
+	anywhere  addrTable[spot]       // by (0, address)
+	published addrTable[target]     // by (protocol and port, host address or the family's unspecified)
 	hostPorts map[Proto][]portOwner // A6, sorted and disjoint
 	onLink    map[Zone][]netip.Prefix
 	ingress   []zonePrefix
-	dns       [][]address // sets of name servers, by place.dns and spot.dns
+	dns       [][]address       // sets of name servers, by place.dns and spot.dns
+	dnsSets   map[string]uint16 // their numbers, for the compiler
 	engine    []netip.AddrPort
+	strays    bool                // an endpoint's network is not known
 	subnets   *bart.Lite          // A12
 	outside   *bart.Table[uint32] // A13: site or, taken out of it, internet
 	regions   *regions            // nil where no statement names a prefix
@@ -154,18 +158,11 @@ func (r *resolver) destination(q *Query, a address, dns uint16) (who uint32, por
 }
 
 func (r *resolver) at(zone Zone, a address) (*place, *spot) {
-	var p *place
-	var s *spot
-	if i := r.local.get(uint64(zone), a); i >= 0 {
-		p = &r.places[i]
-		if p.endpoint != nobody {
-			return p, nil
-		}
+	p := r.local.get(uint32(zone), a)
+	if p != nil && p.endpoint != nobody {
+		return p, nil
 	}
-	if i := r.anywhere.get(0, a); i >= 0 {
-		s = &r.spots[i]
-	}
-	return p, s
+	return p, r.anywhere.get(0, a)
 }
 
 // elsewhere is A10 to A14, the same for both ends.
@@ -221,12 +218,12 @@ func (r *resolver) isIngress(zone Zone, a address) bool {
 // host-network workload (A6).
 func (r *resolver) behind(a address, proto Proto, port uint16) (target, bool) {
 	scope := portScope(proto, port)
-	i := r.published.get(scope, a)
-	if i < 0 {
-		i = r.published.get(scope, unspecified(a))
+	t := r.published.get(scope, a)
+	if t == nil {
+		t = r.published.get(scope, unspecified(a))
 	}
-	if i >= 0 {
-		return r.targets[i], true
+	if t != nil {
+		return *t, true
 	}
 	for _, o := range r.hostPorts[proto] {
 		if o.lo <= port && port <= o.hi {
@@ -236,7 +233,7 @@ func (r *resolver) behind(a address, proto Proto, port uint16) (target, bool) {
 	return target{}, false
 }
 
-func portScope(proto Proto, port uint16) uint64 { return uint64(proto)<<16 | uint64(port) }
+func portScope(proto Proto, port uint16) uint32 { return uint32(proto)<<16 | uint32(port) }
 
 // unspecified is 0.0.0.0 or ::, whichever is of a's family.
 func unspecified(a address) address {

@@ -166,7 +166,7 @@ func (s *surveyor) surveyNetwork(n *Network) {
 }
 
 func (s *surveyor) put(zone Zone, ip netip.Addr, set func(*place)) {
-	k := addrKey{uint64(zone), addressFrom(ip)}
+	k := addrKey{uint32(zone), addressFrom(ip)}
 	p, ok := s.places[k]
 	if !ok {
 		p.endpoint, p.vip = nobody, nobody
@@ -227,7 +227,7 @@ func (s *surveyor) dnsSet(w *Workload) uint16 {
 	if len(servers) == 0 {
 		servers = s.in.Snapshot.Host.Resolvers
 	}
-	key := fmt.Sprint(servers)
+	key := dnsKey(w, s.in.Snapshot)
 	if i, ok := s.dnsSets[key]; ok {
 		return i
 	}
@@ -252,11 +252,7 @@ func (s *surveyor) surveyEndpoint(index int32, e *Endpoint, who uint32, dns uint
 		s.stray = append(s.stray, e.Addresses...)
 		return
 	}
-	addrs := e.Addresses
-	if e.MAC != (MAC{}) {
-		addrs = append(slices.Clip(addrs), e.MAC.LinkLocal())
-	}
-	for _, ip := range addrs {
+	for _, ip := range e.all() {
 		if !ip.IsValid() { // Problems tells
 			continue
 		}
@@ -330,6 +326,7 @@ func (s *surveyor) surveyElsewhere() {
 		sp.endpoint, sp.dns, sp.workload = f.endpoint, f.dns, f.workload
 		s.spots[a] = sp
 	}
+	s.res.strays = len(s.stray) > 0
 	// Whose network is not known is unknown (A12), never site.
 	for _, ip := range s.stray {
 		if ip.IsValid() {
@@ -344,26 +341,12 @@ func (s *surveyor) surveyElsewhere() {
 
 func (s *surveyor) finish() {
 	r := s.res
-	index := make(map[addrKey]uint32, len(s.places))
-	for k, p := range s.places {
-		index[k] = uint32(len(r.places))
-		r.places = append(r.places, p)
-	}
-	r.local = newAddrTable(index)
-
-	index = make(map[addrKey]uint32, len(s.spots))
+	r.local, r.published, r.dnsSets = newAddrTable(s.places), newAddrTable(s.targets), s.dnsSets
+	spots := make(map[addrKey]spot, len(s.spots))
 	for a, sp := range s.spots {
-		index[addrKey{0, a}] = uint32(len(r.spots))
-		r.spots = append(r.spots, sp)
+		spots[addrKey{0, a}] = sp
 	}
-	r.anywhere = newAddrTable(index)
-
-	index = make(map[addrKey]uint32, len(s.targets))
-	for k, t := range s.targets {
-		index[k] = uint32(len(r.targets))
-		r.targets = append(r.targets, t)
-	}
-	r.published = newAddrTable(index)
+	r.anywhere = newAddrTable(spots)
 
 	for proto, owners := range s.hostNet {
 		r.hostPorts[proto] = disjoint(owners)

@@ -1,0 +1,148 @@
+package policy
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// step is a random start or stop: the input after it, and what changed. ok is
+// false where there is nobody to stop.
+func (w world) step(in Input, id int) (Input, Change, bool) {
+	snap := *in.Snapshot
+	snap.Workloads, in.Groups = slices.Clone(snap.Workloads), slices.Clone(in.Groups)
+	in.Snapshot, in.Epoch = &snap, in.Epoch+1
+	g := &in.Groups[w.IntN(len(in.Groups))]
+	g.Members = slices.Clone(g.Members)
+	if w.chance(50) {
+		if len(g.Members) == 0 || len(snap.Workloads) < 2 {
+			return in, Change{}, false
+		}
+		at := w.IntN(len(g.Members))
+		i := slices.IndexFunc(snap.Workloads, func(x Workload) bool { return x.ID == g.Members[at] })
+		gone := snap.Workloads[i]
+		snap.Workloads, g.Members = slices.Delete(snap.Workloads, i, i+1), slices.Delete(g.Members, at, at+1)
+		return in, Change{&gone, g.Identity, true}, true
+	}
+	came := w.workload(fmt.Sprint("w", id), snap.Networks)
+	if w.chance(70) { // as most are
+		came.VIPs, came.Published, came.Uncovered, came.SharedWith, came.DNS = nil, nil, "", "", nil
+		for i := range came.Endpoints {
+			came.Endpoints[i].MAC[4] = byte(id)
+			for j, a := range came.Endpoints[i].Addresses {
+				b := a.As16()
+				b[15] += byte(id)
+				came.Endpoints[i].Addresses[j] = netip.AddrFrom16(b).Unmap()
+			}
+		}
+	}
+	snap.Workloads = append(snap.Workloads, came)
+	slices.SortFunc(snap.Workloads, func(a, b Workload) int { return strings.Compare(a.ID, b.ID) })
+	g.Members = append(g.Members, came.ID)
+	return in, Change{&came, g.Identity, false}, true
+}
+
+// TestWithEqualsReference: whatever sequence of starts and stops a table has come
+// through, it says what the specification says of what there is now, and its
+// former self what it said before.
+func TestWithEqualsReference(t *testing.T) {
+	seed := rand.Uint64()
+	spoken := everySpoken(worldApps)
+	steps, taken := 0, map[bool]int{}
+	for n := range 120 {
+		w := world{rand.New(rand.NewPCG(seed, uint64(n)))}
+		in := w.input()
+		if w.chance(70) {
+			in.Statements = slices.DeleteFunc(in.Statements, namesPrefix)
+		}
+		table, err := Compile(in)
+		if err != nil {
+			t.Fatalf("seed %d world %d: %v", seed, n, err)
+		}
+		for id := range 12 {
+			after, change, ok := w.step(in, 20+id)
+			if !ok {
+				continue
+			}
+			steps++
+			before := table
+			next, ok := table.With(after.Epoch, after.Snapshot, after.Groups, change)
+			if ok {
+				taken[change.Gone]++
+				table = next
+			} else if table, err = Compile(after); err != nil {
+				t.Fatalf("seed %d world %d: %v", seed, n, err)
+			}
+			for range 6 {
+				compareQuery(t, before, &oracle{in}, w.query(in.Snapshot), spoken, map[Verdict]int{}, map[Identity]int{})
+				compareQuery(t, table, &oracle{after}, w.query(after.Snapshot), spoken, map[Verdict]int{}, map[Identity]int{})
+			}
+			if t.Failed() {
+				t.Fatalf("seed %d world %d step %d: %+v, shared %v", seed, n, id, change, ok)
+			}
+			if table.Epoch() != after.Epoch || table.snapshot != after.Snapshot {
+				t.Fatal("the table is of another epoch or snapshot")
+			}
+			in = after
+		}
+	}
+	for gone, n := range taken {
+		if n < steps/20 {
+			t.Errorf("of %d steps %d were taken without Compile (gone %v): the worlds are too odd", steps, n, gone)
+		}
+	}
+	t.Logf("%d steps, without Compile %v", steps, taken)
+}
+
+func namesPrefix(s Statement) bool {
+	isPrefix := func(p Peer) bool { return p.Kind == PeerCIDR || p.Kind == PeerSelector }
+	return slices.ContainsFunc(s.From, isPrefix) || slices.ContainsFunc(s.To, isPrefix) ||
+		slices.ContainsFunc(s.Except, func(e Exception) bool {
+			return slices.ContainsFunc(e.From, isPrefix) || slices.ContainsFunc(e.To, isPrefix)
+		})
+}
+
+// TestAddrTable: every step of a random sequence leaves a table as a plain map
+// has it, and the tables before it as they were.
+func TestAddrTable(t *testing.T) {
+	rnd := rand.New(rand.NewPCG(1, 2))
+	key := func() addrKey { return addrKey{uint32(rnd.IntN(3)), address{0, mappedLo | uint64(rnd.IntN(300))}} }
+	plain := map[addrKey]int{}
+	for range 100 {
+		plain[key()] = rnd.Int()
+	}
+	table := newAddrTable(plain)
+	holds := func(table *addrTable[int], plain map[addrKey]int) {
+		t.Helper()
+		for scope := range uint32(3) {
+			for a := range uint64(300) {
+				k := addrKey{scope, address{0, mappedLo | a}}
+				want, ok := plain[k]
+				if got := table.get(k.scope, k.address); (got != nil) != ok || ok && *got != want {
+					t.Fatalf("%v: %v, want %d, %v", k, got, want, ok)
+				}
+			}
+		}
+	}
+	first, was := table, map[addrKey]int{}
+	for k, v := range plain {
+		was[k] = v
+	}
+	for step := range 3000 {
+		k, v := key(), rnd.Int()
+		if rnd.IntN(2) == 0 {
+			delete(plain, k)
+			table = table.with(k, nil)
+		} else {
+			plain[k] = v
+			table = table.with(k, &v)
+		}
+		if step%50 == 0 {
+			holds(&table, plain)
+		}
+	}
+	holds(&first, was)
+}
