@@ -87,6 +87,8 @@ func (c *Comparison) measure(ctx context.Context, name, about string, contenders
 	return nil
 }
 
+// compare fills in the ratios to the baseline's figure of the same unit, where
+// there is one.
 func (k *Case) compare(baseline string) {
 	for i := range k.Results {
 		r := &k.Results[i]

@@ -16,9 +16,12 @@ import (
 
 // TableConfig says what Table measures.
 type TableConfig struct {
-	Rounds   int
-	Flows    []int // sizes; none = 1,000, 100,000 and 1,000,000
-	Progress io.Writer
+	Rounds int
+	Flows  []int // sizes; none = 1,000, 100,000 and 1,000,000
+	// Workloads are the sizes of the identity table; none = 10,000, 100,000 and
+	// 1,000,000.
+	Workloads []int
+	Progress  io.Writer
 }
 
 const (
@@ -36,9 +39,10 @@ type flowPeer struct {
 	remove  func(*classify.FlowKey)
 }
 
-// Table measures the flow table beside golang-lru and a Go map.
+// Table measures the flow table beside golang-lru and a Go map, and the policy
+// table's verdict between workloads beside Go maps.
 func Table(ctx context.Context, cfg TableConfig) (*Comparison, error) {
-	c := newComparison("Flow table", lruPeer, cfg.Rounds)
+	c := newComparison("Tables", lruPeer, cfg.Rounds)
 	c.Notes = append(c.Notes, "Keys of 40 bytes, looked up in random order; what is found is read. Misses are of keys that were never there. A turnover removes one flow and adds another. Memory by key and index is what finds a flow; the heap is everything that was allocated for it, ours with the whole flow (counters, TCP state, verdict), the peers' with an 8-byte pointer in its place.")
 	if len(cfg.Flows) == 0 {
 		cfg.Flows = []int{1000, 100_000, 1_000_000}
@@ -51,7 +55,14 @@ func Table(ctx context.Context, cfg TableConfig) (*Comparison, error) {
 			return nil, err
 		}
 	}
-	return c, nil
+	if len(cfg.Workloads) == 0 {
+		cfg.Workloads = []int{10_000, 100_000, 1_000_000}
+	}
+	if err := identities(ctx, c, cfg.Workloads, cfg.Progress); err != nil {
+		return nil, err
+	}
+	c.Notes = append(c.Notes, "Verdicts between workloads have their ratio to Go maps: two lookups of an address, one of both identities and the port.")
+	return c, statementMemory(c)
 }
 
 func flowKey(n uint64) (k classify.FlowKey) {

@@ -9,7 +9,7 @@ import (
 
 // TestTable: every contender finds what is there and not what is not.
 func TestTable(t *testing.T) {
-	c, err := Table(context.Background(), TableConfig{Rounds: 1, Flows: []int{3000}})
+	c, err := Table(context.Background(), TableConfig{Rounds: 1, Flows: []int{3000}, Workloads: []int{2000}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -22,6 +22,11 @@ func TestTable(t *testing.T) {
 			if !strings.Contains(page.String(), "| "+who+" | "+what+" |") {
 				t.Errorf("the page lacks %s of %s:\n%s", what, who, &page)
 			}
+		}
+	}
+	for _, want := range []string{"## 2000 workloads", "| Go maps | ns a verdict |", "| Gatehouse | ns a verdict |", "one container's start or stop", "full compile", "memory of the table", "A statement of one service to another"} {
+		if !strings.Contains(page.String(), want) {
+			t.Errorf("the page lacks %q:\n%s", want, &page)
 		}
 	}
 	if _, err := Table(context.Background(), TableConfig{Rounds: 1, Flows: []int{0}}); err == nil {

@@ -75,7 +75,7 @@ func newBenchTableCommand() *cobra.Command {
 	var cfg bench.TableConfig
 	cmd := &cobra.Command{
 		Use:   "table",
-		Short: "Measure the flow table beside golang-lru and a Go map",
+		Short: "Measure the flow table and the policy table beside golang-lru and Go maps",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return runComparison(cmd, "table", func(rounds int) (*bench.Comparison, error) {
@@ -85,6 +85,7 @@ func newBenchTableCommand() *cobra.Command {
 		},
 	}
 	cmd.Flags().IntSliceVar(&cfg.Flows, "flows", nil, "how many flows (default 1,000, 100,000 and 1,000,000)")
+	cmd.Flags().IntSliceVar(&cfg.Workloads, "workloads", nil, "how many workloads (default 10,000, 100,000 and 1,000,000)")
 	addComparisonFlags(cmd)
 	return cmd
 }
