@@ -547,6 +547,7 @@ func (c *compiler) noteLayers(from, to uint32) {
 	peers := c.table.peers
 	switch {
 	case isClass(from) && isClass(to):
+		c.table.classes = true
 	case isClass(from):
 		peers[to].layers |= classFrom
 	case isClass(to):

@@ -5,6 +5,7 @@ import (
 	"hash/maphash"
 	"math/bits"
 	"net/netip"
+	"slices"
 )
 
 // address is an IPv4 (v4-mapped) or IPv6 address as two big-endian words: what
@@ -88,8 +89,9 @@ func (s *hashSeed) words(x, y, z uint64) uint64 {
 
 // addrTable maps (scope, address) to V. It is immutable, and a table that
 // differs in one entry shares with it all but a few kilobytes: a hash chooses a
-// group of shards, a shard, and a place in it, where open addressing begins;
-// each shard is at most half full and grows by itself.
+// group of shards, a shard, and two places in it. What is there stands in one of
+// the two, so that a lookup waits for both at once and guesses nothing. Each
+// shard is at most half full, and grows by itself.
 type addrTable[V any] struct {
 	seed   hashSeed
 	groups []*shardGroup[V]
@@ -108,8 +110,7 @@ type shard[V any] []addrSlot[V]
 
 type addrSlot[V any] struct {
 	address
-	scope uint32
-	used  bool
+	scope uint64 // the key's, plus one; 0 = empty
 	value V
 }
 
@@ -121,39 +122,58 @@ type addrKey struct {
 func newAddrTable[V any](m map[addrKey]V) addrTable[V] {
 	log := bits.Len(uint(len(m) / (shardAims * shardsPerGroup)))
 	t := addrTable[V]{newHashSeed(), make([]*shardGroup[V], 1<<log), uint8(64 - log)}
-	counts := make([][shardsPerGroup]int32, 1<<log)
-	for k := range m {
+	parts := make([][shardsPerGroup][]addrSlot[V], 1<<log)
+	for k, v := range m {
 		h := t.hash(k.scope, k.address)
-		counts[h>>t.shift][shardOf(h)]++
+		part := &parts[h>>t.shift][shardOf(h)]
+		*part = append(*part, addrSlot[V]{k.address, uint64(k.scope) + 1, v})
 	}
 	for g := range t.groups {
 		t.groups[g] = new(shardGroup[V])
-		for i, n := range counts[g] {
-			t.groups[g][i] = newShard[V](int(n))
+		for i, entries := range parts[g] {
+			t.groups[g][i] = t.shard(entries)
 		}
-	}
-	for k, v := range m {
-		h := t.hash(k.scope, k.address)
-		t.groups[h>>t.shift][shardOf(h)].put(h, k, v)
+		parts[g] = [shardsPerGroup][]addrSlot[V]{}
 	}
 	return t
 }
 
-func newShard[V any](n int) shard[V] {
-	if n == 0 {
+// shard places entries, each in one of its two places.
+func (t *addrTable[V]) shard(entries []addrSlot[V]) shard[V] {
+	if len(entries) == 0 {
 		return nil
 	}
-	size, _ := tableSize(n)
-	return make(shard[V], size)
+	size, _ := tableSize(len(entries))
+	for ; ; size *= 2 {
+		s := make(shard[V], size)
+		if !slices.ContainsFunc(entries, func(e addrSlot[V]) bool { return !t.put(s, e) }) {
+			return s
+		}
+	}
 }
 
-// put adds an entry that is not there; there is room.
-func (s shard[V]) put(h uint64, k addrKey, v V) {
-	i := int(h) & (len(s) - 1)
-	for s[i].used {
-		i = (i + 1) & (len(s) - 1)
+// put finds a place for e, pushing others to their second one. It gives up after
+// as many pushes as there are slots.
+func (t *addrTable[V]) put(s shard[V], e addrSlot[V]) bool {
+	at, other := s.places(t.hash(uint32(e.scope-1), e.address))
+	if s[at].scope != 0 {
+		at = other
 	}
-	s[i] = addrSlot[V]{k.address, k.scope, true, v}
+	for range s {
+		e, s[at] = s[at], e
+		if e.scope == 0 {
+			return true
+		}
+		first, second := s.places(t.hash(uint32(e.scope-1), e.address))
+		at ^= first ^ second // the other one of the two
+	}
+	return false
+}
+
+// places are the two in which what has that hash may stand.
+func (s shard[V]) places(h uint64) (first, second uint64) {
+	mask := uint64(len(s) - 1)
+	return h & mask, h >> 32 & mask
 }
 
 // tableSize is the power of two of at least twice n, and the shift that takes
@@ -178,15 +198,16 @@ func (t *addrTable[V]) get(scope uint32, a address) *V {
 	if len(s) == 0 {
 		return nil
 	}
-	for i := int(h) & (len(s) - 1); ; i = (i + 1) & (len(s) - 1) {
-		slot := &s[i]
-		if !slot.used {
-			return nil
-		}
-		if slot.address == a && slot.scope == scope {
-			return &slot.value
-		}
+	i, j := s.places(h)
+	x, y := &s[i], &s[j]
+	dx := (x.hi ^ a.hi) | (x.lo ^ a.lo) | (x.scope ^ (uint64(scope) + 1))
+	dy := (y.hi ^ a.hi) | (y.lo ^ a.lo) | (y.scope ^ (uint64(scope) + 1))
+	// Which of the two it is nobody can guess: no branch may depend on it.
+	notX, notY := (dx|-dx)>>63, (dy|-dy)>>63
+	if notX&notY != 0 {
+		return nil
 	}
+	return &s[i^(i^j)&-notX].value
 }
 
 // with returns the table with that entry added or replaced; with v nil it is
@@ -194,24 +215,17 @@ func (t *addrTable[V]) get(scope uint32, a address) *V {
 func (t *addrTable[V]) with(k addrKey, v *V) addrTable[V] {
 	h := t.hash(k.scope, k.address)
 	old := t.groups[h>>t.shift][shardOf(h)]
-	n := 1
+	entries := make([]addrSlot[V], 0, len(old)+1)
 	for i := range old {
-		if old[i].used {
-			n++
-		}
-	}
-	fresh := newShard[V](n)
-	for i := range old {
-		o := &old[i]
-		if is := (addrKey{o.scope, o.address}); o.used && is != k {
-			fresh.put(t.hash(o.scope, o.address), is, o.value)
+		if o := &old[i]; o.scope != 0 && (o.address != k.address || o.scope != uint64(k.scope)+1) {
+			entries = append(entries, *o)
 		}
 	}
 	if v != nil {
-		fresh.put(h, k, *v)
+		entries = append(entries, addrSlot[V]{k.address, uint64(k.scope) + 1, *v})
 	}
 	group := *t.groups[h>>t.shift]
-	group[shardOf(h)] = fresh
+	group[shardOf(h)] = t.shard(entries)
 	out := *t
 	out.groups = append([]*shardGroup[V](nil), t.groups...)
 	out.groups[h>>t.shift] = &group

@@ -49,7 +49,7 @@ func (t *Table) With(epoch uint32, s *Snapshot, groups []Group, c Change) (next 
 			}
 		}
 	}
-	return &Table{epoch: epoch, resolver: r, pairs: t.pairs, unruled: t.unruled, ids: t.ids, peers: t.peers, byIdentity: t.byIdentity,
+	return &Table{epoch: epoch, resolver: r, pairs: t.pairs, classes: t.classes, unruled: t.unruled, ids: t.ids, peers: t.peers, byIdentity: t.byIdentity,
 		rules: t.rules, statements: t.statements, groups: groups, snapshot: s}, true
 }
 

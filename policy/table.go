@@ -33,6 +33,7 @@ type Table struct {
 	epoch      uint32
 	resolver   resolver
 	pairs      pairTable
+	classes    bool // some of pairs are of two classes
 	unruled    [classCount][classCount]*Decision
 	ids        []Identity // by dense number
 	peers      []peerInfo // by dense number
@@ -109,7 +110,7 @@ func (t *Table) decide(from, to uint32, proto Proto, port uint16) *Decision {
 	if spans == nil && caller.layers&classTo != 0 {
 		spans = t.pairs.get(keyOf(from, callee.class.dense(), proto))
 	}
-	if spans == nil {
+	if spans == nil && t.classes {
 		spans = t.pairs.get(keyOf(caller.class.dense(), callee.class.dense(), proto))
 	}
 	if d := at(spans, port); d != nil {
