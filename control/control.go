@@ -219,7 +219,7 @@ func (c *Control) compile(s *State) error {
 	in := c.cfg.Compile
 	in.Epoch = c.epoch + 1
 	in.Snapshot, in.Groups, in.Statements = s.Snapshot, s.Population.Groups, s.Statements
-	table, err := policy.Compile(in)
+	table, err := c.table(in, s)
 	if err != nil {
 		return err
 	}
