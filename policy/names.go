@@ -185,7 +185,7 @@ func (n *Names) Note(t *Table, workload int32, a *Answer, now time.Time) {
 func (n *Names) learn(id string, w *knownNames, a *Answer, ip address, now, until time.Time) {
 	name := w.names[a.Name]
 	if name == nil {
-		if len(w.names) >= n.limits.PerWorkload && !n.dropName(id, w) {
+		if len(w.names) >= n.limits.PerWorkload && !n.dropName(id, w, now) {
 			n.refused[NameTooMany].Add(1)
 			return
 		}
@@ -279,7 +279,7 @@ func (n *Names) dropOne(id string, w *knownNames, name *knownName, now time.Time
 
 // dropName makes room for a name: the one answered longest ago that no flow
 // lives on goes.
-func (n *Names) dropName(id string, w *knownNames) bool {
+func (n *Names) dropName(id string, w *knownNames, now time.Time) bool {
 	busy := make(map[*knownName]bool)
 	for _, u := range w.addresses {
 		for _, k := range u.names {
@@ -297,7 +297,7 @@ func (n *Names) dropName(id string, w *knownNames) bool {
 	}
 	for _, u := range w.addresses {
 		if u.of(oldest) != nil {
-			n.unname(id, w, u, time.Time{}, func(k *knownAddress) bool { return k.knownName == oldest })
+			n.unname(id, w, u, now, func(k *knownAddress) bool { return k.knownName == oldest })
 		}
 	}
 	return true
