@@ -73,14 +73,22 @@ func makeOutside(t *testing.T) *outside {
 
 // fetch asks a web server from a namespace.
 func fetch(netns, url string) (string, error) {
-	client := http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DisableKeepAlives: true,
-		DialContext: func(_ context.Context, network, address string) (net.Conn, error) {
-			return dial(netns, network, address, 4*time.Second)
-		}}}
-	answer, err := client.Get(url)
+	answer, err := clientIn(netns).Get(url)
 	if err != nil {
 		return "", err
 	}
+	return bodyOf(answer)
+}
+
+// clientIn is a web client that lives in a namespace.
+func clientIn(netns string) *http.Client {
+	return &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DisableKeepAlives: true,
+		DialContext: func(_ context.Context, network, address string) (net.Conn, error) {
+			return dial(netns, network, address, 4*time.Second)
+		}}}
+}
+
+func bodyOf(answer *http.Response) (string, error) {
 	defer answer.Body.Close()
 	body, err := io.ReadAll(io.LimitReader(answer.Body, 1<<16))
 	if err == nil && answer.StatusCode != http.StatusOK {
@@ -100,11 +108,7 @@ type shop struct {
 
 func makeShop(t *testing.T) *shop {
 	t.Helper()
-	for _, image := range []string{"nginx:1", "postgres:15", "redis:7", "demo/app:1"} {
-		if _, err := command("docker", "image", "inspect", image); err != nil {
-			t.Skipf("missing capability: image %s (deploy/images/build.sh makes it)", image)
-		}
-	}
+	needImages(t, "nginx:1", "postgres:15", "redis:7", "demo/app:1")
 	s := &shop{outside: makeOutside(t)}
 	s.network = makeNetwork(t, "ghe-shop_default", ofProject("ghe-shop")...)
 	s.db = perform(t, play{project: "ghe-shop", service: "db", image: "postgres:15", network: s.network})
@@ -114,16 +118,31 @@ func makeShop(t *testing.T) *shop {
 	s.web = perform(t, play{project: "ghe-shop", service: "web", image: "nginx:1", network: s.network, options: []string{"-p", "80"},
 		files: map[string]string{"/etc/nginx/conf.d/default.conf": webConfig}})
 	s.stranger = perform(t, play{name: "ghe-stranger", network: s.network})
-	ports := mustRun(t, "docker", "port", s.web.name, "80/tcp")
+	s.published, s.published6 = publishedAt(t, s.web)
+	return s
+}
+
+// publishedAt are the URLs under which the outside reaches a container's port 80.
+func publishedAt(t *testing.T, c *container) (v4, v6 string) {
+	t.Helper()
+	ports := mustRun(t, "docker", "port", c.name, "80/tcp")
 	_, p, _ := strings.Cut(strings.Split(ports, "\n")[0], ":")
-	s.published = "http://198.51.100.129:" + p + "/"
+	v4 = "http://198.51.100.129:" + p + "/"
 	if _, p6, ok := strings.Cut(ports, "[::]:"); ok { // older engines publish one port for both
 		p = strings.TrimSpace(p6)
 	} else if _, p6, ok := strings.Cut(ports, ":::"); ok {
 		p = strings.TrimSpace(p6)
 	}
-	s.published6 = "http://[2001:db8:9e::1]:" + p + "/"
-	return s
+	return v4, "http://[2001:db8:9e::1]:" + p + "/"
+}
+
+func needImages(t *testing.T, images ...string) {
+	t.Helper()
+	for _, image := range images {
+		if _, err := command("docker", "image", "inspect", image); err != nil {
+			t.Skipf("missing capability: image %s (deploy/images/build.sh makes it)", image)
+		}
+	}
 }
 
 func (s *shop) services() []string {

@@ -55,7 +55,7 @@ unpack() {
 	while read -r deb; do
 		dpkg-deb --fsys-tarfile "$debs/$deb" | tar -x --keep-directory-symlink -C "$1" \
 			--exclude='./usr/share/doc/*' --exclude='./usr/share/man/*' --exclude='./usr/share/locale/*' \
-			--exclude='./usr/share/info/*' --exclude='./usr/share/zoneinfo/*' --exclude='./lib/systemd/*'
+			--exclude='./usr/share/info/*' --exclude='./lib/systemd/*'
 	done
 }
 
@@ -114,7 +114,7 @@ servers="nginx nginx:1 nginx-light
 postgres postgres:15 postgresql-15
 redis redis:7 redis-server
 mariadb mariadb:10 mariadb-server
-wordpress wordpress:6-apache apache2 libapache2-mod-php8.2 php8.2-mysql php-redis wordpress
+wordpress wordpress:6-apache apache2 libapache2-mod-php8.2 php8.2-mysql php-redis wordpress wordpress-theme-twentytwentythree
 prometheus prom/prometheus:v2 prometheus
 alertmanager prom/alertmanager:v0 prometheus-alertmanager
 node-exporter prom/node-exporter:v1 prometheus-node-exporter
