@@ -19,6 +19,8 @@ type ensemble struct {
 	members map[string]*container
 	order   []string
 	doors   []int // ports that an intruder tries at each member
+	// futile is traffic of its own that cannot succeed, so that its drop harms nobody.
+	futile func(ViolationView) bool
 }
 
 func newEnsemble(t *testing.T, project string, doors ...int) *ensemble {
@@ -103,7 +105,7 @@ func (e *ensemble) untroubled(t *testing.T, gw *process) {
 	gw.mustGet("/v1/violations", &all)
 	all = slices.DeleteFunc(all, func(v ViolationView) bool {
 		ends := v.From + " " + v.To
-		return !strings.Contains(ends, e.project) || strings.Contains(ends, "ghe-evil")
+		return !strings.Contains(ends, e.project) || strings.Contains(ends, "ghe-evil") || e.futile != nil && e.futile(v)
 	})
 	if len(all) > 0 {
 		t.Errorf("the stack's own traffic:\n%s", violationLines(all))
@@ -177,6 +179,11 @@ func liveBlog(t *testing.T, o *outside) *ensemble {
 	becomes(t, "posts and visits", func() (string, error) { return fetch(o.netns, at+"counter.php") }, holds("ok posts="))
 	becomes(t, "the same over IPv6", func() (string, error) { return fetch(o.netns, at6+"counter.php") }, holds("ok posts="))
 	becomes(t, "its own public address", func() (string, error) { return fetch(wordpress.netns, at+"counter.php") }, holds("ok posts="))
+	// WordPress asks its own URL by https, to see whether it could be moved
+	// there; the port speaks plain HTTP, so that no answer would be one.
+	e.futile = func(v ViolationView) bool {
+		return v.To == "ghe-blog/wordpress" && (v.From == v.To || v.From == "@host") && v.App != "http"
+	}
 	return e
 }
 
