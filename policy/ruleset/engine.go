@@ -164,8 +164,9 @@ func (s *space) samples() []point {
 	return out
 }
 
-// What one step costs in nanoseconds, with many lookups under way: measured
-// with `gatehouse bench classify` on an EPYC (Zen 4).
+// What one step costs in nanoseconds, with many lookups under way. They are
+// rough, and serve to rank the engines only; `gatehouse bench classify` times
+// each engine beside the one that was chosen.
 const (
 	mispredicted = 5.0 // a branch that depends on the header
 	compared     = 3.0 // a rule of a leaf
