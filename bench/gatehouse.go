@@ -10,6 +10,9 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"gatehouse/classify"
 	"gatehouse/dataplane"
@@ -131,6 +134,9 @@ func (g *gateway) counts() (GatewayCounts, error) {
 		c.NoFrame += p.NoFrame + p.RingFull
 		c.Kicks += p.Kicks
 	}
+	var used unix.Rusage
+	err = errors.Join(err, unix.Getrusage(unix.RUSAGE_SELF, &used))
+	c.User, c.System = time.Duration(used.Utime.Nano()), time.Duration(used.Stime.Nano())
 	return c, err
 }
 

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"time"
 )
 
 // A gateway is a process of its own, as it is where it guards containers: in
@@ -33,13 +34,15 @@ type gatewayAnswer struct {
 
 // GatewayCounts is what a gateway did in the whole run.
 type GatewayCounts struct {
-	Steered   uint64 `json:"steered"`   // packets handed to user space
-	Returned  uint64 `json:"returned"`  // frames that came back from it
-	Hits      uint64 `json:"hits"`      // packets carried by the kernel's flow map
-	Peer      uint64 `json:"peer"`      // of those, put straight into the peer's namespace
-	Offloaded uint64 `json:"offloaded"` // flows written to the kernel's map
-	NoFrame   uint64 `json:"noFrame"`   // steered packets that found no room
-	Kicks     uint64 `json:"kicks"`     // system calls to transmit
+	Steered   uint64        `json:"steered"`   // packets handed to user space
+	Returned  uint64        `json:"returned"`  // frames that came back from it
+	Hits      uint64        `json:"hits"`      // packets carried by the kernel's flow map
+	Peer      uint64        `json:"peer"`      // of those, put straight into the peer's namespace
+	Offloaded uint64        `json:"offloaded"` // flows written to the kernel's map
+	NoFrame   uint64        `json:"noFrame"`   // steered packets that found no room
+	Kicks     uint64        `json:"kicks"`     // system calls to transmit
+	User      time.Duration `json:"user"`      // processor time of the process
+	System    time.Duration `json:"system"`
 }
 
 // gatewayProcess is the harness's end of a gateway.
