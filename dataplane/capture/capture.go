@@ -1,7 +1,8 @@
 // Package capture reads the IP packets of capture files: pcap in its variants
-// and pcapng, of the link types that have IP in them. pcapgo parses; what it
-// parses is framed and bounded here first, since it trusts lengths, panics on
-// some time units and has room for 256 link types only. A Reader belongs to one
+// and pcapng, of the link types that have IP in them. A record of pcap is a head of
+// four numbers, and is handed on where it lies; of pcapng pcapgo parses what is
+// framed and bounded here first, since it trusts lengths, panics on some time
+// units and has room for 256 link types only. A Reader belongs to one
 // goroutine and keeps one packet, whatever the size of the capture.
 package capture
 
@@ -13,10 +14,6 @@ import (
 	"io"
 	"math"
 	"math/bits"
-	"time"
-
-	"github.com/google/gopacket"
-	"github.com/google/gopacket/pcapgo"
 )
 
 // snapMax is the longest packet that a record may hold, as libpcap has it
@@ -50,29 +47,19 @@ func (e *Error) Unwrap() error { return e.Err }
 // ErrFormat: the file begins like none that can be read.
 var ErrFormat = errors.New("neither pcap nor pcapng")
 
-// framer is a capture's records one by one, checked, in the form that pcapgo reads.
-type framer interface {
-	io.Reader
-	// link is the link type of an interface.
-	link(i int) linkType
-	// time is nanoseconds since 1970 from what pcapgo made of a packet's time.
-	time(t time.Time, iface int) int64
+// records is a capture's records one by one.
+type records interface {
+	// next reads the next packet. io.EOF is the end of a whole capture.
+	next(p *Packet) error
 	// offset is where the record that was last read begins.
 	offset() int64
-	// failure is why Read ended; io.EOF after a whole record.
+	// failure is why reading ended, as far as the framing knows; io.EOF after a
+	// whole record.
 	failure() error
 }
 
-type packetSource interface {
-	ZeroCopyReadPacketData() ([]byte, gopacket.CaptureInfo, error)
-}
-
 // Reader reads one capture.
-type Reader struct {
-	frames  framer
-	packets packetSource
-	last    int64
-}
+type Reader struct{ records records }
 
 // NewReader begins to read a capture, also a gzip-compressed one. The error is
 // an *Error, or what r said.
@@ -94,12 +81,10 @@ func NewReader(r io.Reader) (*Reader, error) {
 	}
 	c := &Reader{}
 	if string(magic) == ngMagic {
-		frames := &ngFramer{source: source{in: in}}
-		c.frames = frames
-		c.packets, err = pcapgo.NewNgReader(frames, pcapgo.NgReaderOptions{WantMixedLinkType: true})
-	} else if frames := newPcapFramer(in); frames != nil {
-		c.frames = frames
-		c.packets, err = newPcapReader(frames)
+		frames := newNGFramer(in)
+		c.records, err = frames, frames.open()
+	} else if classic := newPcapFile(in); classic != nil {
+		c.records, err = classic, classic.open()
 	} else {
 		return nil, &Error{0, ErrFormat}
 	}
@@ -109,33 +94,19 @@ func NewReader(r io.Reader) (*Reader, error) {
 	return c, nil
 }
 
-func newPcapReader(frames *pcapFramer) (*pcapgo.Reader, error) {
-	r, err := pcapgo.NewReader(frames)
-	if err != nil {
-		return nil, err
-	}
-	r.SetSnaplen(snapMax) // writers exceed what their own header says
-	return r, nil
-}
-
 // Next reads the next packet. io.EOF is the end of a whole capture; any other
 // error is an *Error and final.
 func (r *Reader) Next(p *Packet) error {
-	data, ci, err := r.packets.ZeroCopyReadPacketData()
-	if err != nil {
+	if err := r.records.next(p); err != nil {
 		return r.fault(err)
 	}
-	if !ci.Timestamp.IsZero() {
-		r.last = r.frames.time(ci.Timestamp, ci.InterfaceIndex)
-	}
-	p.Time, p.IP = r.last, r.frames.link(ci.InterfaceIndex).network(data)
 	return nil
 }
 
 // fault says what ended the reading: what the framer found goes before what
 // pcapgo made of it.
 func (r *Reader) fault(err error) error {
-	switch cause := r.frames.failure(); {
+	switch cause := r.records.failure(); {
 	case cause == io.EOF:
 		if errors.Is(err, io.EOF) {
 			return io.EOF
@@ -143,7 +114,7 @@ func (r *Reader) fault(err error) error {
 	case cause != nil:
 		err = cause
 	}
-	return &Error{r.frames.offset(), cutOff(err)}
+	return &Error{r.records.offset(), cutOff(err)}
 }
 
 func cutOff(err error) error {

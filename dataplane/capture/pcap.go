@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
-	"time"
 )
 
 // Magic numbers of classic captures: microseconds, nanoseconds, and Kuznetzov's
@@ -20,88 +19,87 @@ const (
 	recordHead = 16
 )
 
-// pcapFramer reads pcap-savefile(5).
-type pcapFramer struct {
+// pcapFile reads pcap-savefile(5).
+type pcapFile struct {
 	source
 	order    binary.ByteOrder
-	extra    int // bytes of a record's head past the usual ones
+	unit     int64 // nanoseconds
+	extra    int   // bytes of a record's head past the usual ones
 	linkType linkType
-	begun    bool
 	lent     int64 // bytes of the record handed on last, still in the file's buffer
 }
 
-// newPcapFramer returns nil for what is no classic capture.
-func newPcapFramer(in *bufio.Reader) *pcapFramer {
+// newPcapFile returns nil for what is no classic capture.
+func newPcapFile(in *bufio.Reader) *pcapFile {
 	magic, err := in.Peek(4)
 	if err != nil {
 		return nil
 	}
 	for _, order := range []binary.ByteOrder{binary.LittleEndian, binary.BigEndian} {
+		f := &pcapFile{source: source{in: in}, order: order, unit: 1000}
 		switch order.Uint32(magic) {
-		case magicMicro, magicNano:
-			return &pcapFramer{source: source{in: in}, order: order}
+		case magicMicro:
+			return f
+		case magicNano:
+			f.unit = 1
+			return f
 		case magicKuznetzov:
-			return &pcapFramer{source: source{in: in}, order: order, extra: 8}
+			f.extra = 8
+			return f
 		}
 	}
 	return nil
 }
 
-func (f *pcapFramer) link(int) linkType             { return f.linkType }
-func (f *pcapFramer) time(t time.Time, _ int) int64 { return t.UnixNano() }
-func (f *pcapFramer) Read(p []byte) (int, error)    { return f.deliver(p, f.next) }
-
-func (f *pcapFramer) next() error {
-	f.buf = f.buf[:0]
-	if !f.begun {
-		return f.head()
+// open reads the file's head.
+func (f *pcapFile) open() error {
+	if f.err = f.take(fileHead); f.err != nil {
+		return f.err
 	}
-	return f.record()
-}
-
-func (f *pcapFramer) head() error {
-	if err := f.take(fileHead); err != nil {
-		return err
+	const major, minor = 2, 4
+	if a, b := f.order.Uint16(f.buf[4:]), f.order.Uint16(f.buf[6:]); a != major || b != minor {
+		f.err = fmt.Errorf("version %d.%d, not %d.%d", a, b, major, minor)
+		return f.err
 	}
-	f.begun = true
 	// The upper bits are the length of a frame check sequence, which IP's own
 	// length cuts off.
 	f.linkType = linkType(f.order.Uint32(f.buf[20:]) & 0xffff)
-	if f.extra > 0 {
-		f.order.PutUint32(f.buf, magicMicro)
-	}
-	f.rest = f.buf
 	return nil
 }
 
+func (f *pcapFile) next(p *Packet) error {
+	if f.err == nil {
+		f.err = f.record(p)
+	}
+	return f.err
+}
+
 // record hands on a record where it lies in the file's buffer.
-func (f *pcapFramer) record() error {
+func (f *pcapFile) record(p *Packet) error {
 	if err := f.skip(f.lent); err != nil {
 		return err
 	}
 	f.start, f.lent = f.at, 0
-	head, err := f.peek(recordHead)
+	head, err := f.peek(recordHead + f.extra)
 	if err != nil {
 		return err
 	}
-	captured, length := f.order.Uint32(head[8:]), f.order.Uint32(head[12:])
+	captured := f.order.Uint32(head[8:])
 	if captured > snapMax {
 		return fmt.Errorf("a packet of %d bytes: the capture is corrupt", captured)
 	}
-	b, err := f.peek(recordHead + f.extra + int(captured))
+	p.Time = int64(f.order.Uint32(head))*1e9 + int64(f.order.Uint32(head[4:]))*f.unit
+	n := len(head)
+	b, err := f.peek(n + int(captured))
 	if err != nil {
 		return err
 	}
-	if length < captured { // pcapgo takes it for an error
-		f.order.PutUint32(b[12:], captured)
-	}
-	copy(b[f.extra:], b[:recordHead])
-	f.rest, f.lent = b[f.extra:], int64(len(b))
+	p.IP, f.lent = f.linkType.network(b[n:]), int64(len(b))
 	return nil
 }
 
 // peek is the next n bytes, which stay where they are.
-func (f *pcapFramer) peek(n int) ([]byte, error) {
+func (f *pcapFile) peek(n int) ([]byte, error) {
 	b, err := f.in.Peek(n)
 	if err == io.EOF && len(b) > 0 {
 		err = io.ErrUnexpectedEOF

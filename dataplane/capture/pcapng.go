@@ -1,10 +1,12 @@
 package capture
 
 import (
+	"bufio"
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"time"
+
+	"github.com/google/gopacket/pcapgo"
 )
 
 // Blocks and options of pcapng (draft-ietf-opsawg-pcapng, sections 4 and 3.5).
@@ -42,20 +44,38 @@ type iface struct {
 // nanosecond, so that they can be converted exactly here.
 type ngFramer struct {
 	source
-	order  binary.ByteOrder
-	ifaces []iface
+	order   binary.ByteOrder
+	ifaces  []iface
+	packets *pcapgo.NgReader
+	last    int64
 }
 
-func (f *ngFramer) link(i int) linkType { return f.ifaces[i].link }
+func newNGFramer(in *bufio.Reader) *ngFramer { return &ngFramer{source: source{in: in}} }
 
-func (f *ngFramer) time(t time.Time, i int) int64 {
-	return f.ifaces[i].nanoseconds(uint64(t.UnixNano()))
+// open lets pcapgo read the first section's head.
+func (f *ngFramer) open() (err error) {
+	f.packets, err = pcapgo.NewNgReader(f, pcapgo.NgReaderOptions{WantMixedLinkType: true})
+	return err
 }
 
-func (f *ngFramer) Read(p []byte) (int, error) { return f.deliver(p, f.next) }
+func (f *ngFramer) next(p *Packet) error {
+	data, ci, err := f.packets.ZeroCopyReadPacketData()
+	if err != nil {
+		return err
+	}
+	i := &f.ifaces[ci.InterfaceIndex]
+	if !ci.Timestamp.IsZero() {
+		f.last = i.nanoseconds(uint64(ci.Timestamp.UnixNano()))
+	}
+	p.Time, p.IP = f.last, i.link.network(data)
+	return nil
+}
 
-// next reads one block; of those that do not matter nothing is passed on.
-func (f *ngFramer) next() error {
+// Read is what pcapgo reads from.
+func (f *ngFramer) Read(p []byte) (int, error) { return f.deliver(p, f.block) }
+
+// block reads one block; of those that do not matter nothing is passed on.
+func (f *ngFramer) block() error {
 	f.buf = f.buf[:0]
 	if err := f.take(8); err != nil {
 		return err
