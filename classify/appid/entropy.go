@@ -4,23 +4,30 @@ import "math"
 
 // entropy is how many bits of information a byte of b carries, from 0 to 8, as
 // far as the frequencies of its bytes tell. Few bytes cannot carry much: n of
-// them at most log2 n.
+// them at most log2 n. No more than clientKeep are measured.
 func entropy(b []byte) float64 {
-	var count [256]int
+	b = b[:min(len(b), clientKeep)]
+	var count [256]uint16
 	for _, c := range b {
 		count[c]++
 	}
 	sum := 0.0
 	for _, n := range count {
-		if n > 0 {
-			sum += float64(n) * math.Log2(float64(n))
-		}
+		sum += timesLog2[n]
 	}
 	if len(b) == 0 {
 		return 0
 	}
-	return math.Log2(float64(len(b))) - sum/float64(len(b))
+	return (timesLog2[len(b)] - sum) / float64(len(b))
 }
+
+// timesLog2 is n log2 n, for all that is kept of a direction.
+var timesLog2 = func() (t [clientKeep + 1]float64) {
+	for n := 2; n < len(t); n++ {
+		t[n] = float64(n) * math.Log2(float64(n))
+	}
+	return t
+}()
 
 // looksEncrypted reports whether b is as even as a cipher's or a compressor's
 // output. Of n random bytes the expected shortfall from 8 bits is about 184/n;
