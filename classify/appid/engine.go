@@ -273,9 +273,7 @@ func (e *Engine) Feed(s *State, dir Dir, seq uint32, payload []byte) Outcome {
 	case s.outcome.Decided && grew && s.proto >= 0:
 		e.watch(s) // what waits to be received may still turn out to be something else
 	}
-	if s.udp {
-		s.behave()
-	}
+	s.behave()
 	if !s.outcome.Decided && s.exhausted() {
 		e.giveUp(s)
 	}

@@ -2,16 +2,18 @@ package appid
 
 import "gatehouse/policy"
 
-// RTP over TCP: RFC 4571 section 2: each packet after its length. In a stream the
-// packets cannot be lost, so that three of one source that number themselves
-// without a gap are proof.
+// RTP over TCP: RFC 4571 section 2: each packet after its length. As with datagrams
+// the numbers are behaviour, which grounds no allow: the signature only keeps the
+// flow open until three packets are there.
 var rtpStreamProtocol = protocol{
 	app: policy.AppRTP, tcp: true,
-	client:       func(v *view) match { return rtpFrames(v.c, v.cFull) },
-	server:       func(v *view) match { return min(fits, rtpFrames(v.s, v.sFull)) },
+	client:       func(v *view) match { return min(more, rtpFrames(v.c, v.cFull)) },
+	server:       func(v *view) match { return min(more, rtpFrames(v.s, v.sFull)) },
 	clientFirsts: between(0, 8), serverFirsts: between(0, 8),
 }
 
+// rtpFrames: three packets of one source that number themselves without a gap,
+// since a stream loses none.
 func rtpFrames(b []byte, full bool) match {
 	var seq uint16
 	var source uint32

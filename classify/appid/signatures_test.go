@@ -127,7 +127,6 @@ func TestOneSide(t *testing.T) {
 		{"consul rpc", policy.AppConsul, false, false, "\x04\x00\x01\x00\x01\x00\x00\x00\x01\x00\x00\x00\x00"},
 		{"consul gossip", policy.AppConsul, true, false, "\x00\x82\xa5SeqNo\x01\xa4Node\xa1a"},
 		{"hdfs read", policy.AppHDFS, false, false, "\x00\x1c\x51\x10\x0a\x08\x0a\x06abcdef\x12\x04efgh"},
-		{"rtp over tcp", policy.AppRTP, false, false, be16(16) + "\x80\x08\x00\x07" + be32(160) + be32(77) + "aaaa" + be16(16) + "\x80\x08\x00\x08" + be32(320) + be32(77) + "bbbb" + be16(16) + "\x80\x08\x00\x09" + be32(480) + be32(77) + "cccc"},
 		{"rdp channel", policy.AppRDP, false, true, "\x03\x00\x00\x20\x02\xf0\x80\x64\x00\x05\x03\xeb\x70\x12" + noise16},
 		{"rdp without negotiation", policy.AppRDP, false, false, "\x03\x00\x00\x0b\x06\xe0\x00\x00\x00\x00\x00\x03\x00\x01\x80\x02\xf0\x80\x7f\x65\x82"},
 		{"tns data", policy.AppTNS, false, true, be16(14) + "\x00\x00\x06\x00\x00\x00\x00\x00\x03\x5e\x01\x02"},

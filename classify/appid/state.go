@@ -659,11 +659,31 @@ func (s *State) Attrs(a *Attrs) {
 	protocols[s.proto].attrs(s.look(s.reversed), a)
 }
 
-// behave decides on what a UDP flow behaves like, if its bytes have told nothing.
+// behave decides on what a flow behaves like, if its bytes have told nothing.
 func (s *State) behave() {
-	if s.outcome.Decided || s.outcome.Confidence != ConfidenceNone || s.media[FromClient].foreign || s.media[FromServer].foreign ||
-		s.media[FromClient].run < rtpRun && s.media[FromServer].run < rtpRun {
+	if s.outcome.Decided || s.outcome.Confidence != ConfidenceNone || !s.isMedia() {
 		return
 	}
 	s.outcome = Outcome{Spoken: s.unknown(), Decided: true, Likely: policy.AppRTP, Confidence: ConfidenceBehaviour, Evidence: s.sides() | EvidenceBehaviour}
+}
+
+// isMedia reports whether a side's packets number themselves as RTP's do, and the
+// other's are nothing else.
+func (s *State) isMedia() bool {
+	if s.udp {
+		c, r := &s.media[FromClient], &s.media[FromServer]
+		return !c.foreign && !r.foreign && (c.run >= rtpRun || r.run >= rtpRun)
+	}
+	best := no
+	for d := range s.dir {
+		if s.dir[d].n == 0 {
+			continue
+		}
+		m := rtpFrames(s.kept(Dir(d))[:s.dir[d].n], s.dir[d].full)
+		if m == no {
+			return false
+		}
+		best = max(best, m)
+	}
+	return best == yes
 }
