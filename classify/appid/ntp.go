@@ -68,7 +68,7 @@ func ntpPlausible(b []byte) bool {
 	if p := int8(b[2]); p > 17 || p < -6 {
 		return false
 	}
-	if p := int8(b[3]); p > 0 || p < -36 {
+	if p := int8(b[3]); (p > 0 || p < -36) && !ntpMinimal(b) {
 		return false
 	}
 	const most = 16 << 16
@@ -91,6 +91,12 @@ func ntpPlausible(b []byte) bool {
 		}
 	}
 	return dated > 0
+}
+
+// ntpMinimal: a client that tells nothing of itself (draft-ietf-ntp-data-minimization
+// section 4): all zero but its own transmit timestamp, and a precision of 32.
+func ntpMinimal(b []byte) bool {
+	return b[0]&7 == ntpClient && b[1] == 0 && b[3] == 32 && len(b) == ntpSize && zero(b[4:ntpTransmit])
 }
 
 // ntpControlMessage: response, error and more bits with the operation, sequence,

@@ -65,6 +65,7 @@ func TestOneSide(t *testing.T) {
 		{"mqtt subscribe", policy.AppMQTT, false, true, "\x82\x08\x00\x01\x00\x03a/b\x00"},
 		{"mqtt 5 subscribe", policy.AppMQTT, false, true, "\x82\x09\x00\x01\x00\x00\x03a/b\x00"},
 		{"ntp client", policy.AppNTP, true, false, "\x23\x00\x06\xec" + strings.Repeat("\x00", 36) + noise16[:8]},
+		{"ntp client that tells nothing", policy.AppNTP, true, false, "\x23\x00\x06\x20" + strings.Repeat("\x00", 36) + noise16[:8]},
 		{"ntp client that has the time", policy.AppNTP, true, false, "\xe3\x03\x06\xec\x00\x00\x08\x00\x00\x00\x04\x00\x0a\x00\x00\x01" + strings.Repeat("\xe4\x00\x11\x22\x33\x44\x55\x66", 4)},
 		{"ntp control", policy.AppNTP, true, false, "\x16\x01\x00\x01\x00\x00\x00\x00\x00\x00\x00\x00"},
 		{"ntp variables", policy.AppNTP, true, true, "\x16\x82\x00\x01\x06\x15\x00\x00\x00\x00\x00\x14version=\"ntpd 4.2\",\x20"},
