@@ -497,7 +497,10 @@ func (c *Classifier) carry(f *Flow, p *Packet, in *Ingress, now int64, out *Resu
 	f.Bytes[side] += uint64(p.Length)
 	f.Seen = now
 	if f.Verdict == policy.Undecided && (len(p.Payload) > 0 || p.Fragment != Whole) {
-		c.read(f, p, out)
+		attended := f.announcer >= 0
+		if c.read(f, p, out); attended && f.announcer >= 0 && out.Reason == policy.ReasonNone {
+			c.hear(f, p, now)
+		}
 	} else if f.Verdict == policy.Undecided && f.app >= 0 && p.Proto == policy.ProtoTCP {
 		c.acknowledge(f, p, out)
 	} else if f.announcer >= 0 && len(p.Payload) > 0 {
@@ -766,6 +769,9 @@ func (c *Classifier) weigh(f *Flow, s *appid.State, o appid.Outcome, out *Result
 			c.weigh(f, s, s.AwaitSub(), out)
 		}
 		return
+	}
+	if o.Decided && !j.Denied && j.Verdict == policy.Allow && spoken.Inner == policy.AppNone && appid.Announces(spoken.App) {
+		c.attend(f, s, f.Seen) // a data connection may come before it is sure that there will be no upgrade
 	}
 	if s.MayUpgrade() && (c.capture || f.Decision.InnerMatters(spoken) || s.IsText() && !j.Denied) {
 		c.weigh(f, s, c.engine.Watch(s), out)

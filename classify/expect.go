@@ -144,17 +144,17 @@ func (x *expectations) forget(f *Flow) {
 }
 
 // attend begins to read what an allowed control flow announces, from what
-// app-ID has kept of it on.
+// app-ID has kept of it on, if it is not read yet.
 func (c *Classifier) attend(f *Flow, s *appid.State, now int64) {
 	n := len(c.freeAnnouncers)
-	if n == 0 || uint32(c.attending[f.Slot]) >= announcersMax/4 {
+	if f.announcer >= 0 || n == 0 || uint32(c.attending[f.Slot]) >= announcersMax/4 {
 		return
 	}
 	f.announcer = c.freeAnnouncers[n-1]
 	c.freeAnnouncers = c.freeAnnouncers[:n-1]
 	c.attending[f.Slot]++
 	a := &c.announcers[f.announcer]
-	a.Reset(f.Spoken.App, f.Key.Proto)
+	a.Reset(f.named, f.Key.Proto)
 	c.expect(f, a.Adopt(s), now)
 }
 
@@ -188,7 +188,7 @@ func (c *Classifier) expect(f *Flow, found []appid.Announcement, now int64) {
 		a := &found[i]
 		e := expected{
 			from: q.Src, to: q.Dst, zone: f.Key.Zone, port: a.Port, proto: a.Proto, app: a.App, slot: f.Slot, until: now + expectMedia,
-			control: control{f.Key.Proto, f.Initiator, f.Key.PortA, f.Key.PortB, f.Spoken.App},
+			control: control{f.Key.Proto, f.Initiator, f.Key.PortA, f.Key.PortB, f.named},
 		}
 		if a.By == appid.FromClient {
 			e.from, e.to = q.Dst, q.Src

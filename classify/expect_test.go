@@ -230,3 +230,31 @@ func TestExpectationsBound(t *testing.T) {
 		t.Errorf("%v allocations", n)
 	}
 }
+
+// TestFTPDataEarly: clients ask for a data connection within a few commands, while
+// they could still go over to TLS.
+func TestFTPDataEarly(t *testing.T) {
+	families(t, func(t *testing.T, v6 bool) {
+		out := wire{v6, webIdx, dbIdx}
+		b := newBench(t, world{statements: controlStatements()}, Config{})
+		k := b.conn(out, 40000, 21)
+		k.open()
+		k.server("220 ready\r\n")
+		k.client("USER anonymous\r\n")
+		k.server("331 go on\r\n")
+		k.client("PASS a\r\n")
+		k.server("230 in\r\n")
+		k.client("EPSV\r\n")
+		want(t, "control", k.server(ftpPasv(v6, 50001)), true, policy.ReasonNone)
+		want(t, "another port", b.send(out.tcp(t, 41000, 50009, SYN, 1, 0, "")), false, policy.ReasonNoRule)
+		r := b.send(out.tcp(t, 41001, 50001, SYN, 1, 0, ""))
+		if want(t, "data", r, true, policy.ReasonNone); r.Verdict != policy.Allow || r.Flow.Spoken.App != policy.AppFTPData {
+			t.Errorf("%+v", r.Flow)
+		}
+		k.client("AUTH TLS\r\n")
+		k.server("234 go on\r\n")
+		want(t, "hello", k.client("\x16\x03\x01\x00\x30\x01\x00\x00\x2c\x03\x03"+strings.Repeat("\x00", 40)), true, policy.ReasonNone)
+		k.server(ftpPasv(v6, 50002))
+		want(t, "announced in TLS", b.send(out.tcp(t, 41002, 50002, SYN, 1, 0, "")), false, policy.ReasonNoRule)
+	})
+}
