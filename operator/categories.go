@@ -421,8 +421,9 @@ type Catalog struct {
 	kinds    map[string]Kind
 	records  map[string][]*Record // by the key that they match first: "image x", "service x", "label x"
 	places   map[netip.Prefix]map[string]value
-	lengths  [2][]int // lengths of places, the longest first, of IPv4 and IPv6
-	prefixes []netip.Prefix
+	lengths  [2][]int           // lengths of places, the longest first, of IPv4 and IPv6
+	prefixes []netip.Prefix     // of places, and the whole of each family
+	said     []map[string]value // what is said of the addresses of prefixes[i] that are in no longer one
 }
 
 // NewCatalog joins what the sources say.
@@ -433,7 +434,9 @@ func NewCatalog(kinds map[string]Kind, all []Records) *Catalog {
 			c.add(&all[i].Records[j])
 		}
 	}
+	prefixes := map[netip.Prefix]bool{netip.PrefixFrom(netip.IPv4Unspecified(), 0): true, netip.PrefixFrom(netip.IPv6Unspecified(), 0): true}
 	for p := range c.places {
+		prefixes[p] = true
 		family := 0
 		if p.Addr().Is6() {
 			family = 1
@@ -445,12 +448,15 @@ func NewCatalog(kinds map[string]Kind, all []Records) *Catalog {
 	for _, l := range c.lengths {
 		slices.SortFunc(l, func(a, b int) int { return b - a })
 	}
-	c.prefixes = slices.SortedFunc(maps.Keys(c.places), func(a, b netip.Prefix) int {
+	c.prefixes = slices.SortedFunc(maps.Keys(prefixes), func(a, b netip.Prefix) int {
 		if d := a.Addr().Compare(b.Addr()); d != 0 {
 			return d
 		}
 		return a.Bits() - b.Bits()
 	})
+	for _, p := range c.prefixes {
+		c.said = append(c.said, c.within(p))
+	}
 	return c
 }
 
@@ -589,27 +595,16 @@ func (c *Catalog) outside(want []Comparison, loosens bool) []netip.Prefix {
 			return !c.compare(values, &w, loosens)
 		})
 	}
-	all := []netip.Prefix{netip.PrefixFrom(netip.IPv4Unspecified(), 0), netip.PrefixFrom(netip.IPv6Unspecified(), 0)}
-	for _, p := range c.prefixes {
-		if p.Bits() > 0 {
-			all = append(all, p)
-		}
-	}
 	var out []netip.Prefix
-	for i, p := range all {
-		if !passes(c.within(p)) {
+	for i, p := range c.prefixes {
+		if !passes(c.said[i]) {
 			continue
 		}
-		var holes []netip.Prefix // those inside follow it, but for the first two
-		for _, q := range all[max(i+1, 2):] {
-			if p.Bits() > 0 && !p.Contains(q.Addr()) {
-				break
-			}
-			if p.Contains(q.Addr()) {
-				holes = append(holes, q)
-			}
+		inside := i + 1 // those inside it follow it
+		for inside < len(c.prefixes) && p.Contains(c.prefixes[inside].Addr()) {
+			inside++
 		}
-		out = append(out, subtract(p, holes)...)
+		out = append(out, subtract(p, c.prefixes[i+1:inside])...)
 	}
 	return out
 }

@@ -1,6 +1,7 @@
 package operator
 
 import (
+	"encoding/json"
 	"maps"
 	"slices"
 	"strings"
@@ -14,9 +15,18 @@ import (
 // application a statement of its own. A statement whose condition does not hold is
 // pending.
 func (p *Policy) Expand(pop *models.Population, c *Catalog, m Moment) []policy.Statement {
-	x := expansion{catalog: c, subjects: pop.Subjects(), matches: pop.Matches, byID: make(map[policy.Identity]*models.Subject)}
+	x := expansion{catalog: c, subjects: pop.Subjects(), matches: pop.Matches, byID: make(map[policy.Identity]*models.Subject),
+		byService: make(map[string][]*models.Subject), meant: make(map[meaning]policy.Peer), said: make(map[saying][]value)}
 	for i := range x.subjects {
-		x.byID[x.subjects[i].Identity] = &x.subjects[i]
+		s := &x.subjects[i]
+		x.byID[s.Identity] = s
+		for _, k := range s.Services {
+			for _, name := range []string{k.Name, k.String()} {
+				if had := x.byService[name]; len(had) == 0 || had[len(had)-1] != s {
+					x.byService[name] = append(had, s)
+				}
+			}
+		}
 	}
 	var out []policy.Statement
 	for i := range p.Statements {
@@ -30,6 +40,22 @@ type expansion struct {
 	subjects []models.Subject
 	matches  map[string]models.Match
 	byID     map[policy.Identity]*models.Subject
+	// byService is by NAME and by PROJECT/NAME.
+	byService map[string][]*models.Subject
+	meant     map[meaning]policy.Peer // statements have many terms in common
+	said      map[saying][]value
+}
+
+// meaning is a term, of an allow or of a deny.
+type meaning struct {
+	term    string // as JSON: what String shows does not tell all terms apart
+	loosens bool
+}
+
+// saying is one category of one identity.
+type saying struct {
+	id       policy.Identity
+	category string
 }
 
 func (x *expansion) statement(s *Statement, m Moment) []policy.Statement {
@@ -224,7 +250,30 @@ func (x *expansion) peer(t *Term, loosens bool) policy.Peer {
 	case t.Peer != policy.PeerNone && len(t.Categories) == 0 && t.onlyPeer():
 		return policy.Peer{Kind: t.Peer}
 	}
+	text, err := json.Marshal(t)
+	if err != nil {
+		panic(err) // a term is texts and numbers
+	}
+	m := meaning{string(text), loosens}
+	p, known := x.meant[m]
+	if !known {
+		p = policy.Peer{Kind: policy.PeerSelector, Name: t.String(), Selected: x.selection(t, loosens)}
+		x.meant[m] = p
+	}
+	return p
+}
+
+// selection is who a term means.
+func (x *expansion) selection(t *Term, loosens bool) *policy.Selection {
 	sel := &policy.Selection{Identities: []policy.Identity{}}
+	if t.Service != "" {
+		for _, s := range x.byService[t.Service] {
+			if x.fits(s, t, loosens) {
+				sel.Identities = append(sel.Identities, s.Identity)
+			}
+		}
+		return sel
+	}
 	for i := range x.subjects {
 		if x.fits(&x.subjects[i], t, loosens) {
 			sel.Identities = append(sel.Identities, x.subjects[i].Identity)
@@ -233,7 +282,7 @@ func (x *expansion) peer(t *Term, loosens bool) policy.Peer {
 	if len(t.Categories) > 0 && !t.selectsWorkloads() {
 		sel.Prefixes = x.catalog.outside(t.Categories, loosens)
 	}
-	return policy.Peer{Kind: policy.PeerSelector, Name: t.String(), Selected: sel}
+	return sel
 }
 
 // onlyPeer: no other key narrows the workloads that peer: workload means.
@@ -241,12 +290,9 @@ func (t *Term) onlyPeer() bool {
 	return t.Role == "" && t.Model == "" && t.Service == "" && t.Project == "" && t.Label == "" && !t.Front
 }
 
-// fits reports whether an identity has all that a term asks for.
+// fits reports whether an identity has all that a term asks for but its service.
 func (x *expansion) fits(s *models.Subject, t *Term, loosens bool) bool {
 	if t.Role != "" && !slices.Contains(s.Roles, t.Role) || t.Model != "" && !slices.Contains(s.Models, t.Model) || t.Front && !s.Front {
-		return false
-	}
-	if t.Service != "" && !slices.ContainsFunc(s.Services, func(k policy.ServiceKey) bool { return isService(t.Service, k) }) {
 		return false
 	}
 	if t.Project != "" && s.Services[0].Project.Name != t.Project {
@@ -267,10 +313,14 @@ func (x *expansion) fits(s *models.Subject, t *Term, loosens bool) bool {
 
 // compares joins what is said of all workloads of an identity.
 func (x *expansion) compares(s *models.Subject, c *Comparison, loosens bool) bool {
-	var said []value
-	for _, w := range s.Members {
-		trust := x.matches[w.ID].Trust
-		said = append(said, x.catalog.ofWorkload(w, c.Category, trust == policy.TrustRegistry || trust == policy.TrustDigest)...)
+	key := saying{s.Identity, c.Category}
+	said, known := x.said[key]
+	if !known {
+		for _, w := range s.Members {
+			trust := x.matches[w.ID].Trust
+			said = append(said, x.catalog.ofWorkload(w, c.Category, trust == policy.TrustRegistry || trust == policy.TrustDigest)...)
+		}
+		x.said[key] = said
 	}
 	return x.catalog.compare(said, c, loosens)
 }
