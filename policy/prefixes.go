@@ -67,6 +67,7 @@ type prefixEnd struct {
 type regions struct {
 	longest bart.Table[uint32]        // address -> region
 	held    map[netip.Prefix][]uint32 // prefix -> the regions that it holds
+	named   []netip.Prefix            // by region: the longest prefix of its addresses
 	count   uint32                    // of regions, that outside all included
 }
 
@@ -131,7 +132,7 @@ func newRegions(prefixes []netip.Prefix) *regions {
 	slices.SortFunc(prefixes, func(a, b netip.Prefix) int {
 		return cmp.Or(a.Addr().Compare(b.Addr()), cmp.Compare(a.Bits(), b.Bits()))
 	})
-	r := &regions{held: make(map[netip.Prefix][]uint32), count: 1}
+	r := &regions{held: make(map[netip.Prefix][]uint32), named: make([]netip.Prefix, 1), count: 1}
 	var open []netip.Prefix
 	for _, p := range slices.Compact(prefixes) {
 		for len(open) > 0 && !open[len(open)-1].Contains(p.Addr()) {
@@ -142,6 +143,7 @@ func newRegions(prefixes []netip.Prefix) *regions {
 		for _, outer := range open {
 			r.held[outer] = append(r.held[outer], r.count)
 		}
+		r.named = append(r.named, p)
 		r.count++
 	}
 	return r
@@ -162,8 +164,7 @@ type placement struct {
 	numbers  map[prefixEnd]uint32 // the same, the other way round
 }
 
-// numberVariants gives numbers to peers in regions: to those that the survey
-// met, and to those that are no workloads in all regions.
+// numberVariants gives numbers to peers in regions, as the survey met them.
 func (c *compiler) numberVariants(res *resolver) {
 	if c.regions == nil {
 		return
@@ -180,11 +181,6 @@ func (c *compiler) numberVariants(res *resolver) {
 		l.variants[k.who] = append(l.variants[k.who], dense)
 		l.inRegion[k.region] = append(l.inRegion[k.region], dense)
 		l.base[dense] = k.who
-	}
-	for region := uint32(1); region < c.regions.count; region++ {
-		for who := IDUnknown; who <= IDIngress; who++ {
-			add(variantKey{uint32(who), region})
-		}
 	}
 	for _, k := range res.met {
 		add(k)

@@ -356,15 +356,21 @@ func (s *surveyor) finish() {
 	}
 }
 
-// surveyRegions notes which workloads can be met in which regions: at their own
-// and their services' addresses, and behind those of the host.
+// surveyRegions notes which peers can be met in which regions: workloads at
+// their own and their services' addresses and behind those of the host, others
+// where the lines of section 1 that mean them can hold.
 func (s *surveyor) surveyRegions() {
 	r := s.res
 	met := make(map[variantKey]bool)
 	r.callers, r.variants = make(map[uint32]bool), make(map[variantKey]uint32)
-	add := func(who, region uint32) {
-		if who >= uint32(FirstWorkloadIdentity) && region != 0 {
-			met[variantKey{who, region}] = true
+	add := func(who Identity, region uint32) {
+		if region != 0 {
+			met[variantKey{uint32(who), region}] = true
+		}
+	}
+	for region := uint32(1); region < r.regions.count; region++ {
+		for who := range s.outsiders(r.regions.named[region]) {
+			add(who, region)
 		}
 	}
 	for k, p := range s.places {
@@ -372,26 +378,78 @@ func (s *surveyor) surveyRegions() {
 		if p.endpoint >= int32(FirstWorkloadIdentity) {
 			r.callers[region] = true
 		}
-		add(uint32(max(p.endpoint, 0)), region)
-		add(uint32(max(p.vip, 0)), region)
+		add(Identity(max(p.endpoint, 0)), region)
+		add(Identity(max(p.vip, 0)), region)
+		if p.lb {
+			add(IDLB, region)
+		}
+	}
+	for _, set := range r.dns {
+		for _, a := range set {
+			add(IDResolver, r.regions.at(a.netip()))
+		}
 	}
 	for a, sp := range s.spots {
-		if !sp.host {
-			continue
-		}
-		region := r.regions.at(a.netip())
-		for _, t := range s.targets {
-			add(t.who, region)
-		}
-		for _, owners := range s.hostNet {
-			for _, o := range owners {
-				add(o.who, region)
-			}
-		}
+		s.surveySpot(sp, r.regions.at(a.netip()), add)
 	}
 	r.met = slices.SortedFunc(maps.Keys(met), func(a, b variantKey) int {
 		return cmp.Or(cmp.Compare(a.region, b.region), cmp.Compare(a.who, b.who))
 	})
+}
+
+// surveySpot adds who can be met at an address.
+func (s *surveyor) surveySpot(sp spot, region uint32, add func(Identity, uint32)) {
+	if sp.endpoint != nobody {
+		add(Identity(sp.endpoint), region)
+	}
+	if sp.metadata {
+		add(IDMetadata, region)
+	}
+	if sp.broadcast {
+		add(IDBroadcast, region)
+	}
+	if sp.node {
+		add(IDNode, region)
+	}
+	if sp.host || sp.node {
+		add(IDOrchestrator, region)
+	}
+	if !sp.host {
+		return
+	}
+	add(IDHost, region)
+	for _, t := range s.targets {
+		add(Identity(t.who), region)
+	}
+	for _, owners := range s.hostNet {
+		for _, o := range owners {
+			add(Identity(o.who), region)
+		}
+	}
+}
+
+var multicast = []netip.Prefix{netip.MustParsePrefix("224.0.0.0/4"), netip.MustParsePrefix("ff00::/8")}
+
+// outsiders holds whom the ranges of section 1 place at addresses of p, and
+// perhaps others.
+func (s *surveyor) outsiders(p netip.Prefix) map[Identity]bool {
+	r := s.res
+	found := map[Identity]bool{IDUnknown: true}
+	if who, ok := r.outside.LookupPrefix(p); ok {
+		found[Identity(who)] = true
+	} else {
+		found[IDInternet] = true
+	}
+	for _, who := range r.outside.Subnets(p) {
+		found[Identity(who)] = true
+	}
+	if slices.ContainsFunc(multicast, p.Overlaps) {
+		found[IDMulticast] = true
+	}
+	if slices.ContainsFunc(r.ingress, func(n zonePrefix) bool { return n.prefix.Overlaps(p) }) {
+		found[IDIngress] = true
+	}
+	return found
 }
 
 // disjoint cuts ranges of ports into sorted pieces of one owner each; a piece
