@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"gatehouse/policy"
 )
 
 // Names come from labels that anybody may write: none of them steers a terminal.
@@ -20,6 +22,9 @@ func TestNamesDoNotSteerTheTerminal(t *testing.T) {
 	}
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /v1/mode", func(w http.ResponseWriter, _ *http.Request) { _ = json.NewEncoder(w).Encode([]string{evil}) })
+	mux.HandleFunc("POST /v1/mode/preview", func(w http.ResponseWriter, _ *http.Request) {
+		_ = json.NewEncoder(w).Encode(ModePreview{Services: []string{evil}, Drops: []policy.ReplayedGroup{{From: evil, To: evil}}})
+	})
 	mux.HandleFunc("GET /v1/services", func(w http.ResponseWriter, _ *http.Request) {
 		_ = json.NewEncoder(w).Encode([]ServiceView{{Service: evil}})
 	})
@@ -36,7 +41,7 @@ func TestNamesDoNotSteerTheTerminal(t *testing.T) {
 	for _, c := range []struct {
 		verb string
 		code int
-	}{{"mode all enforce", exitGood}, {"get services", exitGood}, {"observe", exitGood}, {"status", exitReach}} {
+	}{{"mode all enforce", exitNo}, {"mode all enforce --yes", exitGood}, {"get services", exitGood}, {"observe", exitGood}, {"status", exitReach}} {
 		var out bytes.Buffer
 		code := run(append(strings.Fields(c.verb), "--socket", socket), strings.NewReader(""), &out, &out)
 		if code != c.code || !strings.Contains(out.String(), "shop/") || strings.ContainsAny(out.String(), "\x1b\x07\u009b\u202e") {
