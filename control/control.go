@@ -8,10 +8,8 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"maps"
 	"net/netip"
 	"reflect"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -189,30 +187,21 @@ func (c *Control) refresh() error {
 	return nil
 }
 
-func (c *Control) make() *State {
-	p := c.rules.Policy
-	s := &State{Snapshot: c.cfg.Inventory.Snapshot(), Rules: c.rules, Situation: c.situation(time.Now()), Compiled: time.Now()}
-	s.Population = models.Groups(c.rules.Library, s.Snapshot, c.settings(s), c.ids)
-	s.Statements, s.Findings = models.Generate(s.Population)
-	s.Statements = append(s.Statements, p.Expand(s.Population, c.catalog, s.Situation.Moment)...)
-	for _, subject := range slices.Sorted(maps.Keys(s.Situation.Quarantines)) {
-		isIt := func(w *policy.Workload) bool { return Belongs(subject, w) }
-		s.Statements = append(s.Statements, operator.Quarantine(subject, s.Population, isIt, []string{"quarantine " + s.Situation.Quarantines[subject].String()})...)
-	}
-	return s
+func (c *Control) make() *State { return c.basis().derive(c.ids, c.catalog) }
+
+// basis is what the next state follows from.
+func (c *Control) basis() *Basis {
+	return &Basis{Snapshot: c.cfg.Inventory.Snapshot(), Rules: c.rules, Situation: c.situation(time.Now()),
+		Modes: c.cfg.Modes.All(), Settings: c.cfg.Settings, Compile: c.cfg.Compile}
 }
 
-// settings are those of the models, with what else tells identities apart.
-func (c *Control) settings(s *State) models.Settings {
-	p, set := c.rules.Policy, c.cfg.Settings
-	set.Modes = c.cfg.Modes.All()
-	maps.Copy(set.Modes, p.Modes) // the operator's file goes first (V5)
-	set.SelectedLabels = p.SelectedLabels()
-	categories := p.Variant(c.catalog)
-	set.Variant = func(w *policy.Workload) string {
-		return categories(w) + quarantined(s.Situation.Quarantines, w)
-	}
-	return set
+// Basis is what a state made now would follow from.
+func (c *Control) Basis() *Basis {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	b := c.basis()
+	b.Records = c.cfg.Records.All()
+	return b
 }
 
 func (c *Control) compile(s *State) error {

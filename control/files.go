@@ -31,10 +31,11 @@ type Files struct {
 type Rules struct {
 	Library *models.Library
 	Policy  *operator.Policy
+	Sources Sources // what they were read from
 }
 
-// content is what the files hold, in the form that is kept as the last good.
-type content struct {
+// Sources is what the files hold, in the form that is kept as the last good.
+type Sources struct {
 	Models     []document.File `json:"models"`
 	Statements []document.File `json:"statements"`
 	Categories []document.File `json:"categories"`
@@ -47,10 +48,10 @@ func (f Files) Check() (*Rules, error) {
 	if err != nil {
 		return nil, err
 	}
-	return c.rules()
+	return c.Rules()
 }
 
-func (f Files) read() (content, error) {
+func (f Files) read() (Sources, error) {
 	var faults document.Faults
 	collect := func(path string) []document.File {
 		if path == "" {
@@ -58,11 +59,13 @@ func (f Files) read() (content, error) {
 		}
 		return document.Collect(path, &faults)
 	}
-	c := content{collect(f.Models), collect(f.Statements), collect(f.Categories)}
+	c := Sources{collect(f.Models), collect(f.Statements), collect(f.Categories)}
 	return c, faults.Err()
 }
 
-func (c content) rules() (*Rules, error) {
+// Rules checks what the files hold whole. The error joins all faults, each with
+// file and line.
+func (c Sources) Rules() (*Rules, error) {
 	library, err := models.Embedded()
 	if err != nil {
 		return nil, err
@@ -71,13 +74,20 @@ func (c content) rules() (*Rules, error) {
 	if err == nil && len(own) > 0 {
 		library, err = models.WithOwn(own)
 	}
+	return c.over(library, err)
+}
+
+// Over is Rules with another library in place of the embedded one and of Models.
+func (c Sources) Over(library *models.Library) (*Rules, error) { return c.over(library, nil) }
+
+func (c Sources) over(library *models.Library, err error) (*Rules, error) {
 	// Statements name models: they are checked also where the models are at fault,
 	// so that all faults are told at once.
 	p, errPolicy := operator.Decode(c.Statements, c.Categories, library)
 	if err := errors.Join(err, errPolicy); err != nil {
 		return nil, err
 	}
-	return &Rules{library, p}, nil
+	return &Rules{library, p, c}, nil
 }
 
 // settle is how long files must stay as they are before they are read: a file
@@ -102,7 +112,7 @@ func OpenFiles(f Files, log *slog.Logger) (*FileWatch, *Rules, error) {
 	c, err := f.read()
 	var rules *Rules
 	if err == nil {
-		rules, err = c.rules()
+		rules, err = c.Rules()
 	}
 	if err == nil {
 		return w, rules, w.keep(c)
@@ -111,7 +121,7 @@ func OpenFiles(f Files, log *slog.Logger) (*FileWatch, *Rules, error) {
 	if errOld != nil {
 		return nil, nil, err
 	}
-	rules, errOld = old.rules()
+	rules, errOld = old.Rules()
 	if errOld != nil {
 		return nil, nil, errors.Join(err, fmt.Errorf("the last good files: %w", errOld))
 	}
@@ -119,8 +129,8 @@ func OpenFiles(f Files, log *slog.Logger) (*FileWatch, *Rules, error) {
 	return w, rules, nil
 }
 
-func (f Files) lastGood() (content, error) {
-	var c content
+func (f Files) lastGood() (Sources, error) {
+	var c Sources
 	data, err := os.ReadFile(f.LastGood)
 	if err != nil {
 		return c, err
@@ -128,7 +138,7 @@ func (f Files) lastGood() (content, error) {
 	return c, json.Unmarshal(data, &c)
 }
 
-func (w *FileWatch) keep(c content) error {
+func (w *FileWatch) keep(c Sources) error {
 	if w.files.LastGood == "" {
 		return nil
 	}
@@ -194,11 +204,11 @@ func (w *FileWatch) Run(ctx context.Context, apply func(*Rules) error) {
 	}
 }
 
-func (w *FileWatch) load(c content, err error, apply func(*Rules) error) error {
+func (w *FileWatch) load(c Sources, err error, apply func(*Rules) error) error {
 	if err != nil {
 		return err
 	}
-	rules, err := c.rules()
+	rules, err := c.Rules()
 	if err != nil {
 		return err
 	}

@@ -23,6 +23,18 @@ type File struct {
 	Data []byte
 }
 
+// Schema is the schema key of the file's first document, "" where it has none
+// or is no YAML.
+func (f *File) Schema() string {
+	var head struct {
+		Schema string `yaml:"schema"`
+	}
+	if yaml.NewDecoder(bytes.NewReader(f.Data)).Decode(&head) != nil {
+		return ""
+	}
+	return head.Schema
+}
+
 // Collect reads one file, or all of a folder in the order of their names: *.yaml
 // and *.yml, those of folders below too, hidden ones left out. What cannot be
 // read is a fault.

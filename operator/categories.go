@@ -99,17 +99,17 @@ type Source struct {
 
 // Records is what a system of record says.
 type Records struct {
-	Records []Record
-	Threat  Threat
+	Records []Record `json:"records"`
+	Threat  Threat   `json:"threat"`
 }
 
 // Record gives values to what fits all keys of its match that are not empty.
 type Record struct {
-	Image   string // normalised repository
-	Service string // NAME or PROJECT/NAME
-	Label   string // KEY=VALUE
-	CIDR    netip.Prefix
-	Set     map[string][]string // category -> values; several only in sets
+	Image   string              `json:"image,omitempty"`   // normalised repository
+	Service string              `json:"service,omitempty"` // NAME or PROJECT/NAME
+	Label   string              `json:"label,omitempty"`   // KEY=VALUE
+	CIDR    netip.Prefix        `json:"cidr,omitzero"`
+	Set     map[string][]string `json:"set"` // category -> values; several only in sets
 }
 
 // Bounds of what a system of record may say.

@@ -96,6 +96,8 @@ type EndpointView struct {
 	Addresses []string `json:"addresses"`
 	Admitted  bool     `json:"admitted"`
 	Interface string   `json:"interface,omitempty"` // the host side's index, with its namespace where it is not the host's
+	// On is the network itself, so that what is printed can be worked on elsewhere.
+	On *policy.Network `json:"on,omitempty"`
 }
 
 // ServiceView is one item of GET /v1/services: one identity.

@@ -15,7 +15,7 @@ func newGetCommand() *cobra.Command {
 		Short: "List workloads, services, statements, rules, models, flows or violations",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return fail(exitUsage, "get what? one of workloads, services, statements, rules, names, models, flows, violations")
+			return fail(exitUsage, "get what? one of workloads, services, statements, rules, names, models, flows, violations, snapshot")
 		},
 	}
 	get.AddCommand(
@@ -27,6 +27,7 @@ func newGetCommand() *cobra.Command {
 		listCommand("models", "Models in use by the gateway", modelRows),
 		recordsCommand("flows", "Live conversations, or with --since those on record", flowRows),
 		recordsCommand("violations", "What policy did not allow in the last 24 hours, dropped or only recorded", violationRows),
+		newGetSnapshot(),
 	)
 	return get
 }

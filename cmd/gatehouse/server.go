@@ -27,6 +27,7 @@ func (s *server) routes() map[string]http.HandlerFunc {
 	return map[string]http.HandlerFunc{
 		"GET /v1/status":        answer(func(*http.Request) (any, error) { return s.gw.status(), nil }),
 		"GET /v1/workloads":     answer(func(*http.Request) (any, error) { return s.gw.workloads(), nil }),
+		"GET /v1/snapshot":      answer(func(*http.Request) (any, error) { return s.gw.snapshot() }),
 		"GET /v1/services":      answer(func(*http.Request) (any, error) { return s.gw.services(), nil }),
 		"GET /v1/statements":    answer(func(*http.Request) (any, error) { return s.gw.statements(), nil }),
 		"GET /v1/rules":         answer(func(*http.Request) (any, error) { return s.gw.rules(), nil }),

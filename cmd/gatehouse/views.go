@@ -15,7 +15,7 @@ import (
 
 func workloadViews(s *control.State, admitted map[string]string) []WorkloadView {
 	groups := groupsByMember(s.Population.Groups)
-	networks := networkNames(s.Snapshot)
+	networks := networksByID(s.Snapshot)
 	out := make([]WorkloadView, 0, len(s.Snapshot.Workloads))
 	for i := range s.Snapshot.Workloads {
 		w := &s.Snapshot.Workloads[i]
@@ -32,8 +32,11 @@ func workloadViews(s *control.State, admitted map[string]string) []WorkloadView 
 		}
 		for _, e := range w.Endpoints {
 			device, ok := admitted[e.ID]
-			v.Endpoints = append(v.Endpoints, EndpointView{ID: e.ID, Network: networks[e.Network], MAC: macText(e.MAC),
-				Addresses: addressTexts(e.Addresses), Admitted: ok, Interface: device})
+			view := EndpointView{ID: e.ID, MAC: macText(e.MAC), Addresses: addressTexts(e.Addresses), Admitted: ok, Interface: device, On: networks[e.Network]}
+			if view.On != nil {
+				view.Network = view.On.Name
+			}
+			v.Endpoints = append(v.Endpoints, view)
 		}
 		out = append(out, v)
 	}
@@ -53,12 +56,12 @@ func groupsByMember(groups []policy.Group) map[string]*policy.Group {
 	return by
 }
 
-func networkNames(s *policy.Snapshot) map[string]string {
-	names := map[string]string{}
-	for _, n := range s.Networks {
-		names[n.ID] = n.Name
+func networksByID(s *policy.Snapshot) map[string]*policy.Network {
+	by := map[string]*policy.Network{}
+	for i := range s.Networks {
+		by[s.Networks[i].ID] = &s.Networks[i]
 	}
-	return names
+	return by
 }
 
 func serviceViews(s *control.State) []ServiceView {
