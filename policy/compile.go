@@ -65,10 +65,19 @@ type Rule struct {
 // another its to. Where statements name prefixes, a peer has a number of its own
 // for each set of them that holds an address of it (see prefixes.go).
 func Compile(in Input) (*Table, error) {
+	c, err := compile(in)
+	if err != nil {
+		return nil, err
+	}
+	return c.table, nil
+}
+
+// compile is Compile with what it worked by.
+func compile(in Input) (*compiler, error) {
 	if in.Snapshot == nil {
 		return nil, errors.New("compile: no snapshot")
 	}
-	c := compiler{in: &in, table: &Table{epoch: in.Epoch, statements: slices.Clone(in.Statements), groups: slices.Clone(in.Groups), snapshot: in.Snapshot}}
+	c := &compiler{in: &in, table: &Table{epoch: in.Epoch, statements: slices.Clone(in.Statements), groups: slices.Clone(in.Groups), snapshot: in.Snapshot}}
 	c.numberGroups()
 	c.numberRegions()
 	res, err := newResolver(&in, c.member, c.regions)
@@ -84,7 +93,7 @@ func Compile(in Input) (*Table, error) {
 	c.table.resolver = *res
 	c.layRules()
 	c.layNames()
-	return c.table, nil
+	return c, nil
 }
 
 type compiler struct {
@@ -617,6 +626,19 @@ func (c *compiler) classAt(dense uint32) class {
 // spans cuts the ports of one key at the edges of all rules that apply there.
 // names are patterns, as ends of rules, that the destination's name fits.
 func (c *compiler) spans(k pairKey, names ...uint32) []span {
+	var out []span
+	c.cells(k, names, func(lo, hi uint16, _ []int32, d *Decision) {
+		if n := len(out); n > 0 && out[n-1].decision == d && out[n-1].hi+1 == lo {
+			out[n-1].hi = hi
+			return
+		}
+		out = append(out, span{lo, hi, d})
+	})
+	return out
+}
+
+// cells is spans with the rules that apply in each; emit must not keep them.
+func (c *compiler) cells(k pairKey, names []uint32, emit func(lo, hi uint16, rules []int32, d *Decision)) {
 	cf, ct := c.classAt(k.from()), c.classAt(k.to())
 	var rules []int32
 	callees := c.endsOf(k.to(), ct)
@@ -629,7 +651,6 @@ func (c *compiler) spans(k pairKey, names ...uint32) []span {
 		}
 	}
 	slices.Sort(rules)
-	var out []span
 	var here []int32
 	sweep(len(rules),
 		func(i int) (lo, hi uint16) { r := c.table.rules[rules[i]].Ports; return r.Lo, r.Hi },
@@ -638,14 +659,8 @@ func (c *compiler) spans(k pairKey, names ...uint32) []span {
 			for _, i := range of {
 				here = append(here, rules[i])
 			}
-			d := c.decision(cf, ct, here)
-			if n := len(out); n > 0 && out[n-1].decision == d && out[n-1].hi+1 == lo {
-				out[n-1].hi = hi
-				return
-			}
-			out = append(out, span{lo, hi, d})
+			emit(lo, hi, here, c.decision(cf, ct, here))
 		})
-	return out
 }
 
 // decision returns the one Decision for these rules, ascending, between peers

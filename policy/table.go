@@ -99,6 +99,14 @@ func (t *Table) lookup(q *Query, held *NameUse) *Decision {
 
 // decide looks through the layers, the most particular first (see Compile).
 func (t *Table) decide(from, to uint32, proto Proto, port uint16) *Decision {
+	if d := at(t.spansBetween(from, to, proto), port); d != nil {
+		return d
+	}
+	return t.unruled[t.peers[from].class][t.peers[to].class]
+}
+
+// spansBetween are those of the most particular layer that has any.
+func (t *Table) spansBetween(from, to uint32, proto Proto) []span {
 	caller, callee := t.peers[from], t.peers[to]
 	var spans []span
 	if caller.layers&pairFrom != 0 && callee.layers&pairTo != 0 {
@@ -113,10 +121,7 @@ func (t *Table) decide(from, to uint32, proto Proto, port uint16) *Decision {
 	if spans == nil && t.classes {
 		spans = t.pairs.get(keyOf(caller.class.dense(), callee.class.dense(), proto))
 	}
-	if d := at(spans, port); d != nil {
-		return d
-	}
-	return t.unruled[caller.class][callee.class]
+	return spans
 }
 
 // Resolve returns who is at both ends of that flow (section 1), and the

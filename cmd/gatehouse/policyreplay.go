@@ -26,13 +26,13 @@ import (
 func newPolicyCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "policy",
-		Short: "Ask policy about recorded flows, and recorded flows about policy",
+		Short: "Work on policy as a whole: what it is, what changes, whether it does what it should, what recorded flows say of it",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return fail(exitUsage, "policy what? one of replay, suggest")
+			return fail(exitUsage, "policy what? one of compile, diff, test, replay, suggest, export")
 		},
 	}
-	cmd.AddCommand(newPolicyReplayCommand(), newPolicySuggestCommand())
+	cmd.AddCommand(newPolicyCompileCommand(), newPolicyDiffCommand(), newPolicyReplayCommand(), newPolicySuggestCommand())
 	return cmd
 }
 

@@ -1,0 +1,486 @@
+package policy
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+)
+
+// Outcome is what becomes of a flow, in one word.
+type Outcome string
+
+const (
+	OutcomePasses   Outcome = "passes"
+	OutcomeRecorded Outcome = "recorded" // policy says no, a mode lets it by
+	OutcomeDropped  Outcome = "dropped"
+	OutcomeRejected Outcome = "rejected"
+)
+
+// Outcome of a judgement.
+func (j *Judgement) Outcome() Outcome {
+	switch {
+	case !j.Denied:
+		return OutcomePasses
+	case j.Verdict == Allow:
+		return OutcomeRecorded
+	case j.Verdict == Reject:
+		return OutcomeRejected
+	}
+	return OutcomeDropped
+}
+
+// Difference is what one table says of flows between two peers and another does
+// not.
+type Difference struct {
+	From   string      `json:"from"`
+	To     string      `json:"to"`
+	Apps   []string    `json:"apps"`  // forms in which an application may be seen; "any" where it makes no difference
+	Ports  []PortRange `json:"ports"` // the responder's own
+	Before Outcome     `json:"before"`
+	After  Outcome     `json:"after"`
+	Why    string      `json:"why"`
+	// Statement is the id of what decides now or, where nothing does any more, of
+	// what did.
+	Statement string `json:"statement,omitempty"`
+}
+
+// String is the difference in words.
+func (d *Difference) String() string {
+	apps := strings.Join(d.Apps, ", ")
+	if apps == "any" {
+		apps = "anything"
+	}
+	ports := PortsText(d.Ports)
+	var text string
+	switch {
+	case d.Before == OutcomePasses:
+		text = fmt.Sprintf("%s may no longer reach %s with %s on %s", d.From, d.To, apps, ports)
+		if d.After != OutcomeDropped {
+			text += " (" + string(d.After) + ")"
+		}
+	case d.After == OutcomePasses:
+		text = fmt.Sprintf("%s may now reach %s with %s on %s", d.From, d.To, apps, ports)
+	default:
+		text = fmt.Sprintf("%s to %s with %s on %s: %s before, %s now", d.From, d.To, apps, ports, d.Before, d.After)
+	}
+	return text + ": " + d.Why
+}
+
+// Comparison is what differs between two tables, by their verdicts.
+type Comparison struct {
+	Differences []Difference `json:"differences"`
+	// Modes are services whose mode or guard differs: what policy does not allow
+	// there is dropped now, or only recorded.
+	Modes []string `json:"modes"`
+	// Came and Left are services that only one of the tables knows; they are not
+	// compared.
+	Came []string `json:"came"`
+	Left []string `json:"left"`
+}
+
+// Same reports whether nothing differs.
+func (c *Comparison) Same() bool {
+	return len(c.Differences)+len(c.Modes)+len(c.Came)+len(c.Left) == 0
+}
+
+// Diff compares what two tables say of every pair of peers that both know, every
+// port and every application that either can tell apart. Workloads are the same
+// if they have one id, else if their services have one name. Neither table may be
+// in use by others meanwhile.
+func Diff(before, after *Table) Comparison {
+	d := differ{tables: [2]*Table{before, after}, judged: make(map[[2]*Decision][]change), found: make(map[string]*Difference)}
+	d.statements[0], d.statements[1] = byID(before), byID(after)
+	d.pairUp()
+	for _, from := range d.ends {
+		for _, to := range d.ends {
+			if from.at[0] < uint32(FirstWorkloadIdentity) && to.at[0] < uint32(FirstWorkloadIdentity) {
+				continue // neither is guarded
+			}
+			for _, proto := range nameProtos {
+				d.compare(from, to, proto)
+			}
+		}
+		d.compareNames(from)
+	}
+	return d.comparison()
+}
+
+func byID(t *Table) map[string]*Statement {
+	out := make(map[string]*Statement, len(t.statements))
+	for i := range t.statements {
+		out[t.statements[i].ID] = &t.statements[i]
+	}
+	return out
+}
+
+type differ struct {
+	tables     [2]*Table
+	statements [2]map[string]*Statement
+	ends       []bothEnds
+	came, left []string
+	judged     map[[2]*Decision][]change
+	found      map[string]*Difference
+	order      []string
+}
+
+// bothEnds is a peer as both tables number it.
+type bothEnds struct {
+	name string
+	at   [2]uint32
+}
+
+// change is applications of which two decisions say different things for one
+// cause.
+type change struct {
+	apps      []string
+	outcomes  [2]Outcome
+	rules     [2]int32
+	onlyModes bool
+}
+
+// pairUp finds the peers that both tables know, at each address that prefixes of
+// statements tell apart.
+func (d *differ) pairUp() {
+	seen := make(map[[2]uint32]bool)
+	add := func(name string, at [2]uint32) {
+		if !seen[at] {
+			seen[at] = true
+			d.ends = append(d.ends, bothEnds{name, at})
+		}
+	}
+	d.pairWorkloads(add)
+	for id := IDHost; id <= IDIngress; id++ {
+		name := identityNames[id]
+		add(name, [2]uint32{d.tables[0].somewhere(uint32(id)), d.tables[1].somewhere(uint32(id))})
+	}
+	for _, p := range d.prefixes() {
+		ip, ok := representative(p, d.prefixes())
+		if !ok {
+			continue
+		}
+		var at [2]uint32
+		for i, t := range d.tables {
+			at[i] = t.placed(t.resolver.elsewhere(0, addressFrom(ip), t.resolver.anywhere.get(0, addressFrom(ip))), ip)
+		}
+		add(fmt.Sprintf("%s at %s", d.tables[1].IdentityName(d.tables[1].ids[at[1]]), p), at)
+	}
+}
+
+func (d *differ) pairWorkloads(add func(string, [2]uint32)) {
+	groups := [2]map[string]uint32{memberGroups(d.tables[0]), memberGroups(d.tables[1])}
+	met := [2]map[uint32]bool{{}, {}}
+	pair := func(at [2]uint32, w *Workload) {
+		met[0][at[0]], met[1][at[1]] = true, true
+		name := d.tables[1].IdentityName(d.tables[1].ids[at[1]])
+		add(name, at)
+		if w == nil {
+			return
+		}
+		for _, e := range w.Endpoints {
+			for _, ip := range e.Addresses {
+				add(name, [2]uint32{d.tables[0].placed(at[0], ip), d.tables[1].placed(at[1], ip)})
+			}
+		}
+	}
+	for i := range d.tables[1].snapshot.Workloads {
+		w := &d.tables[1].snapshot.Workloads[i]
+		old, known := groups[0][w.ID]
+		if now := groups[1][w.ID]; known && now != 0 {
+			pair([2]uint32{old, now}, w)
+		}
+	}
+	byName := make(map[string]uint32)
+	for i := range d.tables[0].groups {
+		if dense := uint32(FirstWorkloadIdentity) + uint32(i); !met[0][dense] {
+			byName[d.tables[0].groups[i].Service.String()] = dense
+		}
+	}
+	for i := range d.tables[1].groups {
+		dense, name := uint32(FirstWorkloadIdentity)+uint32(i), d.tables[1].groups[i].Service.String()
+		if met[1][dense] {
+			continue
+		}
+		if old, ok := byName[name]; ok {
+			pair([2]uint32{old, dense}, nil)
+			continue
+		}
+		d.came = append(d.came, name)
+	}
+	for name, dense := range byName {
+		if !met[0][dense] {
+			d.left = append(d.left, name)
+		}
+	}
+}
+
+// memberGroups is the dense number of each workload.
+func memberGroups(t *Table) map[string]uint32 {
+	out := make(map[string]uint32)
+	for i := range t.groups {
+		for _, id := range t.groups[i].Members {
+			out[id] = uint32(FirstWorkloadIdentity) + uint32(i)
+		}
+	}
+	return out
+}
+
+// prefixes are those that statements of either table name.
+func (d *differ) prefixes() []netip.Prefix {
+	all := make(map[netip.Prefix]bool)
+	for _, t := range d.tables {
+		for i := range t.rules {
+			for _, p := range [...]netip.Prefix{t.rules[i].FromPrefix, t.rules[i].ToPrefix} {
+				if p.IsValid() {
+					all[p.Masked()] = true
+				}
+			}
+		}
+	}
+	return slices.SortedFunc(maps.Keys(all), func(a, b netip.Prefix) int {
+		return cmp.Or(a.Addr().Compare(b.Addr()), cmp.Compare(a.Bits(), b.Bits()))
+	})
+}
+
+// representative is an address of p that no longer prefix of all holds; false
+// where those cover it.
+func representative(p netip.Prefix, all []netip.Prefix) (netip.Addr, bool) {
+	ip := p.Addr()
+	for ip.IsValid() && p.Contains(ip) {
+		inner := slices.IndexFunc(all, func(q netip.Prefix) bool { return q.Bits() > p.Bits() && q.Contains(ip) })
+		if inner < 0 {
+			return ip, true
+		}
+		ip = lastIn(all[inner]).Next()
+	}
+	return netip.Addr{}, false
+}
+
+// lastIn is the last address of a prefix.
+func lastIn(p netip.Prefix) netip.Addr {
+	b := p.Addr().AsSlice()
+	for bit := p.Bits(); bit < 8*len(b); bit++ {
+		b[bit/8] |= 0x80 >> (bit % 8)
+	}
+	ip, _ := netip.AddrFromSlice(b)
+	return ip
+}
+
+func (d *differ) compare(from, to bothEnds, proto Proto) {
+	var spans [2][]span
+	for i, t := range d.tables {
+		spans[i] = t.spansBetween(from.at[i], to.at[i], proto)
+	}
+	if len(spans[0])+len(spans[1]) == 0 {
+		return // where no rule speaks only modes can differ
+	}
+	d.merge(from, to.name, proto, spans, d.unruled(from, to))
+}
+
+func (d *differ) unruled(from, to bothEnds) [2]*Decision {
+	var out [2]*Decision
+	for i, t := range d.tables {
+		out[i] = t.unruled[t.peers[from.at[i]].class][t.peers[to.at[i]].class]
+	}
+	return out
+}
+
+// merge compares port by port, in pieces in which neither table changes its mind.
+func (d *differ) merge(from bothEnds, to string, proto Proto, spans [2][]span, unruled [2]*Decision) {
+	edges := map[uint32]bool{0: true}
+	for _, list := range spans {
+		for _, s := range list {
+			edges[uint32(s.lo)], edges[uint32(s.hi)+1] = true, true
+		}
+	}
+	sorted := slices.Sorted(maps.Keys(edges))
+	for i, lo := range sorted {
+		hi := uint32(65535)
+		if i+1 < len(sorted) {
+			hi = sorted[i+1] - 1
+		}
+		if lo > 65535 || proto == ProtoICMP && lo > 0 {
+			break
+		}
+		ports := PortRange{proto, uint16(lo), uint16(hi)}
+		if proto == ProtoICMP {
+			ports.Hi = 0
+		}
+		pair := unruled
+		for side, list := range spans {
+			if found := at(list, uint16(lo)); found != nil {
+				pair[side] = found
+			}
+		}
+		d.judge(from, to, ports, pair)
+	}
+}
+
+// compareNames compares what a peer may reach by name.
+func (d *differ) compareNames(from bothEnds) {
+	names := make(map[string]bool)
+	for _, t := range d.tables {
+		for _, p := range t.names.patterns {
+			names[p.text] = true
+		}
+	}
+	internet := bothEnds{"", [2]uint32{d.tables[0].somewhere(uint32(IDInternet)), d.tables[1].somewhere(uint32(IDInternet))}}
+	for _, name := range slices.Sorted(maps.Keys(names)) {
+		for _, proto := range nameProtos {
+			var spans [2][]span
+			for i, t := range d.tables {
+				spans[i] = t.spansToName(from.at[i], internet.at[i], proto, name)
+			}
+			d.merge(from, "name:"+name, proto, spans, d.unruled(from, internet))
+		}
+	}
+}
+
+// spansToName is spansBetween for a destination that a name or a pattern leads
+// to.
+func (t *Table) spansToName(from, internet uint32, proto Proto, name string) []span {
+	if t.names.compiler == nil {
+		return t.spansBetween(from, internet, proto)
+	}
+	var ends []uint32
+	for i, p := range t.names.patterns {
+		if p.text == name || nameFits(p.text, strings.TrimPrefix(name, "*.")) && strings.HasPrefix(p.text, "*.") {
+			ends = append(ends, firstName+uint32(i))
+		}
+	}
+	return t.names.compiler.spans(keyOf(from, internet, proto), ends...)
+}
+
+func (d *differ) judge(from bothEnds, to string, ports PortRange, pair [2]*Decision) {
+	changes, known := d.judged[pair]
+	if !known {
+		changes = d.changes(pair)
+		d.judged[pair] = changes
+	}
+	for i := range changes {
+		c := &changes[i]
+		if c.onlyModes {
+			continue
+		}
+		d.add(from.name, to, ports, c)
+	}
+}
+
+func (d *differ) add(from, to string, ports PortRange, c *change) {
+	why, statement := d.why(c)
+	key := fmt.Sprint(from, "\x00", to, "\x00", c.apps, c.outcomes, why)
+	have := d.found[key]
+	if have == nil {
+		have = &Difference{From: from, To: to, Apps: c.apps, Before: c.outcomes[0], After: c.outcomes[1], Why: why, Statement: statement}
+		d.found[key] = have
+		d.order = append(d.order, key)
+	}
+	if n := len(have.Ports); n > 0 && have.Ports[n-1].Proto == ports.Proto && have.Ports[n-1].Hi < 65535 && have.Ports[n-1].Hi+1 == ports.Lo {
+		have.Ports[n-1].Hi = ports.Hi
+	} else if !slices.Contains(have.Ports, ports) {
+		have.Ports = append(have.Ports, ports)
+	}
+}
+
+// changes lists what two decisions say differently, by cause.
+func (d *differ) changes(pair [2]*Decision) []change {
+	if pair[0] == pair[1] {
+		return nil
+	}
+	asked := make(map[Spoken]bool)
+	var out []change
+	all := true
+	for _, s := range slices.Concat([]Spoken{{App: AppUnknown}}, pair[0].spoken(), pair[1].spoken()) {
+		if asked[s] || s.App == AppDTLS || s.ALPN == AppUnknown {
+			continue
+		}
+		asked[s] = true
+		before, after := pair[0].JudgeServer(s, ServerName{State: NameUnread}), pair[1].JudgeServer(s, ServerName{State: NameUnread})
+		c := change{outcomes: [2]Outcome{before.Outcome(), after.Outcome()}, rules: [2]int32{before.Rule, after.Rule}}
+		if c.outcomes[0] == c.outcomes[1] {
+			all = false
+			continue
+		}
+		c.onlyModes = before.Rule < 0 && after.Rule < 0
+		i := slices.IndexFunc(out, func(o change) bool { return o.outcomes == c.outcomes && o.rules == c.rules })
+		if i < 0 {
+			out, i = append(out, c), len(out)
+		}
+		out[i].apps = append(out[i].apps, appOf(s))
+	}
+	if all && len(out) == 1 {
+		out[0].apps = []string{"any"}
+	}
+	return out
+}
+
+func appOf(s Spoken) string {
+	if s.App == AppUnknown {
+		return "an unknown application"
+	}
+	return s.String()
+}
+
+// why says which statement made the difference.
+func (d *differ) why(c *change) (text, statement string) {
+	before, after := d.behind(0, c.rules[0]), d.behind(1, c.rules[1])
+	switch {
+	case after != nil && d.statements[0][after.ID] == nil:
+		return fmt.Sprintf("statement %s%s is new", after.ID, originText(after)), after.ID
+	case before != nil && d.statements[1][before.ID] == nil:
+		return fmt.Sprintf("statement %s%s is gone", before.ID, originText(before)), before.ID
+	case after != nil && (before == nil || before.ID != after.ID):
+		return fmt.Sprintf("statement %s%s decides now", after.ID, originText(after)), after.ID
+	case before != nil:
+		now := d.statements[1][before.ID]
+		if now.Pending != "" {
+			return fmt.Sprintf("statement %s%s is not in force: %s", now.ID, originText(now), now.Pending), now.ID
+		}
+		return fmt.Sprintf("statement %s%s is another now", now.ID, originText(now)), now.ID
+	}
+	return "who is guarded there changed", ""
+}
+
+func (d *differ) behind(table int, rule int32) *Statement {
+	if rule < 0 {
+		return nil
+	}
+	t := d.tables[table]
+	return &t.statements[t.rules[rule].Statement]
+}
+
+func (d *differ) comparison() Comparison {
+	out := Comparison{Differences: []Difference{}, Modes: []string{}, Came: append([]string{}, d.came...), Left: append([]string{}, d.left...)}
+	for _, key := range d.order {
+		out.Differences = append(out.Differences, *d.found[key])
+	}
+	slices.SortStableFunc(out.Differences, func(a, b Difference) int {
+		return cmp.Or(cmp.Compare(a.From, b.From), cmp.Compare(a.To, b.To))
+	})
+	for _, e := range d.ends {
+		before, isBefore := d.tables[0].Group(d.tables[0].ids[e.at[0]])
+		after, isAfter := d.tables[1].Group(d.tables[1].ids[e.at[1]])
+		if !isBefore || !isAfter {
+			continue
+		}
+		if a, b := modeText(&before), modeText(&after); a != b {
+			text := fmt.Sprintf("%s: %s before, %s now", e.name, a, b)
+			if !slices.Contains(out.Modes, text) {
+				out.Modes = append(out.Modes, text)
+			}
+		}
+	}
+	slices.Sort(out.Modes)
+	slices.Sort(out.Came)
+	slices.Sort(out.Left)
+	return out
+}
+
+func modeText(g *Group) string {
+	if !g.Guarded {
+		return "not guarded"
+	}
+	return g.Mode.String()
+}
