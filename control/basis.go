@@ -22,6 +22,7 @@ type Basis struct {
 	Snapshot  *policy.Snapshot
 	Rules     *Rules
 	Records   []operator.Records // what systems of record say
+	Instead   []operator.Record  // says more than Records of what it names
 	Situation Situation
 	Modes     map[string]policy.Mode // that people set by hand
 	Settings  models.Settings
@@ -32,7 +33,9 @@ type Basis struct {
 // what does not compile.
 func (b *Basis) State() (*State, error) {
 	b.Situation.Active = b.Rules.Policy.Active(b.Situation.Moment)
-	s := b.derive(policy.NewIdentities(), operator.NewCatalog(b.Rules.Policy.Kinds, b.Records))
+	catalog := operator.NewCatalog(b.Rules.Policy.Kinds, b.Records)
+	catalog.Instead(b.Instead)
+	s := b.derive(policy.NewIdentities(), catalog)
 	in := b.Compile
 	in.Epoch, in.Snapshot, in.Groups, in.Statements = 1, s.Snapshot, s.Population.Groups, s.Statements
 	table, err := policy.Compile(in)

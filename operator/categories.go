@@ -424,6 +424,7 @@ type Catalog struct {
 	lengths  [2][]int           // lengths of places, the longest first, of IPv4 and IPv6
 	prefixes []netip.Prefix     // of places, and the whole of each family
 	said     []map[string]value // what is said of the addresses of prefixes[i] that are in no longer one
+	instead  []*Record
 }
 
 // NewCatalog joins what the sources say.
@@ -434,6 +435,12 @@ func NewCatalog(kinds map[string]Kind, all []Records) *Catalog {
 			c.add(&all[i].Records[j])
 		}
 	}
+	c.sortPlaces()
+	return c
+}
+
+// sortPlaces prepares prefixes for at.
+func (c *Catalog) sortPlaces() {
 	prefixes := map[netip.Prefix]bool{netip.PrefixFrom(netip.IPv4Unspecified(), 0): true, netip.PrefixFrom(netip.IPv6Unspecified(), 0): true}
 	for p := range c.places {
 		prefixes[p] = true
@@ -454,10 +461,10 @@ func NewCatalog(kinds map[string]Kind, all []Records) *Catalog {
 		}
 		return a.Bits() - b.Bits()
 	})
+	c.said = nil
 	for _, p := range c.prefixes {
 		c.said = append(c.said, c.within(p))
 	}
-	return c
 }
 
 func (c *Catalog) add(r *Record) {
@@ -485,6 +492,9 @@ func (c *Catalog) add(r *Record) {
 // ofWorkload lists what is said of one category of a workload; proven says that
 // the image is what its name says.
 func (c *Catalog) ofWorkload(w *policy.Workload, category string, proven bool) []value {
+	if said, ok := c.insteadOf(w, category); ok {
+		return said
+	}
 	var out []value
 	keys := []string{"image " + w.Image.Repository, "service " + w.Service.Name, "service " + w.Service.String()}
 	for k, l := range w.Labels {

@@ -13,11 +13,11 @@ import (
 type node = map[string]any
 
 // Schema returns the JSON Schema (draft 2020-12) of the files of a kind: models,
-// statements or categories; false for another. A schema holds the form of a file:
+// statements, categories or tests; false for another. A schema holds the form of a file:
 // what spans keys or files (names of models, unique ids, kinds of categories) only
 // the gateway checks.
 func Schema(kind string) ([]byte, bool) {
-	make, ok := map[string]func() node{"models": modelSchema, "statements": statementsSchema, "categories": categoriesSchema}[kind]
+	make, ok := map[string]func() node{"models": modelSchema, "statements": statementsSchema, "categories": categoriesSchema, "tests": casesSchema}[kind]
 	if !ok {
 		return nil, false
 	}

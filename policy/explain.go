@@ -64,19 +64,64 @@ type Line struct {
 // (plain, upgraded, inside TLS), else the plain one; with AppNone the answer
 // says what may be spoken. The error says what could not be found.
 func Explain(t *Table, from, to string, port PortRange, app App) (Explanation, error) {
+	return ExplainAs(t, from, to, port, Spoken{App: app}, true)
+}
+
+// ExplainName is Explain for a flow to an address outside that a name leads to,
+// and that says it is for that name. Nobody else may use the table meanwhile.
+func ExplainName(t *Table, from, name string, port PortRange, s Spoken, anyForm bool) (Explanation, error) {
+	x, err := newQuestion(t, from, "@internet", port)
+	if err != nil {
+		return Explanation{}, err
+	}
+	d := at(t.spansToName(x.from, x.to, x.proto, name), x.own)
+	if d == nil {
+		d = t.unruled[t.peers[x.from].class][t.peers[x.to].class]
+	}
+	out := x.answer(d, s, anyForm, ServerName{State: NameGiven, Text: []byte(name)})
+	out.To = "name:" + name
+	return out, nil
+}
+
+// ExplainAs is Explain for a flow that speaks s; with anyForm, in whichever of
+// the forms of its application passes.
+func ExplainAs(t *Table, from, to string, port PortRange, s Spoken, anyForm bool) (Explanation, error) {
+	x, err := newQuestion(t, from, to, port)
+	if err != nil {
+		return Explanation{}, err
+	}
+	return x.answer(t.decide(x.from, x.to, x.proto, x.own), s, anyForm, ServerName{}), nil
+}
+
+// question is a flow between two peers as people name them.
+type question struct {
+	table      *Table
+	from, to   uint32
+	proto      Proto
+	asked, own uint16
+}
+
+func (x *question) answer(d *Decision, s Spoken, anyForm bool, server ServerName) Explanation {
+	if anyForm && s.App != AppNone {
+		s = d.likeliest(s.App, server)
+	}
+	return x.table.explain(x.from, x.to, x.proto, x.asked, x.own, d, s, server)
+}
+
+func newQuestion(t *Table, from, to string, port PortRange) (*question, error) {
 	if problem := port.problem(); problem != "" {
-		return Explanation{}, fmt.Errorf("port %s: %s", port, problem)
+		return nil, fmt.Errorf("port %s: %s", port, problem)
 	}
 	if port.Lo != port.Hi {
-		return Explanation{}, fmt.Errorf("port %s: explain one port at a time", port)
+		return nil, fmt.Errorf("port %s: explain one port at a time", port)
 	}
 	f, err := t.find(from)
 	if err != nil {
-		return Explanation{}, fmt.Errorf("from: %w", err)
+		return nil, fmt.Errorf("from: %w", err)
 	}
 	d, err := t.find(to)
 	if err != nil {
-		return Explanation{}, fmt.Errorf("to: %w", err)
+		return nil, fmt.Errorf("to: %w", err)
 	}
 	q := Query{Proto: port.Proto.normal(), DstPort: port.Lo}
 	q.Zone, q.Src = t.standIn(f, d)
@@ -94,18 +139,14 @@ func Explain(t *Table, from, to string, port PortRange, app App) (Explanation, e
 		f.who = t.placed(f.who, netip.AddrFrom16(q.Src))
 	}
 	f.who, d.who = t.somewhere(f.who), t.somewhere(d.who)
-	spoken := Spoken{App: app}
-	if app != AppNone {
-		spoken = t.decide(f.who, d.who, q.Proto, own).likeliest(app)
-	}
-	return t.explain(f.who, d.who, q.Proto, port.Lo, own, spoken), nil
+	return &question{t, f.who, d.who, q.Proto, port.Lo, own}, nil
 }
 
 // ExplainFlow answers for a flow as it was seen at a hook.
 func ExplainFlow(t *Table, q Query, s Spoken) Explanation {
 	q.Proto = q.Proto.normal()
 	from, to, port := t.resolver.peers(&q)
-	return t.explain(from, to, q.Proto, q.DstPort, port, s)
+	return t.explain(from, to, q.Proto, q.DstPort, port, t.decide(from, to, q.Proto, port), s, ServerName{})
 }
 
 // placed is the peer where prefixes of statements hold that address of it.
@@ -132,9 +173,9 @@ func (t *Table) somewhere(who uint32) uint32 {
 
 // likeliest is the first form of an application in which the flow passes, else
 // the plain one.
-func (d *Decision) likeliest(a App) Spoken {
+func (d *Decision) likeliest(a App, server ServerName) Spoken {
 	for _, s := range forms(a) {
-		if !d.Judge(s).Denied {
+		if !d.JudgeServer(s, server).Denied {
 			return s
 		}
 	}
@@ -271,9 +312,8 @@ func (t *Table) sightings(f found) []sighting {
 	return out
 }
 
-func (t *Table) explain(from, to uint32, proto Proto, asked, own uint16, s Spoken) Explanation {
-	d := t.decide(from, to, proto, own)
-	j := d.Judge(s)
+func (t *Table) explain(from, to uint32, proto Proto, asked, own uint16, d *Decision, s Spoken, server ServerName) Explanation {
+	j := d.JudgeServer(s, server)
 	x := Explanation{
 		Epoch: t.epoch,
 		From:  t.IdentityName(t.ids[from]), FromIdentity: t.ids[from],
@@ -295,8 +335,8 @@ func (t *Table) explain(from, to uint32, proto Proto, asked, own uint16, s Spoke
 		}
 	}
 	x.Sides = []SideSay{
-		t.sideSay(SideOut, from, &d.out, d, s),
-		t.sideSay(SideIn, to, &d.in, d, s),
+		t.sideSay(SideOut, from, &d.out, d, s, server),
+		t.sideSay(SideIn, to, &d.in, d, s, server),
 	}
 	x.Change = t.changes(&x, from, to)
 	return x
@@ -321,15 +361,15 @@ func (s Spoken) String() string {
 	return name
 }
 
-func (t *Table) sideSay(side Side, who uint32, sd *sideDecision, d *Decision, s Spoken) SideSay {
-	a := sd.ask(s, ServerName{})
+func (t *Table) sideSay(side Side, who uint32, sd *sideDecision, d *Decision, s Spoken, server ServerName) SideSay {
+	a := sd.ask(s, server)
 	say := SideSay{Side: side, Peer: t.IdentityName(t.ids[who]), Guarded: sd.guarded, Mode: sd.mode, Answer: "yes", Reason: a.reason, Rule: a.rule}
 	if a.no {
 		say.Answer = "no"
 	}
 	if s.App == AppNone {
 		for _, other := range d.spoken() {
-			if sd.ask(other, ServerName{}).no != a.no {
+			if sd.ask(other, server).no != a.no {
 				say.Answer, say.Reason, say.Rule = "depends on the application", ReasonNone, -1
 				break
 			}

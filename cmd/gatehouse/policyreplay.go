@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"cmp"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -17,8 +18,10 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"gatehouse/control"
 	"gatehouse/control/history"
 	"gatehouse/control/suggest"
+	"gatehouse/dataplane/replay"
 	"gatehouse/policy"
 )
 
@@ -32,53 +35,221 @@ func newPolicyCommand() *cobra.Command {
 			return fail(exitUsage, "policy what? one of compile, diff, test, replay, suggest, export")
 		},
 	}
-	cmd.AddCommand(newPolicyCompileCommand(), newPolicyDiffCommand(), newPolicyReplayCommand(), newPolicySuggestCommand())
+	cmd.AddCommand(newPolicyCompileCommand(), newPolicyDiffCommand(), newPolicyTestCommand(), newPolicyReplayCommand(), newPolicySuggestCommand())
 	return cmd
 }
 
 func newPolicyReplayCommand() *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "replay [FLOWS]",
-		Short: "Which recorded flows the present policy would drop, by whom and why",
-		Long: "Replay judges flows that were recorded by the policy of now, and exits 1 if it would drop any that passed. FLOWS is a file of\n" +
-			"what `gatehouse get flows --since 24h -o json` prints, or - for standard input; without it the gateway's own record is asked.",
+		Use:   "replay [FLOWS|CAPTURE]",
+		Short: "Which recorded flows a policy would drop, by whom and why",
+		Long: "Replay judges flows that were recorded, and exits 1 if the policy would drop any that passed. The policy is the running gateway's\n" +
+			"present one, or what --policy, --models, --workloads, --compose and --stack say in its place. FLOWS is a file of what\n" +
+			"`gatehouse get flows --since 24h -o json` prints, CAPTURE one in pcap or pcapng; - is standard input; without either the gateway's\n" +
+			"own record is asked. A capture does not say on which network it was taken: --network names it where addresses are not unique.",
 		Example: "  gatehouse policy replay --since 24h\n" +
-			"  gatehouse policy replay --since 24h --enforce all\n" +
-			"  gatehouse policy replay flows.json",
+			"  gatehouse policy replay --since 24h --enforce all --policy ./policy\n" +
+			"  gatehouse policy replay flows.json\n" +
+			"  gatehouse policy replay trace.pcap --workloads host.yaml --policy ./policy",
 		Args: cobra.MaximumNArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			var req ReplayRequest
-			req.Since, _ = cmd.Flags().GetString("since")
-			req.Until, _ = cmd.Flags().GetString("until")
-			req.Enforce, _ = cmd.Flags().GetStringSlice("enforce")
-			if len(args) == 1 {
-				if req.Since != "" || req.Until != "" {
-					return fail(exitUsage, "a file of flows has its own time: leave out --since and --until")
-				}
-				flows, err := readFlows(cmd.InOrStdin(), args[0])
-				if err != nil {
-					return err
-				}
-				req.Flows = &flows
-			}
-			var report ReplayAnswer
-			if err := newClient(cmd).post(cmd.Context(), "/v1/replay", req, &report); err != nil {
-				return err
-			}
-			if err := show(cmd, report, func(w io.Writer) { replayRows(w, &report) }); err != nil {
-				return err
-			}
-			if slices.ContainsFunc(report.Dropped, func(g policy.ReplayedGroup) bool { return g.Passed }) {
-				return &exitError{exitNo, nil}
-			}
-			return nil
-		},
+		RunE: runPolicyReplay,
 	}
 	cmd.Flags().String("since", "", "flows last seen since then: a time, or how long ago (default 24h)")
 	cmd.Flags().String("until", "", "flows begun before then")
 	cmd.Flags().StringSlice("enforce", nil, "judge as if these services enforced; all = every one")
+	cmd.Flags().String("network", "", "the network on which a capture was taken")
+	addBasisFlags(cmd)
 	addOutputFlag(cmd)
 	return cmd
+}
+
+func runPolicyReplay(cmd *cobra.Command, args []string) error {
+	var req ReplayRequest
+	req.Since, _ = cmd.Flags().GetString("since")
+	req.Until, _ = cmd.Flags().GetString("until")
+	req.Enforce, _ = cmd.Flags().GetStringSlice("enforce")
+	own := ownBasis(cmd)
+	var flows recordedInput
+	if len(args) == 1 {
+		if req.Since != "" || req.Until != "" {
+			return fail(exitUsage, "a file of flows has its own time: leave out --since and --until")
+		}
+		var err error
+		if flows, err = readRecorded(cmd.InOrStdin(), args[0]); err != nil {
+			return err
+		}
+		req.Flows = &flows.views
+	}
+	report, err := replayed(cmd, req, flows.capture, own)
+	if err != nil {
+		return err
+	}
+	if err := show(cmd, report, func(w io.Writer) { replayRows(w, report) }); err != nil {
+		return err
+	}
+	if slices.ContainsFunc(report.Dropped, func(g policy.ReplayedGroup) bool { return g.Passed }) {
+		return &exitError{exitNo, nil}
+	}
+	return nil
+}
+
+// ownBasis reports whether the flags name another policy than the gateway's.
+func ownBasis(cmd *cobra.Command) bool {
+	return slices.ContainsFunc([]string{"workloads", "compose", "stack", "policy", "models", "mode", "threat", "at"},
+		func(name string) bool { return cmd.Flags().Changed(name) })
+}
+
+// replayed asks the gateway or, where flags say what policy is or flows are of a
+// capture, works it out here.
+func replayed(cmd *cobra.Command, req ReplayRequest, captured []policy.Recorded, own bool) (*ReplayAnswer, error) {
+	if !own && captured == nil {
+		var report ReplayAnswer
+		return &report, newClient(cmd).post(cmd.Context(), "/v1/replay", req, &report)
+	}
+	st, err := stateOf(cmd)
+	if err != nil {
+		return nil, err
+	}
+	enforce, err := enforcing(st, req.Enforce)
+	if err != nil {
+		return nil, &exitError{exitUsage, err}
+	}
+	if captured != nil {
+		if err := onNetwork(cmd, st, captured); err != nil {
+			return nil, err
+		}
+	} else {
+		views := req.Flows
+		if views == nil {
+			if views, err = flowsOnRecord(cmd, &req); err != nil {
+				return nil, err
+			}
+		}
+		if captured, err = recordedFlows(*views); err != nil {
+			return nil, &exitError{exitUsage, err}
+		}
+	}
+	return &ReplayAnswer{ReplayReport: policy.Replay(st.Table, captured, enforce), Epoch: st.Table.Epoch()}, nil
+}
+
+// flowsOnRecord asks the gateway for what it has on record.
+func flowsOnRecord(cmd *cobra.Command, req *ReplayRequest) (*[]FlowView, error) {
+	v := url.Values{"since": {cmp.Or(req.Since, "24h")}, "limit": {"0"}}
+	if req.Until != "" {
+		v.Set("until", req.Until)
+	}
+	views := []FlowView{}
+	truncated, err := newClient(cmd).list(cmd.Context(), withQuery("/v1/flows", v), &views)
+	if truncated {
+		row(cmd.ErrOrStderr(), "gatehouse: there were more flows than are judged at once: ask for a shorter time")
+	}
+	return &views, err
+}
+
+// recordedInput is a file of flows, or a capture.
+type recordedInput struct {
+	views   []FlowView
+	capture []policy.Recorded // nil = it was no capture
+}
+
+// readRecorded tells a capture from flows by how it begins.
+func readRecorded(in io.Reader, path string) (out recordedInput, err error) {
+	name := path
+	if path == "-" {
+		name = "standard input"
+	} else {
+		f, err := os.Open(path)
+		if err != nil {
+			return out, fail(exitUsage, "flows: %w", err)
+		}
+		defer f.Close()
+		in = f
+	}
+	r := bufio.NewReader(in)
+	if begin, _ := r.Peek(4); !isCapture(begin) {
+		out.views, err = readFlows(r, name)
+		return out, err
+	}
+	out.capture = []policy.Recorded{}
+	reader := replay.New(func(f *replay.Flow) {
+		if r, ok := recordedCapture(f); ok {
+			out.capture = append(out.capture, r)
+		}
+	})
+	if _, err := reader.File(name, r); err != nil {
+		return out, fail(exitUsage, "capture: %w", err)
+	}
+	return out, nil
+}
+
+// isCapture knows the magic numbers of pcap, in both byte orders and both
+// resolutions, of pcapng, and of gzip.
+func isCapture(b []byte) bool {
+	if len(b) < 4 {
+		return false
+	}
+	switch binary.BigEndian.Uint32(b) {
+	case 0xa1b2c3d4, 0xd4c3b2a1, 0xa1b23c4d, 0x4d3cb2a1, 0x0a0d0d0a:
+		return true
+	}
+	return b[0] == 0x1f && b[1] == 0x8b
+}
+
+// recordedCapture is a flow of a capture as history has it; false for protocols
+// that policy has no ports of.
+func recordedCapture(f *replay.Flow) (r policy.Recorded, ok bool) {
+	r = policy.Recorded{From: policy.RecordedEnd{Name: "@unknown", Addr: f.Src}, To: policy.RecordedEnd{Name: "@unknown", Addr: f.Dst}, DstPort: f.Dport, Port: f.Dport,
+		Passed: true, Flows: 1, Packets: f.Packets, First: f.FirstSeen, Last: f.LastSeen}
+	r.Name = cmp.Or(f.Attrs["sni"], f.Attrs["host"], f.Attrs["query"])
+	if r.Proto.UnmarshalText([]byte(f.Proto)) != nil {
+		return r, false
+	}
+	for _, word := range []struct {
+		text string
+		app  *policy.App
+	}{{f.App, &r.Spoken.App}, {f.Sub, &r.Spoken.Sub}, {f.Inner, &r.Spoken.Inner}, {f.ALPN, &r.Spoken.ALPN}} {
+		if word.text != "" {
+			_ = word.app.UnmarshalText([]byte(word.text)) // a product that policy does not name is none
+		}
+	}
+	return r, true
+}
+
+// onNetwork puts the flows of a capture where their addresses are: on the network
+// that was named, else on that whose subnet holds the sender or the receiver.
+func onNetwork(cmd *cobra.Command, st *control.State, flows []policy.Recorded) error {
+	var named *policy.Network
+	if name, _ := cmd.Flags().GetString("network"); name != "" {
+		for i := range st.Snapshot.Networks {
+			if n := &st.Snapshot.Networks[i]; n.Name == name || n.ID == name {
+				named = n
+			}
+		}
+		if named == nil {
+			return fail(exitUsage, "no network %q among the workloads'", name)
+		}
+	}
+	for i := range flows {
+		f := &flows[i]
+		if named != nil {
+			f.Zone = named.Zone
+			continue
+		}
+		f.Zone = zoneOf(st.Snapshot, f.From.Addr, f.To.Addr)
+	}
+	return nil
+}
+
+func zoneOf(s *policy.Snapshot, ends ...netip.Addr) policy.Zone {
+	for _, ip := range ends {
+		for i := range s.Networks {
+			n := &s.Networks[i]
+			if slices.ContainsFunc(n.Subnets, func(p netip.Prefix) bool { return p.Contains(ip) }) {
+				return n.Zone
+			}
+		}
+	}
+	return 0
 }
 
 // ReplayRequest is POST /v1/replay.
@@ -103,21 +274,10 @@ const mostFlowsBytes = 256 << 20
 
 // readFlows reads what `get flows -o json` prints: an array, or objects one
 // after the other.
-func readFlows(in io.Reader, path string) ([]FlowView, error) {
-	name := path
-	if path == "-" {
-		name = "standard input"
-	} else {
-		f, err := os.Open(path)
-		if err != nil {
-			return nil, fail(exitUsage, "flows: %w", err)
-		}
-		defer f.Close()
-		in = f
-	}
+func readFlows(in io.Reader, name string) ([]FlowView, error) {
 	flows, err := decodeFlows(in)
 	if err != nil {
-		return nil, fail(exitUsage, "flows: %s: %w (want what `gatehouse get flows --since 24h -o json` prints)", name, err)
+		return nil, fail(exitUsage, "flows: %s: %w (want what `gatehouse get flows --since 24h -o json` prints, or a capture)", name, err)
 	}
 	return flows, nil
 }
@@ -184,7 +344,7 @@ func (g *gateway) replay(req ReplayRequest) (*ReplayAnswer, error) {
 	if st == nil {
 		return nil, errNoState
 	}
-	enforce, err := g.enforcing(req.Enforce)
+	enforce, err := enforcing(st, req.Enforce)
 	if err != nil {
 		return nil, err
 	}
@@ -203,7 +363,7 @@ func (g *gateway) replay(req ReplayRequest) (*ReplayAnswer, error) {
 }
 
 // enforcing is the func that says whether a service counts as enforcing.
-func (g *gateway) enforcing(services []string) (func(string) bool, error) {
+func enforcing(st *control.State, services []string) (func(string) bool, error) {
 	switch {
 	case len(services) == 0:
 		return nil, nil
@@ -211,16 +371,15 @@ func (g *gateway) enforcing(services []string) (func(string) bool, error) {
 		return func(string) bool { return true }, nil
 	}
 	for _, s := range services {
-		if !g.knowsService(s) {
+		if !knowsService(st, s) {
 			return nil, noSuchService(s)
 		}
 	}
 	return func(s string) bool { return slices.Contains(services, s) }, nil
 }
 
-func (g *gateway) knowsService(name string) bool {
-	st := g.control.State()
-	return st != nil && slices.ContainsFunc(st.Population.Groups, func(grp policy.Group) bool { return grp.Service.String() == name })
+func knowsService(st *control.State, name string) bool {
+	return slices.ContainsFunc(st.Population.Groups, func(grp policy.Group) bool { return grp.Service.String() == name })
 }
 
 func noSuchService(name string) error {

@@ -8,15 +8,15 @@ import (
 
 func newSchemaCommand() *cobra.Command {
 	return &cobra.Command{
-		Use:       "schema models|statements|categories",
+		Use:       "schema models|statements|categories|tests",
 		Short:     "The JSON Schema of a kind of file, for editors and CI. Works without a gateway",
 		Example:   "  gatehouse schema statements > statements.schema.json",
 		Args:      usageArgs(1),
-		ValidArgs: []string{"models", "statements", "categories"},
+		ValidArgs: []string{"models", "statements", "categories", "tests"},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			data, ok := operator.Schema(args[0])
 			if !ok {
-				return fail(exitUsage, "schema of %q: want models, statements or categories", args[0])
+				return fail(exitUsage, "schema of %q: want models, statements, categories or tests", args[0])
 			}
 			_, err := cmd.OutOrStdout().Write(data)
 			return err

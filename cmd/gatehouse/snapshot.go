@@ -281,4 +281,3 @@ func (s *SnapshotFile) fromViews(views []WorkloadView) error {
 	slices.SortFunc(s.Networks, func(a, b policy.Network) int { return strings.Compare(a.ID, b.ID) })
 	return nil
 }
-

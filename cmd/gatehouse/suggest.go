@@ -68,7 +68,7 @@ func (g *gateway) suggest(req SuggestRequest) (*SuggestAnswer, error) {
 	if st == nil {
 		return nil, errNoState
 	}
-	if req.Service != "" && !g.knowsService(req.Service) {
+	if req.Service != "" && !knowsService(st, req.Service) {
 		return nil, noSuchService(req.Service)
 	}
 	records, q, truncated, err := g.flowRecords(req.Since, "")
