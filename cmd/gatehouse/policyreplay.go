@@ -200,7 +200,7 @@ func isCapture(b []byte) bool {
 func recordedCapture(f *replay.Flow) (r policy.Recorded, ok bool) {
 	r = policy.Recorded{From: policy.RecordedEnd{Name: "@unknown", Addr: f.Src}, To: policy.RecordedEnd{Name: "@unknown", Addr: f.Dst}, DstPort: f.Dport, Port: f.Dport,
 		Passed: true, Flows: 1, Packets: f.Packets, First: f.FirstSeen, Last: f.LastSeen}
-	r.Name = cmp.Or(f.Attrs["sni"], f.Attrs["host"], f.Attrs["query"])
+	r.Name = cmp.Or(f.Attrs["sni"], f.Attrs["host"])
 	if r.Proto.UnmarshalText([]byte(f.Proto)) != nil {
 		return r, false
 	}

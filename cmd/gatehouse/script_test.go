@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -19,7 +20,11 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"gatehouse/control"
+	"gatehouse/control/compose"
+	"gatehouse/control/docker"
 	"gatehouse/dataplane/capture/capturetest"
+	"gatehouse/document"
 	"gatehouse/models"
 	"gatehouse/policy"
 )
@@ -109,6 +114,7 @@ func canned() http.Handler {
 		_ = json.NewEncoder(w).Encode(apiError{text})
 	}
 	reply("GET /v1/status", status)
+	reply("GET /v1/snapshot", cannedSnapshot())
 	reply("GET /v1/workloads", []WorkloadView{workload})
 	reply("GET /v1/services", []ServiceView{{Service: "shop/db", Roles: []string{}, Reasons: []string{}}, {Service: "shop/web", Roles: []string{"proxy"}, Reasons: []string{}}})
 	reply("GET /v1/flows", []FlowView{})
@@ -142,6 +148,27 @@ func canned() http.Handler {
 	})
 	return mux
 }
+
+// cannedSnapshot is a gateway's that runs the shop with a statement of the
+// operator.
+func cannedSnapshot() *SnapshotFile {
+	snap, err := compose.Load(context.Background(), []compose.File{{Paths: []string{"testdata/shop.yaml"}, Name: "shop"}}, compose.Options{
+		Keep: docker.Keep{Env: []string{"WORDPRESS_DB_HOST"}}})
+	if err != nil {
+		panic(err)
+	}
+	rules, err := control.Sources{Statements: []document.File{{Name: "ops.yaml", Data: []byte(cannedStatements)}}}.Rules()
+	if err != nil {
+		panic(err)
+	}
+	return snapshotOf(&control.Basis{Snapshot: &snap, Rules: rules, Situation: control.Situation{Quarantines: map[string]control.Hold{}},
+		Modes: map[string]policy.Mode{"shop/db": policy.Enforce}}, defaultsOf())
+}
+
+const cannedStatements = `schema: gatehouse.statements/v1
+statements:
+  - {id: backup, verdict: allow, from: [{service: shop/redis}], to: [{service: shop/db}], app: [mysql], ports: [tcp/3306], why: backups}
+`
 
 // docs/api.md lists exactly what the gateway answers.
 func TestDocumentedRoutes(t *testing.T) {
