@@ -23,7 +23,7 @@ func TestNamesDoNotSteerTheTerminal(t *testing.T) {
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /v1/mode", func(w http.ResponseWriter, _ *http.Request) { _ = json.NewEncoder(w).Encode([]string{evil}) })
 	mux.HandleFunc("POST /v1/mode/preview", func(w http.ResponseWriter, _ *http.Request) {
-		_ = json.NewEncoder(w).Encode(ModePreview{Services: []string{evil}, Drops: []policy.ReplayedGroup{{From: evil, To: evil}}})
+		_ = json.NewEncoder(w).Encode(ModePreview{Services: []string{evil}, Drops: []policy.ReplayedGroup{{From: evil, To: evil, Port: policy.Port(policy.ProtoTCP, 80)}}})
 	})
 	mux.HandleFunc("GET /v1/services", func(w http.ResponseWriter, _ *http.Request) {
 		_ = json.NewEncoder(w).Encode([]ServiceView{{Service: evil}})
