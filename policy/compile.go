@@ -23,6 +23,11 @@ type Input struct {
 	// PrivateNames are those site addresses that names may have besides what
 	// their statements say (Peer.Prefix).
 	PrivateNames []netip.Prefix
+	// Transit is for a gateway between others: neither end of a flow need be a
+	// workload, so every peer is guarded, whoever it is, in the mode TransitMode,
+	// and nothing passes that no statement lets pass.
+	Transit     bool
+	TransitMode Mode
 }
 
 // These stand in a Rule for the peers that Compile does not write out; no
@@ -693,7 +698,10 @@ func (c *compiler) decision(from, to class, rules []int32) *Decision {
 
 func (c *compiler) sideDecision(k class, side Speaks, reason Reason, rules []int32) sideDecision {
 	mode := Enforce
-	if k == classObserving || k == classShutObserving {
+	switch {
+	case c.in.Transit && k > classObserving:
+		mode = c.in.TransitMode
+	case k == classObserving || k == classShutObserving:
 		mode = Observe
 	}
 	except := c.excepted(rules)
@@ -705,7 +713,7 @@ func (c *compiler) sideDecision(k class, side Speaks, reason Reason, rules []int
 		}
 		terms = append(terms, term{r.App, r.Name, except[r.Statement], rankOf(r.Tier, r.Verdict), r.Verdict, r.EnforceAlways && r.Verdict != Allow, i})
 	}
-	return newSideDecision(k.isGuarded(), mode, reason, terms)
+	return newSideDecision(k.isGuarded() || c.in.Transit, mode, reason, terms)
 }
 
 // excepted collects, by statement, the applications that these rules take out of
