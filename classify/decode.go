@@ -129,12 +129,16 @@ func before(a, b *[16]byte, aport, bport uint16) bool {
 }
 
 // Decode reads the frame whose network header is at l3; the EtherType stands in
-// the two bytes before. It fills p (which may hold anything) and returns
+// the two bytes before, where l3 is 0 the version in IP's header is all there is.
+// It fills p (which may hold anything) and returns
 // ReasonNone, or why the frame must be dropped; p is then incomplete. Nothing
 // is read past the frame and nothing allocated.
 func Decode(frame []byte, l3 int, p *Packet) policy.Reason {
 	p.clear()
 	p.L3 = l3
+	if l3 == 0 {
+		return p.decodeBare(frame)
+	}
 	if l3 < 14 || l3 > len(frame) {
 		return policy.ReasonTruncated
 	}
@@ -148,6 +152,18 @@ func Decode(frame []byte, l3 int, p *Packet) policy.Reason {
 		return policy.ReasonNone
 	case 0x8100, 0x88a8, 0x9100:
 		return policy.ReasonVLAN
+	}
+	return policy.ReasonEtherType
+}
+
+func (p *Packet) decodeBare(ip []byte) policy.Reason {
+	switch {
+	case len(ip) == 0:
+		return policy.ReasonTruncated
+	case ip[0]>>4 == 4:
+		return p.decode4(ip)
+	case ip[0]>>4 == 6:
+		return p.decode6(ip)
 	}
 	return policy.ReasonEtherType
 }
