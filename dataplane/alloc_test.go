@@ -3,6 +3,7 @@
 package dataplane_test
 
 import (
+	"bytes"
 	"net/netip"
 	"testing"
 
@@ -72,5 +73,28 @@ func TestWorkerDoesNotAllocate(t *testing.T) {
 		if c.Forwarded == 0 || c.Rejected == 0 || c.Offloaded == 0 || c.Reasons[policy.ReasonApp] == 0 || c.Reasons[policy.ReasonTruncated] == 0 {
 			t.Errorf("not every kind was met: %+v", c)
 		}
+	}
+}
+
+// TestTransitDoesNotAllocate turns the worker over what only a place meets.
+func TestTransitDoesNotAllocate(t *testing.T) {
+	l := transit(t)
+	l.port.Discard, l.port.Order = true, nil
+	arp := append(append(bytes.Clone(udp(t, web, db, false, 1, 2, "x")[:12]), 8, 6, 0, 1, 8, 0, 6, 4, 0, 1), web.mac[:]...)
+	arp = append(arp, make([]byte, 14)...)
+	frames := [][]byte{arp, append(bytes.Clone(arp), make([]byte, 40)...), udp(t, web, db, true, 5000, 9000, "x"), udp(t, web, db, false, 5000, 9001, "x")}
+	round := func() {
+		for _, f := range frames {
+			l.port.Steer(web.slot, dataplane.FromEndpoint, f)
+		}
+		l.d.Pass()
+		l.d.Turn(0)
+	}
+	round()
+	if n := testing.AllocsPerRun(50, round); n != 0 {
+		t.Errorf("%v allocations in %d packets", n, len(frames))
+	}
+	if c := l.d.Counters(); c.Forwarded == 0 || c.Reasons[policy.ReasonARPSender] == 0 {
+		t.Errorf("not every kind was met: %+v", c)
 	}
 }

@@ -17,10 +17,12 @@ import (
 // Config says what a Dataplane is made of.
 type Config struct {
 	Workers int // one per queue of the ports; 0 = 1
-	// Flows is how many conversations each worker knows at once, of which one
-	// endpoint gets a quarter; 0 = 131,072, which take 27 MB.
-	Flows   int
-	FlowMap FlowMap
+	// Flows is how many conversations each worker knows at once; 0 = 131,072,
+	// which take 27 MB.
+	Flows int
+	// PerEndpoint is how many of them one endpoint gets, 0 = a quarter.
+	PerEndpoint int
+	FlowMap     FlowMap
 	// Beat, if not nil, is called from each worker's own loop at least every
 	// 50 ms with the time on CLOCK_MONOTONIC in nanoseconds. It must not block.
 	Beat func(queue int, now int64)

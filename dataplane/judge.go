@@ -22,6 +22,9 @@ func (w *worker) judge(p *servedPort, f *Frame, ep *localEndpoint) {
 		w.drop = append(w.drop, *f)
 		return
 	}
+	if ep.Transit && w.isNeighbours(f, ep) {
+		return
+	}
 	wrongMAC := !w.rightMAC(f, ep)
 	if wrongMAC {
 		w.refuse(f, ep, policy.ReasonDestinationMAC, ep.Mode)
@@ -32,7 +35,7 @@ func (w *worker) judge(p *servedPort, f *Frame, ep *localEndpoint) {
 	}
 	in := classify.Ingress{
 		Zone:         ep.Zone,
-		FromEndpoint: f.Dir == FromEndpoint,
+		FromEndpoint: f.Dir == FromEndpoint && !ep.Transit, // routers may be behind that
 		Slot:         ep.number,
 		Mode:         ep.Mode,
 		RanBefore:    ep.RanBefore,
@@ -47,8 +50,8 @@ func (w *worker) judge(p *servedPort, f *Frame, ep *localEndpoint) {
 	if w.result.Flow != nil {
 		w.seeOff(w.result.Flow)
 	}
-	queued := (w.result.Offload || w.result.Opened) && !wrongMAC && w.decide(f, ep)
-	if w.result.Decided && !w.result.New && !queued {
+	queued := (w.result.Offload || w.result.Opened) && !wrongMAC && !ep.Transit && w.decide(f, ep)
+	if w.result.Decided && !w.result.New && !queued && !ep.Transit {
 		w.retract(w.packet.Key) // what the kernel has says undecided
 	}
 	if w.result.Forward {
@@ -70,11 +73,35 @@ func (w *worker) retract(key classify.FlowKey) {
 	w.over = append(w.over, key)
 }
 
+// isNeighbours reports what hosts of one link say to find each other, and passes
+// or drops it: none of it is policy's (R22).
+func (w *worker) isNeighbours(f *Frame, ep *localEndpoint) bool {
+	is, r := classify.Neighbours(f.Data, &w.packet)
+	switch {
+	case !is:
+	case r == policy.ReasonNone:
+		w.send = append(w.send, *f)
+	case r == policy.ReasonRouterSolicitation: // every host that starts sends some
+		w.counters.reasons[r].Add(1)
+		w.drop = append(w.drop, *f)
+	default:
+		w.refuse(f, ep, r, policy.Enforce)
+		w.drop = append(w.drop, *f)
+	}
+	return is
+}
+
 // rightMAC reports whether the frame is addressed to who has its destination
 // address. At the hook towards an endpoint the kernel has looked at the MAC; the
 // address must be the endpoint's too, or its verdict would be about another's.
 func (w *worker) rightMAC(f *Frame, ep *localEndpoint) bool {
+	if f.L3 == 0 {
+		return true
+	}
 	mac := policy.MAC(f.Data[0:6])
+	if ep.Transit { // who has which MAC is not known there
+		return mac[0]&1 == 0 || multicastMAC(w.packet.Dst, mac) && (mac != broadcastMAC || w.isBroadcast(ep))
+	}
 	if f.Dir == FromEndpoint {
 		return w.local.mayLeaveTo(ep, w.packet.Dst, mac) && (mac != broadcastMAC || w.isBroadcast(ep))
 	}
@@ -183,7 +210,7 @@ func (w *worker) turnAway(p *servedPort, f *Frame, ep *localEndpoint) {
 // resolver's patience (R18).
 func (w *worker) isRefusedLookup(f *Frame, ep *localEndpoint) bool {
 	r, p := &w.result, &w.packet
-	return f.Dir == FromEndpoint && ep.Mode == policy.Enforce && p.DstPort == 53 &&
+	return f.Dir == FromEndpoint && !ep.Transit && ep.Mode == policy.Enforce && p.DstPort == 53 &&
 		(p.Proto == policy.ProtoUDP || p.Proto == policy.ProtoTCP) &&
 		(r.Reason == policy.ReasonNoRule || r.Reason == policy.ReasonDenied)
 }

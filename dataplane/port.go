@@ -20,10 +20,11 @@ const (
 // Frame is one Ethernet frame borrowed from a Port: Data is valid until the
 // frame is given back by Send or Release. Data starts at the destination MAC;
 // the steering tag has been read into Slot and Dir and still sits in Data at
-// byte 12 where L3 is 18, so that the frame can go back out uncopied.
+// byte 12 where L3 is 18, so that the frame can go back out uncopied. Where L3
+// is 0 there is no link header, and Data starts with IP's.
 type Frame struct {
 	Data []byte
-	L3   int       // offset of the network header: 18 with the steering tag, 14 without
+	L3   int       // offset of the network header: 18 with the steering tag, 14 without, 0 of a TUN
 	Slot uint16    // which endpoint's hook; number unique in the Port
 	Dir  Direction // which hook
 	Ref  uint64    // the Port's own handle
@@ -35,7 +36,9 @@ type Port interface {
 	// Recv fills frames with what waits, without blocking, and returns how many.
 	Recv(frames []Frame) int
 	// Send gives frames back to be transmitted to where they came from (same
-	// Slot, same Dir). Order is kept. Nothing leaves before Flush.
+	// Slot, same Dir). Order is kept. Nothing leaves before Flush. A port between
+	// two interfaces takes Slot for the interface: a frame that came from it goes
+	// out of the other, one towards it out of itself.
 	Send(frames []Frame)
 	// Alloc borrows an empty frame of the port's full size, for a reject.
 	// False when none is free.
@@ -85,6 +88,10 @@ type Endpoint struct {
 	Mode      policy.Mode
 	RanBefore bool  // its workload was running before the gateway attached (V9)
 	Attached  int64 // nanoseconds, CLOCK_MONOTONIC
+	// Transit: an interface behind which anybody may be. No address is its own,
+	// what neighbours say to find each other is judged here, and all its frames
+	// come to user space.
+	Transit bool
 }
 
 // FlowEntry is one connection in the kernel's flow map. Index 0 of the pairs
@@ -110,6 +117,13 @@ type FlowEntry struct {
 	Bytes   [2]uint64
 	Seen    uint32 // coarse seconds, CLOCK_MONOTONIC
 }
+
+// NoFlowMap is for ports all of whose frames come to user space.
+type NoFlowMap struct{}
+
+func (NoFlowMap) Put([]FlowEntry) error               { return nil }
+func (NoFlowMap) Delete([]classify.FlowKey) error     { return nil }
+func (NoFlowMap) Scan([]FlowEntry) (int, bool, error) { return 0, true, nil }
 
 // FlowMap is the kernel's flow map. Safe for concurrent use.
 type FlowMap interface {

@@ -59,10 +59,10 @@ func (u unreachable) code6() byte {
 // out and returns its length; 0 where none may be sent: to a reset, to an ICMP
 // error, for a fragment that is not the first, or to and from addresses that
 // are not one host's (RFC 1122 3.2.2). The link header up to l3 is the packet's
-// with the addresses swapped. packet has been decoded before: its headers are
+// with the addresses swapped; where l3 is 0 there is none. packet has been decoded before: its headers are
 // whole and free of options.
 func writeReject(out, packet []byte, l3 int, why unreachable) int {
-	if len(packet) <= l3 || packet[0]&1 != 0 || packet[6]&1 != 0 {
+	if len(packet) <= l3 || l3 > 0 && (packet[0]&1 != 0 || packet[6]&1 != 0) {
 		return 0
 	}
 	var n int
@@ -74,6 +74,9 @@ func writeReject(out, packet []byte, l3 int, why unreachable) int {
 	}
 	if n == 0 {
 		return 0
+	}
+	if l3 == 0 {
+		return n
 	}
 	copy(out[0:6], packet[6:12])
 	copy(out[6:12], packet[0:6])

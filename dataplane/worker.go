@@ -136,7 +136,7 @@ func newWorker(d *Dataplane, queue int) (*worker, error) {
 	if d.config.Names != nil {
 		w.lookups = newLookups(d.config.Names)
 	}
-	w.classifier = classify.New(classify.Config{Flows: d.config.Flows, WatchEvery: d.config.WatchEvery, Ended: w.flowEnded, Decided: w.flowRead})
+	w.classifier = classify.New(classify.Config{Flows: d.config.Flows, PerEndpoint: d.config.PerEndpoint, WatchEvery: d.config.WatchEvery, Ended: w.flowEnded, Decided: w.flowRead})
 	w.setPolled()
 	return w, nil
 }
