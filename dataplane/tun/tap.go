@@ -1,8 +1,9 @@
-// Package tun is the dataplane's Port over TAP devices, for the slow path where
-// XDP is not to be had: the steering programs send undecided frames to a TAP, a
-// worker reads them there, and what it writes back enters by the same device.
-// One system call a frame; what AF_XDP does in batches it does not. It is the
-// only importer of songgao/water.
+// Package tun is the dataplane's Port over TAP and TUN devices. A TAP is the slow
+// path where XDP is not to be had: the steering programs send undecided frames
+// to it, a worker reads them there, and what it writes back enters by the same
+// device. A TUN is the way through the gateway of what the host routes: Route
+// makes the kernel send it there. One system call a frame; what AF_XDP does in
+// batches it does not. It is the only importer of songgao/water.
 //
 // cmd opens the ports of a device and gives each to one worker. A Port's
 // methods are serialised by a mutex, so that Close and Stats may be called from
@@ -38,13 +39,13 @@ type Config struct {
 	Frames    int    // per port; 0 = DefaultFrames
 }
 
-// Port is one queue of a TAP. It implements dataplane.Port.
+// Port is one queue of a TAP, or a TUN. It implements dataplane.Port.
 type Port struct {
 	mu     sync.Mutex
 	device *water.Interface
 	fd     int
 	closed bool
-	index  int // of the interface
+	header int // of a frame before IP's: taggedHeader, or 0 of a TUN
 	size   int // of a frame
 	area   []byte
 	free   []uint32 // frames
@@ -93,21 +94,26 @@ func openTAP(c Config, link *netlink.LinkAttrs) (*Port, error) {
 	if err != nil {
 		return nil, fmt.Errorf("TAP: %w", err)
 	}
+	return newPort(device, taggedHeader, link.MTU, c.Frames)
+}
+
+// newPort takes the device over, whatever it returns.
+func newPort(device *water.Interface, header, mtu, frames int) (*Port, error) {
 	file, ok := device.ReadWriteCloser.(*os.File)
 	if !ok {
-		return nil, errors.Join(errors.New("TAP: no file descriptor"), device.Close())
+		return nil, errors.Join(errors.New("no file descriptor"), device.Close())
 	}
-	p := &Port{device: device, fd: int(file.Fd()), index: link.Index, size: link.MTU + taggedHeader}
+	p := &Port{device: device, fd: int(file.Fd()), header: header, size: mtu + header}
 	// Fd has made it blocking.
 	if err := unix.SetNonblock(p.fd, true); err != nil {
 		return nil, errors.Join(err, device.Close())
 	}
-	p.area = make([]byte, c.Frames*p.size)
-	p.free = make([]uint32, c.Frames)
+	p.area = make([]byte, frames*p.size)
+	p.free = make([]uint32, frames)
 	for i := range p.free {
 		p.free[i] = uint32(i)
 	}
-	p.queued = make([]dataplane.Frame, 0, c.Frames)
+	p.queued = make([]dataplane.Frame, 0, frames)
 	return p, nil
 }
 
@@ -127,32 +133,38 @@ func (p *Port) Recv(frames []dataplane.Frame) int {
 		if err != nil || size <= 0 {
 			break
 		}
-		if size < taggedHeader || binary.BigEndian.Uint16(data[12:]) != unix.ETH_P_8021Q {
-			p.stats.Malformed++
-			continue
+		f := dataplane.Frame{Data: data[:size:size], L3: p.header, Ref: uint64(n)}
+		if p.header > 0 {
+			if size < taggedHeader || binary.BigEndian.Uint16(data[12:]) != unix.ETH_P_8021Q {
+				p.stats.Malformed++
+				continue
+			}
+			tci := binary.BigEndian.Uint16(data[14:])
+			f.Slot, f.Dir = tci>>1, dataplane.Direction(tci&1)
 		}
 		p.free = p.free[:len(p.free)-1]
-		tci := binary.BigEndian.Uint16(data[14:])
-		frames[got] = dataplane.Frame{Data: data[:size:size], L3: taggedHeader, Slot: tci >> 1, Dir: dataplane.Direction(tci & 1), Ref: uint64(n)}
+		frames[got] = f
 		got++
 	}
 	p.stats.Received += uint64(got)
 	return got
 }
 
-// Send implements dataplane.Port. Slot and Dir are written back into the tag.
+// Send implements dataplane.Port. A TAP has Slot and Dir written back into the
+// tag.
 func (p *Port) Send(frames []dataplane.Frame) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for i := range frames {
-		f := &frames[i]
-		binary.BigEndian.PutUint16(f.Data[14:], f.Slot<<1|uint16(f.Dir))
+		if f := &frames[i]; p.header > 0 {
+			binary.BigEndian.PutUint16(f.Data[14:], f.Slot<<1|uint16(f.Dir))
+		}
 	}
 	p.queued = append(p.queued, frames...)
 	p.stats.Sent += uint64(len(frames))
 }
 
-// Alloc implements dataplane.Port. The frame carries an empty steering tag; the
+// Alloc implements dataplane.Port. A TAP's frame carries an empty steering tag; the
 // caller shortens Data, and sets Slot and Dir.
 func (p *Port) Alloc() (dataplane.Frame, bool) {
 	p.mu.Lock()
@@ -163,8 +175,10 @@ func (p *Port) Alloc() (dataplane.Frame, bool) {
 	n := p.free[len(p.free)-1]
 	p.free = p.free[:len(p.free)-1]
 	data := p.frame(n)
-	binary.BigEndian.PutUint16(data[12:], unix.ETH_P_8021Q)
-	return dataplane.Frame{Data: data, L3: taggedHeader, Ref: uint64(n)}, true
+	if p.header > 0 {
+		binary.BigEndian.PutUint16(data[12:], unix.ETH_P_8021Q)
+	}
+	return dataplane.Frame{Data: data, L3: p.header, Ref: uint64(n)}, true
 }
 
 // Release implements dataplane.Port.
@@ -247,8 +261,8 @@ func (p *Port) Stats() dataplane.PortStats {
 // FD implements dataplane.Port.
 func (p *Port) FD() int { return p.fd }
 
-// Close implements dataplane.Port. The device stays, and what it is sent waits
-// there, at most as much as its queue holds, and is dropped then; frames still
+// Close implements dataplane.Port. A TAP stays, and what it is sent waits there, at
+// most as much as its queue holds, and is dropped then; a TUN goes. Frames still
 // borrowed stay readable and go nowhere.
 func (p *Port) Close() error {
 	p.mu.Lock()
