@@ -22,8 +22,30 @@ const (
 )
 
 // newSocket makes an AF_XDP socket with its own UMEM over area in the calling
-// thread's network namespace and maps its rings. It is not bound yet.
-func newSocket(area []byte, frameSize, frames int) (p *Port, err error) {
+// thread's network namespace, maps its rings and gives it all frames. It is not
+// bound yet.
+func newSocket(area []byte, frameSize, frames int) (*Port, error) {
+	p, err := newRings(area, frameSize, frames, true)
+	if err != nil {
+		return nil, err
+	}
+	p.free = allFrames(frames, frameSize)
+	p.refill()
+	return p, nil
+}
+
+// allFrames are the addresses of a UMEM's chunks.
+func allFrames(frames, frameSize int) []uint64 {
+	out := make([]uint64, frames)
+	for i := range out {
+		out[i] = uint64(i) * uint64(frameSize)
+	}
+	return out
+}
+
+// newRings makes a socket that has no frames yet. One that does not register
+// area is to share the UMEM of one that did.
+func newRings(area []byte, frameSize, frames int, register bool) (p *Port, err error) {
 	fd, err := unix.Socket(unix.AF_XDP, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("AF_XDP socket: %w", err)
@@ -42,8 +64,10 @@ func newSocket(area []byte, frameSize, frames int) (p *Port, err error) {
 		Len:  uint64(len(area)),
 		Size: uint32(frameSize),
 	}
-	if err := setsockopt(fd, unix.XDP_UMEM_REG, unsafe.Pointer(&reg), unsafe.Sizeof(reg)); err != nil {
-		return nil, fmt.Errorf("register %d frames of %d bytes: %w", frames, frameSize, err)
+	if register {
+		if err := setsockopt(fd, unix.XDP_UMEM_REG, unsafe.Pointer(&reg), unsafe.Sizeof(reg)); err != nil {
+			return nil, fmt.Errorf("register %d frames of %d bytes: %w", frames, frameSize, err)
+		}
 	}
 	// Every ring but the fill ring holds all frames there are, so none can overflow.
 	sizes := []struct{ option, entries int }{
@@ -71,23 +95,31 @@ func newSocket(area []byte, frameSize, frames int) (p *Port, err error) {
 	}
 	// Kernels before 6.17 do not know the option and keep to 32.
 	_ = unix.SetsockoptInt(fd, unix.SOL_XDP, unix.XDP_MAX_TX_SKB_BUDGET, txBudget)
-
-	p.free = make([]uint64, frames)
-	for i := range p.free {
-		p.free[i] = uint64(i) * uint64(frameSize)
-	}
-	p.refill()
 	return p, nil
 }
 
 // bind ties the socket to a queue, waiting a moment for one that a closed
 // socket still holds.
 func (p *Port) bind(ifindex, queue int) error {
-	address := &unix.SockaddrXDP{
+	return p.bindTo(&unix.SockaddrXDP{
 		Flags:   unix.XDP_COPY | unix.XDP_USE_NEED_WAKEUP,
 		Ifindex: uint32(ifindex),
 		QueueID: uint32(queue),
-	}
+	})
+}
+
+// bindSharing is bind for a socket that uses the UMEM of first, which is bound,
+// in first's way.
+func (p *Port) bindSharing(first *Port, ifindex, queue int) error {
+	return p.bindTo(&unix.SockaddrXDP{
+		Flags:        unix.XDP_SHARED_UMEM,
+		Ifindex:      uint32(ifindex),
+		QueueID:      uint32(queue),
+		SharedUmemFD: uint32(first.fd),
+	})
+}
+
+func (p *Port) bindTo(address *unix.SockaddrXDP) error {
 	deadline := time.Now().Add(bindPatience)
 	for {
 		err := unix.Bind(p.fd, address)
@@ -95,7 +127,7 @@ func (p *Port) bind(ifindex, queue int) error {
 			return nil
 		}
 		if !errors.Is(err, unix.EBUSY) || time.Now().After(deadline) {
-			return fmt.Errorf("bind to queue %d: %w", queue, err)
+			return fmt.Errorf("bind to queue %d: %w", address.QueueID, err)
 		}
 		time.Sleep(bindPause)
 	}

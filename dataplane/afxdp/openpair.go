@@ -1,0 +1,297 @@
+package afxdp
+
+import (
+	"errors"
+	"fmt"
+	"math/bits"
+
+	"github.com/asavie/xdp"
+	"github.com/cilium/ebpf"
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+)
+
+// PairConfig names the two interfaces of a bump in the wire.
+type PairConfig struct {
+	NetNS      string // path of the network namespace that holds them; "" = the caller's own
+	Interfaces [2]string
+	Frames     int // for each of their queues, a power of two of at least 256; 0 = DefaultFrames
+}
+
+// pairQueues is how many queues both sides may have together: the memory for
+// them is taken at once.
+const pairQueues = 64
+
+// ErrUnfit is wrapped by errors that waiting does not mend: somebody has to
+// change something.
+var ErrUnfit = errors.New("not fit for a pair")
+
+// OpenPair opens both interfaces and puts the XDP programs in place that give
+// it all their frames. The programs outlive the process; without sockets they
+// drop. notes are for the log. An error names the interface and what to do.
+func OpenPair(c PairConfig) (p *Pair, notes []string, err error) {
+	if c.Frames == 0 {
+		c.Frames = DefaultFrames
+	}
+	if c.Frames < 256 || bits.OnesCount(uint(c.Frames)) != 1 {
+		return nil, nil, fmt.Errorf("%d frames: want a power of two of at least 256", c.Frames)
+	}
+	err = inNetNS(c.NetNS, func() (err error) {
+		p, notes, err = openPair(c)
+		return err
+	})
+	if err != nil {
+		return nil, nil, fmt.Errorf("pair %s, %s: %w", c.Interfaces[0], c.Interfaces[1], err)
+	}
+	return p, notes, nil
+}
+
+// end is one interface of a pair while it is opened.
+type end struct {
+	link    netlink.Link
+	queues  int
+	program *xdp.Program
+}
+
+func openPair(c PairConfig) (p *Pair, notes []string, err error) {
+	var ends [2]end
+	defer func() {
+		for _, e := range ends {
+			if e.program != nil { // once attached, the kernel keeps program and maps
+				err = errors.Join(err, e.program.Close())
+			}
+		}
+	}()
+	var faults []error
+	for i, name := range c.Interfaces {
+		e, note, err := fit(name)
+		ends[i], notes = e, append(notes, note...)
+		faults = append(faults, err)
+	}
+	if err := errors.Join(faults...); err != nil {
+		return nil, nil, err
+	}
+	a, b := ends[0].link.Attrs(), ends[1].link.Attrs()
+	if a.MTU != b.MTU {
+		return nil, nil, fmt.Errorf("%w: %s has an MTU of %d, %s of %d: what is too long for the other side would be lost; give both the same: ip link set %s mtu %d",
+			ErrUnfit, a.Name, a.MTU, b.Name, b.MTU, b.Name, a.MTU)
+	}
+	size, err := frameSize(a.MTU)
+	if err != nil {
+		return nil, nil, fmt.Errorf("%w: %w", ErrUnfit, err)
+	}
+	if p, err = newPair(ends, size, c.Frames); err != nil {
+		return nil, nil, err
+	}
+	for _, e := range ends {
+		generic, err := e.attach()
+		if err != nil {
+			return nil, nil, errors.Join(err, p.Close())
+		}
+		if generic {
+			note, err := genericNote(e.link.Attrs().Name)
+			if err != nil {
+				return nil, nil, errors.Join(err, p.Close())
+			}
+			notes = append(notes, note)
+		}
+	}
+	return p, notes, nil
+}
+
+// fit checks one interface.
+func fit(name string) (e end, notes []string, err error) {
+	if e.link, err = netlink.LinkByName(name); err != nil {
+		if errors.As(err, new(netlink.LinkNotFoundError)) {
+			return e, nil, fmt.Errorf("there is no interface %s: `ip link` lists them", name)
+		}
+		return e, nil, fmt.Errorf("%s: %w", name, err)
+	}
+	a := e.link.Attrs()
+	switch {
+	case a.EncapType != "ether":
+		return e, nil, fmt.Errorf("%w: %s is no Ethernet interface but %s", ErrUnfit, name, a.EncapType)
+	case a.RawFlags&unix.IFF_UP == 0:
+		return e, nil, fmt.Errorf("%s is down: ip link set %s up", name, name)
+	case a.MasterIndex != 0:
+		return e, nil, fmt.Errorf("%w: %s is a port of interface %d, which would carry frames past the pair: ip link set %s nomaster", ErrUnfit, name, a.MasterIndex, name)
+	}
+	if flags, err := ethtoolValue(name, getFlags); err == nil && flags&flagRxVLAN != 0 && e.link.Type() != "veth" {
+		return e, nil, fmt.Errorf("%w: %s takes VLAN tags off before the gateway sees them: ethtool -K %s rxvlan off", ErrUnfit, name, name)
+	}
+	if e.queues, err = rxQueues(name); errors.Is(err, unix.EOPNOTSUPP) {
+		e.queues = max(a.NumRxQueues, 1) // such a driver has no more than it was made with
+	} else if err != nil {
+		return e, nil, fmt.Errorf("queues of %s: %w", name, err)
+	}
+	if e.queues > pairQueues/2 {
+		return e, nil, fmt.Errorf("%w: %s has %d receive queues, at most %d can be served: ethtool -L %s combined %d", ErrUnfit, name, e.queues, pairQueues/2, name, pairQueues/2)
+	}
+	if e.program, err = xdp.NewProgram(e.queues); err != nil {
+		return e, nil, fmt.Errorf("load the XDP program: %w", err)
+	}
+	if foreign, err := foreignProgram(a, e.program.Program); err != nil {
+		return e, nil, err
+	} else if foreign != "" {
+		return e, nil, fmt.Errorf("%w: %s has an XDP program of somebody else's, %s: end what attached it, or take it off with ip link set %s xdp off", ErrUnfit, name, foreign, name)
+	}
+	addrs, err := netlink.AddrList(e.link, netlink.FAMILY_ALL)
+	if err != nil {
+		return e, nil, fmt.Errorf("addresses of %s: %w", name, err)
+	}
+	for _, x := range addrs {
+		if x.IP.IsGlobalUnicast() {
+			notes = append(notes, fmt.Sprintf("%s has the address %s, by which nobody can reach this host while it is one of a pair", name, x.IPNet))
+		}
+	}
+	return e, notes, nil
+}
+
+// genericNote is about generic XDP, which comes after what joins segments.
+func genericNote(name string) (string, error) {
+	gro, err := ethtoolValue(name, getGRO)
+	flags, errFlags := ethtoolValue(name, getFlags)
+	if err == nil && gro != 0 || errFlags == nil && flags&flagLRO != 0 {
+		return "", fmt.Errorf("%w: the driver of %s has no native XDP, and in generic mode joined segments are too long for a frame: ethtool -K %s gro off lro off", ErrUnfit, name, name)
+	}
+	return "the driver of " + name + " has no native XDP: generic mode, which is slower", nil
+}
+
+// foreignProgram names the XDP program of an interface if it is not one like
+// own, as a pair leaves behind.
+func foreignProgram(a *netlink.LinkAttrs, own *ebpf.Program) (string, error) {
+	if a.Xdp == nil || !a.Xdp.Attached {
+		return "", nil
+	}
+	there, err := ebpf.NewProgramFromID(ebpf.ProgramID(a.Xdp.ProgId))
+	if err != nil {
+		return fmt.Sprintf("number %d", a.Xdp.ProgId), nil
+	}
+	defer there.Close()
+	has, err := there.Info()
+	if err != nil {
+		return "", err
+	}
+	wants, err := own.Info()
+	if err != nil {
+		return "", err
+	}
+	if has.Tag == wants.Tag {
+		return "", nil
+	}
+	return fmt.Sprintf("number %d, %q", a.Xdp.ProgId, has.Name), nil
+}
+
+func newPair(ends [2]end, size, frames int) (p *Pair, err error) {
+	queues := ends[0].queues + ends[1].queues
+	for frames *= queues; bits.OnesCount(uint(frames)) != 1; {
+		frames += frames & -frames
+	}
+	p = &Pair{epoll: -1, listen: -1, area: pageAligned(frames * size), frameSize: uint64(size), frames: frames}
+	p.free, p.share = allFrames(frames, size), frames/2/queues
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, p.Close())
+		}
+	}()
+	for i, e := range ends {
+		for queue := range e.queues {
+			if err := p.open(e, i, queue, size); err != nil {
+				return nil, err
+			}
+		}
+	}
+	p.refill()
+	if err := p.watch(); err != nil {
+		return nil, err
+	}
+	return p, p.hear(ends[0].link.Attrs().Index, ends[1].link.Attrs().Index)
+}
+
+// open adds a queue, and lets the interface's program drop what comes by it
+// until a socket is there.
+func (p *Pair) open(e end, side, queue, size int) error {
+	name := e.link.Attrs().Name
+	if err := e.program.Queues.Put(uint32(queue), uint32(1)); err != nil {
+		return fmt.Errorf("%s: close queue %d: %w", name, queue, err)
+	}
+	socket, err := newRings(p.area, size, p.frames, len(p.queues) == 0)
+	if err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	l := &pairQueue{Port: socket, side: uint16(side), queue: queue}
+	p.queues, p.sides[side] = append(p.queues, l), append(p.sides[side], l)
+	if len(p.queues) == 1 {
+		err = l.bind(e.link.Attrs().Index, queue)
+	} else {
+		err = l.bindSharing(p.queues[0].Port, e.link.Attrs().Index, queue)
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	if err := e.program.Register(queue, l.fd); err != nil {
+		return fmt.Errorf("%s: register queue %d: %w", name, queue, err)
+	}
+	return nil
+}
+
+// attach puts the program in place of what is there, in the mode of that; where
+// nothing is, in native mode if the driver can.
+func (e *end) attach() (generic bool, err error) {
+	a := e.link.Attrs()
+	flags := unix.XDP_FLAGS_DRV_MODE
+	if a.Xdp != nil && a.Xdp.Attached && a.Xdp.AttachMode == nl.XDP_ATTACHED_SKB {
+		flags = unix.XDP_FLAGS_SKB_MODE
+	}
+	err = netlink.LinkSetXdpFdWithFlags(e.link, e.program.Program.FD(), flags)
+	if errors.Is(err, unix.EOPNOTSUPP) {
+		flags = unix.XDP_FLAGS_SKB_MODE
+		err = netlink.LinkSetXdpFdWithFlags(e.link, e.program.Program.FD(), flags)
+	}
+	if err != nil {
+		return false, fmt.Errorf("%s: attach the XDP program: %w", a.Name, err)
+	}
+	return flags == unix.XDP_FLAGS_SKB_MODE, nil
+}
+
+// RemovePair takes the XDP programs that a pair left behind off its interfaces.
+// An interface that is gone, or has none, is as it should be.
+func RemovePair(c PairConfig) error {
+	return inNetNS(c.NetNS, func() error {
+		return errors.Join(removeProgram(c.Interfaces[0]), removeProgram(c.Interfaces[1]))
+	})
+}
+
+func removeProgram(name string) error {
+	link, err := netlink.LinkByName(name)
+	if errors.As(err, new(netlink.LinkNotFoundError)) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	own, err := xdp.NewProgram(1)
+	if err != nil {
+		return fmt.Errorf("load the XDP program: %w", err)
+	}
+	defer own.Close()
+	a := link.Attrs()
+	foreign, err := foreignProgram(a, own.Program)
+	switch {
+	case err != nil:
+		return fmt.Errorf("%s: %w", name, err)
+	case foreign != "":
+		return fmt.Errorf("%s has an XDP program of somebody else's, %s: it stays", name, foreign)
+	case a.Xdp == nil || !a.Xdp.Attached:
+		return nil
+	}
+	flags := unix.XDP_FLAGS_DRV_MODE
+	if a.Xdp.AttachMode == nl.XDP_ATTACHED_SKB {
+		flags = unix.XDP_FLAGS_SKB_MODE
+	}
+	if err := netlink.LinkSetXdpFdWithFlags(link, -1, flags); err != nil {
+		return fmt.Errorf("%s: take the XDP program off: %w", name, err)
+	}
+	return nil
+}
