@@ -18,6 +18,7 @@ type Status struct {
 	Ready     bool              `json:"ready"`
 	Problems  []string          `json:"problems"` // why it is not ready, or what needs a person
 	Docker    DockerStatus      `json:"docker"`
+	Place     string            `json:"place,omitempty"` // of a gateway that guards no containers: the interfaces that it is between
 	Epoch     uint32            `json:"epoch"`
 	Mode      policy.Mode       `json:"mode"` // the default for services without one
 	Services  ServiceCounts     `json:"services"`

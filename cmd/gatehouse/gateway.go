@@ -26,6 +26,7 @@ type gateway struct {
 	guard     *guard
 	steer     *steer.Steer
 	dataplane *dataplane.Dataplane
+	place     *place // nil where containers are guarded; else watcher, guard and steer are
 	recorder  *recorder
 	started   time.Time
 }
@@ -41,15 +42,19 @@ func (g *gateway) library() *models.Library {
 var errNoState = errors.New("the gateway has no policy yet: Docker has not answered since it started; see `gatehouse status`")
 
 func (g *gateway) status() Status {
-	d := g.watcher.Status()
 	s := Status{
 		Version: buildVersion(), Started: g.started, Mode: g.settings.defaultMode(),
-		Docker:  DockerStatus{Connected: d.Connected, LastSync: d.LastList, Swarm: d.Swarm, Error: d.Error},
 		Packets: map[string]uint64{}, Drops: map[string]uint64{},
 		Problems: g.unready(), Closed: []string{}, Uncovered: []Uncovered{}, Findings: []Finding{},
 	}
 	s.Ready = len(s.Problems) == 0
-	r := g.guard.report()
+	if g.place != nil {
+		s.Place = g.place.name
+	} else {
+		d := g.watcher.Status()
+		s.Docker = DockerStatus{Connected: d.Connected, LastSync: d.LastList, Swarm: d.Swarm, Error: d.Error}
+	}
+	r := g.report()
 	s.Closed = append(s.Closed, r.closed...)
 	s.Endpoints = EndpointCounts{Admitted: len(r.devices), Waiting: r.waiting}
 	g.countPackets(&s)
@@ -66,12 +71,29 @@ func (g *gateway) status() Status {
 	return s
 }
 
+// report is what the side of the network has to say.
+func (g *gateway) report() guarding {
+	if g.place != nil {
+		return g.place.report()
+	}
+	return g.guard.report()
+}
+
 func (g *gateway) countPackets(s *Status) {
+	worker := g.dataplane.Counters()
+	if g.place != nil {
+		s.Packets["forwarded"], s.Packets["recorded"] = worker.Forwarded, worker.Observed
+		for r, n := range worker.Reasons {
+			if n > 0 {
+				s.Drops[policy.Reason(r).String()] = n
+			}
+		}
+		return
+	}
 	kernel, err := g.steer.Counters()
 	if err != nil {
 		s.Problems = append(s.Problems, err.Error())
 	}
-	worker := g.dataplane.Counters()
 	s.Packets["decided"] = kernel.Hits
 	s.Packets["peered"] = kernel.Peer
 	s.Packets["steered"] = kernel.Steered
@@ -110,8 +132,10 @@ func describe(s *Status, st *control.State) {
 // unready says why the gateway is not doing all its work.
 func (g *gateway) unready() []string {
 	problems := []string{}
-	if err := g.watcher.Ready(); err != nil {
-		problems = append(problems, err.Error())
+	if g.place == nil {
+		if err := g.watcher.Ready(); err != nil {
+			problems = append(problems, err.Error())
+		}
 	}
 	if g.control.State() == nil {
 		problems = append(problems, "no policy yet")
@@ -119,7 +143,7 @@ func (g *gateway) unready() []string {
 	if text := g.control.Fault(); text != "" {
 		problems = append(problems, "policy does not compile, the last good table stays: "+text)
 	}
-	r := g.guard.report()
+	r := g.report()
 	problems = append(problems, r.faults...)
 	return append(problems, r.late...)
 }
@@ -129,7 +153,7 @@ func (g *gateway) workloads() []WorkloadView {
 	if st == nil {
 		return []WorkloadView{}
 	}
-	views := workloadViews(st, g.guard.report().devices)
+	views := workloadViews(st, g.report().devices)
 	drifted := map[string][]string{}
 	for _, f := range g.recorder.drift.findings(g.library(), st.Population.Groups) {
 		drifted[f.Subject] = append(drifted[f.Subject], f.Kind+": "+f.Text)

@@ -29,7 +29,9 @@ func newRunCommand() *cobra.Command {
 		Use:   "run",
 		Short: "Run the gateway of this host. Needs root",
 		Long: "Run guards the containers of this host until it is stopped. What it put in the kernel stays when it stops: decided\n" +
-			"flows go on, new ones wait for the next run where a service enforces. `gatehouse uninstall` removes everything.",
+			"flows go on, new ones wait for the next run where a service enforces. `gatehouse uninstall` removes everything.\n\n" +
+			"With --pair or --route it guards what passes between interfaces instead, by the operator's statements alone; nothing\n" +
+			"passes there while it does not run. `gatehouse uninstall`, with the same flag, ends that.",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			set, err := loadSettings(cmd, os.LookupEnv)
@@ -46,7 +48,11 @@ func newRunCommand() *cobra.Command {
 			defer stop()
 			socket, _ := cmd.Flags().GetString("socket")
 			log := slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), nil))
-			if err := runGateway(cmd.Context(), set, socket, log); err != nil {
+			run := runGateway
+			if set.isPlace() {
+				run = runPlace
+			}
+			if err := run(cmd.Context(), set, socket, log); err != nil {
 				if errors.As(err, new(*exitError)) {
 					return err
 				}
@@ -166,6 +172,9 @@ func (g *gateway) applyRules(r *control.Rules) error {
 	if err := g.control.SetRules(r); err != nil {
 		return err
 	}
+	if g.place != nil {
+		return nil
+	}
 	g.watcher.Keep(r.Library.EnvKeys(), r.Library.ArgKeys(), r.Library.CommandWords())
 	return nil
 }
@@ -261,7 +270,7 @@ func withSlash(prefix string) string {
 
 // compileSettings carries on with the kernel's epoch: it never goes back.
 func compileSettings(set Settings, epoch uint32) policy.Input {
-	in := policy.Input{Epoch: epoch}
+	in := policy.Input{Epoch: epoch, Transit: set.isPlace(), TransitMode: set.defaultMode()}
 	for _, p := range set.Site {
 		in.ExtraSite = append(in.ExtraSite, netip.MustParsePrefix(p)) // checked by Settings.check
 	}

@@ -32,7 +32,7 @@ type Settings struct {
 	Docker string `yaml:"docker" help:"the engine's API socket"`
 	NetNS  string `yaml:"netns" help:"folder in which the engine keeps network namespaces"`
 	State  string `yaml:"state" help:"folder for what must outlive a restart"`
-	Mode   string `yaml:"mode" help:"mode of services that nobody set one for: observe or enforce"`
+	Mode   string `yaml:"mode" help:"mode of services that nobody set one for: observe or enforce; of pair and route the default is enforce"`
 	Floor  string `yaml:"mode.floor" help:"enforce: labels cannot loosen a service to observe"`
 	Enroll string `yaml:"enroll" help:"all: guard every workload whose deployer did not opt out; none: only those with gatehouse.enable=true"`
 
@@ -52,6 +52,9 @@ type Settings struct {
 
 	HistorySize int    `yaml:"history.size" help:"MiB of flows and violations to keep; the oldest flows go first"`
 	HistoryAge  string `yaml:"history.age" help:"how long flows and violations are kept, such as 24h or 7d"`
+
+	Pair  []string `yaml:"pair" help:"two interfaces between which the gateway is a bump in the wire; no containers are guarded then, and statements are the only policy"`
+	Route []string `yaml:"route" help:"interfaces between which this host routes through the gateway; no containers are guarded then, and statements are the only policy"`
 
 	Metrics string `yaml:"metrics" help:"loopback address for /metrics, /livez, /readyz; empty = off"`
 	Workers int    `yaml:"workers" help:"worker threads, one AF_XDP queue each"`
@@ -103,6 +106,8 @@ func eachSetting(s *Settings, visit func(key, help string, v reflect.Value)) {
 // result; the error names the source of what is wrong.
 func loadSettings(cmd *cobra.Command, environ func(string) (string, bool)) (Settings, error) {
 	s := defaultsOf()
+	mode := s.Mode
+	s.Mode = "" // so that it shows whether anybody set it
 	path, _ := cmd.Flags().GetString("config")
 	if err := readSettings(path, cmd.Flags().Changed("config"), &s); err != nil {
 		return s, err
@@ -128,6 +133,13 @@ func loadSettings(cmd *cobra.Command, environ func(string) (string, bool)) (Sett
 			errs = append(errs, fmt.Errorf("flag --%s: %w", name, err))
 		}
 	})
+	switch {
+	case s.Mode != "":
+	case s.isPlace():
+		s.Mode = "enforce"
+	default:
+		s.Mode = mode
+	}
 	errs = append(errs, s.check())
 	return s, errors.Join(errs...)
 }
@@ -213,6 +225,7 @@ func (s *Settings) check() error {
 			errs = append(errs, fmt.Errorf("setting metadata: %w", err))
 		}
 	}
+	errs = append(errs, s.checkPlace())
 	if err := modelSettings(*s).Trust.Validate(); err != nil {
 		errs = append(errs, fmt.Errorf("setting %w", err))
 	}

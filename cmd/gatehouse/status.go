@@ -40,17 +40,12 @@ func (s *Status) write(w io.Writer) {
 		state = "NOT READY"
 	}
 	row(w, "gateway", fmt.Sprintf("%s, %s, up %s, table %d", state, s.Version, time.Since(s.Started).Truncate(time.Second), s.Epoch))
-	docker := "connected, last full sync " + ago(s.Docker.LastSync)
-	if !s.Docker.Connected {
-		docker = "NOT CONNECTED, last full sync " + ago(s.Docker.LastSync) + ": " + s.Docker.Error
+	if s.Place != "" {
+		row(w, "place", s.Place+", "+s.Mode.String())
+		s.Situation.write(w)
+	} else {
+		s.writeGuarded(w)
 	}
-	row(w, "docker", docker)
-	row(w, "services", fmt.Sprintf("%d enforce, %d observe, %d not enrolled; default mode %s", s.Services.Enforce, s.Services.Observe, s.Services.Unenrolled, s.Mode))
-	if s.Services.Observe > 0 {
-		row(w, "", "observe drops nothing of its own service: `gatehouse mode SERVICE enforce` does")
-	}
-	s.Situation.write(w)
-	row(w, "interfaces", fmt.Sprintf("%d guarded, %d waiting", s.Endpoints.Admitted, s.Endpoints.Waiting))
 	row(w, "flows", s.Flows)
 	s.History.write(w)
 	for _, name := range slices.Sorted(maps.Keys(s.Packets)) {
@@ -73,6 +68,21 @@ func (s *Status) write(w io.Writer) {
 	for _, f := range s.Findings {
 		row(w, "finding "+f.Kind, f.Subject+": "+f.Text)
 	}
+}
+
+// writeGuarded is about the containers.
+func (s *Status) writeGuarded(w io.Writer) {
+	docker := "connected, last full sync " + ago(s.Docker.LastSync)
+	if !s.Docker.Connected {
+		docker = "NOT CONNECTED, last full sync " + ago(s.Docker.LastSync) + ": " + s.Docker.Error
+	}
+	row(w, "docker", docker)
+	row(w, "services", fmt.Sprintf("%d enforce, %d observe, %d not enrolled; default mode %s", s.Services.Enforce, s.Services.Observe, s.Services.Unenrolled, s.Mode))
+	if s.Services.Observe > 0 {
+		row(w, "", "observe drops nothing of its own service: `gatehouse mode SERVICE enforce` does")
+	}
+	s.Situation.write(w)
+	row(w, "interfaces", fmt.Sprintf("%d guarded, %d waiting", s.Endpoints.Admitted, s.Endpoints.Waiting))
 }
 
 func (h *HistoryStatus) write(w io.Writer) {

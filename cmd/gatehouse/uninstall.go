@@ -15,8 +15,9 @@ func newUninstallCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "uninstall",
 		Short: "Remove programs, maps, devices and rules: the network as it was found. Needs root",
-		Long:  "Uninstall opens every network that the gateway guarded. Stop the gateway first. Modes and zones in the state folder stay.",
-		Args:  cobra.NoArgs,
+		Long: "Uninstall opens every network that the gateway guarded. Stop the gateway first. Modes and zones in the state folder stay.\n\n" +
+			"With --pair or --route it opens those interfaces, and leaves what guards containers.",
+		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			set, err := loadSettings(cmd, os.LookupEnv)
 			if err != nil {
@@ -30,11 +31,7 @@ func newUninstallCommand() *cobra.Command {
 				c.Close()
 				return fail(exitNo, "a gateway answers on %s: stop it first", socket)
 			}
-			kernel, err := steer.Open(steerConfig(set))
-			if err != nil {
-				return &exitError{exitReach, err}
-			}
-			if err := kernel.Uninstall(); err != nil {
+			if err := uninstall(set); err != nil {
 				return &exitError{exitReach, err}
 			}
 			fmt.Fprintln(cmd.OutOrStdout(), "removed")
@@ -43,4 +40,15 @@ func newUninstallCommand() *cobra.Command {
 	}
 	addSettingFlags(cmd.Flags())
 	return cmd
+}
+
+func uninstall(set Settings) error {
+	if set.isPlace() {
+		return newPlace(set).remove()
+	}
+	kernel, err := steer.Open(steerConfig(set))
+	if err != nil {
+		return err
+	}
+	return kernel.Uninstall()
 }

@@ -1,0 +1,234 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"gatehouse/control"
+	"gatehouse/control/inventory"
+	"gatehouse/dataplane"
+	"gatehouse/dataplane/afxdp"
+	"gatehouse/dataplane/tun"
+	"gatehouse/policy"
+)
+
+// place is where a gateway stands that guards no containers: between two
+// interfaces as a bump in the wire, or between those that the host routes
+// between.
+type place struct {
+	name   string
+	legs   []string // what the port's slots are
+	open   func() (dataplane.Port, []string, error)
+	remove func() error
+
+	lost  chan error
+	mu    sync.Mutex
+	fault string // why the port is not open
+}
+
+func (s *Settings) isPlace() bool { return len(s.Pair) > 0 || len(s.Route) > 0 }
+
+func (s *Settings) checkPlace() error {
+	var errs []error
+	fault := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
+	twice := func(list []string) bool { return len(slices.Compact(slices.Sorted(slices.Values(list)))) < len(list) }
+	if len(s.Pair) > 0 && len(s.Route) > 0 {
+		fault("settings pair and route: one gateway is at one place; run another, with --socket, --state and --devices of its own")
+	}
+	if len(s.Pair) > 0 && (len(s.Pair) != 2 || twice(s.Pair)) {
+		fault("setting pair: %s: want two interfaces, such as eth1,eth2", strings.Join(s.Pair, ","))
+	}
+	if len(s.Route) == 1 || twice(s.Route) {
+		fault("setting route: %s: want all interfaces by which the traffic enters and leaves, each once and at least two, or replies would not come through the gateway", strings.Join(s.Route, ","))
+	}
+	for _, name := range slices.Concat(s.Pair, s.Route) {
+		if name == "" || len(name) > 15 || strings.ContainsAny(name, "/ ") {
+			fault("%q is no name of an interface", name)
+		}
+	}
+	if s.isPlace() && s.Workers > 1 {
+		fault("setting workers: %d: a pair or a route is served by one, as network cards spread the two directions of a flow over different queues", s.Workers)
+	}
+	return errors.Join(errs...)
+}
+
+func newPlace(set Settings) *place {
+	p := &place{lost: make(chan error, 1)}
+	if len(set.Pair) > 0 {
+		c := afxdp.PairConfig{Interfaces: [2]string(set.Pair)}
+		p.name, p.legs = "pair "+set.Pair[0]+", "+set.Pair[1], set.Pair
+		p.open = func() (dataplane.Port, []string, error) {
+			port, notes, err := afxdp.OpenPair(c)
+			return port, notes, err
+		}
+		p.remove = func() error { return afxdp.RemovePair(c) }
+		return p
+	}
+	r := tun.Route{Interfaces: set.Route, Device: set.Devices + "-route", Table: standingTable(set.Devices) + "-route"}
+	p.name, p.legs = "route "+strings.Join(set.Route, ", "), []string{r.Device}
+	p.open = func() (dataplane.Port, []string, error) {
+		port, notes, err := tun.OpenRoute(r)
+		return port, notes, err
+	}
+	p.remove = func() error { return tun.RemoveRoute(r) }
+	return p
+}
+
+// endpoints are the legs as the packet path knows them.
+func (p *place) endpoints(mode policy.Mode) []dataplane.Endpoint {
+	var out []dataplane.Endpoint
+	for i, leg := range p.legs {
+		out = append(out, dataplane.Endpoint{ID: leg, Slot: uint16(i), Mode: mode, Transit: true})
+	}
+	return out
+}
+
+func (p *place) report() guarding {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	r := guarding{devices: map[string]string{}}
+	if p.fault != "" {
+		r.faults = []string{"nothing passes: " + p.fault}
+	}
+	return r
+}
+
+// setFault records why the port is not open, and reports whether that is news.
+func (p *place) setFault(text string) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	news := p.fault != text
+	p.fault = text
+	return news
+}
+
+// failed is dataplane.Config.PortFailed.
+func (p *place) failed(_, _ int, err error) {
+	select {
+	case p.lost <- err:
+	default:
+	}
+}
+
+// reopenEvery is how often a place whose port was lost is tried again.
+const reopenEvery = time.Second
+
+// keep opens the port again whenever the kernel has taken it away.
+func (p *place) keep(ctx context.Context, plane *dataplane.Dataplane, log *slog.Logger) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case err := <-p.lost:
+			p.setFault(err.Error())
+		}
+		for err := p.add(plane, log); err != nil; err = p.add(plane, log) {
+			if p.setFault(err.Error()) {
+				log.Error("nothing passes until this is mended", "place", p.name, "error", err)
+			}
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(reopenEvery):
+			}
+		}
+		p.setFault("")
+		log.Info("passing again", "place", p.name)
+	}
+}
+
+// add opens the port and gives it to the worker.
+func (p *place) add(plane *dataplane.Dataplane, log *slog.Logger) error {
+	port, notes, err := p.open()
+	if err != nil {
+		return err
+	}
+	for _, n := range notes {
+		log.Warn(n)
+	}
+	return plane.AddPort(0, 0, port)
+}
+
+// runPlace is runGateway for a gateway that guards no containers.
+func runPlace(ctx context.Context, set Settings, socket string, log *slog.Logger) (err error) {
+	if err := os.MkdirAll(set.State, 0o700); err != nil {
+		return fmt.Errorf("state folder: %w", err)
+	}
+	in, err := openInputs(set, log)
+	if err != nil {
+		return &exitError{exitUsage, err}
+	}
+	api := &server{log: log}
+	listener, err := api.listen(socket)
+	if err != nil {
+		return fmt.Errorf("API socket: %w", err)
+	}
+	defer listener.Close()
+	gw, err := newPlaceGateway(set, in, log)
+	if err != nil {
+		return err
+	}
+	api.gw = gw
+	if err := gw.control.Refresh(); err != nil {
+		return &exitError{exitUsage, err}
+	}
+	if err := gw.place.add(gw.dataplane, log); err != nil {
+		return err
+	}
+
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return gw.dataplane.Run(ctx) })
+	g.Go(func() error { gw.place.keep(ctx, gw.dataplane, log); return nil })
+	g.Go(func() error { gw.recorder.run(ctx); return nil })
+	g.Go(func() error { in.files.Run(ctx, gw.applyRules); return nil })
+	g.Go(func() error { in.records.Run(ctx); return nil })
+	g.Go(func() error { gw.control.Run(ctx); return nil })
+	g.Go(func() error { return api.serve(ctx, listener) })
+	g.Go(func() error { return serveProbes(ctx, set.Metrics, gw) })
+	log.Info("running", "version", buildVersion(), "place", gw.place.name, "socket", socket, "mode", set.Mode)
+	if set.defaultMode() == policy.Observe {
+		log.Warn("what no statement allows is recorded, not dropped; --mode enforce drops it")
+	} else if len(in.rules.Policy.Statements) == 0 {
+		log.Warn("there are no statements, so nothing passes; --statements names a file or folder")
+	}
+	return g.Wait()
+}
+
+// newPlaceGateway builds all but the port. No workload is ever in its inventory.
+func newPlaceGateway(set Settings, in inputs, log *slog.Logger) (*gateway, error) {
+	known, err := openNames(set, log)
+	if err != nil {
+		return nil, err
+	}
+	gw := &gateway{settings: set, names: known, inputs: in, place: newPlace(set), recorder: newRecorder(set, log), started: time.Now()}
+	plane, err := dataplane.New(dataplane.Config{
+		Flows: set.Flows, PerEndpoint: set.Flows / len(gw.place.legs), FlowMap: dataplane.NoFlowMap{}, Logger: log,
+		PortFailed: gw.place.failed,
+		WatchEvery: watchEvery,
+		Ended:      gw.recorder.ended,
+		Violated:   gw.recorder.violated,
+	})
+	if err != nil {
+		return nil, err
+	}
+	gw.dataplane, gw.recorder.plane = plane, plane
+	plane.SetEndpoints(gw.place.endpoints(set.defaultMode()))
+	gw.control = control.New(control.Config{
+		Inventory: inventory.New(), Rules: in.rules, Modes: in.modes, Holds: in.holds, Records: in.records, Log: log,
+		Settings: modelSettings(set), Compile: compileSettings(set, 0),
+		Publish: func(s *control.State) {
+			gw.recorder.names.follow(s)
+			plane.SetTable(s.Table)
+		},
+	})
+	return gw, nil
+}
