@@ -93,7 +93,7 @@ var wrapped = map[string][]string{
 	"github.com/fsouza/go-dockerclient":   {"control/docker"},
 	"github.com/moby/moby/client":         {"control/docker"},
 	"github.com/google/gopacket/pcapgo":   {"dataplane/capture"},
-	"github.com/google/nftables":          {"dataplane/steer"},
+	"github.com/google/nftables":          {"dataplane/steer", "dataplane/tun"}, // of bridges; of routes
 	"github.com/gaissmai/bart":            {"policy"},
 	"go.etcd.io/bbolt":                    {"control/history"},
 	"github.com/prometheus/client_golang": {"cmd/gatehouse"},

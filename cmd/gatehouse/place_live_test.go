@@ -390,6 +390,7 @@ func TestPairLosesAnInterface(t *testing.T) {
 		{"down", func() { x.ip(x.mid, "link set eth2 down") }, func() { x.ip(x.mid, "link set eth2 up") }, "eth2 is down"},
 		{"gone", func() { x.ip(x.mid, "link del eth2") }, func() {
 			x.lay(&x.right, "eth2", 1500, [2]string{"198.51.100.2/24", "2001:db8::2/64"})
+			x.ip(x.left.name, "neigh flush dev eth0") // another card, another MAC
 		}, "no interface eth2"},
 	} {
 		t.Run(c.what, func(t *testing.T) {
