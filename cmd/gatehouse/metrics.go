@@ -31,7 +31,19 @@ var (
 	descViolations = prometheus.NewDesc("gatehouse_violations_total", "Violation records made, or lost in a flood, since start.", nil, nil)
 )
 
-func (m metrics) Describe(ch chan<- *prometheus.Desc) { prometheus.DescribeByCollect(m, ch) }
+// described are all that Collect may send: the registry refuses others.
+var described = []*prometheus.Desc{
+	descEpoch, descRules, descCompile, descDocker, descServices, descUncovered, descEndpoints, descFlows,
+	descPackets, descDrops, descRecords, descSummed, descDamaged, descHistory, descUnwritten, descViolations,
+}
+
+// Describe tells the registry of all metrics, those included that nothing has
+// counted yet.
+func (m metrics) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range described {
+		ch <- d
+	}
+}
 
 func (m metrics) Collect(ch chan<- prometheus.Metric) {
 	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
