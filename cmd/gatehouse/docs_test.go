@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	stdflag "flag"
@@ -98,6 +99,62 @@ func TestDocsSettings(t *testing.T) {
 			strings.ToUpper(strings.ReplaceAll(key, ".", "_")), value, cell(help))
 	})
 	generated(t, "settings.md", "settings", b.String())
+}
+
+// docs/verbs.md is what --help says, but for the settings, which have a page.
+func TestDocsVerbs(t *testing.T) {
+	settings := map[string]bool{"config": true}
+	set := defaultsOf()
+	eachSetting(&set, func(key, _ string, _ reflect.Value) { settings[strings.ReplaceAll(key, ".", "-")] = true })
+	var b strings.Builder
+	var walk func(*cobra.Command)
+	walk = func(cmd *cobra.Command) {
+		for _, sub := range cmd.Commands() {
+			if sub.IsAvailableCommand() && sub.Name() != "help" && sub.Name() != "completion" {
+				describeVerb(&b, sub, settings)
+				walk(sub)
+			}
+		}
+	}
+	walk(newRoot())
+	generated(t, "verbs.md", "verbs", strings.TrimPrefix(b.String(), "\n"))
+}
+
+func describeVerb(b *strings.Builder, cmd *cobra.Command, settings map[string]bool) {
+	fmt.Fprintf(b, "\n%s %s\n\n", strings.Repeat("#", 1+strings.Count(cmd.CommandPath(), " ")), cmd.CommandPath())
+	if !cmd.HasSubCommands() || cmd.Args == nil {
+		fmt.Fprintf(b, "    %s\n\n", strings.TrimSuffix(cmd.UseLine(), " [flags]"))
+	}
+	fmt.Fprintln(b, strings.TrimSuffix(cmp.Or(cmd.Long, cmd.Short), ".")+".")
+	if cmd.Example != "" {
+		fmt.Fprintf(b, "\n```\n%s\n```\n", strings.ReplaceAll(strings.TrimSpace(cmd.Example), "\n  ", "\n"))
+	}
+	var rows strings.Builder
+	takesSettings := false
+	cmd.LocalFlags().VisitAll(func(f *pflag.Flag) {
+		switch own := cmd.Flags().Lookup("config") != nil; {
+		case f.Name == "help":
+		case own && settings[f.Name]:
+			takesSettings = true
+		default:
+			short := ""
+			if f.Shorthand != "" {
+				short = "`-" + f.Shorthand + "`, "
+			}
+			kind, help := pflag.UnquoteUsage(f)
+			name := strings.TrimSpace("--" + f.Name + " " + kind)
+			if f.DefValue != "" && f.DefValue != "false" && f.DefValue != "[]" {
+				help += " (default " + f.DefValue + ")"
+			}
+			fmt.Fprintf(&rows, "| %s`%s` | %s |\n", short, name, cell(help))
+		}
+	})
+	if rows.Len() > 0 {
+		fmt.Fprintf(b, "\n| flag | |\n|---|---|\n%s", rows.String())
+	}
+	if takesSettings {
+		b.WriteString("\nTakes the [settings](settings.md) as flags too.\n")
+	}
 }
 
 func TestDocsModels(t *testing.T) {
@@ -325,7 +382,7 @@ func takes(args []string) error {
 		return err
 	}
 	left := cmd.Flags().Args()
-	if cmd.HasSubCommands() && len(left) > 0 {
+	if cmd.HasSubCommands() && len(left) > 0 && left[0] == strings.ToLower(left[0]) {
 		return fmt.Errorf("%s has no %s", cmd.Name(), left[0])
 	}
 	if help, _ := cmd.Flags().GetBool("help"); help || len(left) == 0 || strings.HasSuffix(left[len(left)-1], "...") {
