@@ -61,8 +61,8 @@ func bittorrentTrack(b, other []byte) match {
 // window, sequence, acknowledgement. The two sides' ids differ by one at most and
 // each acknowledges what the other sent.
 func bittorrentUTP(b, other []byte) match {
-	// Ids are random: the small ones are left to formats that are full of zeros.
-	if len(b) < utpHead || b[1] > 3 || b[2] < 4 {
+	// Ids and times are random: the small ones are left to formats that are full of zeros.
+	if len(b) < utpHead || b[1] > 3 || b[2] < 4 || b[4]|b[5] == 0 {
 		return no
 	}
 	if b[0] == 0x41 && len(other) == 0 {
@@ -73,6 +73,9 @@ func bittorrentUTP(b, other []byte) match {
 	}
 	if len(other) < utpHead {
 		return fits
+	}
+	if be.Uint32(b[4:]) == be.Uint32(other[4:]) { // a number that is only repeated
+		return no
 	}
 	if d := be.Uint16(b[2:]) - be.Uint16(other[2:]); d > 1 && d != 0xffff || other[0]&0xf != 1 || other[0] > 0x41 {
 		return no

@@ -12,7 +12,7 @@ import (
 // timestamp as its origin.
 var ntpProtocol = protocol{
 	app: policy.AppNTP, udp: true,
-	client: func(v *view) match { return ntpMessage(v.c) }, server: ntpReply,
+	client: ntpRequest, server: ntpReply,
 	clientFirsts: anyByte(), serverFirsts: anyByte(),
 	attrs: func(v *view, a *Attrs) {
 		if len(v.c) > 0 {
@@ -25,6 +25,7 @@ const (
 	ntpSize      = 48
 	ntpOrigin    = 24
 	ntpTransmit  = 40
+	ntpNoMode    = 0 // of version 1
 	ntpSymActive = 1
 	ntpSymPass   = 2
 	ntpClient    = 3
@@ -47,7 +48,7 @@ func ntpMessage(b []byte) match {
 		return ntpControlMessage(b)
 	case mode == ntpPrivate && version > 0:
 		return ntpPrivateMessage(b)
-	case mode == 0 && version != 1 || mode > ntpBroadcast || version == 0: // version 1 has no modes
+	case mode == ntpNoMode && version != 1 || mode > ntpBroadcast || version == 0: // version 1 has no modes
 		return no
 	}
 	// The header alone, with a MAC (key 4, digest 16 to 32) or with extension
@@ -147,27 +148,52 @@ func ntpPrivateMessage(b []byte) match {
 	return fits
 }
 
+// ntpAnswers reports whether a control or private message has its response bit.
+func ntpAnswers(b []byte) bool {
+	if b[0]&7 == ntpControl {
+		return b[1]&0x80 != 0
+	}
+	return b[0]&0x80 != 0
+}
+
+func ntpRequest(v *view) match {
+	m := ntpMessage(v.c)
+	if m != no && v.c[0]&7 >= ntpControl && ntpAnswers(v.c) {
+		return no
+	}
+	return m
+}
+
 func ntpReply(v *view) match {
 	m := ntpMessage(v.s)
+	if m != no && v.s[0]&7 >= ntpControl && !ntpAnswers(v.s) {
+		return no
+	}
 	if m == no || len(v.c) == 0 {
 		return m
 	}
+	asked := v.c[0] & 7
 	switch v.s[0] & 7 {
 	case ntpServer:
-		if v.c[0]&7 == ntpServer || len(v.c) < ntpSize {
+		switch {
+		case len(v.c) < ntpSize:
 			return m
-		}
-		if be.Uint64(v.s[ntpOrigin:]) == be.Uint64(v.c[ntpTransmit:]) {
+		case asked != ntpClient && asked != ntpSymActive && asked != ntpNoMode:
+			return no
+		case be.Uint64(v.s[ntpOrigin:]) == be.Uint64(v.c[ntpTransmit:]):
 			return yes
-		}
-		// An old reply may come after a newer request.
-		if m == yes {
+		case m == yes: // an old reply may come after a newer request
 			return fits
 		}
 		return no
 	case ntpControl:
 		if len(v.c) < 4 || be.Uint16(v.c[2:]) != be.Uint16(v.s[2:]) {
 			return fits
+		}
+	case ntpNoMode, ntpSymActive, ntpSymPass, ntpClient, ntpBroadcast:
+		// Formats whose answers begin as the questions do have one mode for both.
+		if m != yes {
+			return no
 		}
 	}
 	return m

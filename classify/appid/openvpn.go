@@ -106,7 +106,7 @@ func openvpnAnswer(c, s []byte, full bool) match {
 	if len(s) < openvpnBare || len(c) < 9 {
 		return until(full)
 	}
-	if len(s) >= 26 && bytes.Contains(s[9:], c[1:9]) {
+	if len(s) >= 26 && distinct(c[1:9]) > 4 && bytes.Contains(s[9:], c[1:9]) {
 		return fits
 	}
 	// tls-crypt hides what is acknowledged.

@@ -108,23 +108,38 @@ func quicAnswer(v *view) match {
 		return quicPublicAnswer(v.c, v.s)
 	}
 	version, ok := quicLong(v.s)
-	if !ok {
-		if v.s[0]&0xc0 == 0x40 && len(v.c) > 0 {
-			return fits
-		}
+	switch {
+	case !ok && v.s[0]&0xc0 == 0x40 && v.hello != nil && v.hello.answered:
+		return fits
+	case !ok || !quicAddressed(v.c, v.s):
 		return no
-	}
-	if version == 0 {
+	case version == 0:
 		// Version negotiation: versions to the end.
 		if n := len(v.s) - 7 - int(v.s[5]); n > 0 {
 			return fits
 		}
 		return no
-	}
-	if quicVersion(version) || len(v.c) > 5 && v.c[0]&0x80 != 0 && be.Uint32(v.c[1:]) == version {
+	case quicVersion(version) || len(v.c) > 5 && v.c[0]&0x80 != 0 && be.Uint32(v.c[1:]) == version:
+		if v.hello != nil && len(v.c) > 0 {
+			v.hello.answered = true
+		}
 		return fits
 	}
 	return no
+}
+
+// quicAddressed: a server's long header is for the connection id that the client
+// calls itself by (RFC 9000 section 7.2), as far as that can be seen: what it
+// answers names both ids, and is not a format that only repeats a number.
+func quicAddressed(c, s []byte) bool {
+	version, ok := quicLong(c)
+	if !ok || quicPacked(version) || quicPacked(be.Uint32(s[1:])) {
+		return len(c) == 0 || c[0]&0x80 == 0 || quicPacked(version)
+	}
+	at := 6 + int(c[5])
+	id := c[at+1:]
+	n := int(c[at])
+	return n <= len(id) && n == int(s[5]) && string(id[:n]) == string(s[6:6+n])
 }
 
 // quicPublicAnswer: with the client's connection id or without one.

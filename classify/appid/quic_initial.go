@@ -53,6 +53,7 @@ func quicSalt(version uint32) string {
 type quicHello struct {
 	keep []byte
 	stream
+	answered bool // the server has sent a long header to the client's connection id
 }
 
 func (q *quicHello) bytes() []byte { return q.keep[:q.n] }

@@ -79,9 +79,9 @@ func redisReply(v *view) match {
 	if begins(b, "-DENIED Redis") == yes || begins(b, "-NOAUTH ") == yes {
 		return yes
 	}
-	// POP3 has some of the words typed without RESP, and says more than OK, or
-	// nothing but that it waits.
-	if len(v.c) > 0 && v.c[0] != '*' && (begins(b, "+OK ") == yes || begins(b, "+ ") == yes) {
+	// POP3 greets whatever the client has said, with more than OK, or says nothing
+	// but that it waits.
+	if begins(b, "+OK ") == yes || begins(b, "+ ") == yes {
 		return no
 	}
 	l, _, ok := line(b)

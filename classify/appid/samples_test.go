@@ -144,7 +144,7 @@ func samples() []sample {
 		{name: "dhcpv6", app: policy.AppDHCPv6, udp: true, turns: []string{"\x01abc\x00\x01\x00\x0a\x00\x03\x00\x01\x02\x00\x00\x00\x00\x01\x00\x08\x00\x02\x00\x00"}},
 		{name: "quic", app: policy.AppQUIC, udp: true, turns: []string{"\xc3\x00\x00\x00\x01\x08dddddddd\x00" + strings.Repeat("x", 1185), "\xc1\x00\x00\x00\x01\x00\x08ssssssss" + strings.Repeat("y", 1100)}},
 		{name: "dtls", app: policy.AppDTLS, udp: true, turns: []string{"\x16\xfe\xff" + strings.Repeat("\x00", 8) + be16(52) + "\x01\x00\x00\x28\x00\x00\x00\x00\x00\x00\x00\x28" + strings.Repeat("h", 40), "\x16\xfe\xff" + strings.Repeat("\x00", 8) + be16(32) + "\x03\x00\x00\x14\x00\x00\x00\x00\x00\x00\x00\x14" + strings.Repeat("h", 20)}},
-		{name: "wireguard", app: policy.AppWireGuard, udp: true, turns: []string{"\x01\x00\x00\x00iiii" + strings.Repeat("w", 140), "\x02\x00\x00\x00rrrriiii" + strings.Repeat("w", 80)}},
+		{name: "wireguard", app: policy.AppWireGuard, udp: true, turns: []string{"\x01\x00\x00\x00iiii" + noiseOf(140), "\x02\x00\x00\x00rrrriiii" + noiseOf(80)}},
 		{name: "openvpn", app: policy.AppOpenVPN, udp: true, turns: []string{"\x38sessionA\x00\x00\x00\x00\x00", "\x40sessionB\x01\x00\x00\x00\x00sessionA\x00\x00\x00\x00"}},
 		{name: "dht", app: policy.AppBitTorrent, udp: true, turns: []string{"d1:ad2:id20:abcdefghij0123456789e1:q4:ping1:t2:aa1:y1:qe", "d1:rd2:id20:mnopqrstuvwxyz123456e1:t2:aa1:y1:re"}},
 		{name: "memcached over udp", app: policy.AppMemcached, udp: true, turns: []string{"\x00\x01\x00\x00\x00\x01\x00\x00get a\r\n", "\x00\x01\x00\x00\x00\x01\x00\x00END\r\n"}},

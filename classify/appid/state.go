@@ -90,7 +90,7 @@ func (s *State) Reset(proto policy.Proto, port uint16, mid bool) {
 	s.receipts, s.proof = false, 0
 	s.outcome = Outcome{}
 	s.dir = [2]stream{}
-	s.hello.stream = stream{}
+	s.hello = quicHello{}
 	s.media = [2]rtpTrack{}
 	s.tally[0] = tally{}
 	if mid {
