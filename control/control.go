@@ -175,6 +175,9 @@ func (c *Control) refresh() error {
 	next := c.make()
 	last := c.state.Load()
 	if last != nil && same(last, next) {
+		next.Table, next.Compiled = last.Table, last.Compiled
+		c.state.Store(next) // the threat level or the files may still be others
+		c.report(last, next)
 		return nil
 	}
 	if err := c.compile(next); err != nil {

@@ -67,7 +67,11 @@ func newDoctorCommand() *cobra.Command {
 
 func checkRows(w io.Writer, checks []Check) {
 	for _, c := range checks {
-		row(w, c.Level, c.Name, c.Text)
+		first, more, _ := strings.Cut(c.Text, "\n")
+		row(w, c.Level, c.Name, first)
+		for line := range strings.Lines(more) {
+			row(w, "", "", strings.TrimSuffix(line, "\n"))
+		}
 		if c.Do != "" {
 			row(w, "", "", "-> "+c.Do)
 		}

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"io"
 	"net"
 	"net/http"
 	"os"
@@ -142,5 +143,17 @@ func TestDoctorAsksDocker(t *testing.T) {
 		if clipped := len(d.checks) > 1 && d.checks[1].Name == "image store"; clipped == strings.HasPrefix(v, "28.") {
 			t.Errorf("%s: %+v", v, d.checks)
 		}
+	}
+}
+
+// Each fault of a file has a line of its own.
+func TestDoctorShowsEveryLine(t *testing.T) {
+	var out bytes.Buffer
+	checks := []Check{{Level: levelFail, Name: "files", Text: "a.yaml:4: verdict\na.yaml:5: from", Do: "mend it"}}
+	if err := writeTable(&out, func(w io.Writer) { checkRows(w, checks) }); err != nil {
+		t.Fatal(err)
+	}
+	if want := "fail  files  a.yaml:4: verdict\n             a.yaml:5: from\n             -> mend it\n"; out.String() != want {
+		t.Errorf("%q, want %q", out.String(), want)
 	}
 }

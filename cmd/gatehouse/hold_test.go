@@ -341,3 +341,19 @@ func TestOwnControlStays(t *testing.T) {
 	write(t, filepath.Join(dir, "s.yaml"), cut+"    except: [{ports: [tcp/2375]}]\n")
 	d.eventually("with an exception it counts", func() bool { return d.set().Files == "" })
 }
+
+// A threat level that no statement asks for is in force and shown, and so are
+// files that change nothing of the table; no flow is judged again for that.
+func TestThreatThatNothingAsksFor(t *testing.T) {
+	d := openDesk(t, t.TempDir())
+	epoch := d.control.State().Table.Epoch()
+	if _, errs, code := d.verb("threat", "set", "high", "--why", "advisory 7"); code != exitGood {
+		t.Fatal(errs)
+	}
+	if shown := d.shown(); !strings.Contains(shown, "high, by uid") || !strings.Contains(shown, "advisory 7") {
+		t.Errorf("status shows %q", shown)
+	}
+	if now := d.control.State().Table.Epoch(); now != epoch {
+		t.Errorf("table %d, was %d", now, epoch)
+	}
+}
