@@ -25,7 +25,7 @@ const (
 
 // TestTunnels: what a tunnel carries is judged before it is delivered; a
 // statement for the tunnel's own protocol covers TLS and HTTP inside, and
-// nothing else.
+// nothing else (V13).
 func TestTunnels(t *testing.T) {
 	statements := []policy.Statement{
 		allow(webIdx, dbIdx, plain(policy.AppHTTP), tcpPort(3128)),
@@ -138,7 +138,7 @@ func (k *conn) play(t *testing.T, steps []step) {
 }
 
 // TestMasquerades: a valid beginning of what is allowed, and then something
-// else: the foreign bytes are not delivered.
+// else: the foreign bytes are not delivered (V14).
 func TestMasquerades(t *testing.T) {
 	text := policy.AppMatch{App: policy.AppSMTP, Forms: policy.TLSOptional}
 	statements := append(statements(),

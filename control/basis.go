@@ -46,7 +46,7 @@ func (b *Basis) State() (*State, error) {
 // derive is all of a state but its table.
 func (b *Basis) derive(ids *policy.Identities, catalog *operator.Catalog) *State {
 	p := b.Rules.Policy
-	s := &State{Snapshot: b.Snapshot, Rules: b.Rules, Situation: b.Situation, Compiled: time.Now()}
+	s := &State{Snapshot: b.Snapshot, Rules: b.Rules, Situation: b.Situation, Compiled: time.Now(), catalog: catalog}
 	s.Population = models.Groups(b.Rules.Library, b.Snapshot, b.settings(catalog), ids)
 	s.Statements, s.Findings = models.Generate(s.Population)
 	s.Statements = append(s.Statements, p.Expand(s.Population, catalog, s.Situation.Moment)...)

@@ -31,6 +31,7 @@ type State struct {
 	Findings   []models.Finding
 	Table      *policy.Table
 	Compiled   time.Time
+	catalog    *operator.Catalog
 }
 
 // Config is what a Control works on. All fields but Own are required.

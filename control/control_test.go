@@ -44,14 +44,20 @@ func newLoop(t *testing.T, modeFile string) *loop {
 	return l
 }
 
+var project = policy.ProjectKey{Domain: "n1", Name: "shop"}
+
 // put adds a container of service shop/NAME on the project's network.
 func (l *loop) put(name string, address string) {
-	project := policy.ProjectKey{Domain: "n1", Name: "shop"}
 	l.inv.PutNetwork(policy.Network{ID: "net", Name: "shop_default", Driver: "bridge", Zone: 3, Owner: project, Guarded: true,
 		Subnets: []netip.Prefix{netip.MustParsePrefix("172.30.0.0/24")}})
-	l.inv.Put(policy.Workload{ID: name, Name: name, Compose: true, Service: policy.ServiceKey{Project: project, Name: name},
+	l.inv.Put(l.workload(name, address))
+}
+
+// workload is the container that put adds.
+func (l *loop) workload(name, address string) policy.Workload {
+	return policy.Workload{ID: name, Name: name, Compose: true, Service: policy.ServiceKey{Project: project, Name: name},
 		Image:     policy.Image{Repository: "docker.io/library/" + name},
-		Endpoints: []policy.Endpoint{{ID: "e" + name, Network: "net", Addresses: []netip.Addr{netip.MustParseAddr(address)}}}})
+		Endpoints: []policy.Endpoint{{ID: "e" + name, Network: "net", Addresses: []netip.Addr{netip.MustParseAddr(address)}}}}
 }
 
 func (l *loop) refresh(t *testing.T) *State {

@@ -162,7 +162,10 @@ func (c *Control) report(last, next *State) {
 		}
 		c.cfg.Log.Warn(text, "statement", s.ID, "file", s.File, "inForce", now, "by", by, "owner", s.Owner, "why", s.Why)
 	}
-	if last.Rules != next.Rules {
+	c.reportDeployers(last, next)
+	if last.Rules == next.Rules {
+		c.reportRecords(last, next)
+	} else {
 		c.cfg.Log.Info("the operator's files are in force", "statements", len(next.Rules.Policy.Statements), "before", len(last.Rules.Policy.Statements))
 	}
 	for subject, hold := range last.Situation.Quarantines {

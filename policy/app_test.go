@@ -44,7 +44,7 @@ func TestAppMatch(t *testing.T) {
 }
 
 // TestSubDecides: a statement for an API asks for the application, and an API
-// that is still to be found can change the answer.
+// that is still to be found can change the answer (V12).
 func TestSubDecides(t *testing.T) {
 	about := func(v Verdict, a App) term {
 		return term{app: AppMatch{App: a, Forms: TLSPlain}, verdict: v, rank: rankOf(TierOperator, v)}

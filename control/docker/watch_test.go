@@ -600,3 +600,22 @@ func TestQuietResync(t *testing.T) {
 		t.Error("a list of the same things was a change")
 	}
 }
+
+// What models ask for changes with the operator's files: then values that were
+// left out are read, and those that nobody asks for any more are gone.
+func TestKeepReadsAgain(t *testing.T) {
+	f := newFakeEngine(t, "compose")
+	w, inv := startFake(t, f)
+	env := func(s *policy.Snapshot) map[string]string { return service(s, "shop/wordpress").Env }
+	if got := env(inv.Snapshot()); len(got) != 0 {
+		t.Fatalf("kept unasked: %v", got)
+	}
+	w.Keep([]string{"NOTHING"}, nil, nil)
+	w.Keep([]string{"WORDPRESS_DB_HOST", "WORDPRESS_DB_PASSWORD"}, nil, nil) // the last one counts
+	await(t, inv, "the value", func(s *policy.Snapshot) bool { return env(s)["WORDPRESS_DB_HOST"] == "db:3306" })
+	if text, _ := json.Marshal(inv.Snapshot()); bytes.Contains(text, []byte("hunter2")) {
+		t.Error("a password was kept because a model asked for it")
+	}
+	w.Keep(nil, nil, nil)
+	await(t, inv, "the value's end", func(s *policy.Snapshot) bool { return len(env(s)) == 0 })
+}
