@@ -193,6 +193,28 @@ func (d *decoder) checkFlows(n *yaml.Node, key string, f *Flows, loosens bool) {
 	}
 	check("from", f.From)
 	check("to", f.To)
+	if side := f.misplaced(); side != "" {
+		d.Fault(n, key+"."+side, "within, self and siblings say what a workload has in common with another; write a statement of its own for addresses, names and peers outside")
+	}
+}
+
+// misplaced is the side of flows with a term that is no workload where one of the
+// other side reaches by what both have in common; "" if there is none.
+func (f *Flows) misplaced() string {
+	near := func(t Term) bool { return t.Within != WithinAll }
+	if slices.ContainsFunc(f.From, near) && slices.ContainsFunc(f.To, Term.isOutside) {
+		return "to"
+	}
+	if slices.ContainsFunc(f.To, near) && slices.ContainsFunc(f.From, Term.isOutside) {
+		return "from"
+	}
+	return ""
+}
+
+// isOutside reports whether the term names addresses, or peers that are no
+// workloads.
+func (t Term) isOutside() bool {
+	return t.Name != "" || t.CIDR.IsValid() || t.Peer != policy.PeerNone && t.Peer != policy.PeerWorkload && t.Peer != policy.PeerAny
 }
 
 func (d *decoder) apps(dst *[]policy.AppMatch) document.Reader {

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 
 	"gatehouse/models"
@@ -72,12 +73,17 @@ func (x *expansion) statement(s *Statement, m Moment) []policy.Statement {
 		base.Except = append(base.Except, x.exceptions(&s.Except[i])...)
 	}
 	var out []policy.Statement
+	named := make(map[string]int)
 	for _, c := range x.cells(&s.Flows, s.Verdict == policy.Allow) {
+		named[c.name]++
 		for _, app := range s.Apps {
 			st := base
 			st.From, st.To, st.App = c.from, c.to, app
 			if c.name != "" {
 				st.ID += "~" + c.name
+			}
+			if n := named[c.name]; n > 1 { // terms that reach differently meet in one project
+				st.ID += "~" + strconv.Itoa(n)
 			}
 			if len(s.Apps) > 1 {
 				st.ID += ":" + strings.Join(app.Texts(), "|")

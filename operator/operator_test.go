@@ -98,6 +98,9 @@ func TestDecodeFaults(t *testing.T) {
 		"deny by name":         {strings.Replace(denying(""), "{peer: internet}", "{name: a.example.com}", 1), "a deny by name would not deny"},
 		"control characters":   {strings.Replace(allowing(""), "a test", `"a\x1b[2J"`, 1), "without control characters"},
 		"control in a service": {strings.Replace(allowing(""), "shop/web", `"shop/\x07"`, 1), "without control characters"},
+		"near to an address":   {strings.Replace(strings.Replace(denying(""), "{peer: any}", "{role: proxy, within: project}", 1), "{peer: internet}", "{cidr: 172.30.0.0/24}", 1), "s.yaml:6: statements[0].to: within, self and siblings"},
+		"near to a name":       {strings.Replace(allowing(""), "{service: shop/web}", "{peer: self}", 1), "statements[0].to: within"},
+		"excepted near":        {strings.Replace(denying("    except: [{from: [{role: proxy, within: shared}]}]\n"), "{peer: any}", "{peer: site}", 1), "except[0].to: within"},
 		"except of allow":      {allowing("    except: [{app: [ssh]}]\n"), "except: only for deny"},
 		"empty exception":      {denying("    except: [{}]\n"), "would except all"},
 		"id of others":         {strings.Replace(allowing(""), "id: one", "id: model-x", 1), "not for files"},
@@ -313,6 +316,8 @@ func TestWithin(t *testing.T) {
 		{"{model: nginx, within: shared}", "{role: database}", "one~n1 web -> cache db"},
 		{"{peer: workload}", "{peer: self}", "one~d:blog/web blogweb -> blogweb|one~d:shop/cache cache -> cache|one~d:shop/db db -> db|one~d:shop/job job1 job2 -> job1 job2|one~d:shop/web web -> web"},
 		{"{service: blog/web}", "{role: database, project: same}", "one  -> "},
+		{"{service: shop/web}, {service: shop/web, within: project}", "{role: cache}, {role: cache, within: project}",
+			"one web -> cache db|one~d:shop web -> cache db|one~d:shop~2 web -> cache db|one~d:shop~d:shop web -> cache db"},
 	} {
 		text := strings.Replace(strings.Replace(allowing(""), "{service: shop/web}", c.from, 1), "{peer: internet}", c.to, 1)
 		w := newWorld(t, town(), text, "")
