@@ -317,7 +317,7 @@ func TestWithin(t *testing.T) {
 		{"{peer: workload}", "{peer: self}", "one~d:blog/web blogweb -> blogweb|one~d:shop/cache cache -> cache|one~d:shop/db db -> db|one~d:shop/job job1 job2 -> job1 job2|one~d:shop/web web -> web"},
 		{"{service: blog/web}", "{role: database, project: same}", "one  -> "},
 		{"{service: shop/web}, {service: shop/web, within: project}", "{role: cache}, {role: cache, within: project}",
-			"one web -> cache db|one~d:shop web -> cache db|one~d:shop~2 web -> cache db|one~d:shop~d:shop web -> cache db"},
+			"one web -> cache|one~d:shop web -> cache|one~d:shop~2 web -> cache|one~d:shop~d:shop web -> cache"},
 	} {
 		text := strings.Replace(strings.Replace(allowing(""), "{service: shop/web}", c.from, 1), "{peer: internet}", c.to, 1)
 		w := newWorld(t, town(), text, "")
@@ -521,6 +521,7 @@ func TestParseRecords(t *testing.T) {
 		{"a,b\n1,2,3\n", true, "not CSV"},
 		{"service,risk\nshop/db,high\nshop/web,none\n", true, "x:3: \"none\""},
 		{"risk\nhigh\n", true, "matches everything"},
+		{"{\n\t\"records\": [\n\t{\"match\": {\"service\": \"shop/db\"}, \"set\": {\"risk\": \"huge\"}}\n]}", false, "x:3: records[0].set.risk"},
 		{"service,colour\nshop/db,red\n", true, `no category "colour"`},
 		{"service,risk\n\"shop/\x1b\",high\n", true, "control characters"},
 	} {
