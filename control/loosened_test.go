@@ -86,7 +86,7 @@ statements:
 			said = append(said, s.Records)
 		}
 		if l.rules.Policy.Statements == nil {
-			l.rules = &Rules{library, p}
+			l.rules = &Rules{Library: library, Policy: p}
 		}
 		l.catalog = operator.NewCatalog(p.Kinds, said)
 		l.refresh(t)
