@@ -255,8 +255,10 @@ func (s *Steer) mendFilters(sp *Space) {
 	}
 }
 
-func (s *Steer) filtered(h hook) bool {
-	_, err := os.Stat(s.filterPath(h))
+func (s *Steer) filtered(h hook) bool { return isFiltered(s.links, h) }
+
+func isFiltered(dir string, h hook) bool {
+	_, err := os.Stat(filepath.Join(dir, h.pinName()+filterSuffix))
 	return err == nil
 }
 

@@ -42,28 +42,42 @@ func mountBPF(dir string) error {
 	return nil
 }
 
-// pinDirs makes the directories of this layout and removes other layouts'.
-// Without their links nothing is admitted: the standing default holds what it
-// guards until each endpoint is admitted again.
-func pinDirs(dir string) error {
-	entries, err := os.ReadDir(dir)
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
+// pinDirs makes the directories of this layout and removes other layouts', and
+// with them what was attached. Without it nothing is admitted: the standing
+// default holds what it guards until each endpoint is admitted again. Only who
+// holds the lock may do so.
+func (s *Steer) pinDirs() error {
+	entries, err := os.ReadDir(s.cfg.PinDir)
+	if err != nil {
 		return err
 	}
 	for _, e := range entries {
 		if e.Name() == layout || !isLayout(e.Name()) {
 			continue
 		}
-		if err := os.RemoveAll(filepath.Join(dir, e.Name())); err != nil {
+		dir := filepath.Join(s.cfg.PinDir, e.Name())
+		if err := errors.Join(s.dropFilters(filepath.Join(dir, linksDir)), os.RemoveAll(dir)); err != nil {
 			return fmt.Errorf("remove pins of another version: %w", err)
 		}
 	}
 	for _, sub := range []string{mapsDir, linksDir} {
-		if err := os.MkdirAll(filepath.Join(dir, layout, sub), 0o700); err != nil {
+		if err := os.MkdirAll(filepath.Join(s.cfg.PinDir, layout, sub), 0o700); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// dropFilters takes the filters off whose programs are pinned in another
+// layout's directory: unlike a link, a filter outlives its pin.
+func (s *Steer) dropFilters(dir string) error {
+	hooks, err := hooksIn(dir)
+	for _, h := range hooks {
+		if isFiltered(dir, h) {
+			err = errors.Join(err, s.inNamespaceOf(h.cookie, func() error { return s.dropFilter(h) }))
+		}
+	}
+	return err
 }
 
 // lockPatience is how long a gateway that has been told to stop may take.
@@ -72,6 +86,9 @@ const lockPatience = 5 * time.Second
 // lockDir waits for another gateway with the same pins to end. The lock goes
 // with the process.
 func lockDir(dir string) (*os.File, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("pin directory: %w", err)
+	}
 	f, err := os.Open(dir)
 	if err != nil {
 		return nil, err
@@ -253,8 +270,10 @@ func (s *Steer) pinned(h hook) bool {
 }
 
 // pinnedHooks lists the hooks that have a pinned link, or a filter's program.
-func (s *Steer) pinnedHooks() ([]hook, error) {
-	entries, err := os.ReadDir(s.links)
+func (s *Steer) pinnedHooks() ([]hook, error) { return hooksIn(s.links) }
+
+func hooksIn(dir string) ([]hook, error) {
+	entries, err := os.ReadDir(dir)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, err
 	}

@@ -134,9 +134,6 @@ func Open(cfg Config) (*Steer, error) {
 	if err := mountBPF(cfg.PinDir); err != nil {
 		return nil, err
 	}
-	if err := pinDirs(cfg.PinDir); err != nil {
-		return nil, fmt.Errorf("pin directory %s: %w", cfg.PinDir, err)
-	}
 	lock, err := lockDir(cfg.PinDir)
 	if err != nil {
 		return nil, err
@@ -154,6 +151,9 @@ func Open(cfg Config) (*Steer, error) {
 		defaults:  make(map[uint64]*standing),
 		reports:   make(chan Report, 64),
 		more:      make(chan struct{}, 1),
+	}
+	if err := s.pinDirs(); err != nil {
+		return nil, errors.Join(fmt.Errorf("pin directory %s: %w", cfg.PinDir, err), s.Close())
 	}
 	if err := s.openMaps(); err != nil {
 		return nil, errors.Join(err, s.Close())
@@ -176,6 +176,9 @@ func (s *Steer) openMaps() error {
 	if err != nil {
 		return err
 	}
+	if err := s.dropOtherTables(spec); err != nil {
+		return err
+	}
 	for name, to := range map[string]**ebpf.Map{
 		"beats":      &s.maps.Beats,
 		"counters":   &s.maps.Counters,
@@ -195,6 +198,34 @@ func (s *Steer) openMaps() error {
 		}
 	}
 	return nil
+}
+
+// dropOtherTables unpins flow tables of another size, and the ends with them:
+// programs that an earlier gateway attached read both until they are replaced,
+// and a number must not mean somebody else in a line of theirs. The ends go
+// first, so that they never outlive the tables.
+func (s *Steer) dropOtherTables(spec *ebpf.CollectionSpec) error {
+	dir := filepath.Join(s.cfg.PinDir, layout, mapsDir)
+	fits := fitsPinned(spec.Maps["flows"], filepath.Join(dir, "flows")) && fitsPinned(spec.Maps["flows6"], filepath.Join(dir, "flows6"))
+	if fits {
+		return nil
+	}
+	for _, name := range []string{"ends", "flows", "flows6"} {
+		if err := os.Remove(filepath.Join(dir, name)); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return fmt.Errorf("remove flow tables of another size: %w", err)
+		}
+	}
+	return nil
+}
+
+// fitsPinned reports whether a map of that spec is pinned there.
+func fitsPinned(spec *ebpf.MapSpec, path string) bool {
+	m, err := ebpf.LoadPinnedMap(path, nil)
+	if err != nil {
+		return false
+	}
+	defer m.Close()
+	return spec.Compatible(m) == nil
 }
 
 func (s *Steer) loadSpec() (*ebpf.CollectionSpec, error) {

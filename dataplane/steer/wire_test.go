@@ -7,6 +7,8 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -457,9 +459,66 @@ func queueOf(t *testing.T, seen *ebpf.Map, send func()) int {
 // TestOneGatewayAtATime: a second one does not touch the first one's tables.
 func TestOneGatewayAtATime(t *testing.T) {
 	h := newHost(t)
+	// Another version's pins are a running gateway's too.
+	other := filepath.Join(h.cfg.PinDir, "v2")
+	must(t, os.Mkdir(other, 0o700))
 	if s, err := Open(h.cfg); err == nil || !strings.Contains(err.Error(), "another gateway") {
 		t.Errorf("a second gateway: %v", err)
 		s.Close()
+	}
+	if _, err := os.Stat(other); err != nil {
+		t.Errorf("the second gateway removed the first one's pins: %v", err)
+	}
+}
+
+// TestOtherVersion: of a gateway with another layout nothing stays attached,
+// whichever way it was.
+func TestOtherVersion(t *testing.T) {
+	for _, way := range []Attach{AttachTCX, AttachClsact} {
+		t.Run(way.String(), func(t *testing.T) {
+			h := newHost(t)
+			must(t, h.s.Close())
+			h.cfg.Attach = way
+			h.open()
+			h.guard(true)
+			a, b := h.run("a", 2), h.run("b", 3)
+			h.admit(a)
+			h.admit(b)
+			h.guard(false)
+			h.quiet(a, b, a, "held", datagram(t, a, b, false, 1, 2, "held"))
+			must(t, h.s.Close())
+			must(t, os.Rename(filepath.Join(h.cfg.PinDir, layout), filepath.Join(h.cfg.PinDir, "v2")))
+			h.show(h.ns, "host")
+
+			h.cfg.Attach = AttachTCX
+			h.open()
+			h.guard(false)
+			h.arrives(a, b, "by nobody's hook", datagram(t, a, b, false, 1, 2, "by nobody's hook"))
+		})
+	}
+}
+
+// TestOtherSize: tables of another size have ends of their own, for the
+// programs that are still attached read the old ones.
+func TestOtherSize(t *testing.T) {
+	h := newHost(t)
+	id := func() ebpf.MapID {
+		info, err := h.s.maps.Ends.Info()
+		must(t, err)
+		n, _ := info.ID()
+		return n
+	}
+	first := id()
+	must(t, h.s.Close())
+	h.open()
+	if id() != first {
+		t.Error("a restart made other ends")
+	}
+	must(t, h.s.Close())
+	h.cfg.FlowEntries *= 2
+	h.open()
+	if id() == first {
+		t.Error("tables of another size share the ends of the old ones")
 	}
 }
 
