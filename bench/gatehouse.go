@@ -207,3 +207,4 @@ type noFlows struct{}
 func (noFlows) Put([]dataplane.FlowEntry) error                         { return nil }
 func (noFlows) Delete([]classify.FlowKey) error                         { return nil }
 func (noFlows) Scan([]dataplane.FlowEntry) (n int, end bool, err error) { return 0, true, nil }
+func (noFlows) Has(*classify.FlowKey) bool                              { return false }

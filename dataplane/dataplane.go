@@ -225,7 +225,7 @@ func (d *Dataplane) Flows() []Flow {
 	var out []Flow
 	for _, w := range d.workers {
 		w.ask(func(w *worker) {
-			list := w.flows(d.sweeper)
+			list := w.flows()
 			mu.Lock()
 			defer mu.Unlock()
 			out = append(out, list...)

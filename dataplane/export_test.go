@@ -37,7 +37,7 @@ func (d *Dataplane) Told() { d.handOn(make([]told, 0, endedKept), make([]Flow, 0
 // ListFlows is Flows for workers that Run does not run.
 func (d *Dataplane) ListFlows() (out []Flow) {
 	for _, w := range d.workers {
-		out = append(out, w.flows(d.sweeper)...)
+		out = append(out, w.flows()...)
 	}
 	return out
 }

@@ -3,6 +3,7 @@ package dataplane
 import (
 	"net/netip"
 	"time"
+	"unsafe"
 
 	"gatehouse/classify"
 	"gatehouse/policy"
@@ -103,13 +104,48 @@ type touch struct {
 	seen           int64
 }
 
-// carried is what the sweeper remembers of an entry between two visits.
+// carried is what the sweeper remembers of a line of the map between two visits.
 type carried struct {
 	bytes   [2]uint64
 	packets [2]uint32
 	seen    uint32
-	closed  uint8
-	round   uint32
+	// tag stands for the key of the entry that was there, above three bits of what
+	// had closed. Two keys that share it cost a wrong count once.
+	tag uint32
+}
+
+const closedBits = 7
+
+func tagOf(k *classify.FlowKey) uint32 {
+	w := (*[5]uint64)(unsafe.Pointer(k)) // the key is 40 bytes without a pointer
+	h := uint64(0x9e3779b97f4a7c15)
+	for _, x := range w {
+		h = (h ^ x) * 0xd6e8feb86659fd93
+		h ^= h >> 32
+	}
+	return uint32(h)&^closedBits | closedBits + 1
+}
+
+func (c *carried) is(k *classify.FlowKey) bool { return c.tag&^closedBits == tagOf(k) }
+
+// begin is for an entry that was not there before.
+func (c *carried) begin(k *classify.FlowKey) { *c = carried{tag: tagOf(k)} }
+
+// carriedLines holds carried by line, in pages that are made when first used: a
+// map that is half empty costs little.
+type carriedLines [][]carried
+
+const carriedPage = 512
+
+func (l *carriedLines) at(line uint32) *carried {
+	page := int(line / carriedPage)
+	for len(*l) <= page {
+		*l = append(*l, nil)
+	}
+	if (*l)[page] == nil {
+		(*l)[page] = make([]carried, carriedPage)
+	}
+	return &(*l)[page][line%carriedPage]
 }
 
 // grown takes the entry as it is now and returns what it has counted since the
@@ -123,9 +159,9 @@ func (c *carried) grown(e *FlowEntry) (t touch, changed bool) {
 		t.bytes[i] = e.Bytes[i] - c.bytes[i]
 		t.packets[i] = uint64(e.Packets[i] - c.packets[i]) // wraps as the count does
 	}
-	changed = e.Seen != c.seen || e.Closed != c.closed || t.bytes != [2]uint64{}
+	changed = e.Seen != c.seen || uint32(e.Closed) != c.tag&closedBits || t.bytes != [2]uint64{}
 	t.key, t.closed, t.seen = e.Key, e.Closed, int64(e.Seen)*int64(time.Second)
-	c.bytes, c.packets, c.seen, c.closed = e.Bytes, e.Packets, e.Seen, e.Closed
+	c.bytes, c.packets, c.seen, c.tag = e.Bytes, e.Packets, e.Seen, c.tag&^closedBits|uint32(e.Closed)
 	return t, changed
 }
 

@@ -116,6 +116,9 @@ type FlowEntry struct {
 	Packets [2]uint32 // wraps
 	Bytes   [2]uint64
 	Seen    uint32 // coarse seconds, CLOCK_MONOTONIC
+	// Line is where in the map it is, as Scan found it: no other entry is there at
+	// the same time. Lines are numbered from 0 without great gaps.
+	Line uint32
 }
 
 // NoFlowMap is for ports all of whose frames come to user space.
@@ -134,4 +137,6 @@ type FlowMap interface {
 	// Scan reads the next slice of the map into entries and returns how many,
 	// and whether the end was reached (the next call starts over).
 	Scan(entries []FlowEntry) (n int, end bool, err error)
+	// Has reports whether there is an entry for key.
+	Has(key *classify.FlowKey) bool
 }

@@ -3,7 +3,6 @@ package dataplane
 import (
 	"context"
 	"log/slog"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -18,6 +17,8 @@ const (
 	// there is nothing.
 	sweepCalm = time.Second
 	sweepBusy = 256
+	// sweepIdle is what that pause grows to while nothing changes at all.
+	sweepIdle = 4 * time.Second
 	// sweepSlice entries are read with one call, sweepMost with one tick, so
 	// that a full map is seen every four seconds and a tick stays short.
 	sweepSlice = 4096
@@ -44,18 +45,20 @@ type sweeper struct {
 	changed int  // entries, in this round
 	seen    int  // entries, in this round
 	written uint64
-	rest    int64 // no walk before this time
-	empty   bool  // nothing was there in the last round
+	ended   int64         // when the last round did
+	pause   time.Duration // before the next
+	empty   bool          // nothing was there in the last round
 
-	mu      sync.Mutex
-	entries map[classify.FlowKey]*carried
+	lines carriedLines
+	// checking is the set of endpoints that this round began with; at the end of a
+	// round that met no other it is settled: the entries known by then are its.
+	checking, settled *endpoints
 }
 
 func newSweeper(m FlowMap, e *atomic.Pointer[endpoints], v *Violations, tell func([]touch), offloads func() uint64, log *slog.Logger, c clock) *sweeper {
 	return &sweeper{
 		flowMap: m, endpoints: e, violations: v, tell: tell, offloads: offloads, log: log, clock: c,
-		buf:     make([]FlowEntry, sweepSlice),
-		entries: make(map[classify.FlowKey]*carried),
+		buf: make([]FlowEntry, sweepSlice),
 	}
 }
 
@@ -76,16 +79,20 @@ func (s *sweeper) run(ctx context.Context) {
 
 // isDue reports whether another walk would find something new.
 func (s *sweeper) isDue() bool {
-	if s.empty && s.offloads() == s.written {
+	pause := s.pause
+	if s.offloads() != s.written {
+		pause = min(pause, sweepCalm)
+	} else if s.empty {
 		return false
 	}
-	return s.clock.now() >= s.rest
+	return s.clock.now() >= s.ended+int64(pause)
 }
 
 // sweep visits the next part of the map.
 func (s *sweeper) sweep() {
 	if s.seen == 0 {
 		s.written = s.offloads()
+		s.checking = s.endpoints.Load()
 	}
 	for seen := 0; seen < sweepMost; {
 		n, end, err := s.flowMap.Scan(s.buf)
@@ -111,20 +118,21 @@ func (s *sweeper) sweep() {
 func (s *sweeper) visit(entries []FlowEntry) {
 	s.seen += len(entries)
 	local := s.endpoints.Load()
+	if local != s.checking {
+		s.checking, s.settled = nil, nil
+	}
 	now := uint32(s.clock.now() / int64(time.Second))
-	s.mu.Lock()
 	for i := range entries {
 		e := &entries[i]
-		if e.orphaned(now) || !local.carry(e) {
+		c := s.lines.at(e.Line)
+		known := c.is(&e.Key)
+		if e.orphaned(now) || (!known || local != s.settled) && !local.carry(e) {
 			s.orphans = append(s.orphans, e.Key)
 			continue
 		}
-		c := s.entries[e.Key]
-		if c == nil {
-			c = new(carried)
-			s.entries[e.Key] = c
+		if !known {
+			c.begin(&e.Key)
 		}
-		c.round = s.round
 		t, changed := c.grown(e)
 		if !changed {
 			continue
@@ -134,7 +142,6 @@ func (s *sweeper) visit(entries []FlowEntry) {
 			s.violations.addKernel(e.Key, n)
 		}
 	}
-	s.mu.Unlock()
 	if len(s.touches) > 0 {
 		s.changed += len(s.touches)
 		s.tell(s.touches)
@@ -148,28 +155,19 @@ func (s *sweeper) visit(entries []FlowEntry) {
 	}
 }
 
-// endRound forgets the entries that are gone.
+// endRound says when the next round may begin.
 func (s *sweeper) endRound() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for k, c := range s.entries {
-		if c.round != s.round {
-			delete(s.entries, k)
-		}
-	}
-	s.round++
-	s.empty, s.rest = s.seen == 0, 0
-	if s.changed < sweepBusy {
-		s.rest = s.clock.now() + int64(sweepCalm)
+	s.settled = s.checking
+	s.empty, s.ended = s.seen == 0, s.clock.now()
+	switch {
+	case s.changed >= sweepBusy:
+		s.pause = 0
+	case s.changed > 0 || s.offloads() != s.written:
+		s.pause = sweepCalm
+	default:
+		s.pause = min(max(2*s.pause, sweepCalm), sweepIdle)
 	}
 	s.seen, s.changed = 0, 0
-}
-
-// carries reports whether the kernel had an entry for key at the last visit.
-func (s *sweeper) carries(key *classify.FlowKey) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.entries[*key] != nil
 }
 
 // carry reports whether the entry's local ends are still the endpoints that it

@@ -516,13 +516,13 @@ func (w *worker) offload(entries []FlowEntry) {
 }
 
 // flows lists what the classifier knows.
-func (w *worker) flows(s *sweeper) []Flow {
+func (w *worker) flows() []Flow {
 	out := make([]Flow, 0, w.classifier.Len())
 	w.classifier.Each(func(f *classify.Flow) bool {
 		x := newFlow(f, w.clock)
 		x.setEndpoints(w.local)
 		x.Host = w.hosts.get(f.Key)
-		x.Offloaded = f.Verdict != policy.Undecided && s.carries(&f.Key)
+		x.Offloaded = f.Verdict != policy.Undecided && w.flowMap.Has(&f.Key)
 		out = append(out, x)
 		return true
 	})

@@ -251,6 +251,7 @@ type FlowMap struct {
 
 	mu      sync.Mutex
 	entries map[classify.FlowKey]dataplane.FlowEntry
+	lines   map[classify.FlowKey]uint32
 	keys    []classify.FlowKey // of the scan that is under way
 	at      int
 }
@@ -261,6 +262,7 @@ func (m *FlowMap) Put(entries []dataplane.FlowEntry) error {
 	defer m.mu.Unlock()
 	if m.entries == nil {
 		m.entries = make(map[classify.FlowKey]dataplane.FlowEntry)
+		m.lines = make(map[classify.FlowKey]uint32)
 	}
 	m.Order.add("put")
 	refused := 0
@@ -270,6 +272,9 @@ func (m *FlowMap) Put(entries []dataplane.FlowEntry) error {
 			continue
 		}
 		m.entries[e.Key] = e
+		if _, ok := m.lines[e.Key]; !ok {
+			m.lines[e.Key] = uint32(len(m.lines))
+		}
 	}
 	if refused > 0 {
 		return fmt.Errorf("flow map full: %d entries refused", refused)
@@ -300,6 +305,7 @@ func (m *FlowMap) Scan(entries []dataplane.FlowEntry) (n int, end bool, err erro
 	for n < len(entries) && m.at < len(m.keys) {
 		if e, ok := m.entries[m.keys[m.at]]; ok {
 			entries[n] = e
+			entries[n].Line = m.lines[e.Key]
 			n++
 		}
 		m.at++
@@ -309,6 +315,12 @@ func (m *FlowMap) Scan(entries []dataplane.FlowEntry) (n int, end bool, err erro
 		return n, true, nil
 	}
 	return n, false, nil
+}
+
+// Has implements dataplane.FlowMap.
+func (m *FlowMap) Has(k *classify.FlowKey) bool {
+	_, ok := m.Get(*k)
+	return ok
 }
 
 // Get returns one entry.

@@ -52,15 +52,13 @@ func (n *interned) recalled() {
 }
 
 // take gives the numbers of an entry's ends; false when there is none left.
-func (n *interned) take(e *dataplane.FlowEntry) (ends [2]uint16, ok bool) {
+func (n *interned) take(e *dataplane.FlowEntry, now time.Duration) (ends [2]uint16, ok bool) {
 	for side := range ends {
 		end := steerEnd{Ifindex: e.Ifindex[side], Mac: e.MAC[side]}
 		number, known := n.byEnd[end]
 		if !known {
 			if len(n.free) == 0 {
-				if side == 1 {
-					n.lines[ends[0]]--
-				}
+				n.release(ends[:side], now)
 				return ends, false
 			}
 			number = n.free[len(n.free)-1]
@@ -74,7 +72,7 @@ func (n *interned) take(e *dataplane.FlowEntry) (ends [2]uint16, ok bool) {
 	return ends, true
 }
 
-func (n *interned) release(ends [2]uint16, now time.Duration) {
+func (n *interned) release(ends []uint16, now time.Duration) {
 	for _, number := range ends {
 		if n.lines[number]--; n.lines[number] == 0 {
 			n.since[number] = now

@@ -315,18 +315,18 @@ func (f *FlowMap) Put(entries []dataplane.FlowEntry) error {
 
 func (f *FlowMap) put(e *dataplane.FlowEntry) bool {
 	w := wordsOf(&e.Key)
-	ends, ok := f.ends.take(e)
+	ends, ok := f.ends.take(e, f.now())
 	if !ok {
 		return false
 	}
 	l, _ := f.find(&w)
 	if l != nil {
 		atomic.StoreUint32(&l.Epoch, 0)
-		f.ends.release(l.Ends, f.now())
+		f.ends.release(l.Ends[:], f.now())
 	} else {
 		var b uint32
 		if l, b = f.room(&w); l == nil {
-			f.ends.release(ends, f.now())
+			f.ends.release(ends[:], f.now())
 			return false
 		}
 		t := f.family(&w)
@@ -365,7 +365,7 @@ func (f *FlowMap) takeOut(t *family, l *steerFlow, bucket uint32, now time.Durat
 	atomic.StoreUint32(&l.Head, flowResting)
 	t.used[bucket]--
 	t.live--
-	f.ends.release(l.Ends, now)
+	f.ends.release(l.Ends[:], now)
 	f.resting.push(rested{l, now})
 }
 
@@ -402,6 +402,10 @@ func (f *FlowMap) Scan(entries []dataplane.FlowEntry) (n int, end bool, err erro
 				}
 				if l := t.line(uint32(c.bucket), uint32(c.place)); l.Head&0xff == flowUsed {
 					entries[n] = f.entry(l, c.v6)
+					entries[n].Line = uint32(c.bucket*lines + c.place)
+					if c.v6 {
+						entries[n].Line += uint32(len(f.v4.used) * lines)
+					}
 					n++
 				}
 			}
@@ -411,6 +415,18 @@ func (f *FlowMap) Scan(entries []dataplane.FlowEntry) (n int, end bool, err erro
 			return n, true, nil
 		}
 	}
+}
+
+// Has implements dataplane.FlowMap.
+func (f *FlowMap) Has(key *classify.FlowKey) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.closed {
+		return false
+	}
+	w := wordsOf(key)
+	l, _ := f.find(&w)
+	return l != nil
 }
 
 // purge deletes the entries that name one of a zone's local endpoints.

@@ -59,10 +59,15 @@ func all(t *testing.T, f *FlowMap, slice int) map[classify.FlowKey]dataplane.Flo
 	t.Helper()
 	got := make(map[classify.FlowKey]dataplane.FlowEntry)
 	buf := make([]dataplane.FlowEntry, slice)
+	lines := make(map[uint32]bool)
 	for {
 		n, end, err := f.Scan(buf)
 		must(t, err)
 		for _, e := range buf[:n] {
+			if lines[e.Line] || int(e.Line) >= (len(f.v4.used)+len(f.v6.used))*4 || !f.Has(&e.Key) {
+				t.Fatalf("line %d of %+v", e.Line, e.Key)
+			}
+			lines[e.Line], e.Line = true, 0
 			got[e.Key] = e
 		}
 		if end {
@@ -303,6 +308,17 @@ func TestFlowMapEndsRunOut(t *testing.T) {
 		if n := int(k.PortA) | int(k.PortB)<<16; e.MAC[1] != entries[n].MAC[1] {
 			t.Fatalf("flow %d has %v", n, e.MAC[1])
 		}
+	}
+	// No number is lost: with the flows gone all can be had again.
+	now := time.Duration(0)
+	f.now = func() time.Duration { return now }
+	for _, e := range entries {
+		must(t, f.Delete([]classify.FlowKey{e.Key}))
+	}
+	now += time.Hour
+	must(t, f.Put(entries[:1]))
+	if free := len(f.ends.free) + len(f.ends.byEnd); free != 65536 || len(f.ends.byEnd) != 1 {
+		t.Errorf("%d ends are free, %d in use", len(f.ends.free), len(f.ends.byEnd))
 	}
 }
 

@@ -1,0 +1,115 @@
+package dataplane
+
+import (
+	"math/rand/v2"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"gatehouse/classify"
+	"gatehouse/policy"
+)
+
+// numberedEntry is an entry that nothing is known of but its key.
+func numberedEntry(n uint32) FlowEntry {
+	return FlowEntry{
+		Key:     classify.FlowKey{AddrA: [16]byte{10: 0xff, 11: 0xff, 12: 10}, AddrB: [16]byte{10: 0xff, 11: 0xff, 12: 11}, PortA: uint16(n), PortB: uint16(n >> 16), Zone: 7, Proto: policy.ProtoTCP},
+		Verdict: policy.Allow,
+	}
+}
+
+// TestCarriedAgainstMap: what lines have grown by is what a map by key says,
+// while entries come, count, and give their lines to others.
+func TestCarriedAgainstMap(t *testing.T) {
+	r := rand.New(rand.NewPCG(1, 2))
+	const places = 2000
+	var lines carriedLines
+	there := make([]FlowEntry, places)
+	told := map[classify.FlowKey]uint64{}
+	for i := range there {
+		there[i] = numberedEntry(uint32(i))
+		there[i].Line = uint32(i)
+	}
+	next := uint32(places)
+	for range 200000 {
+		i := r.IntN(places)
+		e := &there[i]
+		switch r.IntN(8) {
+		case 0: // another's
+			*e = numberedEntry(next)
+			e.Line = uint32(i)
+			next++
+		case 1: // written anew
+			e.Bytes, e.Packets = [2]uint64{}, [2]uint32{}
+			told[e.Key] = 0
+			lines.at(e.Line).grown(e)
+		default:
+			n := uint64(r.IntN(5))
+			e.Packets[1] += uint32(n)
+			e.Bytes[1] += 100 * n
+		}
+		c := lines.at(e.Line)
+		if !c.is(&e.Key) {
+			c.begin(&e.Key)
+		}
+		before := told[e.Key]
+		touch, changed := c.grown(e)
+		told[e.Key] += touch.bytes[1]
+		if told[e.Key] != e.Bytes[1] || changed != (before != e.Bytes[1]) || touch.packets[1]*100 != touch.bytes[1] {
+			t.Fatalf("%+v: told %d bytes of %d, changed %v, %d packets", e.Key, told[e.Key], e.Bytes[1], changed, touch.packets[1])
+		}
+	}
+}
+
+// stillMap holds entries that never count.
+type stillMap struct {
+	n, at int
+	seen  uint32
+}
+
+func (m *stillMap) Put([]FlowEntry) error           { return nil }
+func (m *stillMap) Delete([]classify.FlowKey) error { return nil }
+func (m *stillMap) Has(*classify.FlowKey) bool      { return true }
+func (m *stillMap) Scan(entries []FlowEntry) (n int, end bool, err error) {
+	for ; n < len(entries) && m.at < m.n; n, m.at = n+1, m.at+1 {
+		entries[n] = numberedEntry(uint32(m.at))
+		entries[n].Line, entries[n].Seen = uint32(m.at), m.seen
+	}
+	if m.at < m.n {
+		return n, false, nil
+	}
+	m.at = 0
+	return n, true, nil
+}
+
+// TestSweeperAtRest: entries that do not count are told of once, are walked ever
+// more rarely, and cost no memory.
+func TestSweeperAtRest(t *testing.T) {
+	c := newClock()
+	m := &stillMap{n: 10000, seen: uint32(c.now() / int64(time.Second))}
+	var local atomic.Pointer[endpoints]
+	local.Store(noEndpoints())
+	told, written := 0, uint64(1)
+	s := newSweeper(m, &local, nil, func(ts []touch) { told += len(ts) }, func() uint64 { return written }, nil, c)
+	s.sweep()
+	if told != m.n || s.pause != 0 {
+		t.Errorf("%d of %d told, pause %v", told, m.n, s.pause)
+	}
+	for _, want := range []time.Duration{sweepCalm, 2 * sweepCalm, sweepIdle, sweepIdle} {
+		if s.sweep(); s.pause != want {
+			t.Errorf("pause %v, want %v", s.pause, want)
+		}
+	}
+	if told != m.n {
+		t.Errorf("%d told of %d that did not change", told, m.n)
+	}
+	if n := testing.AllocsPerRun(10, s.sweep); n != 0 {
+		t.Errorf("%v allocations a walk", n)
+	}
+	if s.ended = c.now() - int64(sweepCalm); s.isDue() {
+		t.Error("walks again, and nothing was written")
+	}
+	if written++; !s.isDue() {
+		t.Error("does not look at what was written")
+	}
+}
