@@ -23,7 +23,7 @@ func newBenchCommand() *cobra.Command {
 	cmd.Flags().StringSlice("variants", nil, "only these: "+strings.Join(bench.Variants(), ", "))
 	cmd.Flags().String("out", "", "folder for RESULTS.md and results.json; without it the page goes to standard output")
 	addProfileFlags(cmd)
-	cmd.AddCommand(newBenchGatewayCommand(), newBenchClassifyCommand(), newBenchTableCommand(), newBenchAppIDCommand())
+	cmd.AddCommand(newBenchGatewayCommand(), newBenchClassifyCommand(), newBenchTableCommand(), newBenchAppIDCommand(), newBenchMemoryCommand())
 	return cmd
 }
 
