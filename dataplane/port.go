@@ -127,6 +127,7 @@ type NoFlowMap struct{}
 func (NoFlowMap) Put([]FlowEntry) error               { return nil }
 func (NoFlowMap) Delete([]classify.FlowKey) error     { return nil }
 func (NoFlowMap) Scan([]FlowEntry) (int, bool, error) { return 0, true, nil }
+func (NoFlowMap) Has(*classify.FlowKey) bool          { return false }
 
 // FlowMap is the kernel's flow map. Safe for concurrent use.
 type FlowMap interface {
