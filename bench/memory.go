@@ -20,7 +20,6 @@ import (
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
-	"gatehouse/classify"
 	"gatehouse/dataplane"
 	"gatehouse/dataplane/afxdp"
 	"gatehouse/dataplane/steer"
@@ -315,9 +314,10 @@ func (c *crowd) footprint(ctx context.Context, watch time.Duration) (f Footprint
 	return f, err
 }
 
+// countFlows counts lines, which the sweeper's walk may be in the midst of.
 func countFlows(m dataplane.FlowMap) (total int, err error) {
-	seen := make(map[classify.FlowKey]bool)
-	buf := make([]dataplane.FlowEntry, 4096)
+	var seen []bool
+	buf := make([]dataplane.FlowEntry, 256)
 	for range 2 { // the first walk may begin where the sweeper stands
 		for end := false; !end; {
 			var n int
@@ -325,11 +325,19 @@ func countFlows(m dataplane.FlowMap) (total int, err error) {
 				return 0, err
 			}
 			for i := range n {
-				seen[buf[i].Key] = true
+				for int(buf[i].Line) >= len(seen) {
+					seen = append(seen, make([]bool, 1<<16)...)
+				}
+				seen[buf[i].Line] = true
 			}
 		}
 	}
-	return len(seen), nil
+	for _, there := range seen {
+		if there {
+			total++
+		}
+	}
+	return total, nil
 }
 
 // residentBytes is this process's VmRSS.
