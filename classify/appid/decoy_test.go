@@ -77,3 +77,28 @@ func TestDecoyDatagrams(t *testing.T) {
 		t.Errorf("ike: %+v", o)
 	}
 }
+
+// TestBlandGreetings: servers of FTP and of mail that greet alike are told by what
+// they answer, since a client may say what it likes to either.
+func TestBlandGreetings(t *testing.T) {
+	for _, tt := range []struct {
+		name  string
+		turns []string // server, client, ...
+		app   policy.App
+	}{
+		{"mail", []string{"220 welcome\r\n", "EHLO a\r\n", "250-a\r\n250 SIZE\r\n"}, policy.AppSMTP},
+		{"mail of old", []string{"220-welcome\r\n220 here\r\n", "EHLO a\r\n", "502 what\r\n", "HELO a\r\n", "250 a\r\n"}, policy.AppSMTP},
+		{"files", []string{"220 welcome\r\n", "USER a\r\n", "331 password\r\n"}, policy.AppFTP},
+		{"files, with AUTH refused", []string{"220 welcome\r\n", "AUTH TLS\r\n", "502 what\r\n", "USER a\r\n", "230-in\r\n 250 files\r\n230 now\r\n"}, policy.AppFTP},
+		{"files, asked as mail", []string{"220 welcome\r\n", "EHLO a\r\n", "530 log in\r\n", "USER a\r\n", "331 password\r\n", "PASS a\r\n", "230 in\r\n"}, policy.AppUnknown},
+		{"mail, asked as files", []string{"220 welcome\r\n", "USER a\r\n", "500 what\r\n", "HELO a\r\n", "250 a\r\n", "MAIL FROM:<a>\r\n", "250 yes\r\n"}, policy.AppUnknown},
+	} {
+		k := newTalk(&sample{})
+		for i, b := range tt.turns {
+			k.turn(Dir(1-i%2), b)
+		}
+		if o := testEngine.Finish(&k.s); o.Spoken.App != tt.app {
+			t.Errorf("%s: %+v", tt.name, o)
+		}
+	}
+}

@@ -44,8 +44,24 @@ func ftpGreeting(v *view) match {
 		if l, _, _ := line(v.s); begins(l, "220") == yes && contains(l, "FTP") && !saysSMTP(l) {
 			return yes
 		}
+		switch {
+		case len(v.c) == 0 && !v.sFull:
+			return more
+		case word(v.c, ftpVerbs) == yes:
+			return saidReply(v.s, v.sFull, ftpAgrees)
+		}
 	}
 	return m
+}
+
+// ftpAgrees: replies to first commands that SMTP does not have: to a user's name
+// and password, to AUTH, FEAT, SYST, PWD and settings (RFC 959 5.4, RFC 4217 4).
+func ftpAgrees(code int) bool {
+	switch code {
+	case 200, 202, 211, 215, 227, 230, 232, 234, 257, 331, 332, 334, 530, 534:
+		return true
+	}
+	return false
 }
 
 // ftpMid: commands and replies that only this protocol has: ports in six

@@ -48,8 +48,39 @@ func smtpGreeting(v *view) match {
 		if l, _, _ := line(v.s); saysSMTP(l) && begins(l, "220") == yes {
 			return yes
 		}
+		switch {
+		case len(v.c) == 0 && !v.sFull:
+			return more
+		case word(v.c, smtpVerbs) == yes:
+			return saidReply(v.s, v.sFull, smtpAgrees)
+		}
 	}
 	return m
+}
+
+// smtpAgrees: the answer to a hello (RFC 5321 4.1.1.1) or to the start of a login.
+func smtpAgrees(code int) bool { return code == 250 || code == 334 || code == 235 || code == 535 }
+
+// saidReply says whether one of a server's replies after its greeting has a code
+// that agrees. Greetings of FTP and SMTP may be alike; what they do not know, both
+// refuse with one of the codes 500 to 504, and wait for another command.
+func saidReply(b []byte, full bool, agrees func(code int) bool) match {
+	greeting := true
+	for {
+		l, rest, ok := line(b)
+		if !ok {
+			return until(full)
+		}
+		code, n := number(l)
+		last := len(l) == 3 || len(l) > 3 && l[3] != '-'
+		if b = rest; n != 3 || greeting || !last {
+			greeting = greeting && !(n == 3 && last)
+			continue
+		}
+		if agrees(code) {
+			return fits
+		}
+	}
 }
 
 // saysSMTP: the word SMTP, ESMTP or LMTP stands in a greeting.
