@@ -19,8 +19,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
 	"github.com/google/gopacket"
 	"github.com/google/gopacket/layers"
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -446,7 +449,8 @@ func TestPairRawFrames(t *testing.T) {
 	redirect := icmp6(layers.ICMPv6TypeRedirect, to.v6, append(make([]byte, 36), leakMark...)...)
 	solicit := icmp6(layers.ICMPv6TypeNeighborSolicitation, to.v6, append(append(make([]byte, 4), to.v6.AsSlice()...), append([]byte{1, 1}, own.mac...)...)...)
 	longSolicit := icmp6(layers.ICMPv6TypeNeighborSolicitation, to.v6, append(append(make([]byte, 4), to.v6.AsSlice()...), append([]byte{1, 2, 0, 0, 0, 0, 0, 0}, leakMark...)...)...)
-	truncated := good[:len(good)-4]
+	truncated := frameOf(t, own, to, udp(5000), strings.Repeat(leakMark, 10)) // longer than any padding
+	truncated = truncated[:len(truncated)-4]
 	send := rawSocket(t, x.left)
 	for _, c := range []struct {
 		name, reason string // no reason: it passes
@@ -466,7 +470,7 @@ func TestPairRawFrames(t *testing.T) {
 		{"forbidden port", "no-rule", frameOf(t, own, to, udp(5001), leakMark)},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			w := watch(t, x.right.path(), func(f seen) bool { return bytes.HasPrefix(f.packet.Data(), c.frame[:len(c.frame)]) || f.tagged })
+			w := watch(t, x.right.path(), func(f seen) bool { return bytes.HasPrefix(f.packet.Data(), c.frame) || f.tagged })
 			before := x.gateway.status().Drops
 			send(c.frame)
 			if c.reason == "" {
@@ -540,6 +544,14 @@ func TestPairRefuses(t *testing.T) {
 		defer x.ip(x.mid, "link del br0")
 		run(t, "eth1 is a port of", "ip link set eth1 nomaster")
 	})
+	t.Run("another's XDP program", func(t *testing.T) {
+		attachXDP(t, x, "eth1")
+		run(t, "eth1 has an XDP program of somebody else's", `"others"`, "ip link set eth1 xdp off")
+		if out := mustRun(t, "ip", "-n", x.mid, "link", "show", "eth1"); !strings.Contains(out, "prog/xdp") {
+			t.Errorf("it is gone:\n%s", out)
+		}
+		x.ip(x.mid, "link set eth1 xdp off")
+	})
 	t.Run("missing", func(t *testing.T) {
 		x.ip(x.mid, "link set eth1 down")
 		x.ip(x.mid, "link set eth1 name lan1")
@@ -547,6 +559,26 @@ func TestPairRefuses(t *testing.T) {
 		defer x.ip(x.mid, "link set lan1 name eth1")
 		run(t, "there is no interface eth1")
 	})
+}
+
+// attachXDP attaches a program that is not the gateway's.
+func attachXDP(t *testing.T, x *site, name string) {
+	t.Helper()
+	program, err := ebpf.NewProgram(&ebpf.ProgramSpec{Name: "others", Type: ebpf.XDP, License: "GPL",
+		Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, 2), asm.Return()}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer program.Close()
+	if err := inside("/var/run/netns/"+x.mid, func() error {
+		link, err := netlink.LinkByName(name)
+		if err != nil {
+			return err
+		}
+		return netlink.LinkSetXdpFdWithFlags(link, program.FD(), unix.XDP_FLAGS_DRV_MODE)
+	}); err != nil {
+		t.Fatal(err)
+	}
 }
 
 func TestPairUninstall(t *testing.T) {

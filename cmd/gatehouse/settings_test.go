@@ -40,6 +40,26 @@ func TestSettingsPrecedence(t *testing.T) {
 	}
 }
 
+// Where statements are all there is, what they do not allow is dropped unless
+// somebody says otherwise.
+func TestModeOfAPlace(t *testing.T) {
+	for _, c := range []struct {
+		file string
+		args []string
+		want string
+	}{
+		{"", nil, "observe"},
+		{"", []string{"--pair", "eth1,eth2"}, "enforce"},
+		{"route: [eth1, eth2]", nil, "enforce"},
+		{"mode: observe", []string{"--pair", "eth1,eth2"}, "observe"},
+		{"pair: [eth1, eth2]", []string{"--mode", "observe"}, "observe"},
+	} {
+		if s, err := load(t, c.file, nil, c.args...); err != nil || s.Mode != c.want {
+			t.Errorf("%q %v: %q, %v, want %q", c.file, c.args, s.Mode, err, c.want)
+		}
+	}
+}
+
 func TestBadSettings(t *testing.T) {
 	for file, want := range map[string]string{
 		"mod: enforce":                     "mod",
