@@ -28,6 +28,7 @@ type place struct {
 	name   string
 	legs   []string // what the port's slots are
 	open   func() (dataplane.Port, []string, error)
+	hold   func() (mended bool, err error) // puts back what others took away
 	remove func() error
 
 	lost  chan error
@@ -70,6 +71,7 @@ func newPlace(set Settings) *place {
 			port, notes, err := afxdp.OpenPair(c)
 			return port, notes, err
 		}
+		p.hold = func() (bool, error) { return false, afxdp.HoldPair(c) }
 		p.remove = func() error { return afxdp.RemovePair(c) }
 		return p
 	}
@@ -79,6 +81,7 @@ func newPlace(set Settings) *place {
 		port, notes, err := tun.OpenRoute(r)
 		return port, notes, err
 	}
+	p.hold = func() (bool, error) { return tun.HoldRoute(r) }
 	p.remove = func() error { return tun.RemoveRoute(r) }
 	return p
 }
@@ -97,7 +100,7 @@ func (p *place) report() guarding {
 	defer p.mu.Unlock()
 	r := guarding{devices: map[string]string{}}
 	if p.fault != "" {
-		r.faults = []string{"nothing passes: " + p.fault}
+		r.faults = []string{p.name + ": " + p.fault}
 	}
 	return r
 }
@@ -119,15 +122,26 @@ func (p *place) failed(_, _ int, err error) {
 	}
 }
 
-// reopenEvery is how often a place whose port was lost is tried again.
-const reopenEvery = time.Second
+const (
+	// reopenEvery is how often a place whose port was lost is tried again.
+	reopenEvery = time.Second
+	// holdEvery is how often an open place is looked after.
+	holdEvery = 3 * time.Second
+)
 
-// keep opens the port again whenever the kernel has taken it away.
+// keep opens the port again whenever the kernel has taken it away, and puts back
+// what others took away around it.
 func (p *place) keep(ctx context.Context, plane *dataplane.Dataplane, log *slog.Logger) {
+	tick := time.NewTicker(holdEvery)
+	defer tick.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
+		case <-tick.C:
+			if p.lookAfter(plane, log) {
+				continue
+			}
 		case err := <-p.lost:
 			p.setFault(err.Error())
 		}
@@ -144,6 +158,20 @@ func (p *place) keep(ctx context.Context, plane *dataplane.Dataplane, log *slog.
 		p.setFault("")
 		log.Info("passing again", "place", p.name)
 	}
+}
+
+// lookAfter reports whether all is well; else the port is closed.
+func (p *place) lookAfter(plane *dataplane.Dataplane, log *slog.Logger) bool {
+	mended, err := p.hold()
+	if mended {
+		log.Warn("what closes the sides was gone; put back", "place", p.name)
+	}
+	if err == nil {
+		return true
+	}
+	p.setFault(err.Error())
+	log.Error("the place is opened anew", "place", p.name, "error", errors.Join(err, plane.RemoveSpace(0)))
+	return false
 }
 
 // add opens the port and gives it to the worker.

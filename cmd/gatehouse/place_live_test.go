@@ -391,6 +391,7 @@ func TestPairLosesAnInterface(t *testing.T) {
 		says string
 	}{
 		{"down", func() { x.ip(x.mid, "link set eth2 down") }, func() { x.ip(x.mid, "link set eth2 up") }, "eth2 is down"},
+		{"without its program", func() { x.ip(x.mid, "link set eth2 xdp off") }, func() {}, ""},
 		{"gone", func() { x.ip(x.mid, "link del eth2") }, func() {
 			x.lay(&x.right, "eth2", 1500, [2]string{"198.51.100.2/24", "2001:db8::2/64"})
 			x.ip(x.left.name, "neigh flush dev eth0") // another card, another MAC
@@ -401,6 +402,9 @@ func TestPairLosesAnInterface(t *testing.T) {
 			x.gateway.as(t).eventually("the loss is told", func() bool {
 				_, _ = dial(x.left.path(), "tcp", netip.AddrPortFrom(x.right.v4, 80).String(), 50*time.Millisecond)
 				s := x.gateway.status()
+				if c.says == "" { // mended at once
+					return strings.Contains(x.gateway.log(), "took the XDP program off eth2")
+				}
 				return !s.Ready && strings.Contains(strings.Join(s.Problems, " "), c.says)
 			}, x.gateway.log)
 			c.undo()
@@ -665,6 +669,19 @@ func TestRouteClosesTheSides(t *testing.T) {
 	x.passes("between the sides")
 	if err := x.fetch(third, x.right, false, 80, 300*time.Millisecond); err == nil {
 		t.Error("an interface that is not named went past the gateway")
+	}
+	mustRun(t, "ip", "netns", "exec", x.mid, "nft", "flush", "ruleset")
+	x.ip(x.mid, "rule del priority 18280")
+	x.ip(x.mid, "-6 route flush table 18280")
+	x.gateway.eventually("what was flushed is put back", func() bool {
+		tables := mustRun(t, "ip", "netns", "exec", x.mid, "nft", "list", "tables")
+		rules := mustRun(t, "ip", "-n", x.mid, "rule")
+		routes := mustRun(t, "ip", "-n", x.mid, "-6", "route", "show", "table", "all")
+		return strings.Contains(tables, "-route") && strings.Count(rules, "18280:") == 2 && strings.Contains(routes, "default dev "+livePrefix+"-route table 18280")
+	}, x.gateway.log)
+	x.passes("after others have meddled")
+	if err := x.fetch(third, x.right, false, 80, 300*time.Millisecond); err == nil {
+		t.Error("an interface that is not named went past the gateway, after others have meddled")
 	}
 	l := listen(t, "/var/run/netns/"+x.mid, "tcp", "198.51.100.1:7777")
 	go func() {

@@ -255,6 +255,26 @@ func (e *end) attach() (generic bool, err error) {
 	return flags == unix.XDP_FLAGS_SKB_MODE, nil
 }
 
+// HoldPair says what has happened to the interfaces of an open Pair that its
+// sockets do not notice.
+func HoldPair(c PairConfig) error {
+	return inNetNS(c.NetNS, func() error {
+		for _, name := range c.Interfaces {
+			link, err := netlink.LinkByName(name)
+			if err != nil {
+				return fmt.Errorf("%s: %w", name, err)
+			}
+			switch a := link.Attrs(); {
+			case a.RawFlags&unix.IFF_UP == 0:
+				return fmt.Errorf("%s is down", name)
+			case a.Xdp == nil || !a.Xdp.Attached:
+				return fmt.Errorf("somebody took the XDP program off %s", name)
+			}
+		}
+		return nil
+	})
+}
+
 // RemovePair takes the XDP programs that a pair left behind off its interfaces.
 // An interface that is gone, or has none, is as it should be.
 func RemovePair(c PairConfig) error {

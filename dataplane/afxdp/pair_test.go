@@ -16,7 +16,7 @@ import (
 func newPairLane(t *testing.T) (l lane, p *Pair) {
 	l = newLane(t, 1500)
 	for _, n := range []string{"1", "2"} {
-		l.ip(t, "link", "add", "eth"+n, "numrxqueues", n, "numtxqueues", n, "type", "veth", "peer", "name", "far"+n)
+		l.ip(t, "link", "add", "eth"+n, "numrxqueues", n, "numtxqueues", n, "type", "veth", "peer", "name", "far"+n, "numrxqueues", n, "numtxqueues", n)
 		for _, dev := range []string{"eth" + n, "far" + n} {
 			run(t, "ip", "netns", "exec", l.name, "sysctl", "-qw", "net.ipv6.conf."+dev+".disable_ipv6=1")
 			l.ip(t, "link", "set", dev, "up")

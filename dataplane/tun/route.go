@@ -76,7 +76,7 @@ func (r Route) open() (*Port, []string, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	if err := r.close(); err != nil {
+	if err := errors.Join(r.putChain(), r.close()); err != nil {
 		return nil, nil, err
 	}
 	p, err := r.openTUN(mtu)
@@ -87,6 +87,20 @@ func (r Route) open() (*Port, []string, error) {
 		return nil, nil, errors.Join(err, p.Close())
 	}
 	return p, notes, nil
+}
+
+// HoldRoute puts back what somebody took away of an open route's rules, routes
+// and nftables table; mended says that the table was not whole, so that the sides
+// were open to other interfaces.
+func HoldRoute(r Route) (mended bool, err error) {
+	err = inNetNS(r.NetNS, func() error {
+		whole, err := r.chainIsWhole()
+		if err == nil && !whole {
+			mended, err = true, r.putChain()
+		}
+		return errors.Join(err, r.close(), r.lead())
+	})
+	return mended, err
 }
 
 // fit checks what the kernel must be set to. mtu is the largest of the interfaces'.
@@ -131,11 +145,9 @@ func sysctlFile(path ...string) string {
 	return filepath.Join(append([]string{"/proc/sys/net"}, path...)...)
 }
 
-// close makes sure that nothing is routed between the interfaces.
+// close leads what is routed from the interfaces into the table, where it ends
+// unless there is a TUN.
 func (r Route) close() error {
-	if err := r.putChain(); err != nil {
-		return err
-	}
 	for _, f := range families {
 		unreachable := &netlink.Route{Family: f.family, Dst: f.all, Table: routeTable, Priority: closedMetric, Type: unix.RTN_UNREACHABLE}
 		if err := netlink.RouteReplace(unreachable); err != nil {
@@ -207,7 +219,7 @@ func (r Route) putChain() error {
 	c.DelTable(table)
 	c.AddTable(table)
 	forward := c.AddChain(&nftables.Chain{
-		Name: "forward", Table: table, Type: nftables.ChainTypeFilter,
+		Name: forwardChain, Table: table, Type: nftables.ChainTypeFilter,
 		Hooknum: nftables.ChainHookForward, Priority: nftables.ChainPriorityFilter,
 	})
 	for _, name := range r.Interfaces {
@@ -226,6 +238,27 @@ func (r Route) putChain() error {
 		return fmt.Errorf("nftables, table inet %s: %w", r.Table, err)
 	}
 	return nil
+}
+
+const forwardChain = "forward"
+
+// chainIsWhole reports whether the table is there with all its rules.
+func (r Route) chainIsWhole() (bool, error) {
+	c, err := nftables.New()
+	if err != nil {
+		return false, fmt.Errorf("nftables: %w", err)
+	}
+	chains, err := c.ListChainsOfTableFamily(nftables.TableFamilyINet)
+	if err != nil {
+		return false, fmt.Errorf("list nftables: %w", err)
+	}
+	for _, chain := range chains {
+		if chain.Table.Name == r.Table && chain.Name == forwardChain {
+			rules, err := c.GetRules(chain.Table, chain)
+			return err == nil && len(rules) == 2*len(r.Interfaces), err
+		}
+	}
+	return false, nil
 }
 
 // interfaceName is a name as nftables compares it.
