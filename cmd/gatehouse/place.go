@@ -139,13 +139,13 @@ func (p *place) keep(ctx context.Context, plane *dataplane.Dataplane, log *slog.
 		case <-ctx.Done():
 			return
 		case <-tick.C:
-			if p.lookAfter(plane, log) {
+			if p.lookAfter(log) {
 				continue
 			}
 		case err := <-p.lost:
 			p.setFault(err.Error())
 		}
-		for err := p.add(plane, log); err != nil; err = p.add(plane, log) {
+		for err := p.reopen(plane, log); err != nil; err = p.reopen(plane, log) {
 			if p.setFault(err.Error()) {
 				log.Error("nothing passes until this is mended", "place", p.name, "error", err)
 			}
@@ -160,8 +160,8 @@ func (p *place) keep(ctx context.Context, plane *dataplane.Dataplane, log *slog.
 	}
 }
 
-// lookAfter reports whether all is well; else the port is closed.
-func (p *place) lookAfter(plane *dataplane.Dataplane, log *slog.Logger) bool {
+// lookAfter reports whether all is well; else the place wants to be opened anew.
+func (p *place) lookAfter(log *slog.Logger) bool {
 	mended, err := p.hold()
 	if mended {
 		log.Warn("what closes the sides was gone; put back", "place", p.name)
@@ -170,8 +170,20 @@ func (p *place) lookAfter(plane *dataplane.Dataplane, log *slog.Logger) bool {
 		return true
 	}
 	p.setFault(err.Error())
-	log.Error("the place is opened anew", "place", p.name, "error", errors.Join(err, plane.RemoveSpace(0)))
+	log.Error("the place is opened anew", "place", p.name, "error", err)
 	return false
+}
+
+// reopen closes what may still be open, and forgets that it was lost.
+func (p *place) reopen(plane *dataplane.Dataplane, log *slog.Logger) error {
+	if err := plane.RemoveSpace(0); err != nil {
+		log.Warn("the port did not close in order", "place", p.name, "error", err)
+	}
+	select {
+	case <-p.lost:
+	default:
+	}
+	return p.add(plane, log)
 }
 
 // add opens the port and gives it to the worker.
