@@ -150,7 +150,7 @@ func (x *site) uninstall() {
 		"--config", x.gateway.file("absent.yaml"), "--socket", x.gateway.socket(), "--devices", livePrefix)
 }
 
-const bulk = 8 << 20
+const bulk = 2 << 20
 
 // serve answers HTTP requests on a port of h with bulk bytes, and with the
 // digest of what it was sent.
@@ -201,7 +201,7 @@ func (x *site) fetch(from, to host, v6 bool, port int, patience time.Duration) e
 func (x *site) passes(when string) {
 	x.t.Helper()
 	for _, v6 := range []bool{false, true} {
-		if err := x.fetch(x.left, x.right, v6, 80, 20*time.Second); err != nil {
+		if err := x.fetch(x.left, x.right, v6, 80, livePatience); err != nil {
 			x.t.Fatalf("%s, IPv6 %v: %v\n%s\n%+v", when, v6, err, x.gateway.log(), x.gateway.status())
 		}
 	}
