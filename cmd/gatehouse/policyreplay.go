@@ -35,7 +35,7 @@ func newPolicyCommand() *cobra.Command {
 			return fail(exitUsage, "policy what? one of compile, diff, test, replay, suggest, export")
 		},
 	}
-	cmd.AddCommand(newPolicyCompileCommand(), newPolicyDiffCommand(), newPolicyTestCommand(), newPolicyReplayCommand(), newPolicySuggestCommand())
+	cmd.AddCommand(newPolicyCompileCommand(), newPolicyDiffCommand(), newPolicyTestCommand(), newPolicyReplayCommand(), newPolicySuggestCommand(), newPolicyExportCommand())
 	return cmd
 }
 
