@@ -102,8 +102,8 @@ type auditor struct {
 
 // seenAt spares looking at equal places again.
 type seenAt struct {
-	decision  *Decision
-	statement int
+	decision *Decision
+	rule     int32
 }
 
 func (a *auditor) flaw(kind FlawKind, statement int, others []string, format string, args ...any) {
@@ -162,7 +162,14 @@ func (a *auditor) look(_, _ uint16, rules []int32, d *Decision) {
 	for _, r := range rules { // ascending, so that those of one statement stand together
 		rule := &a.table.rules[r]
 		i := rule.Statement
-		if i == last || rule.Except {
+		if rule.Except {
+			continue
+		}
+		if a.table.statements[i].Tier != TierModel && !a.seen[seenAt{d, r}] {
+			a.seen[seenAt{d, r}] = true
+			a.ask(i, rule, d)
+		}
+		if i == last {
 			continue
 		}
 		last = i
@@ -172,11 +179,6 @@ func (a *auditor) look(_, _ uint16, rules []int32, d *Decision) {
 		if d.verdict == Undecided && rule.Verdict != Allow && !rule.App.Any {
 			cost.Undecided++
 		}
-		if a.table.statements[i].Tier == TierModel || a.seen[seenAt{d, i}] {
-			continue
-		}
-		a.seen[seenAt{d, i}] = true
-		a.ask(i, rule, d)
 	}
 }
 
@@ -247,7 +249,7 @@ func (a *auditor) judge(i int) {
 		a.flaw(FlawShadowed, i, other, "it never acts: %s %s", a.named(other), decides(other))
 	case !a.acts[i] && len(other) > 0:
 		a.flaw(FlawShadowed, i, append(other, same...), "it never acts: where %s does not say the opposite, %s says the same", a.named(other), a.named(same))
-	case !a.acts[i]:
+	case !a.acts[i] && len(same) > 0:
 		a.flaw(FlawRedundant, i, same, "it adds nothing: %s already says the same", a.named(same))
 	case s.Verdict == Allow && len(other) > 0:
 		a.flaw(FlawConflict, i, other, "a part of it is denied: where both hold, %s %s", a.named(other), decides(other))

@@ -88,8 +88,9 @@ func (c *Comparison) Same() bool {
 
 // Diff compares what two tables say of every pair of peers that both know, every
 // port and every application that either can tell apart. Workloads are the same
-// if they have one id, else if their services have one name. Neither table may be
-// in use by others meanwhile.
+// if they have one id, else if their services have one name. Where statements name
+// prefixes, workloads are compared at their own addresses, and what is outside at
+// an address of each prefix. Neither table may be in use by others meanwhile.
 func Diff(before, after *Table) Comparison {
 	d := differ{tables: [2]*Table{before, after}, judged: make(map[[2]*Decision][]change), found: make(map[string]*Difference)}
 	d.statements[0], d.statements[1] = byID(before), byID(after)
@@ -152,9 +153,16 @@ func (d *differ) pairUp() {
 		}
 	}
 	d.pairWorkloads(add)
-	for id := IDHost; id <= IDIngress; id++ {
+	for id := IDUnknown; id <= IDIngress; id++ {
 		name := identityNames[id]
 		add(name, [2]uint32{d.tables[0].somewhere(uint32(id)), d.tables[1].somewhere(uint32(id))})
+	}
+	for _, ip := range d.tables[1].singles() {
+		var at [2]uint32
+		for i, t := range d.tables {
+			at[i] = t.whoIs(ip)
+		}
+		add(fmt.Sprintf("%s at %s", d.tables[1].IdentityName(d.tables[1].ids[at[1]]), ip), at)
 	}
 	for _, p := range d.prefixes() {
 		ip, ok := representative(p, d.prefixes())
@@ -163,10 +171,20 @@ func (d *differ) pairUp() {
 		}
 		var at [2]uint32
 		for i, t := range d.tables {
-			at[i] = t.placed(t.resolver.elsewhere(0, addressFrom(ip), t.resolver.anywhere.get(0, addressFrom(ip))), ip)
+			at[i] = t.whoIs(ip)
 		}
 		add(fmt.Sprintf("%s at %s", d.tables[1].IdentityName(d.tables[1].ids[at[1]]), p), at)
 	}
+}
+
+// whoIs is who is at an address that is no workload's, seen from everywhere.
+func (t *Table) whoIs(ip netip.Addr) uint32 {
+	a := addressFrom(ip)
+	s := t.resolver.anywhere.get(0, a)
+	if s != nil && s.metadata {
+		return t.placed(uint32(IDMetadata), ip)
+	}
+	return t.placed(t.resolver.elsewhere(0, a, s), ip)
 }
 
 func (d *differ) pairWorkloads(add func(string, [2]uint32)) {
@@ -175,8 +193,8 @@ func (d *differ) pairWorkloads(add func(string, [2]uint32)) {
 	pair := func(at [2]uint32, w *Workload) {
 		met[0][at[0]], met[1][at[1]] = true, true
 		name := d.tables[1].IdentityName(d.tables[1].ids[at[1]])
-		add(name, at)
-		if w == nil {
+		if w == nil || !slices.ContainsFunc(w.Endpoints, func(e Endpoint) bool { return len(e.Addresses) > 0 }) {
+			add(name, at)
 			return
 		}
 		for _, e := range w.Endpoints {
@@ -192,10 +210,11 @@ func (d *differ) pairWorkloads(add func(string, [2]uint32)) {
 			pair([2]uint32{old, now}, w)
 		}
 	}
-	byName := make(map[string]uint32)
+	byName := make(map[string][]uint32)
 	for i := range d.tables[0].groups {
 		if dense := uint32(FirstWorkloadIdentity) + uint32(i); !met[0][dense] {
-			byName[d.tables[0].groups[i].Service.String()] = dense
+			name := d.tables[0].groups[i].Service.String()
+			byName[name] = append(byName[name], dense)
 		}
 	}
 	for i := range d.tables[1].groups {
@@ -203,14 +222,15 @@ func (d *differ) pairWorkloads(add func(string, [2]uint32)) {
 		if met[1][dense] {
 			continue
 		}
-		if old, ok := byName[name]; ok {
-			pair([2]uint32{old, dense}, nil)
+		if old := byName[name]; len(old) > 0 {
+			pair([2]uint32{old[0], dense}, nil)
+			byName[name] = old[1:]
 			continue
 		}
 		d.came = append(d.came, name)
 	}
-	for name, dense := range byName {
-		if !met[0][dense] {
+	for name, old := range byName {
+		for range old {
 			d.left = append(d.left, name)
 		}
 	}

@@ -95,15 +95,11 @@ func hostPrefix(ip netip.Addr) netip.Prefix {
 func (x *exporter) findAddresses() {
 	at := make(map[uint32][]netip.Prefix)
 	var order []uint32
-	for k, ip := range x.singles() {
+	for k, ip := range x.t.singles() {
 		if _, s := x.t.resolver.at(0, k); s != nil && s.endpoint != nobody && uint32(s.endpoint) >= uint32(FirstWorkloadIdentity) {
 			continue
 		}
-		who := x.t.resolver.elsewhere(0, k, x.t.resolver.anywhere.get(0, k))
-		if s := x.t.resolver.anywhere.get(0, k); s != nil && s.metadata {
-			who = uint32(IDMetadata)
-		}
-		who = x.t.placed(who, ip)
+		who := x.t.whoIs(ip)
 		if at[who] == nil {
 			order = append(order, who)
 		}
@@ -118,18 +114,18 @@ func (x *exporter) findAddresses() {
 }
 
 // singles are the addresses that mean something of their own.
-func (x *exporter) singles() map[address]netip.Addr {
+func (t *Table) singles() map[address]netip.Addr {
 	out := make(map[address]netip.Addr)
 	add := func(ip netip.Addr) {
 		if ip.IsValid() && !ip.IsLoopback() && !ip.IsUnspecified() {
 			out[addressFrom(ip)] = ip.Unmap().WithZone("")
 		}
 	}
-	s := x.t.snapshot
+	s := t.snapshot
 	for _, p := range s.Host.Addresses {
 		add(p.Addr())
 	}
-	for _, ip := range slices.Concat(s.Host.Nodes, x.t.resolver.metadata()) {
+	for _, ip := range slices.Concat(s.Host.Nodes, t.resolver.metadata()) {
 		add(ip)
 	}
 	for i := range s.Networks {
