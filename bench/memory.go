@@ -254,7 +254,7 @@ func crowdTable() (*policy.Table, error) {
 func (c *crowd) openFlows() error {
 	const each = crowdFlows / crowdSenders
 	for sender := range crowdSenders {
-		g, err := afxdp.NewGenerator(afxdp.Config{NetNS: c.guests, Interface: fmt.Sprint("guest", sender), Frames: packetFrames}, func(_ int, frame []byte) int {
+		g, err := afxdp.NewGenerator(afxdp.Config{NetNS: c.guests, Interface: fmt.Sprint("guest", sender), Frames: 256}, func(_ int, frame []byte) int {
 			frame = frame[:smallFrame]
 			writeUDP(frame, false)
 			copy(frame[6:], crowdMAC(sender))
