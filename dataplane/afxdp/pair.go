@@ -170,7 +170,7 @@ func (p *Pair) flush(l *pairQueue) error {
 		return l.gone()
 	}
 	for range flushTries {
-		p.reapQueue(l)
+		p.free = l.reapInto(p.free)
 		if l.tx.unread() == 0 {
 			return nil
 		}
@@ -197,18 +197,7 @@ func (p *Pair) Pending() (n int) {
 // reap takes back the frames that the kernel has transmitted.
 func (p *Pair) reap() {
 	for _, l := range p.queues {
-		p.reapQueue(l)
-	}
-}
-
-func (p *Pair) reapQueue(l *pairQueue) {
-	n := l.completion.waiting()
-	for i := range n {
-		p.free = append(p.free, *l.completion.at(i)&^(p.frameSize-1))
-	}
-	if n > 0 {
-		l.completion.consume(n)
-		l.inFlight -= int(n)
+		p.free = l.reapInto(p.free)
 	}
 }
 
@@ -216,16 +205,7 @@ func (p *Pair) reapQueue(l *pairQueue) {
 // flood on one does not leave the others without.
 func (p *Pair) refill() {
 	for _, l := range p.queues {
-		n := min(int(l.fill.room()), p.share-l.filled, len(p.free)-reserve)
-		if n <= 0 {
-			continue
-		}
-		for i := range n {
-			*l.fill.at(uint32(i)) = p.free[len(p.free)-1-i]
-		}
-		p.free = p.free[:len(p.free)-n]
-		l.filled += n
-		l.fill.produce(uint32(n))
+		p.free = l.refillFrom(p.free, p.share-l.filled)
 	}
 }
 

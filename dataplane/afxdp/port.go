@@ -215,29 +215,36 @@ func (p *Port) Pending() int {
 }
 
 // reap takes back the frames that the kernel has transmitted.
-func (p *Port) reap() {
+func (p *Port) reap() { p.free = p.reapInto(p.free) }
+
+func (p *Port) reapInto(free []uint64) []uint64 {
 	n := p.completion.waiting()
 	for i := range n {
-		p.free = append(p.free, *p.completion.at(i)&^(p.frameSize-1))
+		free = append(free, *p.completion.at(i)&^(p.frameSize-1))
 	}
 	if n > 0 {
 		p.completion.consume(n)
 		p.inFlight -= int(n)
 	}
+	return free
 }
 
 // refill gives the kernel frames to receive into.
-func (p *Port) refill() {
-	n := min(int(p.fill.room()), len(p.free)-reserve)
+func (p *Port) refill() { p.free = p.refillFrom(p.free, len(p.free)) }
+
+// refillFrom gives the kernel at most so many of the frames in free and returns
+// the rest.
+func (p *Port) refillFrom(free []uint64, most int) []uint64 {
+	n := min(int(p.fill.room()), most, len(free)-reserve)
 	if n <= 0 {
-		return
+		return free
 	}
 	for i := range n {
-		*p.fill.at(uint32(i)) = p.free[len(p.free)-1-i]
+		*p.fill.at(uint32(i)) = free[len(free)-1-i]
 	}
-	p.free = p.free[:len(p.free)-n]
 	p.filled += n
 	p.fill.produce(uint32(n))
+	return free[:len(free)-n]
 }
 
 // FD implements dataplane.Port.
