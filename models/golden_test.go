@@ -63,7 +63,12 @@ type verdict struct {
 // where both have it, IPv6.
 func judge(t *testing.T, b *town, vs []verdict) {
 	t.Helper()
-	p := b.groups(Settings{DefaultMode: policy.Enforce})
+	judgeBy(t, b, library(t), vs)
+}
+
+func judgeBy(t *testing.T, b *town, lib *Library, vs []verdict) {
+	t.Helper()
+	p := Groups(lib, &b.snap, Settings{DefaultMode: policy.Enforce}, policy.NewIdentities())
 	ss, _ := Generate(p)
 	table, err := policy.Compile(policy.Input{Epoch: 1, Snapshot: &b.snap, Groups: p.Groups, Statements: ss})
 	if err != nil {
@@ -218,6 +223,43 @@ func TestGoldenC(t *testing.T) {
 		}
 		expect(t, why, want)
 	}
+}
+
+// Web servers told apart by their deployers' label: those of the inside are not
+// for the internet, though both publish.
+func TestGoldenCTiers(t *testing.T) {
+	const internal = `schema: gatehouse.model/v1
+model: web-internal
+revision: 1
+title: internal web server
+extends: nginx
+docs: [docs/web-tiers.md]
+match: {images: [nginx], labels: {tier: internal}}
+serves:
+  - {id: web, app: http, tls: optional, ports: [exposed, published], publish: site, to: [{role: app-server}, {role: web-server}, {role: management}]}
+`
+	b := newTown(t).network("shop_default+6", "shop")
+	b.run("shop/inside", "nginx:1", "shop_default", expose("tcp/80"), publish("8081:80"), label("tier=internal"))
+	b.run("shop/outside", "nginx:1", "shop_default", expose("tcp/80"), publish("8080:80"))
+	b.run("shop/baked", "nginx:1", "shop_default", expose("tcp/80"), publish("8082:80"), func(w *policy.Workload) {
+		w.Labels = map[string]policy.Label{"tier": {Value: "internal", By: policy.SetByImage}}
+	})
+	const site, site6, out, out6 = "192.168.1.50", "fd12::50", "198.51.100.7", "2001:db8::7"
+	lib, err := WithOwn(loadModels(t, internal))
+	if err != nil {
+		t.Fatal(err)
+	}
+	judgeBy(t, b, lib, []verdict{
+		{site, "shop/inside", 80, policy.AppHTTP, true},
+		{site6, "shop/inside", 80, policy.AppHTTP, true},
+		{out, "shop/inside", 80, policy.AppHTTP, false},
+		{out6, "shop/inside", 80, policy.AppHTTP, false},
+		{out, "shop/inside", 80, policy.AppSSH, false},
+		{out, "shop/outside", 80, policy.AppHTTP, true},
+		{out6, "shop/outside", 80, policy.AppHTTP, true},
+		{out, "shop/baked", 80, policy.AppHTTP, true}, // an image says nothing of its tier (I3)
+		{"shop/inside", out, 80, policy.AppHTTP, false},
+	})
 }
 
 func TestGoldenCDatabase(t *testing.T) {

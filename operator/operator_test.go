@@ -558,3 +558,52 @@ func FuzzDecodeStatements(f *testing.F) {
 		}
 	})
 }
+
+// TestGoldenCDevices: the specification's infrastructure devices, known by a
+// record of the addresses outside, reach the file server by HTTP and SSH; a user's
+// device does not, published or not, in either family.
+func TestGoldenCDevices(t *testing.T) {
+	statements := head + `  - {id: infra-http, verdict: allow, from: [{category: {device: {eq: infra-management}}}], to: [{model: hfs}], app: [http], tls: optional, ports: [tcp/80, tcp/443], why: maintenance}
+  - {id: infra-ssh, verdict: allow, from: [{category: {device: {eq: infra-management}}}], to: [{model: hfs}], app: [ssh], ports: [tcp/22], why: maintenance}
+`
+	records := strings.Replace(catalogText, "records:\n", "records:\n  - {match: {cidr: 'fd09:8::/64'}, set: {device: infra-management}}\n", 1)
+	for _, published := range []bool{false, true} {
+		hfs := policy.Workload{ID: "hfs", Name: "hfs", Compose: true, Service: policy.ServiceKey{Project: policy.ProjectKey{Domain: "d", Name: "files"}, Name: "hfs"},
+			Image:     policy.Image{Ref: "rejetto/hfs", Repository: "docker.io/rejetto/hfs", PulledFrom: []string{"docker.io/rejetto/hfs"}},
+			Exposed:   []policy.PortRange{policy.Port(policy.ProtoTCP, 80)},
+			Endpoints: []policy.Endpoint{{ID: "hfs", Network: "n", Addresses: []netip.Addr{netip.MustParseAddr("172.30.0.2"), netip.MustParseAddr("fd00:30::2")}}}}
+		if published {
+			hfs.Published = []policy.Published{{HostPort: 80, Port: 80, Proto: policy.ProtoTCP}}
+		}
+		snap := &policy.Snapshot{Workloads: []policy.Workload{hfs}, Networks: []policy.Network{{ID: "n", Name: "files_default", Driver: "bridge", Zone: 1,
+			Subnets: []netip.Prefix{netip.MustParsePrefix("172.30.0.0/24"), netip.MustParsePrefix("fd00:30::/64")}}}}
+		w := newWorld(t, snap, statements, records)
+		generated, _ := models.Generate(w.pop)
+		table, err := policy.Compile(policy.Input{Epoch: 1, Snapshot: snap, Groups: w.pop.Groups, Statements: append(generated, w.Expand(w.pop, w.catalog, Moment{})...)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, c := range []struct {
+			from, to string
+			port     uint16
+			app      policy.App
+			allow    bool
+		}{
+			{"10.9.8.9", "172.30.0.2", 80, policy.AppHTTP, true},
+			{"10.9.8.9", "172.30.0.2", 22, policy.AppSSH, true},
+			{"10.9.8.9", "172.30.0.2", 80, policy.AppSSH, false},
+			{"10.9.8.9", "172.30.0.2", 22, policy.AppHTTP, false},
+			{"fd09:8::9", "fd00:30::2", 443, policy.AppHTTP, true},
+			{"fd09:8::9", "fd00:30::2", 22, policy.AppSSH, true},
+			{"10.9.1.1", "172.30.0.2", 80, policy.AppHTTP, false},
+			{"10.9.1.1", "172.30.0.2", 22, policy.AppSSH, false},
+			{"fd09:9::9", "fd00:30::2", 80, policy.AppHTTP, false},
+			{"198.51.100.7", "172.30.0.2", 80, policy.AppHTTP, false},
+		} {
+			q := policy.Query{Zone: 1, Src: netip.MustParseAddr(c.from).As16(), Dst: netip.MustParseAddr(c.to).As16(), Proto: policy.ProtoTCP, DstPort: c.port}
+			if got := table.Lookup(q).Judge(policy.Spoken{App: c.app}); (got.Verdict == policy.Allow) != c.allow {
+				t.Errorf("published %t: %s -> %s %d %s: %v, want allow %t", published, c.from, c.to, c.port, c.app, got.Verdict, c.allow)
+			}
+		}
+	}
+}
