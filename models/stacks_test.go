@@ -391,3 +391,22 @@ func (s *stack) between(t *testing.T, from, to *policy.Workload, port policy.Por
 	}
 	return routed
 }
+
+// Sentinel: clients ask the sentinels for the primary, sentinels talk to each
+// other and to the servers that they watch; no server calls a sentinel.
+func TestSentinel(t *testing.T) {
+	b := newTown(t).network("n", "p")
+	b.run("p/redis", "redis:7", "n", expose("tcp/6379"))
+	for _, name := range []string{"sentinel1", "sentinel2"} {
+		b.run("p/"+name, "redis:7", "n", expose("tcp/6379"), ref("arg", "redis:6379"), command("redis-sentinel", "/etc/sentinel.conf"))
+	}
+	b.run("p/app", "node:22", "n", ref("env REDIS_SENTINELS", "sentinel1:26379,sentinel2:26379"))
+	judge(t, b, []verdict{
+		{"p/app", "p/sentinel1", 26379, policy.AppRedis, true},
+		{"p/app", "p/sentinel1", 26379, policy.AppHTTP, false},
+		{"p/app", "p/redis", 26379, policy.AppRedis, false},
+		{"p/sentinel1", "p/sentinel2", 26379, policy.AppRedis, true},
+		{"p/sentinel2", "p/redis", 6379, policy.AppRedis, true},
+		{"p/redis", "p/sentinel1", 26379, policy.AppRedis, false},
+	})
+}
