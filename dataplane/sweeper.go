@@ -38,7 +38,6 @@ type sweeper struct {
 	clock      clock
 
 	buf     []FlowEntry
-	round   uint32
 	touches []touch
 	orphans []classify.FlowKey
 	failing bool // the last scan failed, and it was said

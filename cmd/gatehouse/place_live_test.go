@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/binary"
@@ -176,7 +177,7 @@ func (x *site) serve(h host, port int) {
 func (x *site) fetch(from, to host, v6 bool, port int, patience time.Duration) error {
 	content := make([]byte, bulk)
 	_, _ = rand.Read(content)
-	client := &http.Client{Timeout: patience, Transport: &http.Transport{DisableKeepAlives: true, Dial: func(network, address string) (net.Conn, error) {
+	client := &http.Client{Timeout: patience, Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(_ context.Context, network, address string) (net.Conn, error) {
 		return dial(from.path(), network, address, patience)
 	}}}
 	answer, err := client.Post("http://"+netip.AddrPortFrom(to.addr(v6), uint16(port)).String()+"/", "application/octet-stream", bytes.NewReader(content))
