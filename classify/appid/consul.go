@@ -1,124 +1,125 @@
 package appid
 
-import (
-	"hash/crc32"
+import "gatehouse/policy"
 
-	"gatehouse/policy"
-)
-
-// Consul's own protocols. Servers' RPC port: agent/pool/conn.go of its sources:
-// a byte for what follows, and for multiplexed RPC the frames of yamux
-// (hashicorp/yamux spec.md). Gossip: hashicorp/memberlist net.go: a message type,
-// mostly within a checksum, then MessagePack with fields of known names.
-// Encrypted gossip stays unknown.
-var (
-	consulProtocol = protocol{
-		app: policy.AppConsul, tcp: true,
-		client: consulClient, server: consulServer,
-		clientFirsts: between(0, 9).or(oneOf("\xf4")), serverFirsts: between(0, 9).or(oneOf("\x80\x81\x82\x83\x84\x85\x86\xf4")),
-	}
-	consulGossipProtocol = protocol{
-		app: policy.AppConsul, udp: true,
-		client:       func(v *view) match { return consulGossip(v.c) },
-		server:       func(v *view) match { return consulGossip(v.s) },
-		clientFirsts: between(0, 13).or(oneOf("\xf4")), serverFirsts: between(0, 13).or(oneOf("\xf4")),
-	}
-)
+// Consul's own protocol is that of its servers' RPC port (agent/pool/conn.go of
+// its sources): a byte for what follows, and then either a request or the frames
+// of yamux (hashicorp/yamux spec.md) with one. A request begins with the header of
+// net/rpc in MessagePack (hashicorp/net-rpc-msgpackrpc): the method, and a number.
+// Only the methods tell it: Nomad has the same frames. Gossip is hashicorp's
+// memberlist, which Serf, Alertmanager and Loki speak in the same words: it has
+// no name of its own, and stays unknown.
+var consulProtocol = protocol{
+	app: policy.AppConsul, tcp: true,
+	client: consulClient, server: consulServer,
+	clientFirsts: oneOf("\x00\x04"), serverFirsts: oneOf("\x00\x83"),
+}
 
 const (
-	consulMultiplex   = 2
-	consulMultiplexV2 = 4
-
-	gossipCompound = 7
-	gossipChecksum = 12
-	gossipLabel    = 244
+	consulRequest   = 0
+	consulMultiplex = 4
 
 	yamuxHead = 12
+
+	// What yamux's client opens stream 1 with: version 0, a window update, the flag
+	// that opens, the stream, no more window than there is by default.
+	yamuxOpen = "\x00\x01\x00\x01\x00\x00\x00\x01\x00\x00\x00\x00"
+	// Data of stream 1, to its length.
+	yamuxData = "\x00\x00\x00\x00\x00\x00\x00\x01"
 )
 
-func consulClient(v *view) match {
-	b := v.c
-	if b[0] == consulMultiplex || b[0] == consulMultiplexV2 {
-		if m := yamuxFrame(b[1:], v.cFull); m != no {
-			return m
-		}
-	}
-	return gossipStream(b, v.cFull)
+// consulServices are what methods belong to (agent/consul, registerEndpoint),
+// without those that Nomad has too: ACL, Operator, Status.
+var consulServices = [...]string{
+	"AutoConfig.", "AutoEncrypt.", "Catalog.", "ConfigEntry.", "ConnectCA.", "Coordinate.", "DiscoveryChain.",
+	"FederationState.", "Health.", "Intention.", "Internal.", "KVS.", "PreparedQuery.", "Session.", "Txn.",
 }
 
-func consulServer(v *view) match {
-	if m := yamuxFrame(v.s, v.sFull); m == yes {
-		return fits
-	} else if m == more {
+func consulClient(v *view) match {
+	b := v.c[1:]
+	if v.c[0] == consulRequest {
+		return consulMethod(b, v.cFull)
+	}
+	if m := begins(b, yamuxOpen+yamuxData); m != yes {
 		return m
 	}
-	return gossipStream(v.s, v.sFull)
+	if b = b[2*yamuxHead-4:]; len(b) < 4 {
+		return until(v.cFull)
+	}
+	size := be.Uint32(b)
+	if b = b[4:]; uint64(size) < uint64(len(b)) {
+		b = b[:size]
+	}
+	return consulMethod(b, v.cFull)
 }
 
-// yamuxFrame: version 0, a window update or a ping that opens stream 1: type,
-// flags, stream, length.
-func yamuxFrame(b []byte, full bool) match {
-	if len(b) > 1 && (b[0] != 0 || b[1] > 2) {
+// consulMethod: a map of two with the method's name, before or after the number.
+func consulMethod(b []byte, full bool) match {
+	if m := begins(b, "\x82"); m != yes {
+		return m
+	}
+	b = b[1:]
+	const number = "\xa3Seq"
+	switch begins(b, number) {
+	case yes:
+		if len(b) == len(number) {
+			return until(full)
+		}
+		b = b[len(number)+1:]
+	case more:
+		return until(full)
+	}
+	const method = "\xadServiceMethod"
+	if m := begins(b, method); m != yes {
+		return m
+	}
+	b = b[len(method):]
+	if len(b) == 0 {
+		return until(full)
+	}
+	if b[0]&0xe0 != 0xa0 { // a string of fewer than 32 bytes
+		return no
+	}
+	size := int(b[0] & 0x1f)
+	b = b[1:]
+	best := no
+	for _, s := range consulServices {
+		if len(s) >= size {
+			continue
+		}
+		if m := begins(b, s); m == yes && len(b) >= size {
+			return yes
+		} else if m != no {
+			best = until(full)
+		}
+	}
+	return best
+}
+
+// consulServer: the reply's header, which has an error besides; of yamux the
+// stream is taken, or data comes with that, or a ping.
+func consulServer(v *view) match {
+	b := v.s
+	if b[0] == 0x83 {
+		for _, s := range [...]string{"\x83\xadServiceMethod", "\x83\xa3Seq", "\x83\xa5Error"} {
+			if m := begins(b, s); m == yes {
+				return fits
+			} else if m == more {
+				return until(v.sFull)
+			}
+		}
 		return no
 	}
 	if len(b) < yamuxHead {
-		return until(full)
-	}
-	flags, stream := be.Uint16(b[2:]), be.Uint32(b[4:])
-	switch {
-	case b[1] == 2 && stream == 0 && (flags == 1 || flags == 2): // ping
-		return yes
-	case b[1] == 1 && stream >= 1 && stream < 1<<16 && (flags == 1 || flags == 2) && be.Uint32(b[8:]) <= 1<<24:
-		return yes
-	}
-	return no
-}
-
-// gossipStream: over TCP: pings, compressed messages, and type 6, push and pull,
-// whose map begins with its number of nodes.
-func gossipStream(b []byte, full bool) match {
-	if b[0] != 0 && b[0] != 6 && b[0] != 9 || len(b) > 1 && b[1]&0xf0 != 0x80 {
-		return no
-	}
-	if len(b) < 10 {
-		return until(full)
-	}
-	return gossipMessage(b)
-}
-
-func consulGossip(b []byte) match {
-	if b[0] == gossipLabel && len(b) > 2 && len(b) > 2+int(b[1]) && printable(b[2:2+int(b[1])]) {
-		b = b[2+int(b[1]):]
-	}
-	if b[0] == gossipChecksum && len(b) > 6 {
-		if crc32.ChecksumIEEE(b[5:]) == be.Uint32(b[1:]) {
-			return yes
+		if len(b) > 1 && b[1] > 2 {
+			return no
 		}
-		return no
+		return until(v.sFull)
 	}
-	return gossipMessage(b)
-}
-
-// gossipMessage: of the simple types those whose map begins with a field that
-// all of them have, and compounds of them: a count, lengths, messages.
-func gossipMessage(b []byte) match {
-	if len(b) < 10 {
-		return no
-	}
-	if b[0] == gossipCompound {
-		n := int(b[1])
-		if at := 2 + 2*n; n > 0 && len(b) > at+10 && int(be.Uint16(b[2:])) <= len(b)-at {
-			return gossipMessage(b[at:min(len(b), at+int(be.Uint16(b[2:])))])
-		}
-		return no
-	}
-	if b[0] > 11 || b[1]&0xf0 != 0x80 {
-		return no
-	}
-	for _, field := range [...]string{"\xa5SeqNo", "\xa4Node", "\xabIncarnation", "\xa4Addr", "\xa4Algo", "\xa4From", "\xa7Payload", "\xa5Nodes", "\xa4Join"} {
-		if begins(b[2:], field) == yes {
-			return yes
-		}
+	const ping = 2
+	kind, flags, stream := b[1], be.Uint16(b[2:]), be.Uint32(b[4:])
+	if kind == ping && stream == 0 && (flags == 1 || flags == 2) || kind < ping && stream == 1 && flags <= 2 {
+		return fits
 	}
 	return no
 }

@@ -68,7 +68,6 @@ var protocols = [...]protocol{
 	rtmpProtocol,
 	lustreProtocol,
 	consulProtocol,
-	consulGossipProtocol,
 	hdfsDataProtocol,
 	rdpUDPProtocol,
 	rtcpProtocol,

@@ -142,6 +142,7 @@ func samples() []sample {
 		{name: "portmapper", app: policy.AppSunRPC, udp: true, turns: []string{be32(7) + be32(0) + be32(2) + be32(100000) + be32(2) + be32(3) + strings.Repeat("\x00", 32), be32(7) + be32(1) + be32(0) + strings.Repeat("\x00", 16)}},
 		{name: "dhcp", app: policy.AppDHCP, udp: true, turns: []string{"\x01\x01\x06\x00" + strings.Repeat("\x00", 232) + "\x63\x82\x53\x63\x35\x01\x01\xff"}},
 		{name: "dhcpv6", app: policy.AppDHCPv6, udp: true, turns: []string{"\x01abc\x00\x01\x00\x0a\x00\x03\x00\x01\x02\x00\x00\x00\x00\x01\x00\x08\x00\x02\x00\x00"}},
+		{name: "consul", app: policy.AppConsul, turns: []string{consulAsk("\x82\xadServiceMethod\xacCatalog.List\xa3Seq\x01\x80"), "\x00\x01\x00\x02\x00\x00\x00\x01\x00\x00\x00\x00"}},
 		{name: "quic", app: policy.AppQUIC, udp: true, turns: []string{"\xc3\x00\x00\x00\x01\x08dddddddd\x00" + strings.Repeat("x", 1185), "\xc1\x00\x00\x00\x01\x00\x08ssssssss" + strings.Repeat("y", 1100)}},
 		{name: "dtls", app: policy.AppDTLS, udp: true, turns: []string{"\x16\xfe\xff" + strings.Repeat("\x00", 8) + be16(52) + "\x01\x00\x00\x28\x00\x00\x00\x00\x00\x00\x00\x28" + strings.Repeat("h", 40), "\x16\xfe\xff" + strings.Repeat("\x00", 8) + be16(32) + "\x03\x00\x00\x14\x00\x00\x00\x00\x00\x00\x00\x14" + strings.Repeat("h", 20)}},
 		{name: "wireguard", app: policy.AppWireGuard, udp: true, turns: []string{"\x01\x00\x00\x00iiii" + noiseOf(140), "\x02\x00\x00\x00rrrriiii" + noiseOf(80)}},

@@ -39,6 +39,11 @@ func noiseOf(n int) string {
 	return string(b)
 }
 
+// consulAsk multiplexes a request as a client of Consul's does.
+func consulAsk(request string) string {
+	return "\x04" + yamuxOpen + yamuxData + be32(len(request)) + request
+}
+
 // TestOneSide: one message that is proof, alone: at the beginning of a flow, or,
 // where mid is set, anywhere in one and from either side.
 func TestOneSide(t *testing.T) {
@@ -125,8 +130,9 @@ func TestOneSide(t *testing.T) {
 		{"bootp", policy.AppDHCP, true, false, "\x01\x01\x06\x00" + strings.Repeat("\x00", 232) + "\x63\x82\x53\x63\xff" + strings.Repeat("\x00", 59)},
 		{"lustre acceptor", policy.AppLustre, false, false, "\x00\x71\xce\xac\x01\x00\x00\x00" + noise16[:8]},
 		{"lustre message", policy.AppLustre, false, true, "\xc1\x00\x00\x00" + strings.Repeat("\x00", 20) + noise16 + "\x39\x30\x00\x00\x39\x30\x00\x00\x01\x00\x00\x00\x00\x00\x00\x00"},
-		{"consul rpc", policy.AppConsul, false, false, "\x04\x00\x01\x00\x01\x00\x00\x00\x01\x00\x00\x00\x00"},
-		{"consul gossip", policy.AppConsul, true, false, "\x00\x82\xa5SeqNo\x01\xa4Node\xa1a"},
+		{"consul rpc", policy.AppConsul, false, false, consulAsk("\x82\xadServiceMethod\xacCatalog.List\xa3Seq\x01")},
+		{"consul rpc, the number first", policy.AppConsul, false, false, consulAsk("\x82\xa3Seq\x01\xadServiceMethod\xacCatalog.List")},
+		{"consul rpc of a single request", policy.AppConsul, false, false, "\x00\x82\xadServiceMethod\xa9KVS.Apply\xa3Seq\x00"},
 		{"hdfs read", policy.AppHDFS, false, false, "\x00\x1c\x51\x10\x0a\x08\x0a\x06abcdef\x12\x04efgh"},
 		{"rdp channel", policy.AppRDP, false, true, "\x03\x00\x00\x20\x02\xf0\x80\x64\x00\x05\x03\xeb\x70\x12" + noise16},
 		{"rdp without negotiation", policy.AppRDP, false, false, "\x03\x00\x00\x0b\x06\xe0\x00\x00\x00\x00\x00\x03\x00\x01\x80\x02\xf0\x80\x7f\x65\x82"},
@@ -201,7 +207,10 @@ func TestLookAlikes(t *testing.T) {
 		{"tls of version 9", false, false, "\x16\x03\x09\x00\x30\x01\x00\x00\x2c\x03\x09"},
 		{"websocket that is not text", false, true, "\x81\x8a\x01\x02\x03\x04\xff\xfe\xfd\xfc\xfb\xfa\xf9\xf8\xf7\xf6"},
 		{"hpack that is none", false, true, http2FrameOf(1, 4, 1, "\xff\xff\xff\xff\xff")},
-		{"gossip with another checksum", true, false, "\x0c\x00\x00\x00\x00\x00\x82\xa5SeqNo\x01\xa4Node\xa1a"},
+		{"gossip", true, false, "\x00\x82\xa5SeqNo\x01\xa4Node\xa1a"},
+		{"gossip in a stream", false, false, "\x06\x83\xa4Join\xc3\xa5Nodes\x02\xacUserStateLen\x00"},
+		{"nomad's rpc", false, false, consulAsk("\x82\xadServiceMethod\xacJob.Register\xa3Seq\x01")},
+		{"yamux with another's data", false, false, consulAsk(noise16)},
 		{"openvpn's opcode", true, false, "\x38" + strings.Repeat("\x00", 100)},
 		{"rtmp's version", false, false, "\x03" + strings.Repeat("\x00", 600)},
 		{"google's quic without a version", true, false, "\x0d" + noise16[:8] + "QXYZ\x01" + noise16},

@@ -115,7 +115,7 @@ func coordination() []scenario {
 			},
 		},
 		{
-			name: "consul-gossip", ports: []int{8301}, labels: []label{{"tcp", 8301, "consul", ""}, {"udp", 8301, "consul", ""}},
+			name: "consul-gossip", ports: []int{8301}, labels: []label{{"tcp", 8301, "unknown", ""}, {"udp", 8301, "unknown", ""}},
 			made: []string{"github.com/hashicorp/memberlist"},
 			serve: func(ctx context.Context, _ string) error {
 				if _, err := member(serverIP); err != nil {
