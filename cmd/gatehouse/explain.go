@@ -3,8 +3,12 @@ package main
 import (
 	"fmt"
 	"io"
+	"strings"
 
 	"github.com/spf13/cobra"
+
+	"gatehouse/control"
+	"gatehouse/policy"
 )
 
 // ExplainAnswer is the body of POST /v1/explain.
@@ -26,7 +30,8 @@ func newExplainCommand() *cobra.Command {
 		Use:   "explain [VIOLATION]",
 		Short: "Why a flow passes or not: verdict, rule, statement, model, metadata, and what to change",
 		Example: "  gatehouse explain 2f1c0a9b77e3\n" +
-			"  gatehouse explain --from shop/web --to shop/db --port tcp/3306 --app mysql",
+			"  gatehouse explain --from shop/web --to shop/db --port tcp/3306 --app mysql\n" +
+			"  gatehouse explain --from shop/web --to shop/db --port tcp/3306 --app mysql --compose compose.yaml",
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var req ExplainRequest
@@ -41,11 +46,11 @@ func newExplainCommand() *cobra.Command {
 			if (req.ID == "") == !byFlow || byFlow && (req.From == "" || req.To == "" || req.Port == "") {
 				return fail(exitUsage, "explain a violation's id, or --from A --to B --port tcp/N [--app NAME]")
 			}
-			var answer ExplainAnswer
-			if err := newClient(cmd).post(cmd.Context(), "/v1/explain", req, &answer); err != nil {
+			answer, err := explained(cmd, req)
+			if err != nil {
 				return err
 			}
-			if err := show(cmd, answer, func(w io.Writer) { explainRows(w, &answer) }); err != nil {
+			if err := show(cmd, answer, func(w io.Writer) { explainRows(w, answer) }); err != nil {
 				return err
 			}
 			if !answer.Allowed {
@@ -58,8 +63,72 @@ func newExplainCommand() *cobra.Command {
 	cmd.Flags().String("to", "", "who answers: service, address or @peer")
 	cmd.Flags().String("port", "", "tcp/N, udp/N or icmp")
 	cmd.Flags().String("app", "", "application; without it, what would be allowed is named")
+	addBasisFlags(cmd)
 	addOutputFlag(cmd)
 	return cmd
+}
+
+// explained asks the gateway or, where flags say what policy is, works it out here.
+func explained(cmd *cobra.Command, req ExplainRequest) (*ExplainAnswer, error) {
+	if !ownBasis(cmd) {
+		answer := new(ExplainAnswer)
+		return answer, newClient(cmd).post(cmd.Context(), "/v1/explain", req, answer)
+	}
+	if req.ID != "" {
+		return nil, fail(exitUsage, "a violation is on the gateway's record: name the flow by --from, --to and --port")
+	}
+	st, err := stateOf(cmd)
+	if err != nil {
+		return nil, err
+	}
+	answer, err := explainFlow(st, req, nil)
+	if err != nil {
+		return nil, &exitError{exitUsage, err}
+	}
+	return answer, nil
+}
+
+// statementFor is a statement of the operator that would allow what nothing
+// allows, as narrow as it was asked and ready for a file; "" where none should:
+// somebody denies it, no application is named, or an end must not be opened so.
+func statementFor(st *control.State, x *policy.Explanation) string {
+	from, to := filePeer(st, x.FromIdentity), filePeer(st, x.ToIdentity)
+	if !x.Denied || x.Reason != policy.ReasonNoRule && x.Reason != policy.ReasonApp || from == "" || to == "" || x.App == "" {
+		return ""
+	}
+	app, tls := x.App, ""
+	if inner, ok := strings.CutPrefix(app, "tls("); ok {
+		app, tls = strings.TrimSuffix(inner, ")"), ", tls: only"
+	} else if plain, ok := strings.CutSuffix(app, "+starttls"); ok {
+		app, tls = plain, ", tls: starttls"
+	}
+	if _, known := policy.ParseApp(app); !known {
+		return ""
+	}
+	id := strings.Map(func(r rune) rune {
+		if r >= 'a' && r <= 'z' || r >= '0' && r <= '9' {
+			return r
+		}
+		return '-'
+	}, strings.ToLower(fmt.Sprintf("allow-%s-%s-%s", strings.TrimPrefix(x.From, "@"), strings.TrimPrefix(x.To, "@"), app)))
+	return fmt.Sprintf("- {id: %s, verdict: allow, from: [%s], to: [%s], app: [%s]%s, ports: [%s], why: \"...\"}", id[:min(len(id), 63)], from, to, app, tls, x.Port)
+}
+
+// filePeer is an identity as a file of statements names it; "" for those that no
+// advice should open, such as metadata services and the orchestrator.
+func filePeer(st *control.State, id policy.Identity) string {
+	if g, ok := st.Table.Group(id); ok {
+		name := g.Service.String()
+		if strings.ContainsFunc(name, func(r rune) bool { return r < '!' || r > '~' || strings.ContainsRune("{}[],:#\"'", r) }) {
+			return fmt.Sprintf("{service: %q}", name)
+		}
+		return "{service: " + name + "}"
+	}
+	switch id {
+	case policy.IDHost, policy.IDSite, policy.IDInternet, policy.IDResolver:
+		return "{peer: " + strings.TrimPrefix(st.Table.IdentityName(id), "@") + "}"
+	}
+	return ""
 }
 
 func explainRows(w io.Writer, a *ExplainAnswer) {

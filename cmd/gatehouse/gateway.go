@@ -280,6 +280,11 @@ func (g *gateway) explain(req ExplainRequest) (*ExplainAnswer, error) {
 	if req.ID != "" {
 		return g.explainViolation(st, req.ID)
 	}
+	return explainFlow(st, req, g.namesAt(req.From, req.To))
+}
+
+// explainFlow answers for a flow between two peers that a state knows.
+func explainFlow(st *control.State, req ExplainRequest, names []NameView) (*ExplainAnswer, error) {
 	ports, err := policy.ParsePortRange(req.Port)
 	if err != nil {
 		return nil, badRequest{err}
@@ -295,7 +300,7 @@ func (g *gateway) explain(req ExplainRequest) (*ExplainAnswer, error) {
 	if err != nil {
 		return nil, badRequest{err}
 	}
-	return answerOf(st, &x, g.namesAt(req.From, req.To)), nil
+	return answerOf(st, &x, names), nil
 }
 
 func (g *gateway) explainViolation(st *control.State, id string) (*ExplainAnswer, error) {
@@ -330,6 +335,9 @@ func answerOf(st *control.State, x *policy.Explanation, names []NameView) *Expla
 	}
 	for _, why := range st.Population.WhyNot(peerOf(st, x.FromIdentity), peerOf(st, x.ToIdentity), x.Port) {
 		a.Lines = append(a.Lines, ExplainLine{"models", why})
+	}
+	if text := statementFor(st, x); text != "" {
+		a.Lines = append(a.Lines, ExplainLine{"statement that allows it", text})
 	}
 	return a
 }
