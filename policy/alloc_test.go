@@ -6,9 +6,17 @@ import (
 )
 
 // TestNoAllocs: the packet path allocates nothing, in either family, for each
-// line of section 1 and each layer of the table.
+// line of section 1 and each layer of the table; where pairs are laid when flows
+// meet them, from the second flow on.
 func TestNoAllocs(t *testing.T) {
+	for _, ahead := range []int{0, 1} {
+		noAllocs(t, ahead)
+	}
+}
+
+func noAllocs(t *testing.T, ahead int) {
 	in := town()
+	in.PairsAhead = ahead
 	in.Statements = []Statement{
 		webToDB(),
 		{ID: "out", Verdict: Allow, From: peersOf(PeerWorkload), To: peersOf(PeerExternal), App: AnyApp, Ports: tcp(443)},
@@ -19,6 +27,9 @@ func TestNoAllocs(t *testing.T) {
 	in.Statements = append(in.Statements, Statement{ID: "name", Verdict: Allow, From: peersOf(PeerWorkload), To: []Peer{{Kind: PeerName, Name: "*.example.com"}}, App: app(AppHTTP), Ports: tcp(80)})
 	names := NewNames(NameLimits{})
 	table := names.compiled(t, in, time.Now())
+	if (table.met != nil) != (ahead == 1) {
+		t.Fatalf("with %d pairs laid ahead: the rest is met %v", ahead, table.met != nil)
+	}
 	names.Note(table, indexOf(t, in, "web"), answered("a.example.com", time.Minute, "1.1.1.1", "2606:4700::1"), time.Now())
 	named := ServerName{State: NameGiven, Text: []byte("A.example.com")}
 	for _, q := range []Query{

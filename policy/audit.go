@@ -49,7 +49,7 @@ type Flaw struct {
 type Cost struct {
 	Rules int `json:"rules"`
 	// Spans are the places of the table, pairs of peers and ranges of ports, in
-	// which it has a say.
+	// which it has a say, but those that are laid when flows meet them.
 	Spans int `json:"spans"`
 	// Bytes is its rules and its share of the places, estimated.
 	Bytes int `json:"bytes"`
@@ -67,7 +67,9 @@ type Audit struct {
 }
 
 // MakeAudit compiles, and looks at every place of the table for what each
-// statement does there. It takes several times as long as Compile.
+// statement does there. It takes several times as long as Compile. Where prefixes
+// make more pairs than Input.PairsAhead, it does not say which statements never
+// act.
 func MakeAudit(in Input) (*Audit, error) {
 	c, err := compile(in)
 	if err != nil {
@@ -232,7 +234,7 @@ func (a *auditor) judge(i int) {
 	if s.Verdict == Allow && !a.hasPath(i) {
 		a.flaw(FlawNoPath, i, nil, "no network has both who may call and who is called; connect them to one, or publish a port")
 	}
-	if !a.present[i] {
+	if !a.present[i] || a.onMeeting { // what it does at places of prefixes was not looked at
 		return
 	}
 	var same, other []string

@@ -4,9 +4,11 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 )
 
 // Input is all that a table is compiled from.
@@ -28,6 +30,10 @@ type Input struct {
 	// and nothing passes that no statement lets pass.
 	Transit     bool
 	TransitMode Mode
+	// PairsAhead is how many pairs of peers at places that prefixes of statements
+	// tell apart are laid before the table is used; 0 = 65,536. Of more, each is
+	// laid when a flow first meets it (see prefixes.go).
+	PairsAhead int
 }
 
 // These stand in a Rule for the peers that Compile does not write out; no
@@ -82,7 +88,7 @@ func compile(in Input) (*compiler, error) {
 	if in.Snapshot == nil {
 		return nil, errors.New("compile: no snapshot")
 	}
-	c := &compiler{in: &in, table: &Table{epoch: in.Epoch, statements: slices.Clone(in.Statements), groups: slices.Clone(in.Groups), snapshot: in.Snapshot}}
+	c := &compiler{in: &in, interned: make(map[string]*Decision), table: &Table{epoch: in.Epoch, statements: slices.Clone(in.Statements), groups: slices.Clone(in.Groups), snapshot: in.Snapshot}}
 	c.numberGroups()
 	c.numberRegions()
 	res, err := newResolver(&in, c.member, c.regions)
@@ -110,9 +116,11 @@ type compiler struct {
 	regions   *regions        // nil where no statement names a prefix
 	callers   map[uint32]bool // regions from which workloads call
 	placed    placement
+	onMeeting bool // pairs of variants are laid when they are met
 	buckets   map[pairKey][]int32
 	toNames   map[pairKey][]int32 // the same, of rules to names
 	patterns  map[namePattern]uint32
+	mu        sync.Mutex // guards interned: decisions are made while the table is in use
 	interned  map[string]*Decision
 	errs      []error
 }
@@ -541,11 +549,13 @@ func (c *compiler) selected(s *Selection, r *Rule, add func(uint32)) {
 
 // layRules turns the buckets into the spans of the four layers.
 func (c *compiler) layRules() {
-	c.interned = make(map[string]*Decision)
 	for f := range classCount {
 		for t := range classCount {
 			c.table.unruled[f][t] = c.decision(f, t, nil)
 		}
+	}
+	if c.table.met = c.metPairs(); c.table.met != nil {
+		c.onMeeting = true
 	}
 	byKey := make(map[pairKey][]span)
 	for k := range c.keys() {
@@ -572,7 +582,8 @@ func (c *compiler) noteLayers(from, to uint32) {
 	}
 }
 
-// keys lists the keys of all layers.
+// keys lists the keys of all layers, but of pairs that are laid when they are
+// met, and of those that nobody guards: whatever rules say, they pass.
 func (c *compiler) keys() map[pairKey]bool {
 	keys := make(map[pairKey]bool, 2*len(c.buckets))
 	halves := make(map[Proto]*[2]map[uint32]bool) // peers that a rule names whose other end is a wildcard, by side
@@ -583,41 +594,65 @@ func (c *compiler) keys() map[pairKey]bool {
 		}
 		switch {
 		case isWildcard(f) && isWildcard(t):
-			for cf := range classUnknown {
-				for ct := range classUnknown {
-					keys[keyOf(cf.dense(), ct.dense(), p)] = true
-				}
-			}
+			c.addKeys(keys, everyClass, everyClass, p)
 		case isWildcard(f):
-			for _, t := range c.peersOf(t) {
+			tos := c.laidAhead(t)
+			for _, t := range tos {
 				halves[p][SideIn][t] = true
-				for cf := range classUnknown {
-					keys[keyOf(cf.dense(), t, p)] = true
-				}
 			}
+			c.addKeys(keys, everyClass, tos, p)
 		case isWildcard(t):
-			for _, f := range c.peersOf(f) {
+			froms := c.laidAhead(f)
+			for _, f := range froms {
 				halves[p][SideOut][f] = true
-				for ct := range classUnknown {
-					keys[keyOf(f, ct.dense(), p)] = true
-				}
 			}
+			c.addKeys(keys, froms, everyClass, p)
 		default:
-			for _, f := range c.peersOf(f) {
-				for _, t := range c.peersOf(t) {
-					keys[keyOf(f, t, p)] = true
-				}
-			}
+			c.addKeys(keys, c.laidAhead(f), c.laidAhead(t), p)
 		}
 	}
 	for p, h := range halves {
-		for f := range h[SideOut] {
-			for t := range h[SideIn] {
-				keys[keyOf(f, t, p)] = true
-			}
-		}
+		c.addKeys(keys, slices.Collect(maps.Keys(h[SideOut])), slices.Collect(maps.Keys(h[SideIn])), p)
 	}
 	return keys
+}
+
+// everyClass are the classes that wildcards may match, as they stand in keys.
+var everyClass = func() (out []uint32) {
+	for k := range classUnknown {
+		out = append(out, k.dense())
+	}
+	return out
+}()
+
+func (c *compiler) addKeys(keys map[pairKey]bool, froms, tos []uint32, p Proto) {
+	guarded := slices.DeleteFunc(slices.Clone(tos), func(t uint32) bool { return !c.isGuarded(t) })
+	for _, f := range froms {
+		tos := tos
+		if !c.isGuarded(f) {
+			tos = guarded
+		}
+		for _, t := range tos {
+			keys[keyOf(f, t, p)] = true
+		}
+	}
+}
+
+// isGuarded reports whether a peer or a class has a say.
+func (c *compiler) isGuarded(dense uint32) bool {
+	k := c.classAt(dense)
+	return c.table.unruled[k][k].out.guarded
+}
+
+// laidAhead lists those of peersOf that have keys in the table.
+func (c *compiler) laidAhead(end uint32) []uint32 {
+	switch {
+	case !c.onMeeting:
+		return c.peersOf(end)
+	case isRange(end):
+		return nil
+	}
+	return []uint32{end}
 }
 
 // classAt is the class behind a dense number, which may stand for a class.
@@ -645,16 +680,7 @@ func (c *compiler) spans(k pairKey, names ...uint32) []span {
 // cells is spans with the rules that apply in each; emit must not keep them.
 func (c *compiler) cells(k pairKey, names []uint32, emit func(lo, hi uint16, rules []int32, d *Decision)) {
 	cf, ct := c.classAt(k.from()), c.classAt(k.to())
-	var rules []int32
-	callees := c.endsOf(k.to(), ct)
-	for _, f := range c.endsOf(k.from(), cf) {
-		for _, t := range callees {
-			rules = append(rules, c.buckets[keyOf(f, t, k.proto())]...)
-		}
-		for _, name := range names {
-			rules = append(rules, c.toNames[keyOf(f, name, k.proto())]...)
-		}
-	}
+	rules := c.rulesOf(k, names)
 	slices.Sort(rules)
 	var here []int32
 	sweep(len(rules),
@@ -668,6 +694,43 @@ func (c *compiler) cells(k pairKey, names []uint32, emit func(lo, hi uint16, rul
 		})
 }
 
+// rulesOf lists the rules that apply to a key, in no order.
+func (c *compiler) rulesOf(k pairKey, names []uint32) []int32 {
+	cf, ct := c.classAt(k.from()), c.classAt(k.to())
+	var rules []int32
+	callees := c.endsOf(k.to(), ct)
+	for _, f := range c.endsOf(k.from(), cf) {
+		for _, t := range callees {
+			rules = append(rules, c.buckets[keyOf(f, t, k.proto())]...)
+		}
+		for _, name := range names {
+			rules = append(rules, c.toNames[keyOf(f, name, k.proto())]...)
+		}
+	}
+	return rules
+}
+
+// spanAt is the widest span round port in which the same rules apply.
+func (c *compiler) spanAt(k pairKey, port uint16) span {
+	s := span{lo: 0, hi: 65535}
+	rules := slices.DeleteFunc(c.rulesOf(k, nil), func(i int32) bool {
+		r := &c.table.rules[i].Ports
+		switch {
+		case r.Hi < port:
+			s.lo = max(s.lo, r.Hi+1)
+		case r.Lo > port:
+			s.hi = min(s.hi, r.Lo-1)
+		default:
+			s.lo, s.hi = max(s.lo, r.Lo), min(s.hi, r.Hi)
+			return false
+		}
+		return true
+	})
+	slices.Sort(rules)
+	s.decision = c.decision(c.classAt(k.from()), c.classAt(k.to()), rules)
+	return s
+}
+
 // decision returns the one Decision for these rules, ascending, between peers
 // of these classes.
 func (c *compiler) decision(from, to class, rules []int32) *Decision {
@@ -676,6 +739,8 @@ func (c *compiler) decision(from, to class, rules []int32) *Decision {
 	for _, r := range rules {
 		sig = binary.LittleEndian.AppendUint32(sig, uint32(r))
 	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	if d := c.interned[string(sig)]; d != nil {
 		return d
 	}

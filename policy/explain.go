@@ -165,7 +165,7 @@ func (t *Table) somewhere(who uint32) uint32 {
 		return who
 	}
 	region, ok := r.regions.longest.Get(netip.PrefixFrom(netip.IPv4Unspecified(), 0))
-	if v, known := r.variants[variantKey{who, region}]; ok && known {
+	if v := r.variants.get(variantKey{who, region}); ok && v != 0 {
 		return v
 	}
 	return who

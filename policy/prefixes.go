@@ -16,6 +16,9 @@ import (
 // peer hold for its variants, and rules that name a prefix for the variants in
 // its regions, as far as the prefix reaches.
 //
+// Where that makes too many pairs of variants, those are laid when a flow first
+// meets them (see met.go).
+//
 // Who must be named is not named by a prefix that happens to hold his address:
 // an allow by prefix never reaches unknown, metadata, orchestrator, multicast
 // and broadcast. A deny by prefix holds for whoever is there. What a system of
@@ -65,7 +68,7 @@ type prefixEnd struct {
 
 // regions are the prefixes that statements name. Region 0 is outside all.
 type regions struct {
-	longest bart.Table[uint32]        // address -> region
+	longest bart.Fast[uint32]         // address -> region
 	held    map[netip.Prefix][]uint32 // prefix -> the regions that it holds
 	named   []netip.Prefix            // by region: the longest prefix of its addresses
 	count   uint32                    // of regions, that outside all included
@@ -152,6 +155,46 @@ func newRegions(prefixes []netip.Prefix) *regions {
 // variantKey is a peer in a region.
 type variantKey struct{ who, region uint32 }
 
+// variantTable finds the number of a peer in a region. Both are of those who send,
+// so the hash is keyed.
+type variantTable struct {
+	seed  hashSeed
+	slots []variantSlot // a power of two, at most half full
+}
+
+// variantSlot without a number is empty.
+type variantSlot struct {
+	variantKey
+	dense uint32
+}
+
+// newVariantTable numbers the keys from first on.
+func newVariantTable(keys []variantKey, first uint32) variantTable {
+	size, _ := tableSize(len(keys))
+	t := variantTable{newHashSeed(), make([]variantSlot, size)}
+	for i, k := range keys {
+		at := t.start(k)
+		for t.slots[at].dense != 0 {
+			at = (at + 1) & (len(t.slots) - 1)
+		}
+		t.slots[at] = variantSlot{k, first + uint32(i)}
+	}
+	return t
+}
+
+func (t *variantTable) start(k variantKey) int {
+	return int(fold((uint64(k.who)<<32|uint64(k.region))^t.seed.a, t.seed.b)) & (len(t.slots) - 1)
+}
+
+// get returns the number, or 0.
+func (t *variantTable) get(k variantKey) uint32 {
+	for i := t.start(k); ; i = (i + 1) & (len(t.slots) - 1) {
+		if s := &t.slots[i]; s.dense == 0 || s.variantKey == k {
+			return s.dense
+		}
+	}
+}
+
 // placement is what the compiler knows of variants and of prefixes as the ends of
 // rules.
 type placement struct {
@@ -177,14 +220,15 @@ func (c *compiler) numberVariants(res *resolver) {
 	add := func(k variantKey) {
 		dense := uint32(len(t.ids))
 		t.ids, t.peers = append(t.ids, t.ids[k.who]), append(t.peers, peerInfo{class: t.peers[k.who].class})
-		res.variants[k] = dense
 		l.variants[k.who] = append(l.variants[k.who], dense)
 		l.inRegion[k.region] = append(l.inRegion[k.region], dense)
 		l.base[dense] = k.who
 	}
+	first := uint32(len(t.ids))
 	for _, k := range res.met {
 		add(k)
 	}
+	res.variants = newVariantTable(res.met, first)
 }
 
 // firstRange numbers the first rule end that is a prefix; no peer has such a

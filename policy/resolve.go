@@ -35,7 +35,7 @@ type resolver struct {
 	subnets   *bart.Lite          // A12
 	outside   *bart.Table[uint32] // A13: site or, taken out of it, internet
 	regions   *regions            // nil where no statement names a prefix
-	variants  map[variantKey]uint32
+	variants  variantTable
 	met       []variantKey    // who was met where, for the compiler
 	callers   map[uint32]bool // regions that workloads have addresses in, for the compiler
 }
@@ -90,7 +90,7 @@ func (r *resolver) peers(q *Query) (from, to uint32, port uint16) {
 // placed is the peer's variant in the address's region.
 func (r *resolver) placed(who uint32, a address) uint32 {
 	if region := r.regions.at(a.netip()); region != 0 {
-		if v, ok := r.variants[variantKey{who, region}]; ok {
+		if v := r.variants.get(variantKey{who, region}); v != 0 {
 			return v
 		}
 	}

@@ -362,7 +362,7 @@ func (s *surveyor) finish() {
 func (s *surveyor) surveyRegions() {
 	r := s.res
 	met := make(map[variantKey]bool)
-	r.callers, r.variants = make(map[uint32]bool), make(map[variantKey]uint32)
+	r.callers = make(map[uint32]bool)
 	add := func(who Identity, region uint32) {
 		if region != 0 {
 			met[variantKey{uint32(who), region}] = true

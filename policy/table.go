@@ -42,7 +42,8 @@ type Table struct {
 	statements []Statement
 	groups     []Group
 	snapshot   *Snapshot
-	groupOf    []uint32 // dense number by index into snapshot.Workloads
+	groupOf    []uint32  // dense number by index into snapshot.Workloads
+	met        *metPairs // nil where all pairs are in pairs
 	names      nameTable
 }
 
@@ -99,6 +100,9 @@ func (t *Table) lookup(q *Query, held *NameUse) *Decision {
 
 // decide looks through the layers, the most particular first (see Compile).
 func (t *Table) decide(from, to uint32, proto Proto, port uint16) *Decision {
+	if t.met != nil && (from >= t.met.first || to >= t.met.first) {
+		return t.met.decide(keyOf(from, to, proto), port)
+	}
 	if d := at(t.spansBetween(from, to, proto), port); d != nil {
 		return d
 	}
@@ -108,6 +112,9 @@ func (t *Table) decide(from, to uint32, proto Proto, port uint16) *Decision {
 // spansBetween are those of the most particular layer that has any.
 func (t *Table) spansBetween(from, to uint32, proto Proto) []span {
 	caller, callee := t.peers[from], t.peers[to]
+	if t.met != nil && (from >= t.met.first || to >= t.met.first) {
+		return t.met.compiler.spans(keyOf(from, to, proto))
+	}
 	var spans []span
 	if caller.layers&pairFrom != 0 && callee.layers&pairTo != 0 {
 		spans = t.pairs.get(keyOf(from, to, proto))
