@@ -62,7 +62,11 @@ func Table(ctx context.Context, cfg TableConfig) (*Comparison, error) {
 		return nil, err
 	}
 	c.Notes = append(c.Notes, "Verdicts between workloads have their ratio to Go maps: two lookups of an address, one of both identities and the port.")
-	return c, statementMemory(c)
+	c.Notes = append(c.Notes, "Tables with statements of prefixes have 10,000 workloads and their ratio to one that has none; the flows are of a workload with an address of a generated rule or beside it, 16,384 of them in random order, each in a place of its own.")
+	if err := statementMemory(c); err != nil {
+		return nil, err
+	}
+	return c, prefixes(ctx, c, cfg.Progress)
 }
 
 func flowKey(n uint64) (k classify.FlowKey) {
