@@ -24,6 +24,7 @@ type slow struct {
 	modes       map[string]policy.Mode
 	quarantined string // a service
 	moment      Moment
+	active      []bool // by statement
 }
 
 // slowEnd is an end of a flow: a workload, or nobody of them.
@@ -244,7 +245,7 @@ func (r *slow) side(e slowEnd, from, to slowEnd, port policy.PortRange, spoken p
 	for _, always := range []bool{true, false} {
 		for i := range r.statements {
 			s := &r.statements[i]
-			if s.Verdict == policy.Allow || s.Always != always || !r.inForce(s) || !r.covers(&s.Flows, from, to, port, spoken, false) {
+			if s.Verdict == policy.Allow || s.Always != always || !r.active[i] || !r.covers(&s.Flows, from, to, port, spoken, false) {
 				continue
 			}
 			if !slices.ContainsFunc(s.Except, func(x Flows) bool { return r.covers(&x, from, to, port, spoken, true) }) {
@@ -257,7 +258,7 @@ func (r *slow) side(e slowEnd, from, to slowEnd, port policy.PortRange, spoken p
 		}
 	}
 	for i := range r.statements {
-		if s := &r.statements[i]; s.Verdict == policy.Allow && r.inForce(s) && r.covers(&s.Flows, from, to, port, spoken, true) {
+		if s := &r.statements[i]; s.Verdict == policy.Allow && r.active[i] && r.covers(&s.Flows, from, to, port, spoken, true) {
 			return false, false, policy.Allow
 		}
 	}
@@ -480,6 +481,9 @@ func TestPolicyEqualsReference(t *testing.T) {
 		r := &slow{snap: d.snapshot(), records: d.records(), modes: map[string]policy.Mode{}, moment: Moment{now, Threat(d.IntN(4))}}
 		for i := range 1 + d.IntN(8) {
 			r.statements = append(r.statements, d.statement(i, now))
+		}
+		for i := range r.statements {
+			r.active = append(r.active, r.inForce(&r.statements[i]))
 		}
 		for _, w := range r.snap.Workloads {
 			r.modes[w.Service.String()] = one(d, policy.Enforce, policy.Enforce, policy.Observe)
