@@ -64,6 +64,7 @@ func openDesk(t *testing.T, state string, edit ...func(*Settings)) *desk {
 		Inventory: d.inv, Rules: d.inputs.rules, Modes: d.inputs.modes, Holds: d.inputs.holds, Records: d.inputs.records, Own: d.own, Log: slog.New(slog.DiscardHandler),
 		Settings: models.Settings{DefaultMode: policy.Observe}, Publish: d.recorder.names.follow,
 	})
+	d.inv.PutHost(policy.Host{Name: "host", Addresses: []netip.Prefix{netip.MustParsePrefix("172.30.0.1/24")}})
 	d.inv.PutNetwork(policy.Network{ID: "net", Name: "shop_default", Driver: "bridge", Zone: 3, Owner: shopProject, Guarded: true, ICC: true,
 		Subnets: []netip.Prefix{netip.MustParsePrefix("172.30.0.0/24")}})
 	d.put("web", "docker.io/library/nginx", "172.30.0.2")
