@@ -15,7 +15,6 @@ type lets struct {
 	end   *exportEnd
 	ports []PortRange
 	all   bool // every port and protocol
-	names []string
 }
 
 // ExportNetworkPolicy makes a NetworkPolicy (networking.k8s.io/v1) of each
