@@ -4,6 +4,9 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/gopacket"
+	"github.com/google/gopacket/layers"
+
 	"gatehouse/policy"
 )
 
@@ -267,6 +270,116 @@ func TestOldDownload(t *testing.T) {
 		}
 		if r := b.out; r.Verdict != policy.Allow {
 			t.Errorf("%+v", r)
+		}
+	})
+}
+
+// inIP puts what a frame carries into an IP packet of that protocol, behind head.
+func (w wire) inIP(t testing.TB, proto layers.IPProtocol, head string, inner []byte) []byte {
+	et, ip := w.network(proto)
+	eth := &layers.Ethernet{SrcMAC: []byte{2, 0, 0, 0, 0, byte(w.from)}, DstMAC: []byte{2, 0, 0, 0, 0, byte(w.to)}, EthernetType: et}
+	return serialize(t, eth, ip.(gopacket.SerializableLayer), gopacket.Payload(head+string(inner[l3:])))
+}
+
+// TestIPInIP: no statement, not even one for everything, lets through an IP
+// packet that carries another, whatever that would be allowed to be.
+func TestIPInIP(t *testing.T) {
+	everything := []policy.Statement{allow(webIdx, dbIdx, policy.AnyApp, policy.PortRange{Proto: policy.ProtoTCP, Lo: 1, Hi: 65535}, policy.PortRange{Proto: policy.ProtoUDP, Lo: 1, Hi: 65535}, echoRange)}
+	tests := []struct {
+		name  string
+		proto layers.IPProtocol
+		head  string
+		in6   bool // the inner packet is IPv6
+	}{
+		{"ipip", 4, "", false},
+		{"6in4", 41, "", true},
+		{"gre of ipv4", 47, "\x00\x00\x08\x00", false},
+		{"gre of ipv6, with a key", 47, "\x20\x00\x86\xdd\x00\x00\x00\x07", true},
+		{"pptp's gre", 47, "\x30\x01\x88\x0b\x00\x20\x00\x01\x00\x00\x00\x00", false},
+		{"etherip", 97, "\x30\x00", false},
+		{"encap", 98, "", false},
+		{"l2tp", 115, "\x00\x00\x00\x01", false},
+		{"mpls in ip", 137, "\x00\x01\x01\x40", false},
+		{"esp", 50, "\x00\x00\x00\x01\x00\x00\x00\x01", false},
+	}
+	families(t, func(t *testing.T, v6 bool) {
+		out := wire{v6, webIdx, dbIdx}
+		for _, tt := range tests {
+			b := newBench(t, world{statements: everything}, Config{})
+			inner := wire{tt.in6, webIdx, dbIdx}
+			for _, frame := range [][]byte{inner.tcp(t, 40000, 80, SYN, 1, 0, ""), inner.tcp(t, 40000, 80, ACK, 1, 1, httpGet), inner.udp(t, 40000, 53, dnsQuery)} {
+				r := b.send(out.inIP(t, tt.proto, tt.head, frame))
+				if r.Offload || r.Verdict == policy.Allow {
+					t.Errorf("%s: %+v", tt.name, r)
+				}
+				want(t, tt.name, r, false, policy.ReasonProtocol)
+			}
+			if f := b.out.Flow; f != nil && f.Spoken.App != policy.AppNone {
+				t.Errorf("%s: spoken %v", tt.name, f.Spoken)
+			}
+			want(t, tt.name+", the inner alone", b.send(inner.udp(t, 40000, 53, dnsQuery)), true, policy.ReasonNone)
+		}
+	})
+}
+
+// TestOverlays: a network within UDP has no name of what is in it, needs a
+// statement of its own for any application, and passes no other.
+func TestOverlays(t *testing.T) {
+	const (
+		vxlan  = "\x08\x00\x00\x00\x00\x00\x2a\x00"                     // RFC 7348 section 5
+		geneve = "\x00\x00\x65\x58\x00\x00\x2a\x00"                     // RFC 8926 section 3.4
+		option = "\x02\x00\x65\x58\x00\x00\x2a\x00\x01\x02\x03\x01abcd" // the same with an option
+	)
+	tests := []struct {
+		name string
+		port uint16
+		head string
+	}{
+		{"vxlan", 4789, vxlan},
+		{"linux's first vxlan", 8472, vxlan},
+		{"geneve", 6081, geneve},
+		{"geneve with an option", 6081, option},
+		{"vxlan on the port of dns", 53, vxlan},
+		{"geneve on the port of dns", 53, geneve},
+	}
+	families(t, func(t *testing.T, v6 bool) {
+		out := wire{v6, webIdx, dbIdx}
+		for _, tt := range tests {
+			for _, inner := range []struct {
+				app   policy.App
+				frame []byte
+			}{
+				{policy.AppDNS, out.udp(t, 40000, 53, dnsQuery)},
+				{policy.AppHTTP, out.tcp(t, 40000, 80, PSH|ACK, 1, 1, httpGet)},
+				{policy.AppTLS, out.tcp(t, 40000, 443, PSH|ACK, 1, 1, clientHello)},
+				{policy.AppICMP, wire{false, webIdx, dbIdx}.icmp(t, 8, 128, 7, "ping")},
+			} {
+				name := tt.name + " of " + inner.app.String()
+				ask, answer := tt.head+string(inner.frame), tt.head+string(inner.frame)
+
+				b := newBench(t, world{statements: []policy.Statement{allow(webIdx, dbIdx, policy.AnyApp, udpPort(9))}}, Config{})
+				want(t, name+", no statement", b.send(out.udp(t, 40000, tt.port, ask)), false, policy.ReasonNoRule)
+
+				b = newBench(t, world{statements: []policy.Statement{allow(webIdx, dbIdx, policy.AnyApp, udpPort(tt.port))}}, Config{})
+				if r := b.send(out.udp(t, 40000, tt.port, ask)); !r.Forward || r.Verdict != policy.Allow {
+					t.Errorf("%s, allowed as anything: %+v", name, r)
+				}
+
+				b = newBench(t, world{statements: []policy.Statement{allow(webIdx, dbIdx, plain(inner.app), udpPort(tt.port))}}, Config{})
+				if inner.app == policy.AppICMP {
+					b = newBench(t, world{statements: []policy.Statement{allow(webIdx, dbIdx, plain(policy.AppDNS), udpPort(tt.port))}}, Config{})
+				}
+				var r Result
+				for range 8 {
+					if r = b.send(out.udp(t, 40000, tt.port, ask)); r.Verdict == policy.Drop {
+						break
+					}
+					b.send(out.back().udp(t, tt.port, 40000, answer))
+				}
+				if r.Forward || r.Verdict != policy.Drop || r.Reason != policy.ReasonAppUnknown || r.Flow == nil || r.Flow.Spoken.App != policy.AppUnknown {
+					t.Errorf("%s, allowed as what is in it: %+v", name, r)
+				}
+			}
 		}
 	})
 }
