@@ -188,3 +188,111 @@ func TestOneSidedAndEmpty(t *testing.T) {
 		}
 	})
 }
+
+// TestDamage: what its receiver throws away does not count as said.
+func TestDamage(t *testing.T) {
+	families(t, func(t *testing.T, v6 bool) {
+		out := wire{v6, webIdx, dbIdx}
+		checksum := l3 + ipv4Head + 6
+		if v6 {
+			checksum = l3 + ipv6Head + 6
+		}
+		b := newBench(t, world{statements: statements()}, Config{})
+		r := b.send(patch(out.udp(t, 40000, 53, dnsQuery), checksum, 0x5a))
+		if want(t, "damaged query", r, false, policy.ReasonBadHeader); r.Violation || r.Verdict != policy.Undecided {
+			t.Errorf("%+v", r)
+		}
+		want(t, "damaged query, then the answer", b.send(out.back().udp(t, 53, 40000, "hello")), false, policy.ReasonAppUnknown)
+
+		none := patch(patch(out.udp(t, 40001, 53, dnsQuery), checksum, 0), checksum+1, 0)
+		if v6 { // RFC 8200 section 8.1: receivers discard it
+			want(t, "no checksum", b.send(none), false, policy.ReasonBadHeader)
+		} else {
+			want(t, "no checksum", b.send(none), true, policy.ReasonNone)
+		}
+	})
+}
+
+// TestResetWithData: no receiver keeps what a reset carries; it allows nothing,
+// also where the connection goes on.
+func TestResetWithData(t *testing.T) {
+	families(t, func(t *testing.T, v6 bool) {
+		for _, goesOn := range []struct {
+			name string
+			send func(k *conn) Result
+		}{
+			{"the server", func(k *conn) Result { return k.server("\x00\x01\x02\x03\x00\x01\x02\x03") }},
+			{"ssh in its place", func(k *conn) Result { return k.client(sshBanner) }},
+			{"ssh behind it", func(k *conn) Result { k.seq += uint32(len(httpGet)); return k.client(sshBanner) }},
+		} {
+			b := newBench(t, world{statements: statements()}, Config{})
+			k := b.conn(wire{v6, webIdx, dbIdx}, 40000, 80)
+			k.open()
+			if r := b.send(k.w.tcp(t, k.sport, k.dport, RST, k.seq, 0, httpGet)); r.Verdict == policy.Allow {
+				t.Errorf("allowed by a reset: %+v", r)
+			}
+			if r := goesOn.send(k); r.Forward || r.Verdict == policy.Allow {
+				t.Errorf("%s: %+v", goesOn.name, r)
+			}
+		}
+	})
+}
+
+// TestSamePorts: a transport's flow says nothing of the other's on the same
+// ports, and one that was refused says nothing once it is forgotten.
+func TestSamePorts(t *testing.T) {
+	families(t, func(t *testing.T, v6 bool) {
+		out := wire{v6, webIdx, dbIdx}
+		b := newBench(t, world{statements: statements()}, Config{})
+		b.send(out.udp(t, 40000, 53, dnsQuery))
+		if r := b.send(out.back().udp(t, 53, 40000, dnsAnswer)); r.Verdict != policy.Allow {
+			t.Fatalf("%+v", r)
+		}
+		k := b.conn(out, 40000, 53)
+		k.open()
+		want(t, "http over tcp", k.client(httpGet), false, policy.ReasonApp)
+
+		want(t, "unknown bytes", b.send(out.udp(t, 40001, 53, "hello")), false, policy.ReasonAppUnknown)
+		if r := b.send(out.udp(t, 40001, 53, dnsQuery)); r.Forward {
+			t.Errorf("dns where something else was refused: %+v", r)
+		}
+		b.now += idleOpening + 1
+		b.c.Sweep(b.now, 1000)
+		want(t, "dns, afterwards", b.send(out.udp(t, 40001, 53, dnsQuery)), true, policy.ReasonNone)
+	})
+}
+
+// TestFullTable: with no room for another flow new ones are refused by name,
+// nothing that lives is lost, and what ends makes room.
+func TestFullTable(t *testing.T) {
+	families(t, func(t *testing.T, v6 bool) {
+		out := wire{v6, webIdx, dbIdx}
+		b := newBench(t, world{statements: statements()}, Config{Flows: 64, Undecided: 64, PerEndpoint: 1 << 16})
+		k := b.conn(out, 30000, 80)
+		k.open()
+		full := false
+		for i := range 1000 {
+			b.in.Slot = uint16(1 + i%50)
+			r := b.send(out.tcp(t, uint16(40000+i), 80, SYN, 1, 0, ""))
+			if full = !r.Forward; full {
+				if want(t, "one more", r, false, policy.ReasonFlowQuota); !r.Violation || r.Offload {
+					t.Errorf("%+v", r)
+				}
+				break
+			}
+		}
+		if !full {
+			t.Fatalf("%d flows", b.c.Len())
+		}
+		b.in.Slot = 1
+		want(t, "one that lives", k.client(httpGet), true, policy.ReasonNone)
+		if r := k.server(httpOK); r.Verdict != policy.Allow {
+			t.Errorf("%+v", r)
+		}
+		b.now += idleOpening + 1
+		for range 10 {
+			b.c.Sweep(b.now, 100)
+		}
+		want(t, "after expiry", b.send(out.tcp(t, 50001, 80, SYN, 1, 0, "")), true, policy.ReasonNone)
+	})
+}
