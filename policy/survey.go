@@ -435,6 +435,11 @@ var multicast = []netip.Prefix{netip.MustParsePrefix("224.0.0.0/4"), netip.MustP
 func (s *surveyor) outsiders(p netip.Prefix) map[Identity]bool {
 	r := s.res
 	found := map[Identity]bool{IDUnknown: true}
+	if p.Bits() == 0 { // who is named without an address is at one of these
+		for who := IDUnknown; who <= IDIngress; who++ {
+			found[who] = true
+		}
+	}
 	if who, ok := r.outside.LookupPrefix(p); ok {
 		found[Identity(who)] = true
 	} else {
