@@ -49,6 +49,7 @@ type Population struct {
 
 	findings []Finding
 	keys     map[string]bool
+	offers   map[string]bool                              // sources of references that are none: what callees offer themselves to proxies by (R9)
 	identify func(*evidenceList, *policy.Workload, Match) // what its models were matched by
 	index    *index
 }
@@ -61,13 +62,13 @@ func Groups(lib *Library, snap *policy.Snapshot, set Settings, ids interface {
 	Get(key string) policy.Identity
 }) *Population {
 	match := func(w *policy.Workload) Match { return lib.Match(w, set.Trust) }
-	p := populate(match, snap, set, ids.Get)
+	p := populate(match, lib.offers(), snap, set, ids.Get)
 	p.identify = func(out *evidenceList, w *policy.Workload, m Match) { lib.identify(out, w, set.Trust, m) }
 	return p
 }
 
-func populate(match func(*policy.Workload) Match, snap *policy.Snapshot, set Settings, number func(string) policy.Identity) *Population {
-	p := &Population{Matches: make(map[string]Match, len(snap.Workloads))}
+func populate(match func(*policy.Workload) Match, offers map[string]bool, snap *policy.Snapshot, set Settings, number func(string) policy.Identity) *Population {
+	p := &Population{Matches: make(map[string]Match, len(snap.Workloads)), offers: offers}
 	for i := range snap.Workloads {
 		w := &snap.Workloads[i]
 		p.Matches[w.ID] = match(w)

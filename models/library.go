@@ -248,3 +248,17 @@ func (w *When) asks(a asked) {
 	}
 	w.Not.asks(a)
 }
+
+// offers are the sources of what looks like a reference and is an offer: the
+// environment keys by which a callee tells proxies its name and port (R9).
+func (l *Library) offers() map[string]bool {
+	out := make(map[string]bool)
+	for _, m := range l.models {
+		if r := m.Routes; r != nil && r.Env != "" {
+			for _, key := range []string{r.Env, r.Host, r.Port} {
+				out["env "+key] = true
+			}
+		}
+	}
+	return out
+}

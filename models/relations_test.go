@@ -1,6 +1,7 @@
 package models
 
 import (
+	"slices"
 	"strings"
 	"testing"
 	"testing/fstest"
@@ -367,14 +368,17 @@ func TestR9(t *testing.T) {
 func TestR9Environment(t *testing.T) {
 	b := newTown(t).network("proxy", "edge")
 	b.run("edge/proxy", "nginxproxy/nginx-proxy", "proxy", publish("80:80"))
-	b.run("shop/web", "x/web", "proxy", expose("tcp/3000", "tcp/8080"), env("VIRTUAL_HOST=shop.example.com"), env("VIRTUAL_PORT=8080"))
+	b.run("shop/web", "x/web", "proxy", expose("tcp/3000", "tcp/8080"), env("VIRTUAL_HOST=shop.example.com"), env("VIRTUAL_PORT=8080"),
+		ref("env VIRTUAL_HOST", "shop.example.com:8080"))
 	ss, _ := b.generate()
-	for _, l := range between(ss) {
-		if l == "edge/proxy -> shop/web : http tcp/8080" {
-			return
+	if lines := between(ss); !slices.Contains(lines, "edge/proxy -> shop/web : http tcp/8080") {
+		t.Errorf("%v", lines)
+	}
+	for _, s := range ss {
+		if line := s.Lines(false)[0]; strings.Contains(line, "shop/web -> name:") {
+			t.Errorf("an offer is no call: %s", line)
 		}
 	}
-	t.Errorf("%v", between(ss))
 }
 
 // A service reaches the public name of its project by way of the front, with

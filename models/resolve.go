@@ -252,7 +252,9 @@ func appendRun(list []*subject, s *subject) []*subject {
 func (x *index) resolveAll(p *Population) {
 	for _, s := range x.subjects {
 		for _, ref := range references(s) {
-			x.resolve(p, s, ref)
+			if !p.offers[ref.Source] {
+				x.resolve(p, s, ref)
+			}
 		}
 		x.resolveLookups(s)
 		sortHits(s)
