@@ -417,13 +417,11 @@ func (d *differ) changes(pair [2]*Decision) []change {
 			continue
 		}
 		asked[s] = true
-		before, after := pair[0].JudgeServer(s, ServerName{State: NameUnread}), pair[1].JudgeServer(s, ServerName{State: NameUnread})
-		c := change{outcomes: [2]Outcome{before.Outcome(), after.Outcome()}, rules: [2]int32{before.Rule, after.Rule}}
+		c := changeOf(pair, s)
 		if c.outcomes[0] == c.outcomes[1] {
 			all = false
 			continue
 		}
-		c.onlyModes = before.Rule < 0 && after.Rule < 0
 		i := slices.IndexFunc(out, func(o change) bool { return o.outcomes == c.outcomes && o.rules == c.rules })
 		if i < 0 {
 			out, i = append(out, c), len(out)
@@ -434,6 +432,23 @@ func (d *differ) changes(pair [2]*Decision) []change {
 		out[0].apps = []string{"any"}
 	}
 	return out
+}
+
+// changeOf is what two decisions say of a flow. Its cause is the side that says
+// another thing now; where none does, what decides, or only the modes.
+func changeOf(pair [2]*Decision, s Spoken) change {
+	unread := ServerName{State: NameUnread}
+	before, after := pair[0].JudgeServer(s, unread), pair[1].JudgeServer(s, unread)
+	c := change{outcomes: [2]Outcome{before.Outcome(), after.Outcome()}, rules: [2]int32{before.Rule, after.Rule}}
+	sides := [2][2]answer{{pair[0].out.ask(s, unread), pair[0].in.ask(s, unread)}, {pair[1].out.ask(s, unread), pair[1].in.ask(s, unread)}}
+	for side := range sides[0] {
+		if was, is := sides[0][side], sides[1][side]; was.no != is.no {
+			c.rules = [2]int32{was.rule, is.rule}
+			return c
+		}
+	}
+	c.onlyModes = before.Rule < 0 && after.Rule < 0
+	return c
 }
 
 func appOf(s Spoken) string {

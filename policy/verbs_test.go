@@ -86,7 +86,12 @@ func TestAuditIsRight(t *testing.T) {
 	seed := rand.Uint64()
 	gone := map[FlawKind]int{}
 	for n := range 150 {
-		_, in := verbWorld(seed, n)
+		w, in := verbWorld(seed, n)
+		if len(in.Statements) > 0 { // said twice
+			twin := in.Statements[w.IntN(len(in.Statements))]
+			twin.ID += " again"
+			in.Statements = append(slices.Clip(in.Statements), twin)
+		}
 		audit, err := MakeAudit(in)
 		if err != nil {
 			t.Fatal(err)
