@@ -278,7 +278,7 @@ func TestOldDownload(t *testing.T) {
 func (w wire) inIP(t testing.TB, proto layers.IPProtocol, head string, inner []byte) []byte {
 	et, ip := w.network(proto)
 	eth := &layers.Ethernet{SrcMAC: []byte{2, 0, 0, 0, 0, byte(w.from)}, DstMAC: []byte{2, 0, 0, 0, 0, byte(w.to)}, EthernetType: et}
-	return serialize(t, eth, ip.(gopacket.SerializableLayer), gopacket.Payload(head+string(inner[l3:])))
+	return serialize(t, eth, ip, gopacket.Payload(head+string(inner[l3:])))
 }
 
 // TestIPInIP: no statement, not even one for everything, lets through an IP
