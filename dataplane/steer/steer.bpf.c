@@ -401,6 +401,21 @@ static __always_inline bool is_gateway(const void *mac)
 	return x[0] == gateway[0] && x[1] == gateway[1] && x[2] == gateway[2];
 }
 
+// frame is what carries a packet, a socket buffer's or a device's own.
+struct frame {
+	void *data, *end;
+	__u32 len;
+	__u32 ifindex;
+	__u32 segments;
+	bool super; // more than one segment, to be cut by who transmits it
+};
+
+static __always_inline struct frame frame_of(struct __sk_buff *skb)
+{
+	return (struct frame){packet_start(skb), packet_end(skb), skb->len, skb->ifindex,
+			      skb->gso_segs ? skb->gso_segs : 1, skb->gso_size != 0};
+}
+
 enum kind {
 	KIND_FLOW,  // has a key to look up
 	KIND_OTHER, // IP, for user space to judge
@@ -666,8 +681,9 @@ static __always_inline void parse(struct __sk_buff *skb, struct packet *p)
 // is_bare: a TCP segment that acknowledges and carries nothing, by its IP length
 // and by its size. A super-packet is never one: its header's length would be
 // written anew for each segment.
-static __always_inline bool is_bare(struct __sk_buff *skb, void *data, void *end)
+static __always_inline bool is_bare(struct frame *fr)
 {
+	void *data = fr->data, *end = fr->end;
 	struct ethhdr *eth = data;
 	struct ipv6hdr *ip6 = data + sizeof(*eth);
 	struct iphdr *ip = data + sizeof(*eth);
@@ -688,9 +704,9 @@ static __always_inline bool is_bare(struct __sk_buff *skb, void *data, void *end
 		tcp = data + sizeof(*eth) + sizeof(*ip6);
 	}
 	size = (tcp[12] >> 4) * 4;
-	if (tcp[13] != TCP_ACK || size < 20 || payload != size || skb->gso_size)
+	if (tcp[13] != TCP_ACK || size < 20 || payload != size || fr->super)
 		return false;
-	return skb->len == sizeof(*eth) + header + size || skb->len <= ETH_ZLEN; // padded
+	return fr->len == sizeof(*eth) + header + size || fr->len <= ETH_ZLEN; // padded
 }
 
 static __always_inline __u64 mix(__u64 h, __u64 word, __u64 seed)
@@ -773,11 +789,10 @@ static __always_inline struct end *end_of(struct flow *f, __u32 side)
 }
 
 // hit returns the flow's line if it speaks for this very frame at this port.
-static __always_inline struct flow *hit(struct __sk_buff *skb, struct packet *p, __u32 own)
+static __always_inline struct flow *hit(struct frame *fr, struct packet *p, __u32 own)
 {
-	void *data = packet_start(skb), *end = packet_end(skb);
 	__u32 zero = 0, side = p->side & 1;
-	struct ethhdr *eth = data;
+	struct ethhdr *eth = fr->data;
 	struct end *from, *to;
 	struct state *state;
 	struct flow *f;
@@ -794,30 +809,30 @@ static __always_inline struct flow *hit(struct __sk_buff *skb, struct packet *p,
 	asm volatile("" ::: "memory"); // what follows was written before the epoch
 	from = end_of(f, side);
 	to = end_of(f, !side);
-	if (!from || !to || (own == p->side ? from : to)->ifindex != skb->ifindex)
+	if (!from || !to || (own == p->side ? from : to)->ifindex != fr->ifindex)
 		return 0;
-	if (data + sizeof(*eth) > end)
+	if (fr->data + sizeof(*eth) > fr->end)
 		return 0;
 	if (!same_mac(eth->h_source, from->mac) || !same_mac(eth->h_dest, to->mac))
 		return 0;
-	if (f->flags & FLOW_BARE && (p->tcp != TCP_ACK || !is_bare(skb, data, end)))
+	if (f->flags & FLOW_BARE && (p->tcp != TCP_ACK || !is_bare(fr)))
 		return 0;
 	// What was refused to one side must not stand in the way of the other.
 	if (!(f->flags & (FLOW_ALLOW | FLOW_BARE)) && p->key.proto == IPPROTO_UDP && side != (f->flags & FLOW_INITIATOR))
 		return 0;
 	// An identifier is the initiator's for asking and the other's for answering.
 	if (p->key.proto == IPPROTO_ICMP &&
-	    (p->request != (side == (f->flags & FLOW_INITIATOR)) || skb->len > ETH_HLEN + 20 + 8 + ECHO_MAX))
+	    (p->request != (side == (f->flags & FLOW_INITIATOR)) || fr->len > ETH_HLEN + 20 + 8 + ECHO_MAX))
 		return 0;
 	return f;
 }
 
-static __always_inline void account(struct __sk_buff *skb, struct packet *p, struct flow *f, __u32 tick)
+static __always_inline void account(struct frame *fr, struct packet *p, struct flow *f, __u32 tick)
 {
 	__u32 side = p->side & 1;
 
-	f->packets[side] += skb->gso_segs ? skb->gso_segs : 1;
-	f->bytes[side] += skb->len;
+	f->packets[side] += fr->segments;
+	f->bytes[side] += fr->len;
 	if (f->seen != tick)
 		f->seen = tick;
 	if (p->tcp & (TCP_FIN | TCP_RST))
@@ -1065,6 +1080,7 @@ static __noinline int from_miss(struct __sk_buff *skb, struct packet *p)
 SEC("tcx/ingress")
 int from_endpoint(struct __sk_buff *skb)
 {
+	struct frame fr;
 	struct packet p;
 	struct flow *f;
 	struct end *to;
@@ -1076,12 +1092,13 @@ int from_endpoint(struct __sk_buff *skb)
 		return NEXT;
 	}
 	parse(skb, &p);
-	f = hit(skb, &p, p.side);
+	fr = frame_of(skb);
+	f = hit(&fr, &p, p.side);
 	if (!f)
 		return from_miss(skb, &p);
 	side = p.side & 1;
 	tick = now_tick();
-	account(skb, &p, f, tick);
+	account(&fr, &p, f, tick);
 	if (!(f->flags & (FLOW_ALLOW | FLOW_BARE)))
 		return drop(f->reason < REASON_COUNT ? f->reason : REASON_DENIED);
 	count(COUNT_HIT);
@@ -1166,6 +1183,7 @@ int to_endpoint(struct __sk_buff *skb)
 {
 	__u32 side, tick, high = skb->mark >> 16;
 	struct end *from;
+	struct frame fr;
 	struct packet p;
 	struct flow *f;
 
@@ -1176,14 +1194,15 @@ int to_endpoint(struct __sk_buff *skb)
 		if (judged)
 			return NEXT;
 	}
-	f = hit(skb, &p, !p.side);
+	fr = frame_of(skb);
+	f = hit(&fr, &p, !p.side);
 	if (!f)
 		return to_miss(skb, &p);
 	side = p.side & 1;
 	tick = now_tick();
 	from = end_of(f, side);
 	if (!from || !from->ifindex)
-		account(skb, &p, f, tick);
+		account(&fr, &p, f, tick);
 	if (!(f->flags & (FLOW_ALLOW | FLOW_BARE)))
 		return drop(f->reason < REASON_COUNT ? f->reason : REASON_DENIED);
 	if (from && from->ifindex) {
