@@ -14,6 +14,7 @@ type endpoints struct {
 	slots  map[int][]*localEndpoint // by space, then by slot; nil = nobody
 	byAddr map[zoneAddr]*localEndpoint
 	byMAC  map[zoneMAC]*localEndpoint
+	legs   []*localEndpoint // whose frames the kernel carries from one to another
 }
 
 // localEndpoint is an Endpoint with what lives as long as it does, over many
@@ -70,10 +71,27 @@ func (e *endpoints) add(l *localEndpoint) {
 	}
 	slots[l.Slot] = l
 	e.slots[l.Space] = slots
+	if l.isLeg() {
+		e.legs = append(e.legs, l)
+	}
 	e.byMAC[zoneMAC{l.Zone, l.MAC}] = l
 	for _, a := range l.Addrs {
 		e.byAddr[zoneAddr{l.Zone, a}] = l
 	}
+}
+
+// isLeg reports whether the endpoint is an interface of a bump in the wire.
+func (x *Endpoint) isLeg() bool { return x.Transit && x.Ifindex != 0 }
+
+// across is the other interface of a bump in the wire, nil if there is none.
+func (e *endpoints) across(l *localEndpoint) *localEndpoint {
+	if len(e.legs) != 2 {
+		return nil
+	}
+	if e.legs[0].Slot == l.Slot {
+		return e.legs[1]
+	}
+	return e.legs[0]
 }
 
 // lives are the endpoints of an old snapshot by what they are known by again.

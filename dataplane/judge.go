@@ -50,8 +50,9 @@ func (w *worker) judge(p *servedPort, f *Frame, ep *localEndpoint) {
 	if w.result.Flow != nil {
 		w.seeOff(w.result.Flow)
 	}
-	queued := (w.result.Offload || w.result.Opened) && !wrongMAC && !ep.Transit && w.decide(f, ep)
-	if w.result.Decided && !w.result.New && !queued && !ep.Transit {
+	carried := !ep.Transit || ep.isLeg()
+	queued := (w.result.Offload || w.result.Opened) && !wrongMAC && carried && w.decide(f, ep)
+	if w.result.Decided && !w.result.New && !queued && carried {
 		w.retract(w.packet.Key) // what the kernel has says undecided
 	}
 	if w.result.Forward {
@@ -275,6 +276,15 @@ func (w *worker) decide(f *Frame, ep *localEndpoint) bool {
 		e.Reason = flow.Reason
 	}
 	e.MAC[from], e.MAC[to] = src, dst
+	if ep.Transit {
+		other := w.local.across(ep)
+		if other == nil {
+			return false
+		}
+		e.Ifindex[from], e.Ifindex[to] = ep.Ifindex, other.Ifindex
+		w.enqueue(&e)
+		return true
+	}
 	sender := w.local.byAddr[zoneAddr{ep.Zone, w.packet.Src}]
 	receiver := w.local.byAddr[zoneAddr{ep.Zone, w.packet.Dst}]
 	if sender != nil && sender.Space == ep.Space && sender.MAC == src {
@@ -285,12 +295,18 @@ func (w *worker) decide(f *Frame, ep *localEndpoint) bool {
 	}
 	e.Peer = e.Verdict == policy.Allow && e.Ifindex[0] != 0 && e.Ifindex[1] != 0 &&
 		sender.Bridge == receiver.Bridge && sender.ICC && receiver.ICC
-	if w.result.Opened || w.result.New && w.packet.Flags&(classify.SYN|classify.ACK) == classify.SYN {
-		w.opening = append(w.opening, e)
-		return true
-	}
-	w.decided = append(w.decided, e)
+	w.enqueue(&e)
 	return true
+}
+
+// enqueue puts an entry where it belongs: before what this batch sends, or after
+// it.
+func (w *worker) enqueue(e *FlowEntry) {
+	if w.result.Opened || w.result.New && w.packet.Flags&(classify.SYN|classify.ACK) == classify.SYN {
+		w.opening = append(w.opening, *e)
+		return
+	}
+	w.decided = append(w.decided, *e)
 }
 
 // offloads reports whether the kernel's map is the place for a flow of that

@@ -89,8 +89,9 @@ type Endpoint struct {
 	RanBefore bool  // its workload was running before the gateway attached (V9)
 	Attached  int64 // nanoseconds, CLOCK_MONOTONIC
 	// Transit: an interface behind which anybody may be. No address is its own,
-	// what neighbours say to find each other is judged here, and all its frames
-	// come to user space.
+	// and what neighbours say to find each other is judged here. Where it has an
+	// Ifindex it is one of two, and the kernel carries decided flows between them;
+	// else all its frames come to user space.
 	Transit bool
 }
 

@@ -175,6 +175,10 @@ func (e *endpoints) carry(f *FlowEntry) bool {
 	if e.unset {
 		return true
 	}
+	if len(e.legs) == 2 {
+		a, b := e.legs[0].Ifindex, e.legs[1].Ifindex
+		return f.Ifindex == [2]uint32{a, b} || f.Ifindex == [2]uint32{b, a}
+	}
 	zone := policy.Zone(f.Key.Zone)
 	some := false
 	for i, addr := range [2][16]byte{f.Key.AddrA, f.Key.AddrB} {

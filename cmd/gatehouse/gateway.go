@@ -82,12 +82,16 @@ func (g *gateway) report() guarding {
 func (g *gateway) countPackets(s *Status) {
 	worker := g.dataplane.Counters()
 	if g.place != nil {
-		s.Packets["forwarded"], s.Packets["recorded"] = worker.Forwarded, worker.Observed
-		for r, n := range worker.Reasons {
-			if n > 0 {
-				s.Drops[policy.Reason(r).String()] = n
+		var kernel steer.Counters
+		if g.place.wire != nil {
+			var err error
+			if kernel, err = g.place.wire.Counters(); err != nil {
+				s.Problems = append(s.Problems, err.Error())
 			}
+			s.Packets["decided"] = kernel.Hits
 		}
+		s.Packets["forwarded"], s.Packets["recorded"] = worker.Forwarded, worker.Observed
+		s.countDrops(&kernel, &worker)
 		return
 	}
 	kernel, err := g.steer.Counters()
@@ -101,6 +105,10 @@ func (g *gateway) countPackets(s *Status) {
 	s.Packets["unjudged"] = kernel.Open
 	s.Packets["unguarded"] = kernel.Unguarded
 	s.Packets["recorded"] = worker.Observed
+	s.countDrops(&kernel, &worker)
+}
+
+func (s *Status) countDrops(kernel *steer.Counters, worker *dataplane.Counters) {
 	for r := range policy.ReasonCount {
 		if n := kernel.Drops[r] + worker.Reasons[r]; n > 0 {
 			s.Drops[r.String()] = n

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"slices"
 	"strings"
@@ -17,6 +18,7 @@ import (
 	"gatehouse/control/inventory"
 	"gatehouse/dataplane"
 	"gatehouse/dataplane/afxdp"
+	"gatehouse/dataplane/steer"
 	"gatehouse/dataplane/tun"
 	"gatehouse/policy"
 )
@@ -26,7 +28,9 @@ import (
 // between.
 type place struct {
 	name   string
-	legs   []string // what the port's slots are
+	legs   []string    // what the port's slots are
+	wire   *steer.Wire // what the kernel carries of a pair; nil for a route
+	mode   policy.Mode
 	open   func() (dataplane.Port, []string, error)
 	hold   func() (mended bool, err error) // puts back what others took away
 	remove func() error
@@ -62,18 +66,10 @@ func (s *Settings) checkPlace() error {
 	return errors.Join(errs...)
 }
 
-func newPlace(set Settings) *place {
-	p := &place{lost: make(chan error, 1)}
+func newPlace(set Settings) (*place, error) {
+	p := &place{mode: set.defaultMode(), lost: make(chan error, 1)}
 	if len(set.Pair) > 0 {
-		c := afxdp.PairConfig{Interfaces: [2]string(set.Pair)}
-		p.name, p.legs = "pair "+set.Pair[0]+", "+set.Pair[1], set.Pair
-		p.open = func() (dataplane.Port, []string, error) {
-			port, notes, err := afxdp.OpenPair(c)
-			return port, notes, err
-		}
-		p.hold = func() (bool, error) { return false, afxdp.HoldPair(c) }
-		p.remove = func() error { return afxdp.RemovePair(c) }
-		return p
+		return p, p.bePair(set)
 	}
 	r := tun.Route{Interfaces: set.Route, Device: set.Devices + "-route", Table: standingTable(set.Devices) + "-route"}
 	p.name, p.legs = "route "+strings.Join(set.Route, ", "), []string{r.Device}
@@ -83,16 +79,84 @@ func newPlace(set Settings) *place {
 	}
 	p.hold = func() (bool, error) { return tun.HoldRoute(r) }
 	p.remove = func() error { return tun.RemoveRoute(r) }
-	return p
+	return p, nil
 }
 
-// endpoints are the legs as the packet path knows them.
-func (p *place) endpoints(mode policy.Mode) []dataplane.Endpoint {
+// bePair makes it a bump in the wire.
+func (p *place) bePair(set Settings) (err error) {
+	if p.wire, err = steer.OpenWire(uint32(set.Flows)); err != nil {
+		return err
+	}
+	c := afxdp.PairConfig{Interfaces: [2]string(set.Pair), Load: p.wire.Load}
+	p.name, p.legs = "pair "+set.Pair[0]+", "+set.Pair[1], set.Pair
+	p.open = func() (dataplane.Port, []string, error) {
+		port, notes, err := afxdp.OpenPair(c)
+		if err != nil {
+			return nil, nil, err
+		}
+		note, err := p.carry(c)
+		if err != nil {
+			return nil, nil, errors.Join(err, port.Close())
+		}
+		return port, append(notes, note...), nil
+	}
+	p.hold = func() (bool, error) {
+		if err := afxdp.HoldPair(c); err != nil {
+			return false, err
+		}
+		_, err := p.carry(c)
+		return false, err
+	}
+	p.remove = func() error { return afxdp.RemovePair(c) }
+	return nil
+}
+
+// carry lets the kernel carry decided flows where the interfaces can, and keeps
+// in mind why it does not.
+func (p *place) carry(c afxdp.PairConfig) (notes []string, err error) {
+	why, err := afxdp.PairCarries(c)
+	if err != nil {
+		return nil, err
+	}
+	if why != "" {
+		notes = []string{why + ": every packet goes through user space"}
+	}
+	if p.wire.Carries() == (why == "") {
+		return notes, nil
+	}
+	return notes, p.wire.Carry(why == "")
+}
+
+// endpoints are the legs as the packet path knows them. Of a pair they have the
+// interface's index, by which the kernel knows from where a frame comes.
+func (p *place) endpoints() []dataplane.Endpoint {
 	var out []dataplane.Endpoint
 	for i, leg := range p.legs {
-		out = append(out, dataplane.Endpoint{ID: leg, Slot: uint16(i), Mode: mode, Transit: true})
+		e := dataplane.Endpoint{ID: leg, Slot: uint16(i), Mode: p.mode, Transit: true}
+		if p.wire != nil {
+			if x, err := net.InterfaceByName(leg); err == nil { // else nothing comes by it
+				e.Ifindex = uint32(x.Index)
+			}
+		}
+		out = append(out, e)
 	}
 	return out
+}
+
+// flowMap is that of what the kernel carries.
+func (p *place) flowMap() dataplane.FlowMap {
+	if p.wire == nil {
+		return dataplane.NoFlowMap{}
+	}
+	return p.wire.Flows()
+}
+
+// setEpoch ends what the kernel carries by an older table.
+func (p *place) setEpoch(epoch uint32) error {
+	if p.wire == nil {
+		return nil
+	}
+	return p.wire.SetEpoch(epoch)
 }
 
 func (p *place) report() guarding {
@@ -112,6 +176,14 @@ func (p *place) setFault(text string) bool {
 	news := p.fault != text
 	p.fault = text
 	return news
+}
+
+// close lets the kernel's side go; the interfaces stay shut.
+func (p *place) close() error {
+	if p.wire == nil {
+		return nil
+	}
+	return p.wire.Close()
 }
 
 // failed is dataplane.Config.PortFailed.
@@ -195,6 +267,7 @@ func (p *place) add(plane *dataplane.Dataplane, log *slog.Logger) error {
 	for _, n := range notes {
 		log.Warn(n)
 	}
+	plane.SetEndpoints(p.endpoints())
 	return plane.AddPort(0, 0, port)
 }
 
@@ -217,6 +290,7 @@ func runPlace(ctx context.Context, set Settings, socket string, log *slog.Logger
 	if err != nil {
 		return err
 	}
+	defer func() { err = errors.Join(err, gw.place.close()) }()
 	api.gw = gw
 	if err := gw.control.Refresh(); err != nil {
 		return &exitError{exitUsage, err}
@@ -249,9 +323,13 @@ func newPlaceGateway(set Settings, in inputs, log *slog.Logger) (*gateway, error
 	if err != nil {
 		return nil, err
 	}
-	gw := &gateway{settings: set, names: known, inputs: in, place: newPlace(set), recorder: newRecorder(set, log), started: time.Now()}
+	stand, err := newPlace(set)
+	if err != nil {
+		return nil, err
+	}
+	gw := &gateway{settings: set, names: known, inputs: in, place: stand, recorder: newRecorder(set, log), started: time.Now()}
 	plane, err := dataplane.New(dataplane.Config{
-		Flows: set.Flows, PerEndpoint: set.Flows / len(gw.place.legs), FlowMap: dataplane.NoFlowMap{}, Logger: log,
+		Flows: set.Flows, PerEndpoint: set.Flows / len(gw.place.legs), FlowMap: stand.flowMap(), Logger: log,
 		PortFailed: gw.place.failed,
 		WatchEvery: watchEvery,
 		Ended:      gw.recorder.ended,
@@ -261,13 +339,15 @@ func newPlaceGateway(set Settings, in inputs, log *slog.Logger) (*gateway, error
 		return nil, err
 	}
 	gw.dataplane, gw.recorder.plane = plane, plane
-	plane.SetEndpoints(gw.place.endpoints(set.defaultMode()))
 	gw.control = control.New(control.Config{
 		Inventory: inventory.New(), Rules: in.rules, Modes: in.modes, Holds: in.holds, Records: in.records, Log: log,
 		Settings: modelSettings(set), Compile: compileSettings(set, 0),
 		Publish: func(s *control.State) {
 			gw.recorder.names.follow(s)
 			plane.SetTable(s.Table)
+			if err := stand.setEpoch(s.Table.Epoch()); err != nil {
+				log.Error("decided flows keep the old policy", "place", stand.name, "error", err)
+			}
 		},
 	})
 	return gw, nil

@@ -38,6 +38,7 @@ type site struct {
 	uplink      string // the gateway's interface towards right
 	gateway     *process
 	binary      string
+	statements  string // the file
 }
 
 // host is one of the two, behind eth0 of its namespace.
@@ -125,15 +126,16 @@ func (x *site) start(args ...string) {
 	dir := x.t.TempDir()
 	script := filepath.Join(dir, "gatehouse")
 	text := fmt.Sprintf("#!/bin/sh\nexec ip netns exec %s %s \"$@\"\n", x.mid, x.binary)
+	x.statements = filepath.Join(dir, "statements.yaml")
 	statements := fmt.Sprintf(`schema: gatehouse.statements/v1
 statements:
   - {id: web, verdict: allow, from: [{cidr: %s/32}, {cidr: "%s/128"}], to: [{cidr: %s/32}, {cidr: "%s/128"}], app: [http], ports: [tcp/80], why: test}
   - {id: any, verdict: allow, from: [{cidr: %[1]s/32}, {cidr: "%[2]s/128"}], to: [{cidr: %[3]s/32}, {cidr: "%[4]s/128"}], app: [any], ports: [udp/5000], why: test}
 `, x.left.v4, x.left.v6, x.right.v4, x.right.v6)
-	if err := errors.Join(os.WriteFile(script, []byte(text), 0o700), os.WriteFile(filepath.Join(dir, "statements.yaml"), []byte(statements), 0o600)); err != nil {
+	if err := errors.Join(os.WriteFile(script, []byte(text), 0o700), os.WriteFile(x.statements, []byte(statements), 0o600)); err != nil {
 		x.t.Fatal(err)
 	}
-	p := newProcess(x.t, &rig{binary: script}, append([]string{x.flag, "eth1,eth2", "--statements", filepath.Join(dir, "statements.yaml")}, args...)...)
+	p := newProcess(x.t, &rig{binary: script}, append([]string{x.flag, "eth1,eth2", "--statements", x.statements}, args...)...)
 	x.gateway = p
 	x.t.Cleanup(func() {
 		if p.child.cmd != nil {
@@ -374,7 +376,13 @@ func TestPair(t *testing.T) {
 		t.Run(fmt.Sprint("MTU ", mtu), func(t *testing.T) {
 			x := newPairSite(t, mtu)
 			x.start()
+			if log := x.gateway.log(); !strings.Contains(log, "every packet goes through user space") {
+				t.Errorf("the log does not say why the kernel carries nothing:\n%s", log)
+			}
 			x.crossing()
+			if n := x.gateway.status().Packets["decided"]; n != 0 {
+				t.Errorf("%d packets were sent to where nothing takes them from XDP", n)
+			}
 		})
 	}
 }
@@ -422,20 +430,7 @@ func TestPairRawFrames(t *testing.T) {
 	x.start()
 	x.serve(x.right, 80)
 	x.passes("at first")
-	mac := func(h host) net.HardwareAddr {
-		var out net.HardwareAddr
-		if err := inside(h.path(), func() error {
-			i, err := net.InterfaceByName("eth0")
-			if err == nil {
-				out = i.HardwareAddr
-			}
-			return err
-		}); err != nil {
-			t.Fatal(err)
-		}
-		return out
-	}
-	own, to := leg{mac: mac(x.left), v4: x.left.v4, v6: x.left.v6}, leg{mac: mac(x.right), v4: x.right.v4, v6: x.right.v6}
+	own, to := x.leg(x.left), x.leg(x.right)
 	udp := func(port uint16) *layers.UDP { return &layers.UDP{SrcPort: forgedPort, DstPort: layers.UDPPort(port)} }
 	good := frameOf(t, own, to, udp(5000), "fine")
 	tagged := append(append(bytes.Clone(good[:12]), 0x81, 0, 0, 5), good[12:]...)
@@ -489,6 +484,22 @@ func TestPairRawFrames(t *testing.T) {
 			w.none(c.name)
 		})
 	}
+}
+
+// leg is a host as its frames tell.
+func (x *site) leg(h host) leg {
+	x.t.Helper()
+	l := leg{v4: h.v4, v6: h.v6}
+	if err := inside(h.path(), func() error {
+		i, err := net.InterfaceByName("eth0")
+		if err == nil {
+			l.mac = i.HardwareAddr
+		}
+		return err
+	}); err != nil {
+		x.t.Fatal(err)
+	}
+	return l
 }
 
 // rawSocket sends frames from a host's eth0.

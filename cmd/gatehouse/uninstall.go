@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -44,7 +45,11 @@ func newUninstallCommand() *cobra.Command {
 
 func uninstall(set Settings) error {
 	if set.isPlace() {
-		return newPlace(set).remove()
+		stand, err := newPlace(set)
+		if err != nil {
+			return err
+		}
+		return errors.Join(stand.remove(), stand.close())
 	}
 	kernel, err := steer.Open(steerConfig(set))
 	if err != nil {

@@ -17,6 +17,10 @@ type PairConfig struct {
 	NetNS      string // path of the network namespace that holds them; "" = the caller's own
 	Interfaces [2]string
 	Frames     int // for each of their queues, a power of two of at least 256; 0 = DefaultFrames
+	// Load makes the XDP program of the interface that is across from the one of
+	// index far, and the map of the sockets of its queues: what has none there it
+	// must drop. nil = a program that gives all frames to the sockets.
+	Load func(far int) (*ebpf.Program, *ebpf.Map, error)
 }
 
 // pairQueues is how many queues both sides may have together: the memory for
@@ -51,17 +55,49 @@ func OpenPair(c PairConfig) (p *Pair, notes []string, err error) {
 type end struct {
 	link    netlink.Link
 	queues  int
-	program *xdp.Program
+	program *ebpf.Program
+	sockets *ebpf.Map
+}
+
+// close lets go of the program; once it is attached, the kernel keeps it and its
+// maps.
+func (e *end) close() error {
+	if e.program == nil {
+		return nil
+	}
+	return errors.Join(e.program.Close(), e.sockets.Close())
+}
+
+// loadPlain is PairConfig.Load where there is none.
+func loadPlain(int) (*ebpf.Program, *ebpf.Map, error) {
+	p, err := xdp.NewProgram(pairQueues)
+	if err != nil {
+		return nil, nil, err
+	}
+	for queue := range uint32(pairQueues) { // it passes the frames of queues that it knows nothing of
+		if err := p.Queues.Put(queue, uint32(1)); err != nil {
+			return nil, nil, errors.Join(err, p.Close())
+		}
+	}
+	return p.Program, p.Sockets, p.Queues.Close()
+}
+
+func (c *PairConfig) load(far int) (*ebpf.Program, *ebpf.Map, error) {
+	load := c.Load
+	if load == nil {
+		load = loadPlain
+	}
+	program, sockets, err := load(far)
+	if err != nil {
+		return nil, nil, fmt.Errorf("load the XDP program: %w", err)
+	}
+	return program, sockets, nil
 }
 
 func openPair(c PairConfig) (p *Pair, notes []string, err error) {
 	var ends [2]end
 	defer func() {
-		for _, e := range ends {
-			if e.program != nil { // once attached, the kernel keeps program and maps
-				err = errors.Join(err, e.program.Close())
-			}
-		}
+		err = errors.Join(err, ends[0].close(), ends[1].close())
 	}()
 	var faults []error
 	for i, name := range c.Interfaces {
@@ -73,6 +109,9 @@ func openPair(c PairConfig) (p *Pair, notes []string, err error) {
 		return nil, nil, err
 	}
 	a, b := ends[0].link.Attrs(), ends[1].link.Attrs()
+	if err := errors.Join(ends[0].prepare(&c, b.Index), ends[1].prepare(&c, a.Index)); err != nil {
+		return nil, nil, err
+	}
 	if a.MTU != b.MTU {
 		return nil, nil, fmt.Errorf("%w: %s has an MTU of %d, %s of %d: what is too long for the other side would be lost; give both the same: ip link set %s mtu %d",
 			ErrUnfit, a.Name, a.MTU, b.Name, b.MTU, b.Name, a.MTU)
@@ -128,14 +167,6 @@ func fit(name string) (e end, notes []string, err error) {
 	if e.queues > pairQueues/2 {
 		return e, nil, fmt.Errorf("%w: %s has %d receive queues, at most %d can be served: ethtool -L %s combined %d", ErrUnfit, name, e.queues, pairQueues/2, name, pairQueues/2)
 	}
-	if e.program, err = xdp.NewProgram(e.queues); err != nil {
-		return e, nil, fmt.Errorf("load the XDP program: %w", err)
-	}
-	if foreign, err := foreignProgram(a, e.program.Program); err != nil {
-		return e, nil, err
-	} else if foreign != "" {
-		return e, nil, fmt.Errorf("%w: %s has an XDP program of somebody else's, %s: end what attached it, or take it off with ip link set %s xdp off", ErrUnfit, name, foreign, name)
-	}
 	addrs, err := netlink.AddrList(e.link, netlink.FAMILY_ALL)
 	if err != nil {
 		return e, nil, fmt.Errorf("addresses of %s: %w", name, err)
@@ -146,6 +177,22 @@ func fit(name string) (e end, notes []string, err error) {
 		}
 	}
 	return e, notes, nil
+}
+
+// prepare loads the program of an interface, where no other's is in the way.
+func (e *end) prepare(c *PairConfig, far int) (err error) {
+	if e.program, e.sockets, err = c.load(far); err != nil {
+		return err
+	}
+	a := e.link.Attrs()
+	foreign, err := foreignProgram(a, e.program)
+	if err != nil {
+		return fmt.Errorf("%s: %w", a.Name, err)
+	}
+	if foreign != "" {
+		return fmt.Errorf("%w: %s has an XDP program of somebody else's, %s: end what attached it, or take it off with ip link set %s xdp off", ErrUnfit, a.Name, foreign, a.Name)
+	}
+	return nil
 }
 
 // genericNote is about generic XDP, which comes after what joins segments.
@@ -209,13 +256,9 @@ func newPair(ends [2]end, size, frames int) (p *Pair, err error) {
 	return p, p.hear(ends[0].link.Attrs().Index, ends[1].link.Attrs().Index)
 }
 
-// open adds a queue, and lets the interface's program drop what comes by it
-// until a socket is there.
+// open adds a queue.
 func (p *Pair) open(e end, side, queue, size int) error {
 	name := e.link.Attrs().Name
-	if err := e.program.Queues.Put(uint32(queue), uint32(1)); err != nil {
-		return fmt.Errorf("%s: close queue %d: %w", name, queue, err)
-	}
 	socket, err := newRings(p.area, size, p.frames, len(p.queues) == 0)
 	if err != nil {
 		return fmt.Errorf("%s: %w", name, err)
@@ -230,7 +273,7 @@ func (p *Pair) open(e end, side, queue, size int) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", name, err)
 	}
-	if err := e.program.Register(queue, l.fd); err != nil {
+	if err := e.sockets.Put(uint32(queue), uint32(l.fd)); err != nil {
 		return fmt.Errorf("%s: register queue %d: %w", name, queue, err)
 	}
 	return nil
@@ -244,10 +287,10 @@ func (e *end) attach() (generic bool, err error) {
 	if a.Xdp != nil && a.Xdp.Attached && a.Xdp.AttachMode == nl.XDP_ATTACHED_SKB {
 		flags = unix.XDP_FLAGS_SKB_MODE
 	}
-	err = netlink.LinkSetXdpFdWithFlags(e.link, e.program.Program.FD(), flags)
+	err = netlink.LinkSetXdpFdWithFlags(e.link, e.program.FD(), flags)
 	if errors.Is(err, unix.EOPNOTSUPP) {
 		flags = unix.XDP_FLAGS_SKB_MODE
-		err = netlink.LinkSetXdpFdWithFlags(e.link, e.program.Program.FD(), flags)
+		err = netlink.LinkSetXdpFdWithFlags(e.link, e.program.FD(), flags)
 	}
 	if err != nil {
 		return false, fmt.Errorf("%s: attach the XDP program: %w", a.Name, err)
@@ -275,15 +318,48 @@ func HoldPair(c PairConfig) error {
 	})
 }
 
+// PairCarries reports whether the XDP program of each of the two interfaces can
+// send frames out of the other, and if not, why. Its answer is what the
+// interfaces are now: a veth's other end may change its mind.
+func PairCarries(c PairConfig) (why string, err error) {
+	err = inNetNS(c.NetNS, func() error {
+		for i, name := range c.Interfaces {
+			link, err := netlink.LinkByName(c.Interfaces[1-i])
+			if err != nil {
+				return fmt.Errorf("%s: %w", c.Interfaces[1-i], err)
+			}
+			if x := link.Attrs().Xdp; x != nil && x.AttachMode == nl.XDP_ATTACHED_SKB {
+				continue // generic mode asks nothing of the interface it sends by
+			}
+			if link, err = netlink.LinkByName(name); err != nil {
+				return fmt.Errorf("%s: %w", name, err)
+			}
+			features, err := xdpFeatures(link.Attrs().Index)
+			if err != nil {
+				return fmt.Errorf("XDP features of %s: %w", name, err)
+			}
+			if features&xdpTransmit == 0 {
+				why = name + " takes no frames from XDP programs"
+				if link.Type() == "veth" {
+					why += ", as a veth whose other end has generic receive offload off: ethtool -K DEVICE gro on"
+				}
+				return nil
+			}
+		}
+		return nil
+	})
+	return why, err
+}
+
 // RemovePair takes the XDP programs that a pair left behind off its interfaces.
 // An interface that is gone, or has none, is as it should be.
 func RemovePair(c PairConfig) error {
 	return inNetNS(c.NetNS, func() error {
-		return errors.Join(removeProgram(c.Interfaces[0]), removeProgram(c.Interfaces[1]))
+		return errors.Join(c.removeProgram(c.Interfaces[0]), c.removeProgram(c.Interfaces[1]))
 	})
 }
 
-func removeProgram(name string) error {
+func (c *PairConfig) removeProgram(name string) error {
 	link, err := netlink.LinkByName(name)
 	if errors.As(err, new(netlink.LinkNotFoundError)) {
 		return nil
@@ -291,13 +367,13 @@ func removeProgram(name string) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", name, err)
 	}
-	own, err := xdp.NewProgram(1)
-	if err != nil {
-		return fmt.Errorf("load the XDP program: %w", err)
+	own := end{link: link}
+	if own.program, own.sockets, err = c.load(0); err != nil {
+		return err
 	}
-	defer own.Close()
+	defer own.close()
 	a := link.Attrs()
-	foreign, err := foreignProgram(a, own.Program)
+	foreign, err := foreignProgram(a, own.program)
 	switch {
 	case err != nil:
 		return fmt.Errorf("%s: %w", name, err)

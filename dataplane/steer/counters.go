@@ -3,6 +3,8 @@ package steer
 import (
 	"fmt"
 
+	"github.com/cilium/ebpf"
+
 	"gatehouse/policy"
 )
 
@@ -21,10 +23,11 @@ type Counters struct {
 }
 
 // Counters reads the counters of all CPUs.
-func (s *Steer) Counters() (Counters, error) {
-	var c Counters
+func (s *Steer) Counters() (Counters, error) { return readCounters(s.maps.Counters) }
+
+func readCounters(m *ebpf.Map) (c Counters, err error) {
 	for r := range policy.ReasonCount {
-		if err := s.readCounter(uint32(r), &c.Drops[r]); err != nil {
+		if err := readCounter(m, uint32(r), &c.Drops[r]); err != nil {
 			return c, err
 		}
 	}
@@ -37,16 +40,16 @@ func (s *Steer) Counters() (Counters, error) {
 		steerCounterCOUNT_UNGUARDED: &c.Unguarded,
 		steerCounterCOUNT_NOISE:     &c.Noise,
 	} {
-		if err := s.readCounter(uint32(i), to); err != nil {
+		if err := readCounter(m, uint32(i), to); err != nil {
 			return c, err
 		}
 	}
 	return c, nil
 }
 
-func (s *Steer) readCounter(i uint32, to *uint64) error {
+func readCounter(m *ebpf.Map, i uint32, to *uint64) error {
 	var perCPU []uint64
-	if err := s.maps.Counters.Lookup(i, &perCPU); err != nil {
+	if err := m.Lookup(i, &perCPU); err != nil {
 		return fmt.Errorf("read counter %d: %w", i, err)
 	}
 	for _, n := range perCPU {

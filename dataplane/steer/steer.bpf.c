@@ -641,26 +641,10 @@ static __always_inline void parse6(struct packet *p, void *l3, void *end)
 	}
 }
 
-// Headers of at most this size are read in place: an IPv6 header and what an
-// ICMPv6 error quotes.
-#define LINEAR (ETH_HLEN + 40 + 8 + 40)
-
-static __always_inline void parse(struct __sk_buff *skb, struct packet *p)
+static __always_inline void ether(struct packet *p, void *data, void *end)
 {
-	void *data = packet_start(skb), *end = packet_end(skb);
-	struct ethhdr *eth;
+	struct ethhdr *eth = data;
 
-	__builtin_memset(p, 0, sizeof(*p));
-	p->key.zone = zone;
-	// The tag is out of the packet here: a tagged frame would parse as plain IP.
-	if (skb->vlan_present)
-		return bad(p, REASON_VLAN);
-	if (data + LINEAR > end && end - data < skb->len) {
-		bpf_skb_pull_data(skb, skb->len < LINEAR ? skb->len : LINEAR);
-		data = packet_start(skb);
-		end = packet_end(skb);
-	}
-	eth = data;
 	if (data + sizeof(*eth) > end)
 		return bad(p, REASON_TRUNCATED);
 	switch (eth->h_proto) {
@@ -676,6 +660,27 @@ static __always_inline void parse(struct __sk_buff *skb, struct packet *p)
 		return bad(p, REASON_VLAN);
 	}
 	bad(p, REASON_ETHERTYPE);
+}
+
+// Headers of at most this size are read in place: an IPv6 header and what an
+// ICMPv6 error quotes.
+#define LINEAR (ETH_HLEN + 40 + 8 + 40)
+
+static __always_inline void parse(struct __sk_buff *skb, struct packet *p)
+{
+	void *data = packet_start(skb), *end = packet_end(skb);
+
+	__builtin_memset(p, 0, sizeof(*p));
+	p->key.zone = zone;
+	// The tag is out of the packet here: a tagged frame would parse as plain IP.
+	if (skb->vlan_present)
+		return bad(p, REASON_VLAN);
+	if (data + LINEAR > end && end - data < skb->len) {
+		bpf_skb_pull_data(skb, skb->len < LINEAR ? skb->len : LINEAR);
+		data = packet_start(skb);
+		end = packet_end(skb);
+	}
+	ether(p, data, end);
 }
 
 // is_bare: a TCP segment that acknowledges and carries nothing, by its IP length
@@ -1252,6 +1257,55 @@ int gh_return(struct __sk_buff *skb)
 		mark |= o->slot;
 	skb->mark = mark;
 	return bpf_redirect(s->ifindex, BPF_F_INGRESS);
+}
+
+// The sockets of an interface's queues in a bump in the wire, as long as a gateway
+// has them open.
+struct {
+	__uint(type, BPF_MAP_TYPE_XSKMAP);
+	__uint(max_entries, 64);
+	__type(key, __u32);
+	__type(value, __u32);
+} sockets SEC(".maps");
+
+const volatile __u32 far; // the other interface of a bump in the wire
+
+// is_whole reports whether all that IP's header speaks of is there.
+static __always_inline bool is_whole(struct frame *fr, struct packet *p)
+{
+	struct ipv6hdr *ip6 = fr->data + ETH_HLEN;
+	struct iphdr *ip = fr->data + ETH_HLEN;
+
+	if (p->v6)
+		return (void *)(ip6 + 1) <= fr->end && ETH_HLEN + sizeof(*ip6) + bpf_ntohs(ip6->payload_len) <= fr->len;
+	return (void *)(ip + 1) <= fr->end && bpf_ntohs(ip->tot_len) >= sizeof(*ip) && ETH_HLEN + bpf_ntohs(ip->tot_len) <= fr->len;
+}
+
+// wire stands on both interfaces of a bump in the wire: frames of decided flows
+// leave by the other, the rest is for user space to judge. Without a gateway
+// nothing passes.
+SEC("xdp")
+int wire(struct xdp_md *ctx)
+{
+	struct frame fr = {(void *)(long)ctx->data, (void *)(long)ctx->data_end, .ifindex = ctx->ingress_ifindex, .segments = 1};
+	__u32 queue = ctx->rx_queue_index;
+	struct packet p = {};
+	struct flow *f;
+
+	if (!bpf_map_lookup_elem(&sockets, &queue))
+		return XDP_DROP;
+	fr.len = fr.end - fr.data;
+	ether(&p, fr.data, fr.end);
+	f = hit(&fr, &p, p.side);
+	if (!f || !is_whole(&fr, &p))
+		return bpf_redirect_map(&sockets, queue, XDP_DROP);
+	account(&fr, &p, f, now_tick());
+	if (!(f->flags & (FLOW_ALLOW | FLOW_BARE))) {
+		count(f->reason < REASON_COUNT ? f->reason : REASON_DENIED);
+		return XDP_DROP;
+	}
+	count(COUNT_HIT);
+	return bpf_redirect(far, 0);
 }
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -158,7 +158,7 @@ func Open(cfg Config) (*Steer, error) {
 	if err := s.openMaps(); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
-	seed, err := s.flowSeed()
+	seed, err := flowSeed(s.maps.States)
 	if err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
@@ -172,7 +172,7 @@ func Open(cfg Config) (*Steer, error) {
 }
 
 func (s *Steer) openMaps() error {
-	spec, err := s.loadSpec()
+	spec, err := specFor(s.cfg.FlowEntries)
 	if err != nil {
 		return err
 	}
@@ -228,21 +228,22 @@ func fitsPinned(spec *ebpf.MapSpec, path string) bool {
 	return spec.Compatible(m) == nil
 }
 
-func (s *Steer) loadSpec() (*ebpf.CollectionSpec, error) {
+// specFor is what to load for tables of so many flows.
+func specFor(flows uint32) (*ebpf.CollectionSpec, error) {
 	spec, err := loadSteer()
 	if err != nil {
 		return nil, fmt.Errorf("steering programs: %w", err)
 	}
-	v4, v6 := tableSizes(s.cfg.FlowEntries)
+	v4, v6 := tableSizes(flows)
 	spec.Maps["flows"].MaxEntries, spec.Maps["flows6"].MaxEntries = v4, v6
 	return spec, errors.Join(spec.Variables["mask4"].Set(v4-1), spec.Variables["mask6"].Set(v6-1))
 }
 
 // flowSeed is what the flow tables' hash is seeded with: drawn once, so that
 // nobody can prepare flows that collide.
-func (s *Steer) flowSeed() ([3]uint64, error) {
+func flowSeed(states *ebpf.Map) ([3]uint64, error) {
 	var st steerState
-	if err := s.maps.States.Lookup(uint32(0), &st); err != nil {
+	if err := states.Lookup(uint32(0), &st); err != nil {
 		return st.Seed, fmt.Errorf("read the flow tables' seed: %w", err)
 	}
 	if st.Seed != [3]uint64{} {
@@ -253,7 +254,7 @@ func (s *Steer) flowSeed() ([3]uint64, error) {
 	for i := range st.Seed {
 		st.Seed[i] = binary.NativeEndian.Uint64(b[8*i:]) | 1
 	}
-	if err := s.maps.States.Put(uint32(0), st); err != nil {
+	if err := states.Put(uint32(0), st); err != nil {
 		return st.Seed, fmt.Errorf("seed the flow tables: %w", err)
 	}
 	return st.Seed, nil
@@ -261,7 +262,7 @@ func (s *Steer) flowSeed() ([3]uint64, error) {
 
 // load makes programs with these values for their variables, on the shared maps.
 func (s *Steer) load(to any, variables map[string]any) error {
-	spec, err := s.loadSpec()
+	spec, err := specFor(s.cfg.FlowEntries)
 	if err != nil {
 		return err
 	}

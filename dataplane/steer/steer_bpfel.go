@@ -176,11 +176,14 @@ const (
 	steerMapOwners        = "owners"
 	steerMapPorts         = "ports"
 	steerMapSlots         = "slots"
+	steerMapSockets       = "sockets"
 	steerMapSpaces        = "spaces"
 	steerMapStates        = "states"
 	steerProgFromEndpoint = "from_endpoint"
 	steerProgGhReturn     = "gh_return"
 	steerProgToEndpoint   = "to_endpoint"
+	steerProgWire         = "wire"
+	steerVarFar           = "far"
 	steerVarGateway       = "gateway"
 	steerVarGh0           = "gh0"
 	steerVarMask4         = "mask4"
@@ -237,6 +240,7 @@ type steerProgramSpecs struct {
 	FromEndpoint *ebpf.ProgramSpec `ebpf:"from_endpoint"`
 	GhReturn     *ebpf.ProgramSpec `ebpf:"gh_return"`
 	ToEndpoint   *ebpf.ProgramSpec `ebpf:"to_endpoint"`
+	Wire         *ebpf.ProgramSpec `ebpf:"wire"`
 }
 
 // steerMapSpecs contains maps before they are loaded into the kernel.
@@ -252,6 +256,7 @@ type steerMapSpecs struct {
 	Owners    *ebpf.MapSpec `ebpf:"owners"`
 	Ports     *ebpf.MapSpec `ebpf:"ports"`
 	Slots     *ebpf.MapSpec `ebpf:"slots"`
+	Sockets   *ebpf.MapSpec `ebpf:"sockets"`
 	Spaces    *ebpf.MapSpec `ebpf:"spaces"`
 	States    *ebpf.MapSpec `ebpf:"states"`
 }
@@ -260,6 +265,7 @@ type steerMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type steerVariableSpecs struct {
+	Far           *ebpf.VariableSpec `ebpf:"far"`
 	Gateway       *ebpf.VariableSpec `ebpf:"gateway"`
 	Gh0           *ebpf.VariableSpec `ebpf:"gh0"`
 	Mask4         *ebpf.VariableSpec `ebpf:"mask4"`
@@ -300,6 +306,7 @@ type steerMaps struct {
 	Owners    *ebpf.Map `ebpf:"owners"`
 	Ports     *ebpf.Map `ebpf:"ports"`
 	Slots     *ebpf.Map `ebpf:"slots"`
+	Sockets   *ebpf.Map `ebpf:"sockets"`
 	Spaces    *ebpf.Map `ebpf:"spaces"`
 	States    *ebpf.Map `ebpf:"states"`
 }
@@ -315,6 +322,7 @@ func (m *steerMaps) Close() error {
 		m.Owners,
 		m.Ports,
 		m.Slots,
+		m.Sockets,
 		m.Spaces,
 		m.States,
 	)
@@ -324,6 +332,7 @@ func (m *steerMaps) Close() error {
 //
 // It can be passed to loadSteerObjects or ebpf.CollectionSpec.LoadAndAssign.
 type steerVariables struct {
+	Far           *ebpf.Variable `ebpf:"far"`
 	Gateway       *ebpf.Variable `ebpf:"gateway"`
 	Gh0           *ebpf.Variable `ebpf:"gh0"`
 	Mask4         *ebpf.Variable `ebpf:"mask4"`
@@ -342,6 +351,7 @@ type steerPrograms struct {
 	FromEndpoint *ebpf.Program `ebpf:"from_endpoint"`
 	GhReturn     *ebpf.Program `ebpf:"gh_return"`
 	ToEndpoint   *ebpf.Program `ebpf:"to_endpoint"`
+	Wire         *ebpf.Program `ebpf:"wire"`
 }
 
 func (p *steerPrograms) Close() error {
@@ -349,6 +359,7 @@ func (p *steerPrograms) Close() error {
 		p.FromEndpoint,
 		p.GhReturn,
 		p.ToEndpoint,
+		p.Wire,
 	)
 }
 
