@@ -91,7 +91,9 @@ func (s *speech) isCarried(when string) {
 	s.x.gateway.eventually("the kernel carries a decided flow "+when, func() bool {
 		before := s.x.decided()
 		return s.arrives() && s.x.decided() > before
-	}, func() string { return fmt.Sprintf("IPv6 %v: %v\n%s", s.v6, s.x.gateway.status().Packets, s.x.gateway.log()) })
+	}, func() string {
+		return fmt.Sprintf("IPv6 %v: %v\n%s", s.v6, s.x.gateway.status().Packets, s.x.gateway.log())
+	})
 }
 
 // What the kernel carries ends with the policy that allowed it, with the gateway,

@@ -2,7 +2,6 @@ package afxdp
 
 import (
 	"bytes"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -19,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"gatehouse/dataplane"
+	"gatehouse/dataplane/dataplanetest"
 )
 
 // helperNetNS makes the test binary serve the port in that namespace until it
@@ -95,73 +95,30 @@ func run(t *testing.T, name string, args ...string) {
 	}
 }
 
-// wire is a packet socket on one device of the lane, for frames in and out.
-type wire struct{ fd int }
+// wire is a packet socket on one device of the lane.
+type wire struct{ *dataplanetest.Wire }
 
-func (l lane) wire(t *testing.T, dev string) wire {
+func (l lane) wire(t *testing.T, dev string) (w wire) {
 	t.Helper()
-	var w wire
-	err := inNetNS(l.ns, func() error {
-		fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
-		if err != nil {
-			return err
-		}
-		w.fd = fd
-		i, err := net.InterfaceByName(dev)
-		if err != nil {
-			return err
-		}
-		const packetIgnoreOutgoing = 23
-		proto := uint16(unix.ETH_P_ALL)<<8 | uint16(unix.ETH_P_ALL)>>8
-		return errors.Join(
-			unix.SetsockoptInt(fd, unix.SOL_PACKET, packetIgnoreOutgoing, 1),
-			unix.SetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_AUXDATA, 1),
-			unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 8<<20),
-			unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Usec: 300_000}),
-			unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: proto, Ifindex: i.Index}))
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { unix.Close(w.fd) })
+	must(t, inNetNS(l.ns, func() (err error) {
+		w.Wire, err = dataplanetest.NewWire(dev)
+		return err
+	}))
+	t.Cleanup(func() { must(t, w.Close()) })
 	return w
 }
 
 func (w wire) write(t *testing.T, frame []byte) {
 	t.Helper()
-	if _, err := unix.Write(w.fd, frame); err != nil {
-		t.Fatal(err)
-	}
+	must(t, w.Write(frame))
 }
 
-// read returns the next frame with the tag that the kernel took out of it put
-// back; nil when nothing came for a while.
+// read is nil when nothing came for a while.
 func (w wire) read(t *testing.T) []byte {
 	t.Helper()
-	buf, oob := make([]byte, 8192), make([]byte, 256)
-	n, oobn, _, _, err := unix.Recvmsg(w.fd, buf, oob, 0)
-	if errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EINTR) {
-		return nil
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	buf = buf[:n]
-	msgs, err := unix.ParseSocketControlMessage(oob[:oobn])
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, m := range msgs {
-		if m.Header.Level != unix.SOL_PACKET || m.Header.Type != unix.PACKET_AUXDATA {
-			continue
-		}
-		// struct tpacket_auxdata: status at 0, tci at 16
-		if status := binary.NativeEndian.Uint32(m.Data); status&unix.TP_STATUS_VLAN_VALID != 0 {
-			tag := binary.BigEndian.AppendUint16([]byte{0x81, 0}, binary.NativeEndian.Uint16(m.Data[16:]))
-			buf = append(buf[:12:12], append(tag, buf[12:]...)...)
-		}
-	}
-	return buf
+	frame, err := w.Read()
+	must(t, err)
+	return frame
 }
 
 func packet(t *testing.T, tci uint16, v6 bool, payload int) []byte {
@@ -329,7 +286,7 @@ func TestAllocSend(t *testing.T) {
 // flood writes frames until stop is set; the device may go away meanwhile.
 func (w wire) flood(frame []byte, stop *atomic.Bool) {
 	for !stop.Load() {
-		if _, err := unix.Write(w.fd, frame); err != nil && !errors.Is(err, unix.ENOBUFS) {
+		if err := w.Write(frame); err != nil && !errors.Is(err, unix.ENOBUFS) {
 			return
 		}
 	}
@@ -504,7 +461,7 @@ func TestPortDoesNotAllocate(t *testing.T) {
 	frame := packet(t, 3<<1, false, 0)
 	var frames [64]dataplane.Frame
 	allocs := testing.AllocsPerRun(200, func() {
-		_, _ = unix.Write(w.fd, frame)
+		_ = w.Write(frame)
 		n := p.Recv(frames[:])
 		if f, ok := p.Alloc(); ok {
 			p.Release([]dataplane.Frame{f})
