@@ -194,6 +194,13 @@ func (s *Steer) linkChanged(sp *Space, u netlink.LinkUpdate) {
 		}
 		return
 	}
+	if i := uint32(a.Index); (i == sp.gh0 || i == sp.gh1) && a.RawFlags&unix.IFF_UP == 0 {
+		// Sockets do not outlive that in every kernel. What follows is pairGone.
+		if err := sp.ns.do(func() error { return removePair(s.cfg.Prefix) }); err != nil {
+			s.report(Report{sp.NetNS, "somebody took " + a.Name + " down", err})
+		}
+		return
+	}
 	if u.Link.Type() != "veth" || a.MasterIndex == 0 {
 		return
 	}
