@@ -89,6 +89,9 @@ type Result struct {
 	// Attrs is set when the packet decided a flow whose bytes were read; valid
 	// until the next call.
 	Attrs *appid.Attrs
+	// Server is the name that the flow asked its server for, where the packet
+	// decided it and policy allowed another one; valid until the next call.
+	Server []byte
 	// New: the packet opened the flow. Decided: the verdict is from this packet on.
 	New, Decided bool
 	// Offload: the flow is decided, and the kernel should know (after this
@@ -393,6 +396,9 @@ func (c *Classifier) decide(f *Flow, s policy.Spoken, why policy.Reason, out *Re
 	}
 	if j.Denied && why != policy.ReasonNone {
 		j.Reason = why
+	}
+	if j.Reason == policy.ReasonNameMismatch {
+		out.Server = server.Text
 	}
 	f.Spoken, f.Judgement, f.Verdict, f.Reason = s, j, j.Verdict, j.Reason
 	f.offered = 0

@@ -2,6 +2,7 @@ package dataplane
 
 import (
 	"slices"
+	"strings"
 	"time"
 
 	"gatehouse/classify"
@@ -158,6 +159,12 @@ func (w *worker) record(f *Frame, ep *localEndpoint) {
 	if e.reason == policy.ReasonNone {
 		e.reason = r.Judgement.Reason
 	}
+	switch {
+	case ofLookup(e.reason):
+		e.name = w.lookups.asked
+	case len(r.Server) > 0:
+		e.name = strings.ToLower(string(r.Server))
+	}
 	w.events.add(&e)
 }
 
@@ -200,7 +207,7 @@ func (w *worker) turnAway(p *servedPort, f *Frame, ep *localEndpoint) {
 		}
 	case w.isRefusedLookup(f, ep):
 		w.answer(p, f, ep, portUnreachable)
-	case r.Reason == policy.ReasonNameRefused || r.Reason == policy.ReasonNameTunnel:
+	case ofLookup(r.Reason):
 		w.refuseLookup(p, f, ep)
 	}
 	w.drop = append(w.drop, *f)

@@ -26,6 +26,7 @@ type lookups struct {
 	resolver  netip.Addr
 	now       int64
 	refused   policy.Reason // why Ask said no, or only wants it recorded
+	asked     string        // the name that was, of a tunnel the domain
 }
 
 func newLookups(names *policy.Names) *lookups {
@@ -38,9 +39,9 @@ func (l *lookups) ask(q *lookup.Query) (passes, wanted bool) {
 	wanted = q.Name != "" && l.table.MayAsk(l.asker, q.Name)
 	switch {
 	case q.Name != "" && l.volume.Add(l.owner, q.Name, l.now):
-		l.refused = policy.ReasonNameTunnel
+		l.refused, l.asked = policy.ReasonNameTunnel, lookup.Domain(q.Name)
 	case !wanted && l.namesOnly:
-		l.refused = policy.ReasonNameRefused
+		l.refused, l.asked = policy.ReasonNameRefused, q.Name
 	}
 	return l.refused == policy.ReasonNone || !l.namesOnly, wanted
 }

@@ -3,7 +3,9 @@ package dataplane_test
 import (
 	"context"
 	"encoding/binary"
+	"fmt"
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
@@ -32,8 +34,8 @@ func nameLines(only bool) []policy.Statement {
 	return []policy.Statement{lookups, name}
 }
 
-// namesLane is a lane that learns names.
-func namesLane(t testing.TB, mode policy.Mode, only bool) (*lane, *policy.Names) {
+// namesLane is a lane that learns names; edit changes the statement of the name.
+func namesLane(t testing.TB, mode policy.Mode, only bool, edit ...func(*policy.Statement)) (*lane, *policy.Names) {
 	t.Helper()
 	names := policy.NewNames(policy.NameLimits{})
 	l := newLane(t, line(policy.Allow, "db", "web", "any", "tcp/1"))
@@ -41,7 +43,11 @@ func namesLane(t testing.TB, mode policy.Mode, only bool) (*lane, *policy.Names)
 	if err != nil {
 		t.Fatal(err)
 	}
-	in := tableInput(2, mode, nameLines(only)...)
+	lines := nameLines(only)
+	for _, e := range edit {
+		e(&lines[1])
+	}
+	in := tableInput(2, mode, lines...)
 	in.Snapshot.Workloads[0].DNS = []netip.Addr{resolver.v4, resolver.v6}
 	table, err := policy.Compile(in)
 	if err != nil {
@@ -140,20 +146,21 @@ func TestNameMismatch(t *testing.T) {
 	for _, c := range []struct {
 		what, payload string
 		passes        bool
+		name          string // that the violation shows
 	}{
-		{"the name", hello("api.example.com"), true},
-		{"in any case", hello("API.Example.COM"), true},
-		{"another name", hello("evil.example.net"), false},
-		{"a name below", hello("x.api.example.com"), false},
-		{"no name", hello(""), false},
-		{"host", "GET / HTTP/1.1\r\nHost: api.example.com\r\n\r\n", true},
-		{"host and port", "GET / HTTP/1.1\r\nhost: Api.example.com:443\r\n\r\n", true},
-		{"another host", "GET / HTTP/1.1\r\nHost: evil.example.net\r\n\r\n", false},
-		{"no host", "GET / HTTP/1.0\r\n\r\n", false},
-		{"the address", "GET / HTTP/1.1\r\nHost: 198.51.100.7\r\n\r\n", false},
-		{"another target", "GET http://evil.example.net/ HTTP/1.1\r\nHost: api.example.com\r\n\r\n", false},
-		{"two hosts", "GET / HTTP/1.1\r\nHost: api.example.com\r\nHost : evil.example.net\r\n\r\n", false},
-		{"a host that goes on", "GET / HTTP/1.1\r\nHost: api.example.com\r\n .evil.example.net\r\n\r\n", false},
+		{"the name", hello("api.example.com"), true, ""},
+		{"in any case", hello("API.Example.COM"), true, ""},
+		{"another name", hello("evil.example.net"), false, "evil.example.net"},
+		{"a name below", hello("x.api.example.com"), false, "x.api.example.com"},
+		{"no name", hello(""), false, ""},
+		{"host", "GET / HTTP/1.1\r\nHost: api.example.com\r\n\r\n", true, ""},
+		{"host and port", "GET / HTTP/1.1\r\nhost: Api.example.com:443\r\n\r\n", true, ""},
+		{"another host", "GET / HTTP/1.1\r\nHost: evil.example.net\r\n\r\n", false, "evil.example.net"},
+		{"no host", "GET / HTTP/1.0\r\n\r\n", false, ""},
+		{"the address", "GET / HTTP/1.1\r\nHost: 198.51.100.7\r\n\r\n", false, "198.51.100.7"},
+		{"another target", "GET http://evil.example.net/ HTTP/1.1\r\nHost: api.example.com\r\n\r\n", false, ""},
+		{"two hosts", "GET / HTTP/1.1\r\nHost: api.example.com\r\nHost : evil.example.net\r\n\r\n", false, ""},
+		{"a host that goes on", "GET / HTTP/1.1\r\nHost: api.example.com\r\n .evil.example.net\r\n\r\n", false, ""},
 	} {
 		t.Run(c.what, func(t *testing.T) {
 			families(t, func(t *testing.T, v6 bool) {
@@ -168,6 +175,11 @@ func TestNameMismatch(t *testing.T) {
 					return
 				}
 				l.isDropped(web, api, conn.segment(false, "A", c.payload), policy.ReasonNameMismatch)
+				l.isDropped(web, api, conn.segment(false, "A", c.payload), policy.ReasonNameMismatch)
+				l.d.Settle()
+				if vs := l.d.Violations().List(); len(vs) != 1 || vs[0].Packets != 2 || vs[0].Name != c.name {
+					t.Errorf("violations %+v, want one that names %q", vs, c.name)
+				}
 				two := newConn(t, web, api, v6, 40001, 443)
 				two.open(l)
 				l.send(web, api, two.segment(false, "A", c.payload[:cut]))
@@ -206,6 +218,17 @@ func TestNamesOnly(t *testing.T) {
 		}
 		if n := l.d.Counters().Reasons[policy.ReasonNameRefused]; n != 1 {
 			t.Errorf("counted %d times", n)
+		}
+		l.send(web, resolver, udp(t, web, resolver, v6, 5353, 53, message(t, 10, false, "another.Example.NET.")))
+		l.send(web, resolver, udp(t, web, resolver, v6, 5353, 53, message(t, 11, false, "c2.evil.example.net.")))
+		l.d.Settle()
+		var named []string
+		for _, v := range l.d.Violations().List() {
+			named = append(named, fmt.Sprint(v.Name, " ", v.Count))
+		}
+		slices.Sort(named)
+		if want := []string{"another.example.net 1", "c2.evil.example.net 2"}; !slices.Equal(named, want) {
+			t.Errorf("violations %q, want %q", named, want)
 		}
 		if got := l.send(web, resolver, udp(t, web, resolver, v6, 5353, 53, "not dns at all")); len(got) != 0 {
 			t.Error("what is no query passes")

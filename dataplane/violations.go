@@ -1,6 +1,7 @@
 package dataplane
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"net/netip"
@@ -41,6 +42,9 @@ type Violation struct {
 	// Statement is the ID of the rule's statement, "" where no rule decided.
 	Statement string        `json:"statement,omitempty"`
 	Spoken    policy.Spoken `json:"spoken"`
+	// Name is what a refused query asked for or, where another was allowed, the
+	// server that the flow was for, in lower case; "" where nothing said so.
+	Name string `json:"name,omitempty"`
 	// Mode says what became of it: enforce = dropped, observe = only recorded.
 	Mode    policy.Mode `json:"mode"`
 	Packets uint64      `json:"packets"` // that gave the reason, those that the kernel dropped or carried included
@@ -61,6 +65,7 @@ type event struct {
 	dir        Direction
 	rule       int32
 	spoken     policy.Spoken
+	name       string // Violation.Name; "" in further packets of the flow
 	endpoint   *localEndpoint
 	table      *policy.Table
 	last       int64 // CLOCK_MONOTONIC
@@ -71,7 +76,7 @@ type event struct {
 
 // same reports whether two events belong to one record.
 func (e *event) same(o *event) bool {
-	return e.reason == o.reason && e.key == o.key && e.endpoint == o.endpoint && e.mode == o.mode
+	return e.reason == o.reason && e.key == o.key && e.endpoint == o.endpoint && e.mode == o.mode && (e.name == o.name || o.name == "")
 }
 
 // pendingSlots is how many violations a worker gathers before it hands them on:
@@ -138,6 +143,7 @@ type recordKey struct {
 	reason   policy.Reason
 	mode     policy.Mode
 	endpoint string
+	lookedUp string // of a refused query
 }
 
 // Violations is the log of violations: bounded, one record per flow and reason.
@@ -231,6 +237,9 @@ func (v *Violations) update(e *event) Violation {
 	if e.endpoint != nil {
 		k.endpoint = e.endpoint.ID
 	}
+	if ofLookup(e.reason) {
+		k.lookedUp = e.name
+	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	r, ok := v.records.Get(k)
@@ -246,7 +255,13 @@ func (v *Violations) update(e *event) Violation {
 	r.Packets += uint64(e.packets)
 	r.Count += uint64(e.judgements)
 	r.Spoken = e.spoken
+	r.Name = cmp.Or(e.name, r.Name)
 	return *r
+}
+
+// ofLookup reports whether a query was refused for the name that it asked for.
+func ofLookup(r policy.Reason) bool {
+	return r == policy.ReasonNameRefused || r == policy.ReasonNameTunnel
 }
 
 // addKernel adds the packets that the kernel dropped, or let by in observe

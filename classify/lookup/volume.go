@@ -70,6 +70,12 @@ func (v *Volume) Add(owner uint16, name string, now int64) (over bool) {
 	return false
 }
 
+// Domain is what Volume counts by: the last two labels of a name.
+func Domain(name string) string {
+	d, _ := parent(name)
+	return d
+}
+
 // parent cuts a name before its last two labels.
 func parent(name string) (domain, below string) {
 	i := strings.LastIndexByte(name, '.')

@@ -194,7 +194,8 @@ type ViolationView struct {
 	Dest      string         `json:"destination"`
 	Proto     string         `json:"proto"`
 	App       string         `json:"app"`
-	Verdict   string         `json:"verdict"` // dropped, rejected or recorded
+	Name      string         `json:"name,omitempty"` // that was looked up, or asked of the server
+	Verdict   string         `json:"verdict"`        // dropped, rejected or recorded
 	Side      string         `json:"side,omitempty"`
 	Reason    string         `json:"reason"`
 	Why       string         `json:"why"`

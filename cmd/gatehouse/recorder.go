@@ -202,7 +202,7 @@ func flowSample(f *dataplane.Flow) history.Sample {
 func violationSample(v *dataplane.Violation, packets uint64) history.Sample {
 	s := history.Sample{
 		Key: history.Key{
-			Kind: history.Violation, Zone: v.Zone, Proto: v.Proto, Src: v.Src.Addr(), Dst: v.Dst.Addr(), DstPort: v.Dst.Port(), Spoken: v.Spoken,
+			Kind: history.Violation, Zone: v.Zone, Proto: v.Proto, Src: v.Src.Addr(), Dst: v.Dst.Addr(), DstPort: v.Dst.Port(), Spoken: v.Spoken, Name: v.Name,
 			Denied: true, Reason: v.Reason, Side: v.Side, Outgoing: v.Outgoing, Rule: v.Rule, Epoch: v.Epoch,
 		},
 		SrcPort: v.Src.Port(), First: v.Last, Last: v.Last, Packets: [2]uint64{packets, 0},

@@ -222,6 +222,10 @@ func (g *gateway) violationView(r *history.Record) ViolationView {
 		}
 		v.Why = fmt.Sprintf("%s's %s side: %s", whose, v.Side, v.Why)
 	}
+	if r.Name != "" {
+		v.Name = r.Name
+		v.Why += ": " + r.Name
+	}
 	if v.From == "" {
 		v.From = v.Workload
 	}
