@@ -16,7 +16,9 @@ func (s *State) ServerName(room *Attrs) (name policy.ServerName, ok bool) {
 	switch {
 	case s.mid || s.depth > 0:
 		return policy.ServerName{}, true
-	case app == policy.AppQUIC, app == policy.AppDTLS:
+	case app == policy.AppQUIC: // its clients say it, but for those that do not want it read
+		return s.attrName(AttrSNI, policy.NameHidden, room)
+	case app == policy.AppDTLS:
 		return s.attrName(AttrSNI, policy.NameUnread, room)
 	case app == policy.AppTLS:
 		return tlsServerName(s.look(s.reversed), room)
