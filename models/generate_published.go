@@ -111,14 +111,47 @@ func (g *generator) findPublished(s *subject, e exposure, offers []*offer, open 
 	case widest == PublishNone:
 		g.find(FindingNotPublished, s, fmt.Sprintf("published %s: %s publishes %s to nobody", text, offers[0].origin, e.port))
 	case e.loopback || widest == PublishAny:
-	case e.ingress:
-		g.find(FindingSourceHidden, s, fmt.Sprintf("published %s by the routing mesh, which hides who calls: nobody may come; publish it with mode=host", text))
-	case e.hidden:
-		g.find(FindingSourceHidden, s, fmt.Sprintf(
-			"published %s: on IPv6 the engine relays clients from outside under the host's own address, so the host may not come in either; publish on 127.0.0.1 or 0.0.0.0 only, or give the network IPv6", text))
+	case e.ingress, e.hidden:
+		g.find(FindingSourceHidden, s, e.whyHidden())
 	case !open:
 		g.find(FindingNotPublished, s, fmt.Sprintf("published %s: %s publishes %s to nobody there", text, offers[0].origin, e.port))
 	}
+}
+
+// whyHidden says how the engine hides who calls, and what that comes to (R14).
+func (e *exposure) whyHidden() string {
+	if e.ingress {
+		return fmt.Sprintf("published %s by the routing mesh, which hides who calls: nobody may come; publish it with mode=host", bindingsText(e.bindings))
+	}
+	return fmt.Sprintf("published %s: on IPv6 the engine relays clients from outside under the host's own address, so the host may not come in either; publish on 127.0.0.1 or 0.0.0.0 only, or give the network IPv6", bindingsText(e.bindings))
+}
+
+// HiddenSource says, of a caller whose address may hide others (the host, the
+// routing mesh), why it does so at that port of a service, and what shows who
+// calls (R14); "" where it hides nobody. Where the port is published to everybody
+// nobody is refused for it.
+func (p *Population) HiddenSource(from, to policy.Peer, port policy.PortRange) string {
+	if from.Kind != policy.PeerHost && from.Kind != policy.PeerIngress {
+		return ""
+	}
+	for _, s := range p.index.of(to) {
+		for _, e := range s.exposures() {
+			byMesh := from.Kind == policy.PeerIngress
+			if !portsOverlap([]policy.PortRange{e.port}, []policy.PortRange{port}) || byMesh && !e.ingress || !byMesh && !e.hidden {
+				continue
+			}
+			open := slices.ContainsFunc(s.offersOn(e.port), func(o *offer) bool { return o.part.model.PublishOf(o.entry) == PublishAny })
+			switch {
+			case !open:
+				return e.whyHidden()
+			case byMesh:
+				return fmt.Sprintf("published %s by the routing mesh: whoever calls there counts as the internet", bindingsText(e.bindings))
+			default:
+				return fmt.Sprintf("published %s: clients from outside by IPv6 come under the host's own address too", bindingsText(e.bindings))
+			}
+		}
+	}
+	return ""
 }
 
 // offersOn are the offers that hold the port, those that an entry names before

@@ -245,3 +245,33 @@ calls:
 		"p/a -> p/b : tls(http) tcp/100-200", // any ∩ tls(http) = tls(http)
 	})
 }
+
+// R14: who may stand behind the host and the routing mesh.
+func TestHiddenSource(t *testing.T) {
+	b := newTown(t).network("ingress", "").network("n", "p").network("six+6", "p")
+	b.run("p/db", "t/db", "n", publish("5432:5432"))
+	b.run("p/app", "x/app", "n", publish("80:80"))
+	b.run("p/six", "t/db", "six", publish("5432:5432"))
+	b.run("p/mesh", "t/db", "n ingress", swarm, ingress(5432, 5432))
+	b.run("p/web", "x/app", "n ingress", swarm, ingress(80, 80))
+	p := b.groups(Settings{}, loadModels(t, testModels)...)
+	for _, c := range []struct {
+		from policy.PeerKind
+		to   string
+		port uint16
+		want string
+	}{
+		{policy.PeerHost, "p/db", 5432, "published 0.0.0.0:5432, [::]:5432: on IPv6 the engine relays clients from outside under the host's own address, so the host may not come in either; publish on 127.0.0.1 or 0.0.0.0 only, or give the network IPv6"},
+		{policy.PeerHost, "p/app", 80, "published 0.0.0.0:80, [::]:80: clients from outside by IPv6 come under the host's own address too"},
+		{policy.PeerHost, "p/six", 5432, ""},
+		{policy.PeerHost, "p/db", 7000, ""},
+		{policy.PeerSite, "p/db", 5432, ""},
+		{policy.PeerIngress, "p/mesh", 5432, "published 5432 (ingress) by the routing mesh, which hides who calls: nobody may come; publish it with mode=host"},
+		{policy.PeerIngress, "p/web", 80, "published 80 (ingress) by the routing mesh: whoever calls there counts as the internet"},
+		{policy.PeerHost, "p/mesh", 5432, ""},
+	} {
+		if got := p.HiddenSource(policy.Peer{Kind: c.from}, policy.ServicePeer(serviceKey(c.to)), policy.Port(policy.ProtoTCP, c.port)); got != c.want {
+			t.Errorf("%v to %s:%d: %q, want %q", c.from, c.to, c.port, got, c.want)
+		}
+	}
+}

@@ -36,6 +36,28 @@ func isStatementLabel(key string) bool {
 	return strings.HasPrefix(key, "gatehouse.allow.") || strings.HasPrefix(key, "gatehouse.deny.")
 }
 
+// StatementLabel is the label, KEY=VALUE, by which a service's deployer allows its
+// flows to a peer or, if not egress, a peer's to it; "" where none can say so. peer
+// is as labels name it: PROJECT/SERVICE, a name, an address, @site.
+func StatementLabel(egress bool, peer string, port policy.PortRange, app policy.App) string {
+	key, to := "gatehouse.allow.ingress", fmt.Sprint(port.Lo)
+	if egress {
+		key = "gatehouse.allow.egress"
+	}
+	switch port.Proto {
+	case policy.ProtoTCP:
+	case policy.ProtoICMP:
+		to = "icmp"
+	default:
+		to += "/" + port.Proto.String()
+	}
+	value := fmt.Sprintf("%s:%s %s", peer, to, app)
+	if _, err := parseStatementLabel(key, value); err != nil || strings.ContainsAny(peer, ", ") {
+		return ""
+	}
+	return key + "=" + value
+}
+
 // labelItem is one PEER:PORT of a label.
 type labelItem struct {
 	key, text string // where it stands

@@ -114,3 +114,37 @@ func FuzzStatementLabel(f *testing.F) {
 		}
 	})
 }
+
+// A label that is offered means what was asked, and nothing is offered that labels
+// cannot say.
+func TestStatementLabel(t *testing.T) {
+	for _, c := range []struct {
+		egress bool
+		peer   string
+		port   string
+		app    policy.App
+		want   string
+	}{
+		{true, "shop/db", "tcp/5432", policy.AppPostgreSQL, "gatehouse.allow.egress=shop/db:5432 postgresql"},
+		{false, "@site", "udp/53", policy.AppDNS, "gatehouse.allow.ingress=@site:53/udp dns"},
+		{true, "api.example.com", "tcp/443", policy.AppHTTP, "gatehouse.allow.egress=api.example.com:443 http"},
+		{true, "@internet", "icmp", policy.AppICMP, "gatehouse.allow.egress=@internet:icmp icmp"},
+		{false, "api.example.com", "tcp/443", policy.AppHTTP, ""}, // a name says where to
+		{true, "shop/a b", "tcp/1", policy.AppHTTP, ""},
+		{true, "a,b", "tcp/1", policy.AppHTTP, ""},
+		{true, "@unknown", "tcp/1", policy.AppHTTP, ""},
+	} {
+		port, err := policy.ParsePortRange(c.port)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := StatementLabel(c.egress, c.peer, port, c.app)
+		if got != c.want {
+			t.Errorf("%s %s %v: %q, want %q", c.peer, c.port, c.app, got, c.want)
+		}
+		key, value, _ := strings.Cut(got, "=")
+		if items, err := parseStatementLabel(key, value); got != "" && (err != nil || len(items) != 1 || items[0].app.App != c.app || items[0].ports[0] != port) {
+			t.Errorf("%q is read as %+v, %v", got, items, err)
+		}
+	}
+}

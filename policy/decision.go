@@ -258,6 +258,17 @@ func forms(a App) []Spoken {
 	return out
 }
 
+// names lists the names by which terms allow. Off the packet path.
+func (d *Decision) names() []string {
+	var out []string
+	for _, t := range slices.Concat(d.out.terms, d.in.terms) {
+		if t.verdict == Allow && t.name != "" && !slices.Contains(out, t.name) {
+			out = append(out, t.name)
+		}
+	}
+	return out
+}
+
 // SubMatters reports whether the answer for s could be another one if an API
 // were found on top of it, or that its first request is gRPC. It allocates nothing.
 func (d *Decision) SubMatters(s Spoken) bool {

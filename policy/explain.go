@@ -22,10 +22,12 @@ type Explanation struct {
 	Verdict      Verdict   `json:"verdict"`
 	Denied       bool      `json:"denied"` // policy's own no; with verdict allow it is only recorded
 	Reason       Reason    `json:"reason"`
-	Allowed      []string  `json:"allowed"` // what may be spoken there
-	Sides        []SideSay `json:"sides"`   // the initiator's, then the responder's
-	Pending      []string  `json:"pending"` // statements between these two that wait for something
-	Change       []string  `json:"change"`  // what a person can do about it
+	Allowed      []string  `json:"allowed"`          // what may be spoken there
+	Server       string    `json:"server,omitempty"` // the name that it asks the server for
+	Names        []string  `json:"names,omitempty"`  // the names by which statements let it go there
+	Sides        []SideSay `json:"sides"`            // the initiator's, then the responder's
+	Pending      []string  `json:"pending"`          // statements between these two that wait for something
+	Change       []string  `json:"change"`           // what a person can do about it
 }
 
 // SideSay is one side's answer in an Explanation.
@@ -142,11 +144,12 @@ func newQuestion(t *Table, from, to string, port PortRange) (*question, error) {
 	return &question{t, f.who, d.who, q.Proto, port.Lo, own}, nil
 }
 
-// ExplainFlow answers for a flow as it was seen at a hook.
-func ExplainFlow(t *Table, q Query, s Spoken) Explanation {
+// ExplainFlow answers for a flow as it was seen at a hook, with what it said of
+// the server that it is for.
+func ExplainFlow(t *Table, q Query, s Spoken, server ServerName) Explanation {
 	q.Proto = q.Proto.normal()
 	from, to, port := t.resolver.peers(&q)
-	return t.explain(from, to, q.Proto, q.DstPort, port, t.decide(from, to, q.Proto, port), s, ServerName{})
+	return t.explain(from, to, q.Proto, q.DstPort, port, t.lookup(&q, nil), s, server)
 }
 
 // placed is the peer where prefixes of statements hold that address of it.
@@ -175,6 +178,9 @@ func (t *Table) somewhere(who uint32) uint32 {
 // the plain one.
 func (d *Decision) likeliest(a App, server ServerName) Spoken {
 	for _, s := range forms(a) {
+		if _, tunnel := s.Tunnelled(); tunnel {
+			continue
+		}
 		if !d.JudgeServer(s, server).Denied {
 			return s
 		}
@@ -334,6 +340,10 @@ func (t *Table) explain(from, to uint32, proto Proto, asked, own uint16, d *Deci
 			}
 		}
 	}
+	if server.State == NameGiven {
+		x.Server = string(server.Text)
+	}
+	x.Names = d.names()
 	x.Sides = []SideSay{
 		t.sideSay(SideOut, from, &d.out, d, s, server),
 		t.sideSay(SideIn, to, &d.in, d, s, server),
@@ -468,6 +478,12 @@ func (t *Table) changeOf(x *Explanation, say *SideSay, from, to uint32) string {
 		return fmt.Sprintf("statement %q (%s) denies it: change or remove that statement", say.Statement.ID, strings.Join(say.Statement.Origin, "; "))
 	case ReasonApp, ReasonAppUnknown:
 		return fmt.Sprintf("on %s %s and %s may speak only %s: let them speak that, or give %s a model that serves what they speak", x.Port, x.From, x.To, orNothing(x.Allowed), x.To)
+	case ReasonNameMismatch:
+		asks := "does not say which server it is for"
+		if x.Server != "" {
+			asks = "asks the server for " + x.Server
+		}
+		return fmt.Sprintf("%s may go there as %s, and %s: let a statement name that too if it is wanted", x.From, strings.Join(x.Names, ", "), asks)
 	case ReasonUnknownPeer:
 		return "an address in a container network that no known container has: see with `gatehouse get workloads` whether the engine has told of it"
 	case ReasonMulticast:
@@ -530,6 +546,12 @@ func (x *Explanation) Lines() []Line {
 		add("verdict", "%s", x.Verdict)
 	}
 	add("may speak", "%s", orNothing(x.Allowed))
+	if len(x.Names) > 0 {
+		add("by the name", "%s", strings.Join(x.Names, ", "))
+	}
+	if x.Server != "" && x.To != "name:"+x.Server {
+		add("asks for", "%s", x.Server)
+	}
 	for _, s := range x.Sides {
 		s.lines(add)
 	}

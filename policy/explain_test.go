@@ -100,7 +100,7 @@ func TestExplainAgrees(t *testing.T) {
 		query(1, "172.18.0.2", "172.18.0.3", ProtoTCP, 23), query(1, "fd00:18::2", "64:ff9b::a9fe:a9fe", ProtoTCP, 80),
 	} {
 		for _, s := range []Spoken{{App: AppMySQL}, {App: AppUnknown}, {App: AppTLS, ALPN: AppHTTP}} {
-			x, j := ExplainFlow(table, q, s), table.Lookup(q).Judge(s)
+			x, j := ExplainFlow(table, q, s, ServerName{}), table.Lookup(q).Judge(s)
 			if x.Verdict != j.Verdict || x.Denied != j.Denied || x.Reason != j.Reason {
 				t.Errorf("%+v %v: explained %v %v %v, judged %+v", q, s, x.Verdict, x.Denied, x.Reason, j)
 			}

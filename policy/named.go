@@ -150,6 +150,22 @@ func (t *Table) MayAsk(workload int32, name string) bool {
 	return false
 }
 
+// NamesFor lists the names that statements let that workload reach, and so look
+// up where it may look up nothing else.
+func (t *Table) NamesFor(workload int32) []string {
+	var out []string
+	if workload < 0 || int(workload) >= len(t.groupOf) {
+		return out
+	}
+	for _, p := range t.names.of[t.groupOf[workload]] {
+		if text := t.names.patterns[p].text; !slices.Contains(out, text) {
+			out = append(out, text)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
 // nameVerdict is whether an address may be learned by a name.
 type nameVerdict uint8
 

@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"gatehouse/control"
+	"gatehouse/models"
 	"gatehouse/policy"
 )
 
@@ -60,7 +61,7 @@ func newExplainCommand() *cobra.Command {
 		},
 	}
 	cmd.Flags().String("from", "", "who starts: service, address or @peer")
-	cmd.Flags().String("to", "", "who answers: service, address or @peer")
+	cmd.Flags().String("to", "", "who answers: service, address, DNS name or @peer")
 	cmd.Flags().String("port", "", "tcp/N, udp/N or icmp")
 	cmd.Flags().String("app", "", "application; without it, what would be allowed is named")
 	addBasisFlags(cmd)
@@ -88,30 +89,82 @@ func explained(cmd *cobra.Command, req ExplainRequest) (*ExplainAnswer, error) {
 	return answer, nil
 }
 
-// statementFor is a statement of the operator that would allow what nothing
-// allows, as narrow as it was asked and ready for a file; "" where none should:
-// somebody denies it, no application is named, or an end must not be opened so.
-func statementFor(st *control.State, x *policy.Explanation) string {
+// fixes are what would allow a flow that nothing allows, as narrow as it was
+// asked: a statement of the operator, ready for a file, and labels of the deployer
+// where they can say it. None where none should: somebody denies it, no application
+// is named, or an end must not be opened so.
+func fixes(st *control.State, x *policy.Explanation) []ExplainLine {
+	switch x.Reason {
+	case policy.ReasonNoRule, policy.ReasonApp, policy.ReasonNameMismatch:
+	default:
+		return nil
+	}
 	from, to := filePeer(st, x.FromIdentity), filePeer(st, x.ToIdentity)
-	if !x.Denied || x.Reason != policy.ReasonNoRule && x.Reason != policy.ReasonApp || from == "" || to == "" || x.App == "" {
-		return ""
+	toText := x.To
+	switch name, named := strings.CutPrefix(x.To, "name:"); {
+	case named:
+		toText, to = name, "{name: "+name+"}"
+	case x.Server != "":
+		toText, to = x.Server, "{name: "+x.Server+"}"
 	}
-	app, tls := x.App, ""
-	if inner, ok := strings.CutPrefix(app, "tls("); ok {
-		app, tls = strings.TrimSuffix(inner, ")"), ", tls: only"
-	} else if plain, ok := strings.CutSuffix(app, "+starttls"); ok {
-		app, tls = plain, ", tls: starttls"
-	}
-	if _, known := policy.ParseApp(app); !known {
-		return ""
+	plain, tls := plainForm(x.App)
+	app, known := policy.ParseApp(plain)
+	if !x.Denied || from == "" || to == "" || toText == "" || !known {
+		return nil
 	}
 	id := strings.Map(func(r rune) rune {
 		if r >= 'a' && r <= 'z' || r >= '0' && r <= '9' {
 			return r
 		}
 		return '-'
-	}, strings.ToLower(fmt.Sprintf("allow-%s-%s-%s", strings.TrimPrefix(x.From, "@"), strings.TrimPrefix(x.To, "@"), app)))
-	return fmt.Sprintf("- {id: %s, verdict: allow, from: [%s], to: [%s], app: [%s]%s, ports: [%s], why: \"...\"}", id[:min(len(id), 63)], from, to, app, tls, x.Port)
+	}, strings.ToLower(fmt.Sprintf("allow-%s-%s-%s", strings.TrimPrefix(x.From, "@"), strings.TrimPrefix(toText, "@"), plain)))
+	if tls != "" {
+		tls = ", tls: " + tls
+	}
+	return append([]ExplainLine{{"statement that allows it",
+		fmt.Sprintf("- {id: %s, verdict: allow, from: [%s], to: [%s], app: [%s]%s, ports: [%s], why: \"...\"}", id[:min(len(id), 63)], from, to, plain, tls, x.Port)}},
+		labelFixes(st, x, toText, app)...)
+}
+
+// plainForm is the application of a form, and how statements name its TLS.
+func plainForm(form string) (app, tls string) {
+	if inner, ok := strings.CutPrefix(form, "tls("); ok {
+		return strings.TrimSuffix(inner, ")"), "only"
+	}
+	if plain, ok := strings.CutSuffix(form, "+starttls"); ok {
+		return plain, "starttls"
+	}
+	return form, ""
+}
+
+// labelFixes are the labels that allow it together: a label speaks for the service
+// that carries it, and for the other end where that is of the same project (V2).
+func labelFixes(st *control.State, x *policy.Explanation, to string, app policy.App) []ExplainLine {
+	caller, isCaller := st.Table.Group(x.FromIdentity)
+	callee, isCallee := st.Table.Group(x.ToIdentity)
+	related := isCaller && isCallee && caller.Service.Project == callee.Service.Project && caller.Service.Project.Name != ""
+	var out []ExplainLine
+	for _, side := range x.Sides {
+		egress := side.Side == policy.SideOut || related
+		own, peer := caller.Service, to
+		if !egress {
+			own, peer = callee.Service, x.From
+		}
+		if side.Answer != "no" || related && len(out) > 0 {
+			continue
+		}
+		label := models.StatementLabel(egress, peer, x.Port, app)
+		if label == "" {
+			return nil
+		}
+		out = append(out, ExplainLine{"label that allows it", label + "  # on " + own.String()})
+	}
+	if len(out) == 2 {
+		for i := range out {
+			out[i].What = "labels that allow it"
+		}
+	}
+	return out
 }
 
 // filePeer is an identity as a file of statements names it; "" for those that no

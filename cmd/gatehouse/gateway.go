@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strings"
 	"time"
 
 	"gatehouse/control"
@@ -278,88 +277,4 @@ func (g *gateway) modeServices(req ModeRequest) ([]string, error) {
 		return nil, noSuchService(req.Service)
 	}
 	return []string{req.Service}, nil
-}
-
-func (g *gateway) explain(req ExplainRequest) (*ExplainAnswer, error) {
-	st := g.control.State()
-	if st == nil {
-		return nil, errNoState
-	}
-	if req.ID != "" {
-		return g.explainViolation(st, req.ID)
-	}
-	return explainFlow(st, req, g.namesAt(req.From, req.To))
-}
-
-// explainFlow answers for a flow between two peers that a state knows.
-func explainFlow(st *control.State, req ExplainRequest, names []NameView) (*ExplainAnswer, error) {
-	ports, err := policy.ParsePortRange(req.Port)
-	if err != nil {
-		return nil, badRequest{err}
-	}
-	app := policy.AppNone
-	if req.App != "" {
-		var ok bool
-		if app, ok = policy.ParseApp(req.App); !ok {
-			return nil, badRequest{fmt.Errorf("app %q is none that Gatehouse knows", req.App)}
-		}
-	}
-	x, err := policy.Explain(st.Table, req.From, req.To, ports, app)
-	if err != nil {
-		return nil, badRequest{err}
-	}
-	return answerOf(st, &x, names), nil
-}
-
-func (g *gateway) explainViolation(st *control.State, id string) (*ExplainAnswer, error) {
-	r, ok := g.recorder.store.ByID(id)
-	if !ok {
-		return nil, badRequest{fmt.Errorf("no violation %q: `gatehouse get violations` lists them", id)}
-	}
-	view := g.violationView(r)
-	if !r.Src.IsValid() || !r.Dst.IsValid() {
-		return &ExplainAnswer{Violation: &view, Lines: []ExplainLine{{"why", view.Why}}}, nil
-	}
-	x := policy.ExplainFlow(st.Table, policy.Query{Zone: r.Zone, Src: r.Src.As16(), Dst: r.Dst.As16(), Proto: r.Proto, DstPort: r.DstPort}, r.Spoken)
-	a := answerOf(st, &x, g.namesAt(view.From, r.Dst.String()))
-	a.Violation = &view
-	if r.Reason != x.Reason {
-		a.Lines = append([]ExplainLine{{"why then", view.Why}}, a.Lines...)
-	}
-	return a, nil
-}
-
-// answerOf adds to the table's explanation why the models make no statement.
-func answerOf(st *control.State, x *policy.Explanation, names []NameView) *ExplainAnswer {
-	a := &ExplainAnswer{Allowed: x.Verdict == policy.Allow && !x.Denied || x.Verdict == policy.Undecided, Detail: x}
-	for _, l := range x.Lines() {
-		a.Lines = append(a.Lines, ExplainLine{l.What, l.Text})
-	}
-	for _, known := range names {
-		a.Lines = append(a.Lines, ExplainLine{"name", known.text()})
-	}
-	if a.Allowed {
-		return a
-	}
-	for _, why := range st.Population.WhyNot(peerOf(st, x.FromIdentity), peerOf(st, x.ToIdentity), x.Port) {
-		a.Lines = append(a.Lines, ExplainLine{"models", why})
-	}
-	if text := statementFor(st, x); text != "" {
-		a.Lines = append(a.Lines, ExplainLine{"statement that allows it", text})
-	}
-	return a
-}
-
-// peerOf is the peer of a statement that an identity is.
-func peerOf(st *control.State, id policy.Identity) policy.Peer {
-	if grp, ok := st.Table.Group(id); ok {
-		return policy.Peer{Kind: policy.PeerService, Service: grp.Service, Identity: id}
-	}
-	name := strings.TrimPrefix(st.Table.IdentityName(id), "@")
-	for k := policy.PeerNone; k <= policy.PeerCIDR; k++ {
-		if k.String() == name {
-			return policy.Peer{Kind: k}
-		}
-	}
-	return policy.Peer{}
 }
