@@ -131,21 +131,70 @@ func (c *carried) is(k *classify.FlowKey) bool { return c.tag&^closedBits == tag
 // begin is for an entry that was not there before.
 func (c *carried) begin(k *classify.FlowKey) { *c = carried{tag: tagOf(k)} }
 
-// carriedLines holds carried by line, in pages that are made when first used: a
-// map that is half empty costs little.
-type carriedLines [][]carried
+// carriedLines holds carried by line: one for each line that an entry was met
+// in, found by an index in pages that are made when first used. What is resident
+// so goes with the entries, and not with the map.
+type carriedLines struct {
+	index [][]uint32 // by line: place in kept, 0 = none
+	kept  []carried  // kept[0] is nobody's
+	// fresh is how many rounds a place is kept for without an entry met, by place.
+	fresh []uint8
+	free  []uint32 // places
+}
 
-const carriedPage = 512
+const (
+	carriedPage = 512
+	// carriedRounds: others may scan the map too, and a round then misses lines
+	// that they were given.
+	carriedRounds = 2
+)
 
+// at is valid until the next call.
 func (l *carriedLines) at(line uint32) *carried {
 	page := int(line / carriedPage)
-	for len(*l) <= page {
-		*l = append(*l, nil)
+	for len(l.index) <= page {
+		l.index = append(l.index, nil)
 	}
-	if (*l)[page] == nil {
-		(*l)[page] = make([]carried, carriedPage)
+	if l.index[page] == nil {
+		l.index[page] = make([]uint32, carriedPage)
 	}
-	return &(*l)[page][line%carriedPage]
+	place := &l.index[page][line%carriedPage]
+	if *place == 0 {
+		*place = l.take()
+	}
+	l.fresh[*place] = carriedRounds
+	return &l.kept[*place]
+}
+
+func (l *carriedLines) take() uint32 {
+	if n := len(l.free); n > 0 {
+		place := l.free[n-1]
+		l.free = l.free[:n-1]
+		return place
+	}
+	if len(l.kept) == 0 {
+		l.kept, l.fresh = make([]carried, 1, carriedPage), make([]uint8, 1, carriedPage)
+	}
+	l.kept, l.fresh = append(l.kept, carried{}), append(l.fresh, 0)
+	return uint32(len(l.kept) - 1)
+}
+
+// endRound gives back what belongs to lines in which no entry was met in the
+// last rounds.
+func (l *carriedLines) endRound() {
+	for _, page := range l.index {
+		for i, place := range page {
+			switch {
+			case place == 0:
+			case l.fresh[place] > 0:
+				l.fresh[place]--
+			default:
+				l.kept[place] = carried{}
+				l.free = append(l.free, place)
+				page[i] = 0
+			}
+		}
+	}
 }
 
 // grown takes the entry as it is now and returns what it has counted since the

@@ -156,6 +156,7 @@ func (s *sweeper) visit(entries []FlowEntry) {
 
 // endRound says when the next round may begin.
 func (s *sweeper) endRound() {
+	s.lines.endRound()
 	s.settled = s.checking
 	s.empty, s.ended = s.seen == 0, s.clock.now()
 	switch {

@@ -18,6 +18,34 @@ func numberedEntry(n uint32) FlowEntry {
 	}
 }
 
+// TestCarriedFollowsEntries: a line that was left is given up, one that others
+// have scanned past is not, and the room of lines that are given up is used again.
+func TestCarriedFollowsEntries(t *testing.T) {
+	const alive = 100
+	var lines carriedLines
+	for round := range uint32(50) {
+		for i := range uint32(alive) {
+			e := numberedEntry(round*alive + i)
+			e.Line, e.Bytes[0] = (round*alive+i)*37%20000, 100
+			c := lines.at(e.Line)
+			if c.is(&e.Key) {
+				t.Fatalf("round %d, entry %d: known before it was met", round, i)
+			}
+			c.begin(&e.Key)
+			c.grown(&e)
+			if lines.endRound(); i%2 == 0 && !lines.at(e.Line).is(&e.Key) {
+				t.Fatalf("round %d, entry %d: forgotten after a round without it", round, i)
+			}
+		}
+		for range carriedRounds + 1 {
+			lines.endRound()
+		}
+	}
+	if n := len(lines.kept); n > 2*alive {
+		t.Errorf("room for %d lines, of which at most %d were in use", n, alive)
+	}
+}
+
 // TestCarriedAgainstMap: what lines have grown by is what a map by key says,
 // while entries come, count, and give their lines to others.
 func TestCarriedAgainstMap(t *testing.T) {
