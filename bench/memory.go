@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"os"
 	"runtime"
+	"runtime/debug"
 	"strconv"
 	"strings"
 	"time"
@@ -294,8 +295,10 @@ func (c *crowd) footprint(ctx context.Context, watch time.Duration) (f Footprint
 	if f.Flows, err = countFlows(c.gateway.kernel.Flows()); err != nil {
 		return f, err
 	}
-	runtime.GC()
-	select { // what the flows' beginning left behind is given back
+	// run does so once it knows its first state; what the generators have left
+	// is not the gateway's.
+	debug.FreeOSMemory()
+	select {
 	case <-ctx.Done():
 		return f, ctx.Err()
 	case <-time.After(watch / 3):

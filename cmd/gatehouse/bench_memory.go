@@ -31,6 +31,7 @@ func newBenchMemoryCommand() *cobra.Command {
 				return err
 			}
 			defer stop()
+			boundHeap()
 			report, err := bench.Memory(cmd.Context(), watch)
 			if err != nil {
 				return &exitError{exitReach, err}

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"strings"
 	"time"
 
@@ -68,6 +69,7 @@ func newRunCommand() *cobra.Command {
 
 // runGateway wires the parts and runs them until ctx ends.
 func runGateway(ctx context.Context, set Settings, socket string, log *slog.Logger) (err error) {
+	boundHeap()
 	if err := os.MkdirAll(set.State, 0o700); err != nil {
 		return fmt.Errorf("state folder: %w", err)
 	}
@@ -106,6 +108,7 @@ func runGateway(ctx context.Context, set Settings, socket string, log *slog.Logg
 	g.Go(func() error { return serveProbes(ctx, set.Metrics, gw) })
 	g.Go(func() error {
 		gw.firstState(ctx, inv)
+		debug.FreeOSMemory() // what reading models and the first compile took
 		g.Go(func() error { gw.guard.follow(ctx, hints, gw.control.State); return nil })
 		gw.control.Run(ctx)
 		return nil
