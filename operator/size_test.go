@@ -84,7 +84,7 @@ func BenchmarkAtSize(b *testing.B) {
 			if err != nil {
 				b.Fatal(err)
 			}
-			rules = len(table.Rules())
+			rules = table.FlatCount()
 		}
 		b.ReportMetric(float64(len(statements)), "statements")
 		b.ReportMetric(float64(rules), "rules")

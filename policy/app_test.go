@@ -50,8 +50,8 @@ func TestSubDecides(t *testing.T) {
 		return term{app: AppMatch{App: a, Forms: TLSPlain}, verdict: v, rank: rankOf(TierOperator, v)}
 	}
 	decision := func(terms ...term) *Decision {
-		d := &Decision{in: newSideDecision(true, Enforce, ReasonNoRule, terms)}
-		d.settle()
+		d := &Decision{in: sideDecision{guarded: true, reason: ReasonNoRule, allows: true, terms: deciding(terms)}}
+		d.settle(nil)
 		return d
 	}
 	http := Spoken{App: AppHTTP}

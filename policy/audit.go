@@ -6,7 +6,6 @@ import (
 	"maps"
 	"slices"
 	"strings"
-	"unsafe"
 )
 
 // FlawKind is what is odd about a statement that a person wrote.
@@ -45,19 +44,6 @@ type Flaw struct {
 	Others    []string `json:"others,omitempty"` // ids of the other statements in it
 }
 
-// Cost is what a statement adds to a table.
-type Cost struct {
-	Rules int `json:"rules"`
-	// Spans are the places of the table, pairs of peers and ranges of ports, in
-	// which it has a say, but those that are laid when flows meet them.
-	Spans int `json:"spans"`
-	// Bytes is its rules and its share of the places, estimated.
-	Bytes int `json:"bytes"`
-	// Undecided are the places in which flows wait for their application because
-	// this is a deny of one (V7).
-	Undecided int `json:"undecided"`
-}
-
 // Audit is what there is to say of a compiled table, by the index of each
 // statement.
 type Audit struct {
@@ -75,10 +61,10 @@ func MakeAudit(in Input) (*Audit, error) {
 	if err != nil {
 		return nil, err
 	}
-	a := auditor{compiler: c, audit: &Audit{Table: c.table, Costs: make([]Cost, len(c.table.statements))},
+	a := auditor{compiler: c, audit: &Audit{Table: c.table, Costs: c.costs},
 		acts: make([]bool, len(c.table.statements)), present: make([]bool, len(c.table.statements)), by: make([]map[int]bool, len(c.table.statements)),
-		seen: make(map[seenAt]bool), pairs: make([][]pairKey, len(c.table.statements))}
-	a.countRules()
+		seen: make(map[seenAt]bool), pairs: make([][][2]uint32, len(c.table.statements))}
+	a.pairRules()
 	a.walk()
 	for i := range c.table.statements {
 		a.judge(i)
@@ -99,7 +85,7 @@ type auditor struct {
 	present []bool         // it has a say somewhere, for a side that is guarded
 	by      []map[int]bool // which decide where it has a say and would have said otherwise or the same
 	seen    map[seenAt]bool
-	pairs   [][]pairKey // where the statement's rules to peers are
+	pairs   [][][2]uint32 // the ends of the statement's rules to peers
 }
 
 // seenAt spares looking at equal places again.
@@ -113,17 +99,15 @@ func (a *auditor) flaw(kind FlawKind, statement int, others []string, format str
 	a.audit.Flaws = append(a.audit.Flaws, Flaw{kind, kind.IsError(), s.ID, append([]string{}, s.Origin...), fmt.Sprintf(format, args...), others})
 }
 
-func (a *auditor) countRules() {
-	for i := range a.table.rules {
-		cost := &a.audit.Costs[a.table.rules[i].Statement]
-		cost.Rules++
-		cost.Bytes += int(unsafe.Sizeof(Rule{}))
-	}
-	for k, rules := range a.buckets {
-		for _, r := range rules {
-			i := a.table.rules[r].Statement
-			if n := len(a.pairs[i]); n == 0 || a.pairs[i][n-1] != k {
-				a.pairs[i] = append(a.pairs[i], k)
+func (a *auditor) pairRules() {
+	for k, from := range a.buckets {
+		for f, rules := range from {
+			ends := [2]uint32{f, k.to}
+			for _, r := range rules {
+				i := a.table.rules[r].Statement
+				if n := len(a.pairs[i]); n == 0 || a.pairs[i][n-1] != ends {
+					a.pairs[i] = append(a.pairs[i], ends)
+				}
 			}
 		}
 	}
@@ -131,32 +115,24 @@ func (a *auditor) countRules() {
 
 // walk looks at every place between peers that there are.
 func (a *auditor) walk() {
-	members := a.membersOfClasses()
-	for k := range a.keys() {
-		if isClass(k.from()) && !members[a.classAt(k.from())] || isClass(k.to()) && !members[a.classAt(k.to())] {
-			continue
-		}
-		a.cells(k, nil, a.look)
+	for i := range a.laid {
+		a.laidCells(&a.laid[i], a.look)
 	}
+	internet := a.parties[IDInternet]
 	for k := range a.toNames {
-		from := []uint32{k.from()}
+		var callers []party
 		if isWildcard(k.from()) {
-			from = []uint32{classEnforcing.dense(), classObserving.dense()}
-		} else if !isClass(k.from()) {
-			from = a.peersOf(k.from())
+			ends := []uint32{uint32(IDWorkload), uint32(IDAny)}
+			callers = []party{{ends, classEnforcing}, {ends, classObserving}}
+		} else {
+			for _, f := range a.peersOf(k.from()) {
+				callers = append(callers, a.parties[f])
+			}
 		}
-		for _, f := range from {
-			a.cells(keyOf(f, uint32(IDInternet), k.proto()), []uint32{k.to()}, a.look)
+		for _, caller := range callers {
+			a.cells(pairing{caller, internet, k.proto()}, []uint32{k.to()}, a.look)
 		}
 	}
-}
-
-func (a *auditor) membersOfClasses() map[class]bool {
-	out := map[class]bool{classOther: true, classSpecial: true, classMulticast: true}
-	for _, p := range a.table.peers[FirstWorkloadIdentity:] {
-		out[p.class] = true
-	}
-	return out
 }
 
 func (a *auditor) look(_, _ uint16, rules []int32, d *Decision) {
@@ -175,11 +151,8 @@ func (a *auditor) look(_, _ uint16, rules []int32, d *Decision) {
 			continue
 		}
 		last = i
-		cost := &a.audit.Costs[i]
-		cost.Spans++
-		cost.Bytes += int(unsafe.Sizeof(span{})) / len(rules)
 		if d.verdict == Undecided && rule.Verdict != Allow && !rule.App.Any {
-			cost.Undecided++
+			a.audit.Costs[i].Undecided++
 		}
 	}
 }
@@ -355,13 +328,13 @@ func holdsPeer(wide, narrow *Peer) bool {
 // network, by a published port or a VIP, or because one end is no workload.
 func (a *auditor) hasPath(statement int) bool {
 	ends := func(end uint32) []uint32 {
-		if isWildcard(end) || isNameEnd(end) {
+		if isWildcard(end) {
 			return nil
 		}
 		return a.peersOf(end)
 	}
-	for _, k := range a.pairs[statement] {
-		froms, tos := ends(k.from()), ends(k.to())
+	for _, pair := range a.pairs[statement] {
+		froms, tos := ends(pair[0]), ends(pair[1])
 		if froms == nil || tos == nil {
 			return true
 		}

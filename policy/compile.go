@@ -1,10 +1,8 @@
 package policy
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -34,11 +32,15 @@ type Input struct {
 	// tell apart are laid before the table is used; 0 = 65,536. Of more, each is
 	// laid when a flow first meets it (see prefixes.go).
 	PairsAhead int
+	// MemoryBudget is how many bytes rules and their places in the table may take;
+	// 0 = 256 MiB. Of more, no table is made.
+	MemoryBudget int
 }
 
 // These stand in a Rule for the peers that Compile does not write out; no
 // address resolves to them.
 const (
+	IDSet      Identity = 59 // the peers of Rule.FromSet or Rule.ToSet
 	IDName     Identity = 60 // the addresses of Rule.Name
 	IDPrefix   Identity = 61 // the addresses of Rule.FromPrefix or Rule.ToPrefix
 	IDWorkload Identity = 62 // any workload
@@ -46,13 +48,16 @@ const (
 )
 
 // Rule is one line of the compiled table: one statement makes one for each
-// pair of its peers and each of its port ranges.
+// pair of its peers and each of its port ranges. Many peers of one side are one
+// end together: Table.Flat takes such rules apart.
 type Rule struct {
 	Statement     int          `json:"statement"` // index into Table.Statements
 	From          Identity     `json:"from"`
 	To            Identity     `json:"to"`
 	FromPrefix    netip.Prefix `json:"fromPrefix,omitzero"`
 	ToPrefix      netip.Prefix `json:"toPrefix,omitzero"`
+	FromSet       int          `json:"fromSet,omitempty"` // of IDSet: which
+	ToSet         int          `json:"toSet,omitempty"`
 	Ports         PortRange    `json:"ports"` // all ports of a protocol where the statement says any
 	App           AppMatch     `json:"app"`
 	Verdict       Verdict      `json:"verdict"`
@@ -67,19 +72,16 @@ type Rule struct {
 // Compile makes a table. The error joins every fault of the input, each naming
 // what is at fault; there is no table then, and the caller keeps its last.
 //
-// Peers are compiled as pairs of dense numbers. Wildcards (any, workload) stay
-// wildcards in four layers: (from, to), (class, to), (from, class), (class,
-// class), where a class is all peers that the same wildcards match and that are
-// guarded alike. Each layer's spans hold everything of the layers below, so
-// that a lookup takes the first layer that has its key. A pair gets a key of
-// its own where a rule names both ends, and where one rule names its from and
-// another its to. Where statements name prefixes, a peer has a number of its own
-// for each set of them that holds an address of it (see prefixes.go).
+// Peers are compiled as pairs of dense numbers. Where statements name prefixes, a
+// peer has a number of its own for each set of them that holds an address of it
+// (see prefixes.go). What means many peers stays whole (see layers.go), so that a
+// statement with large sides costs about as much as both have peers.
 func Compile(in Input) (*Table, error) {
 	c, err := compile(in)
 	if err != nil {
 		return nil, err
 	}
+	c.laid, c.costs = nil, nil
 	return c.table, nil
 }
 
@@ -88,7 +90,7 @@ func compile(in Input) (*compiler, error) {
 	if in.Snapshot == nil {
 		return nil, errors.New("compile: no snapshot")
 	}
-	c := &compiler{in: &in, interned: make(map[string]*Decision), table: &Table{epoch: in.Epoch, statements: slices.Clone(in.Statements), groups: slices.Clone(in.Groups), snapshot: in.Snapshot}}
+	c := &compiler{in: &in, costs: make([]Cost, len(in.Statements)), table: &Table{epoch: in.Epoch, statements: slices.Clone(in.Statements), groups: slices.Clone(in.Groups), snapshot: in.Snapshot}}
 	c.numberGroups()
 	c.numberRegions()
 	res, err := newResolver(&in, c.member, c.regions)
@@ -102,8 +104,11 @@ func compile(in Input) (*compiler, error) {
 		return nil, fmt.Errorf("compile: %w", err)
 	}
 	c.table.resolver = *res
-	c.layRules()
+	if err := c.layRules(); err != nil {
+		return nil, fmt.Errorf("compile: %w", err)
+	}
 	c.layNames()
+	c.inUse = true
 	return c, nil
 }
 
@@ -116,13 +121,33 @@ type compiler struct {
 	regions   *regions        // nil where no statement names a prefix
 	callers   map[uint32]bool // regions from which workloads call
 	placed    placement
-	onMeeting bool // pairs of variants are laid when they are met
-	buckets   map[pairKey][]int32
-	toNames   map[pairKey][]int32 // the same, of rules to names
+	onMeeting bool                          // pairs of variants are laid when they are met
+	buckets   map[toward]map[uint32][]int32 // rules by where to, then where from
+	toNames   map[pairKey][]int32           // of rules to names
+	selected  map[selecting][]uint32
 	patterns  map[namePattern]uint32
-	mu        sync.Mutex // guards interned: decisions are made while the table is in use
-	interned  map[string]*Decision
+	parties   []party // by dense number
+	wide      wideEnds
+	mu        sync.Mutex // guards decisions: they are made while the table is in use
+	decisions decisions
+	laid      []laidPlace
+	costs     []Cost // by statement
+	spent     int    // bytes
+	expanding int    // the statement whose rules are written
+	inUse     bool   // the table is: nothing is charged to statements any more
 	errs      []error
+}
+
+// toward is where rules lead.
+type toward struct {
+	to    uint32
+	proto Proto
+}
+
+// selecting is a selection that an end of a rule is, and how far its prefixes reach.
+type selecting struct {
+	*Selection
+	reach
 }
 
 func (c *compiler) fault(format string, args ...any) {
@@ -144,15 +169,6 @@ const (
 	classShutObserving
 	classCount
 )
-
-// firstClass makes classes look like dense numbers that no peer has.
-const firstClass = 32
-
-func (k class) dense() uint32 { return firstClass + uint32(k) }
-
-func isClass(dense uint32) bool {
-	return dense >= firstClass && dense < firstClass+uint32(classCount)
-}
 
 // isIn reports whether a wildcard matches the class.
 func (k class) isIn(wildcard uint32) bool {
@@ -264,8 +280,13 @@ func (c *compiler) writeRules() {
 		for _, problem := range statementFaults(s) {
 			c.fault("statement %q%s: %s", s.ID, originText(s), problem)
 		}
-		if len(c.errs) == faults {
-			c.writeStatement(i, s)
+		if len(c.errs) > faults {
+			continue
+		}
+		c.writeStatement(i, s)
+		if err := c.overBudget(); err != nil {
+			c.errs = append(c.errs, err)
+			return
 		}
 	}
 }
@@ -395,6 +416,7 @@ func (p Proto) normal() Proto {
 var everyPort = []PortRange{{ProtoTCP, 0, 65535}, {ProtoUDP, 0, 65535}, {ProtoICMP, 0, 65535}}
 
 func (c *compiler) writeStatement(i int, s *Statement) {
+	c.expanding = i
 	r := Rule{Statement: i, App: s.App, Verdict: s.Verdict, Tier: s.Tier, Speaks: s.Speaks, EnforceAlways: s.EnforceAlways}
 	c.expand(r, s.From, s.To, s.Ports, s.AnyPort)
 	for _, e := range s.Except {
@@ -411,7 +433,7 @@ func (c *compiler) expand(r Rule, from, to []Peer, ports []PortRange, anyPort bo
 	if anyPort {
 		ports = everyPort
 	}
-	callers, callees := c.terms(from, SideOut, &r), c.terms(to, SideIn, &r)
+	callers, callees := c.gathered(c.terms(from, SideOut, &r)), c.gathered(c.terms(to, SideIn, &r))
 	for _, f := range callers {
 		for _, t := range callees {
 			c.writePorts(f, t, r, ports)
@@ -425,11 +447,11 @@ func (c *compiler) expand(r Rule, from, to []Peer, ports []PortRange, anyPort bo
 }
 
 func (c *compiler) writePorts(from, to uint32, r Rule, ports []PortRange) {
-	r.From, r.FromPrefix = c.nameEnd(from)
+	r.From, r.FromPrefix, r.FromSet = c.nameEnd(from)
 	if isNameEnd(to) {
 		r.To, r.Name = IDName, c.table.names.patterns[to-firstName].text
 	} else {
-		r.To, r.ToPrefix = c.nameEnd(to)
+		r.To, r.ToPrefix, r.ToSet = c.nameEnd(to)
 	}
 	for _, p := range ports {
 		p.Proto = p.Proto.normal()
@@ -440,14 +462,21 @@ func (c *compiler) writePorts(from, to uint32, r Rule, ports []PortRange) {
 
 func (c *compiler) writeRule(from, to uint32, r Rule) {
 	if c.buckets == nil {
-		c.buckets, c.toNames = make(map[pairKey][]int32), make(map[pairKey][]int32)
+		c.buckets, c.toNames = make(map[toward]map[uint32][]int32), make(map[pairKey][]int32)
 	}
-	k, buckets := keyOf(from, to, r.Ports.Proto), c.buckets
-	if isNameEnd(to) {
-		buckets = c.toNames
-	}
-	buckets[k] = append(buckets[k], int32(len(c.table.rules)))
+	index := int32(len(c.table.rules))
 	c.table.rules = append(c.table.rules, r)
+	c.chargeRule(&r)
+	if isNameEnd(to) {
+		k := keyOf(from, to, r.Ports.Proto)
+		c.toNames[k] = append(c.toNames[k], index)
+		return
+	}
+	k := toward{to, r.Ports.Proto}
+	if c.buckets[k] == nil {
+		c.buckets[k] = make(map[uint32][]int32)
+	}
+	c.buckets[k][from] = append(c.buckets[k][from], index)
 }
 
 // behindBalancer lists the services whose own hook sees callers of their VIP
@@ -460,14 +489,17 @@ func (c *compiler) behindBalancer(r *Rule, from, to []uint32) []uint32 {
 	if slices.ContainsFunc(to, isWildcard) {
 		return c.balanced
 	}
+	if len(c.balanced) == 0 {
+		return nil
+	}
 	var out []uint32
 	for _, t := range to {
 		switch {
 		case slices.Contains(c.balanced, t):
 			out = append(out, t)
-		case isRange(t):
-			for _, v := range c.placed.variants[t] {
-				if slices.Contains(c.balanced, c.placed.base[v]) {
+		case isCollective(t):
+			for _, v := range c.peersOf(t) {
+				if slices.Contains(c.balanced, c.placed.base[v]) && !slices.Contains(out, v) {
 					out = append(out, v)
 				}
 			}
@@ -479,8 +511,8 @@ func (c *compiler) behindBalancer(r *Rule, from, to []uint32) []uint32 {
 // callsAsWorkload reports whether a caller that this end of a rule means may be
 // a workload.
 func (c *compiler) callsAsWorkload(end uint32) bool {
-	if isRange(end) {
-		return c.rangeHoldsCaller(end)
+	if isCollective(end) {
+		return c.holdsCaller(end)
 	}
 	return end >= uint32(FirstWorkloadIdentity) || end == uint32(IDWorkload)
 }
@@ -511,7 +543,9 @@ func (c *compiler) terms(peers []Peer, side Side, r *Rule) []uint32 {
 		case PeerCIDR:
 			add(c.rangeEnd(p.Prefix, reachOf(r, r.Tier == TierModel)))
 		case PeerSelector:
-			c.selected(p.Selected, r, add)
+			for _, d := range c.selection(p.Selected, reachOf(r, true)) {
+				add(d)
+			}
 		case PeerService:
 			for _, d := range c.byService[p.Service] {
 				if p.Identity == 0 || c.table.ids[d] == p.Identity {
@@ -533,154 +567,61 @@ func (c *compiler) terms(peers []Peer, side Side, r *Rule) []uint32 {
 	return out
 }
 
-func (c *compiler) selected(s *Selection, r *Rule, add func(uint32)) {
+// selection expands a selection, which many statements may share.
+func (c *compiler) selection(s *Selection, r reach) []uint32 {
 	if s == nil {
-		return
+		return nil
 	}
+	if out, known := c.selected[selecting{s, r}]; known {
+		return out
+	}
+	var out []uint32
 	for _, id := range s.Identities {
 		if d, ok := c.table.byIdentity[id]; ok {
-			add(d)
+			out = append(out, d)
 		}
 	}
 	for _, p := range s.Prefixes {
-		add(c.rangeEnd(p, reachOf(r, true)))
+		out = append(out, c.rangeEnd(p, r))
 	}
-}
-
-// layRules turns the buckets into the spans of the four layers.
-func (c *compiler) layRules() {
-	for f := range classCount {
-		for t := range classCount {
-			c.table.unruled[f][t] = c.decision(f, t, nil)
-		}
+	out = c.gathered(distinct(out))
+	if c.selected == nil {
+		c.selected = make(map[selecting][]uint32)
 	}
-	if c.table.met = c.metPairs(); c.table.met != nil {
-		c.onMeeting = true
-	}
-	byKey := make(map[pairKey][]span)
-	for k := range c.keys() {
-		if spans := c.spans(k); len(spans) > 0 {
-			byKey[k] = spans
-			c.noteLayers(k.from(), k.to())
-		}
-	}
-	c.table.pairs = newPairTable(byKey)
-}
-
-func (c *compiler) noteLayers(from, to uint32) {
-	peers := c.table.peers
-	switch {
-	case isClass(from) && isClass(to):
-		c.table.classes = true
-	case isClass(from):
-		peers[to].layers |= classFrom
-	case isClass(to):
-		peers[from].layers |= classTo
-	default:
-		peers[from].layers |= pairFrom
-		peers[to].layers |= pairTo
-	}
-}
-
-// keys lists the keys of all layers, but of pairs that are laid when they are
-// met, and of those that nobody guards: whatever rules say, they pass.
-func (c *compiler) keys() map[pairKey]bool {
-	keys := make(map[pairKey]bool, 2*len(c.buckets))
-	halves := make(map[Proto]*[2]map[uint32]bool) // peers that a rule names whose other end is a wildcard, by side
-	for k := range c.buckets {
-		f, t, p := k.from(), k.to(), k.proto()
-		if halves[p] == nil {
-			halves[p] = &[2]map[uint32]bool{{}, {}}
-		}
-		switch {
-		case isWildcard(f) && isWildcard(t):
-			c.addKeys(keys, everyClass, everyClass, p)
-		case isWildcard(f):
-			tos := c.laidAhead(t)
-			for _, t := range tos {
-				halves[p][SideIn][t] = true
-			}
-			c.addKeys(keys, everyClass, tos, p)
-		case isWildcard(t):
-			froms := c.laidAhead(f)
-			for _, f := range froms {
-				halves[p][SideOut][f] = true
-			}
-			c.addKeys(keys, froms, everyClass, p)
-		default:
-			c.addKeys(keys, c.laidAhead(f), c.laidAhead(t), p)
-		}
-	}
-	for p, h := range halves {
-		c.addKeys(keys, slices.Collect(maps.Keys(h[SideOut])), slices.Collect(maps.Keys(h[SideIn])), p)
-	}
-	return keys
-}
-
-// everyClass are the classes that wildcards may match, as they stand in keys.
-var everyClass = func() (out []uint32) {
-	for k := range classUnknown {
-		out = append(out, k.dense())
-	}
+	c.selected[selecting{s, r}] = out
 	return out
-}()
-
-func (c *compiler) addKeys(keys map[pairKey]bool, froms, tos []uint32, p Proto) {
-	guarded := slices.DeleteFunc(slices.Clone(tos), func(t uint32) bool { return !c.isGuarded(t) })
-	for _, f := range froms {
-		tos := tos
-		if !c.isGuarded(f) {
-			tos = guarded
-		}
-		for _, t := range tos {
-			keys[keyOf(f, t, p)] = true
-		}
-	}
 }
 
-// isGuarded reports whether a peer or a class has a say.
-func (c *compiler) isGuarded(dense uint32) bool {
-	k := c.classAt(dense)
-	return c.table.unruled[k][k].out.guarded
+// distinct leaves each number out but its first time.
+func distinct(numbers []uint32) []uint32 {
+	have := make(map[uint32]bool, len(numbers))
+	return slices.DeleteFunc(numbers, func(n uint32) bool {
+		again := have[n]
+		have[n] = true
+		return again
+	})
 }
 
-// laidAhead lists those of peersOf that have keys in the table.
-func (c *compiler) laidAhead(end uint32) []uint32 {
-	switch {
-	case !c.onMeeting:
-		return c.peersOf(end)
-	case isRange(end):
-		return nil
-	}
-	return []uint32{end}
-}
-
-// classAt is the class behind a dense number, which may stand for a class.
-func (c *compiler) classAt(dense uint32) class {
-	if isClass(dense) {
-		return class(dense - firstClass)
-	}
-	return c.table.peers[dense].class
-}
-
-// spans cuts the ports of one key at the edges of all rules that apply there.
+// spans cuts the ports of one pair at the edges of all rules that apply there.
 // names are patterns, as ends of rules, that the destination's name fits.
 func (c *compiler) spans(k pairKey, names ...uint32) []span {
 	var out []span
-	c.cells(k, names, func(lo, hi uint16, _ []int32, d *Decision) {
-		if n := len(out); n > 0 && out[n-1].decision == d && out[n-1].hi+1 == lo {
-			out[n-1].hi = hi
-			return
-		}
-		out = append(out, span{lo, hi, d})
-	})
+	c.cells(c.pairing(k), names, func(lo, hi uint16, _ []int32, d *Decision) { out = appendSpan(out, span{lo, hi, d}) })
 	return out
 }
 
+// appendSpan joins what stands side by side and comes to the same.
+func appendSpan(out []span, s span) []span {
+	if n := len(out); n > 0 && out[n-1].decision == s.decision && out[n-1].hi+1 == s.lo {
+		out[n-1].hi = s.hi
+		return out
+	}
+	return append(out, s)
+}
+
 // cells is spans with the rules that apply in each; emit must not keep them.
-func (c *compiler) cells(k pairKey, names []uint32, emit func(lo, hi uint16, rules []int32, d *Decision)) {
-	cf, ct := c.classAt(k.from()), c.classAt(k.to())
-	rules := c.rulesOf(k, names)
+func (c *compiler) cells(p pairing, names []uint32, emit func(lo, hi uint16, rules []int32, d *Decision)) {
+	rules := c.rulesOf(nil, p, names)
 	slices.Sort(rules)
 	var here []int32
 	sweep(len(rules),
@@ -690,111 +631,39 @@ func (c *compiler) cells(k pairKey, names []uint32, emit func(lo, hi uint16, rul
 			for _, i := range of {
 				here = append(here, rules[i])
 			}
-			emit(lo, hi, here, c.decision(cf, ct, here))
+			emit(lo, hi, here, c.decision(p.caller.class, p.callee.class, here))
 		})
 }
 
-// rulesOf lists the rules that apply to a key, in no order.
-func (c *compiler) rulesOf(k pairKey, names []uint32) []int32 {
-	cf, ct := c.classAt(k.from()), c.classAt(k.to())
-	var rules []int32
-	callees := c.endsOf(k.to(), ct)
-	for _, f := range c.endsOf(k.from(), cf) {
-		for _, t := range callees {
-			rules = append(rules, c.buckets[keyOf(f, t, k.proto())]...)
+// rulesOf appends the rules that apply at a place, in no order.
+func (c *compiler) rulesOf(rules []int32, p pairing, names []uint32) []int32 {
+	callers := p.caller.ends
+	for _, t := range p.callee.ends {
+		from := c.buckets[toward{t, p.proto}]
+		if len(from) < len(callers) {
+			for f, of := range from {
+				if _, is := slices.BinarySearch(callers, f); is {
+					rules = append(rules, of...)
+				}
+			}
+			continue
 		}
-		for _, name := range names {
-			rules = append(rules, c.toNames[keyOf(f, name, k.proto())]...)
+		for _, f := range callers {
+			rules = append(rules, from[f]...)
+		}
+	}
+	for _, name := range names {
+		for _, f := range callers {
+			rules = append(rules, c.toNames[keyOf(f, name, p.proto)]...)
 		}
 	}
 	return rules
 }
 
-// spanAt is the widest span round port in which the same rules apply.
-func (c *compiler) spanAt(k pairKey, port uint16) span {
-	s := span{lo: 0, hi: 65535}
-	rules := slices.DeleteFunc(c.rulesOf(k, nil), func(i int32) bool {
-		r := &c.table.rules[i].Ports
-		switch {
-		case r.Hi < port:
-			s.lo = max(s.lo, r.Hi+1)
-		case r.Lo > port:
-			s.hi = min(s.hi, r.Lo-1)
-		default:
-			s.lo, s.hi = max(s.lo, r.Lo), min(s.hi, r.Hi)
-			return false
-		}
-		return true
-	})
-	slices.Sort(rules)
-	s.decision = c.decision(c.classAt(k.from()), c.classAt(k.to()), rules)
-	return s
-}
-
 // decision returns the one Decision for these rules, ascending, between peers
 // of these classes.
 func (c *compiler) decision(from, to class, rules []int32) *Decision {
-	sig := make([]byte, 2, 2+4*len(rules))
-	sig[0], sig[1] = byte(from), byte(to)
-	for _, r := range rules {
-		sig = binary.LittleEndian.AppendUint32(sig, uint32(r))
-	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if d := c.interned[string(sig)]; d != nil {
-		return d
-	}
-	reason := ReasonNoRule
-	switch {
-	case from == classUnknown || to == classUnknown:
-		reason = ReasonUnknownPeer
-	case from == classMulticast || to == classMulticast:
-		reason = ReasonMulticast
-	}
-	d := &Decision{
-		named: slices.ContainsFunc(rules, func(i int32) bool { return c.table.rules[i].Name != "" }),
-		out:   c.sideDecision(from, SpeaksOut, reason, rules),
-		in:    c.sideDecision(to, SpeaksIn, reason, rules),
-	}
-	d.settle()
-	c.interned[string(sig)] = d
-	return d
-}
-
-func (c *compiler) sideDecision(k class, side Speaks, reason Reason, rules []int32) sideDecision {
-	mode := Enforce
-	switch {
-	case c.in.Transit && k > classObserving:
-		mode = c.in.TransitMode
-	case k == classObserving || k == classShutObserving:
-		mode = Observe
-	}
-	except := c.excepted(rules)
-	terms := make([]term, 0, len(rules))
-	for _, i := range rules {
-		r := &c.table.rules[i]
-		if r.Except || r.Speaks != SpeaksBoth && r.Speaks != side || slices.Contains(except[r.Statement], excepted{app: AnyApp}) {
-			continue
-		}
-		terms = append(terms, term{r.App, r.Name, except[r.Statement], rankOf(r.Tier, r.Verdict), r.Verdict, r.EnforceAlways && r.Verdict != Allow, i})
-	}
-	return newSideDecision(k.isGuarded() || c.in.Transit, mode, reason, terms)
-}
-
-// excepted collects, by statement, the applications that these rules take out of
-// it.
-func (c *compiler) excepted(rules []int32) map[int][]excepted {
-	var out map[int][]excepted
-	for _, i := range rules {
-		r := &c.table.rules[i]
-		e := excepted{r.App, r.Name}
-		if !r.Except || slices.Contains(out[r.Statement], e) {
-			continue
-		}
-		if out == nil {
-			out = make(map[int][]excepted)
-		}
-		out[r.Statement] = append(out[r.Statement], e)
-	}
-	return out
+	return c.decisions.get(c, from, to, rules)
 }

@@ -1,9 +1,6 @@
 package policy
 
-import (
-	"cmp"
-	"slices"
-)
+import "slices"
 
 // Decision is what policy says of a pair of peers, a protocol and a port, for
 // every application. It is immutable and shared by all flows that it fits;
@@ -71,39 +68,6 @@ func rankOf(tier Tier, v Verdict) uint8 {
 		rank++
 	}
 	return rank
-}
-
-// newSideDecision sorts terms and leaves out what can never decide.
-func newSideDecision(guarded bool, mode Mode, reason Reason, terms []term) sideDecision {
-	s := sideDecision{guarded: guarded, mode: mode, reason: reason}
-	if !guarded {
-		return s
-	}
-	slices.SortStableFunc(terms, func(a, b term) int {
-		return cmp.Or(cmp.Compare(a.rank, b.rank), boolOrder(a.always, b.always), cmp.Compare(a.rule, b.rule))
-	})
-	type what struct {
-		rank uint8
-		app  AppMatch
-		name string
-	}
-	seen := make(map[what]bool, len(terms))
-	for _, t := range terms {
-		k := what{t.rank, t.app, t.name}
-		if seen[k] {
-			continue
-		}
-		s.terms = append(s.terms, t)
-		s.allows = s.allows || t.verdict == Allow
-		if len(t.except) > 0 {
-			continue // what it leaves is for those behind it
-		}
-		seen[k] = true
-		if t.app.Any && t.name == "" {
-			break
-		}
-	}
-	return s
 }
 
 // boolOrder sorts true first.
@@ -197,20 +161,22 @@ func (d *Decision) Verdict() Verdict { return d.verdict }
 func (d *Decision) Denied() bool { return d.denied }
 
 // settle computes Verdict by trying every application that could make a
-// difference.
-func (d *Decision) settle() {
+// difference, which it lists in buf.
+func (d *Decision) settle(buf []Spoken) []Spoken {
 	first := d.Judge(Spoken{})
 	d.verdict, d.denied = first.Verdict, first.Denied
 	differs := func(s Spoken, server ServerName) bool {
 		j := d.JudgeServer(s, server)
 		return j.Denied != first.Denied || (j.Verdict == Allow) != (first.Verdict == Allow)
 	}
-	for _, s := range d.spoken() {
+	buf = d.appendSpoken(buf)
+	for _, s := range buf {
 		if differs(s, ServerName{}) || d.named && s.App.saysServer() && differs(s, ServerName{State: NameHidden}) {
 			d.verdict, d.denied = Undecided, false
-			return
+			break
 		}
 	}
+	return buf
 }
 
 // Named reports whether a name of the destination is part of the decision, so
@@ -220,36 +186,44 @@ func (d *Decision) Named() bool { return d.named }
 // spoken lists one flow of each kind that the terms can tell apart: an
 // application that no term names behaves as its nearest named parent does, or
 // as an unknown one.
-func (d *Decision) spoken() []Spoken {
-	var out []Spoken
-	add := func(m AppMatch, name string) {
-		if m.Any && name == "" {
-			return
-		}
-		if out == nil {
-			out = append(out, Spoken{App: AppUnknown}, Spoken{App: AppTLS}, Spoken{App: AppDTLS},
-				Spoken{App: AppTLS, ALPN: AppUnknown}, Spoken{App: AppDTLS, ALPN: AppUnknown})
-		}
-		if m.Any { // of what says which server it is for
-			m.App = AppHTTP
-		}
-		out = append(out, forms(m.App)...)
-	}
-	for _, t := range slices.Concat(d.out.terms, d.in.terms) {
-		add(t.app, t.name)
-		for _, e := range t.except {
-			add(e.app, e.name)
+func (d *Decision) spoken() []Spoken { return d.appendSpoken(nil) }
+
+func (d *Decision) appendSpoken(out []Spoken) []Spoken {
+	for _, side := range [...]*sideDecision{&d.out, &d.in} {
+		for i := range side.terms {
+			t := &side.terms[i]
+			out = appendTold(out, t.app, t.name)
+			for _, e := range t.except {
+				out = appendTold(out, e.app, e.name)
+			}
 		}
 	}
 	return out
+}
+
+// appendTold appends what an application and a name of a term tell apart.
+func appendTold(out []Spoken, m AppMatch, name string) []Spoken {
+	if m.Any && name == "" {
+		return out
+	}
+	if len(out) == 0 {
+		out = append(out, Spoken{App: AppUnknown}, Spoken{App: AppTLS}, Spoken{App: AppDTLS},
+			Spoken{App: AppTLS, ALPN: AppUnknown}, Spoken{App: AppDTLS, ALPN: AppUnknown})
+	}
+	if m.Any { // of what says which server it is for
+		m.App = AppHTTP
+	}
+	return appendForms(out, m.App)
 }
 
 // carriers are the protocols that an API is spoken on top of.
 var carriers = [...]App{AppHTTP, AppHTTP2, AppGRPC}
 
 // forms are the ways in which an application can be seen.
-func forms(a App) []Spoken {
-	out := []Spoken{{App: a}, {App: a, Inner: AppTLS}, {App: AppTLS, ALPN: a}, {App: AppDTLS, ALPN: a}}
+func forms(a App) []Spoken { return appendForms(nil, a) }
+
+func appendForms(out []Spoken, a App) []Spoken {
+	out = append(out, Spoken{App: a}, Spoken{App: a, Inner: AppTLS}, Spoken{App: AppTLS, ALPN: a}, Spoken{App: AppDTLS, ALPN: a})
 	if a.IsSub() {
 		for _, c := range carriers {
 			out = append(out, Spoken{App: c, Sub: a})

@@ -251,12 +251,8 @@ func memberGroups(t *Table) map[string]uint32 {
 func (d *differ) prefixes() []netip.Prefix {
 	all := make(map[netip.Prefix]bool)
 	for _, t := range d.tables {
-		for i := range t.rules {
-			for _, p := range [...]netip.Prefix{t.rules[i].FromPrefix, t.rules[i].ToPrefix} {
-				if p.IsValid() {
-					all[p.Masked()] = true
-				}
-			}
+		for p := range t.namedPrefixes {
+			all[p.Masked()] = true
 		}
 	}
 	return slices.SortedFunc(maps.Keys(all), func(a, b netip.Prefix) int {

@@ -178,12 +178,8 @@ func (x *exporter) findNetworks() {
 	for p := range x.t.resolver.outside.All() {
 		named[p] = true
 	}
-	for i := range x.t.rules {
-		for _, p := range [...]netip.Prefix{x.t.rules[i].FromPrefix, x.t.rules[i].ToPrefix} {
-			if p.IsValid() {
-				named[plain(p)] = true
-			}
-		}
+	for p := range x.t.namedPrefixes {
+		named[plain(p)] = true
 	}
 	sorted := slices.SortedFunc(maps.Keys(named), comparePrefix)
 	for _, p := range sorted {

@@ -264,16 +264,16 @@ type span struct {
 	decision *Decision
 }
 
-func newPairTable(m map[pairKey][]span) pairTable {
-	size, shift := tableSize(len(m))
-	t := pairTable{seed: newHashSeed(), slots: make([]pairSlot, size), shift: shift}
-	for k, spans := range m {
-		i := t.start(k)
+// newPairTable places the slots, whose keys differ.
+func newPairTable(slots []pairSlot, spans []span) pairTable {
+	size, shift := tableSize(len(slots))
+	t := pairTable{seed: newHashSeed(), slots: make([]pairSlot, size), shift: shift, spans: spans}
+	for _, s := range slots {
+		i := t.start(s.key)
 		for t.slots[i].n != 0 {
 			i = (i + 1) & (size - 1)
 		}
-		t.slots[i] = pairSlot{k, uint32(len(t.spans)), uint32(len(spans))}
-		t.spans = append(t.spans, spans...)
+		t.slots[i] = s
 	}
 	return t
 }

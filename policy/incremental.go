@@ -49,8 +49,8 @@ func (t *Table) With(epoch uint32, s *Snapshot, groups []Group, c Change) (next 
 			}
 		}
 	}
-	return &Table{epoch: epoch, resolver: r, pairs: t.pairs, classes: t.classes, unruled: t.unruled, ids: t.ids, peers: t.peers, byIdentity: t.byIdentity,
-		rules: t.rules, statements: t.statements, groups: groups, snapshot: s, met: t.met}, true
+	return &Table{epoch: epoch, resolver: r, pairs: t.pairs, parts: t.parts, crowds: t.crowds, unruled: t.unruled, ids: t.ids, peers: t.peers, byIdentity: t.byIdentity,
+		rules: t.rules, sets: t.sets, statements: t.statements, groups: groups, snapshot: s, met: t.met}, true
 }
 
 // dnsKey tells sets of name servers apart (A7).

@@ -1,7 +1,6 @@
 package policy
 
 import (
-	"cmp"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -12,12 +11,14 @@ import (
 // few. Where they are more than Input.PairsAhead, none is laid when the table is
 // compiled: the rules of a pair at a port are found when a flow first meets it,
 // and what they come to stands from then on, for all ports at which the same
-// rules apply. Only those wait who meet something new at the same moment.
+// rules apply. Only those wait who meet something new at the same moment. The
+// room for it is taken beforehand: a new pair allocates nothing, but that once in
+// some thousand the next room is.
 
 const (
 	pairsAhead = 1 << 16
-	// metMax bounds the spans that stand, some 200 bytes each; when they are as
-	// many, all are forgotten, and laid again as they are met.
+	// metMax bounds the spans that stand, some 100 to 300 bytes each; when they are
+	// as many, all are forgotten, and laid again as they are met.
 	metMax = 1 << 18
 )
 
@@ -33,111 +34,44 @@ type metPairs struct {
 	mu    sync.Mutex // held by whoever lays a span
 	pairs int
 	count int // of spans
+	made  slab[metPair]
+	more  slab[metSpans]
+	rules []int32 // of the span that is being laid
 }
 
 // metSlots is a power of two of slots, at most half full: a pair stands at its
 // hash or behind it.
 type metSlots []atomic.Pointer[metPair]
 
-// metPair is replaced by one with more spans.
 type metPair struct {
-	key   pairKey
-	spans []span // sorted and disjoint; ports between them are not laid
+	key pairKey
+	metSpans
 }
 
-// metPairs returns nil where all pairs are laid ahead.
+// metSpans are disjoint spans, in the order in which they were met; ports between
+// them are not laid. Those below n never change.
+type metSpans struct {
+	n     atomic.Uint32
+	spans [4]span
+	next  atomic.Pointer[metSpans]
+}
+
 func (c *compiler) metPairs() *metPairs {
-	if c.regions == nil || c.countPairs() <= cmp.Or(c.in.PairsAhead, pairsAhead) {
-		return nil
-	}
 	m := &metPairs{first: uint32(FirstWorkloadIdentity) + uint32(len(c.table.groups)), compiler: c, seed: newHashSeed(), most: metMax}
 	m.forget()
-	return m
-}
-
-// multitude is how many peers an end of rules means.
-type multitude struct{ all, guarded, plain int } // plain: without their variants
-
-func (m *multitude) add(o multitude) {
-	m.all, m.guarded, m.plain = m.all+o.all, m.guarded+o.guarded, m.plain+o.plain
-}
-
-// countPairs is at least how many pairs of variants rules name and somebody
-// guards.
-func (c *compiler) countPairs() int {
-	sizes := make(map[uint32]multitude)
-	size := func(end uint32) multitude {
-		if m, ok := sizes[end]; ok {
-			return m
-		}
-		m := c.multitude(end)
-		sizes[end] = m
-		return m
-	}
-	pairs := 0
-	add := func(f, t multitude) {
-		n := f.all*t.all - (f.all-f.guarded)*(t.all-t.guarded)
-		pairs += max(n-f.plain*t.plain, 0)
-	}
-	type side struct {
-		end   uint32
-		proto Proto
-		side  Side
-	}
-	counted, halves := make(map[side]bool), make(map[Proto]*[2]multitude)
-	half := func(s side) {
-		if counted[s] {
-			return
-		}
-		counted[s] = true
-		if halves[s.proto] == nil {
-			halves[s.proto] = new([2]multitude)
-		}
-		halves[s.proto][s.side].add(size(s.end))
-	}
-	for k := range c.buckets {
-		f, t := k.from(), k.to()
-		add(size(f), size(t))
-		switch {
-		case isWildcard(f) == isWildcard(t):
-		case isWildcard(f):
-			half(side{t, k.proto(), SideIn})
-		default:
-			half(side{f, k.proto(), SideOut})
-		}
-	}
-	for _, h := range halves {
-		add(h[SideOut], h[SideIn])
-	}
-	return pairs
-}
-
-func (c *compiler) multitude(end uint32) multitude {
-	peers, plain := everyClass, len(everyClass)
-	if !isWildcard(end) {
-		peers, plain = c.peersOf(end), 1
-		if isRange(end) {
-			plain = 0
-		}
-	}
-	m := multitude{all: len(peers), plain: plain}
-	for _, p := range peers {
-		if c.isGuarded(p) {
-			m.guarded++
-		}
-	}
+	m.made, m.more = slab[metPair]{make([]metPair, largeSlab), largeSlab}, slab[metSpans]{make([]metSpans, largeSlab/4), largeSlab / 4}
+	m.rules = make([]int32, 0, len(c.table.rules)) // a rule applies once
 	return m
 }
 
 // forget empties the table. Its caller holds mu, or made it.
 func (m *metPairs) forget() {
-	slots := make(metSlots, 1<<10)
+	slots := make(metSlots, 2*largeSlab)
 	m.pairs, m.count = 0, 0
 	m.slots.Store(&slots)
 }
 
-// decide is the decision for a pair of which one is a variant. It allocates only
-// where it lays the span.
+// decide is the decision for a pair of which one is a variant.
 func (m *metPairs) decide(k pairKey, port uint16) *Decision {
 	t := m.compiler.table
 	unruled := t.unruled[t.peers[k.from()].class][t.peers[k.to()].class]
@@ -145,7 +79,7 @@ func (m *metPairs) decide(k pairKey, port uint16) *Decision {
 		return unruled
 	}
 	if p := m.slots.Load().get(k, m.start(k)); p != nil {
-		if d := at(p.spans, port); d != nil {
+		if d := p.at(port); d != nil {
 			return d
 		}
 	}
@@ -163,14 +97,24 @@ func (s metSlots) get(k pairKey, start uint64) *metPair {
 	}
 }
 
-// put adds a pair, or puts it in the place of what it is the next of.
 func (s metSlots) put(p *metPair, start uint64) {
 	mask := uint64(len(s) - 1)
 	i := start & mask
-	for old := s[i].Load(); old != nil && old.key != p.key; old = s[i].Load() {
+	for s[i].Load() != nil {
 		i = (i + 1) & mask
 	}
 	s[i].Store(p)
+}
+
+func (l *metSpans) at(port uint16) *Decision {
+	for ; l != nil; l = l.next.Load() {
+		for i := range l.n.Load() {
+			if s := &l.spans[i]; s.lo <= port && port <= s.hi {
+				return s.decision
+			}
+		}
+	}
+	return nil
 }
 
 // lay finds the rules of a pair at a port and keeps what they come to.
@@ -181,23 +125,46 @@ func (m *metPairs) lay(k pairKey, port uint16) *Decision {
 		m.forget()
 		m.compiler.forgetDecisions()
 	}
-	next := metPair{key: k}
-	slots := *m.slots.Load()
-	if p := slots.get(k, m.start(k)); p != nil {
-		if d := at(p.spans, port); d != nil { // somebody else met it
+	p := m.slots.Load().get(k, m.start(k))
+	if p != nil {
+		if d := p.at(port); d != nil { // somebody else met it
 			return d
 		}
-		next.spans = p.spans
-	} else if m.pairs++; 2*m.pairs > len(slots) {
+	} else {
+		p = m.add(k)
+	}
+	s := m.spanAt(k, port)
+	m.append(&p.metSpans, s)
+	m.count++
+	return s.decision
+}
+
+func (m *metPairs) add(k pairKey) *metPair {
+	slots := *m.slots.Load()
+	if m.pairs++; 2*m.pairs > len(slots) {
 		slots = m.grown(slots)
 		m.slots.Store(&slots)
 	}
-	s := m.compiler.spanAt(k, port)
-	i, _ := slices.BinarySearchFunc(next.spans, s.lo, func(o span, lo uint16) int { return cmp.Compare(o.lo, lo) })
-	next.spans = slices.Insert(slices.Clone(next.spans), i, s)
-	slots.put(&next, m.start(k))
-	m.count++
-	return s.decision
+	p := &m.made.take(1)[0]
+	p.key = k
+	slots.put(p, m.start(k))
+	return p
+}
+
+func (m *metPairs) append(l *metSpans, s span) {
+	for next := l.next.Load(); next != nil; next = l.next.Load() {
+		l = next
+	}
+	n := l.n.Load()
+	if int(n) < len(l.spans) {
+		l.spans[n] = s
+		l.n.Store(n + 1)
+		return
+	}
+	next := &m.more.take(1)[0]
+	next.spans[0] = s
+	next.n.Store(1)
+	l.next.Store(next)
 }
 
 func (m *metPairs) grown(slots metSlots) metSlots {
@@ -210,9 +177,32 @@ func (m *metPairs) grown(slots metSlots) metSlots {
 	return out
 }
 
+// spanAt is the widest span round port in which the same rules apply.
+func (m *metPairs) spanAt(k pairKey, port uint16) span {
+	c := m.compiler
+	s := span{lo: 0, hi: 65535}
+	p := c.pairing(k)
+	m.rules = c.rulesOf(m.rules[:0], p, nil)
+	here := m.rules[:0]
+	for _, i := range m.rules {
+		switch r := &c.table.rules[i].Ports; {
+		case r.Hi < port:
+			s.lo = max(s.lo, r.Hi+1)
+		case r.Lo > port:
+			s.hi = min(s.hi, r.Lo-1)
+		default:
+			s.lo, s.hi = max(s.lo, r.Lo), min(s.hi, r.Hi)
+			here = append(here, i)
+		}
+	}
+	slices.Sort(here)
+	s.decision = c.decision(p.caller.class, p.callee.class, here)
+	return s
+}
+
 // forgetDecisions lets decisions go that nothing but the compiler knows of.
 func (c *compiler) forgetDecisions() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.interned = make(map[string]*Decision)
+	c.decisions.slots, c.decisions.count = nil, 0
 }

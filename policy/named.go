@@ -30,7 +30,7 @@ var nameProtos = [3]Proto{ProtoTCP, ProtoUDP, ProtoICMP}
 // no peer has such a number.
 const firstName = 1 << (pairBits - 2)
 
-func isNameEnd(end uint32) bool { return end >= firstName && end < firstRange }
+func isNameEnd(end uint32) bool { return end >= firstName && end < firstCollective }
 
 // named is what a workload's flows to one address may do. all holds for those
 // that live, of names whose time is over too.
@@ -333,10 +333,7 @@ func (c *compiler) nameCallers() map[uint32][]uint32 {
 			continue
 		}
 		for _, dense := range c.peersOf(k.from()) {
-			if base, ok := c.placed.base[dense]; ok {
-				dense = base
-			}
-			if dense >= uint32(FirstWorkloadIdentity) {
+			if dense = c.placed.base[dense]; dense >= uint32(FirstWorkloadIdentity) {
 				of[dense] = append(of[dense], pattern)
 			}
 		}
@@ -351,8 +348,10 @@ func (c *compiler) noteLookups(of map[uint32][]uint32) {
 		if !c.table.statements[r.Statement].NamesOnly {
 			continue
 		}
-		if group, ok := c.table.byIdentity[r.From]; ok && of[group] == nil {
-			of[group] = []uint32{}
+		for _, from := range c.table.ends(r.From, r.FromPrefix, r.FromSet) {
+			if group, ok := c.table.byIdentity[from.Identity]; ok && of[group] == nil {
+				of[group] = []uint32{}
+			}
 		}
 	}
 }
@@ -389,10 +388,7 @@ func (c *compiler) means(end, group uint32) bool {
 	if isWildcard(end) {
 		return c.table.peers[group].class.isIn(end)
 	}
-	return slices.ContainsFunc(c.peersOf(end), func(dense uint32) bool {
-		base, ok := c.placed.base[dense]
-		return dense == group || ok && base == group
-	})
+	return slices.ContainsFunc(c.peersOf(end), func(dense uint32) bool { return c.placed.base[dense] == group })
 }
 
 // Blind is a service whose DNS cannot be read, though statements let it reach

@@ -2,6 +2,7 @@ package policy
 
 import (
 	"cmp"
+	"encoding/binary"
 	"net/netip"
 	"slices"
 
@@ -195,103 +196,166 @@ func (t *variantTable) get(k variantKey) uint32 {
 	}
 }
 
-// placement is what the compiler knows of variants and of prefixes as the ends of
-// rules.
+// placement is what the compiler knows of variants, and of ends of rules that mean
+// several peers: prefixes and sets.
 type placement struct {
 	*regions
-	variants map[uint32][]uint32  // peer, or prefix as an end -> the variants that it means
-	inRegion [][]uint32           // by region: variants
-	base     map[uint32]uint32    // variant -> its peer
-	above    map[uint32][]uint32  // variant -> prefixes, as ends, that mean it
-	ends     []prefixEnd          // from number firstRange on
-	numbers  map[prefixEnd]uint32 // the same, the other way round
+	base        []uint32   // by dense number: the peer of a variant, others themselves
+	variants    [][]uint32 // by peer
+	above       [][]uint32 // by dense number: the collective ends that mean it
+	inRegion    [][]uint32 // by region: variants
+	collectives []collective
+	ofPrefix    map[prefixEnd]uint32
+	ofEnds      map[string]uint32 // sets, by what they are made of
+}
+
+// collective is an end of rules that means several peers: those in the regions of
+// a prefix, or those that other ends mean.
+type collective struct {
+	prefixEnd
+	set   int // index into Table.sets; 0 = it is a prefix
+	ends  []uint32
+	peers []uint32
 }
 
 // numberVariants gives numbers to peers in regions, as the survey met them.
 func (c *compiler) numberVariants(res *resolver) {
+	t, l := c.table, &c.placed
+	plain := len(t.ids)
+	l.regions, l.ofPrefix, l.ofEnds = c.regions, make(map[prefixEnd]uint32), make(map[string]uint32)
+	for _, k := range res.met {
+		t.ids, t.peers = append(t.ids, t.ids[k.who]), append(t.peers, peerInfo{class: t.peers[k.who].class})
+	}
+	l.base, l.variants, l.above = make([]uint32, len(t.ids)), make([][]uint32, len(t.ids)), make([][]uint32, len(t.ids))
+	for i := range l.base {
+		l.base[i] = uint32(i)
+	}
 	if c.regions == nil {
 		return
 	}
-	c.placed = placement{
-		regions: c.regions, variants: make(map[uint32][]uint32), inRegion: make([][]uint32, c.regions.count),
-		base: make(map[uint32]uint32), above: make(map[uint32][]uint32), numbers: make(map[prefixEnd]uint32),
-	}
-	t, l := c.table, &c.placed
-	add := func(k variantKey) {
-		dense := uint32(len(t.ids))
-		t.ids, t.peers = append(t.ids, t.ids[k.who]), append(t.peers, peerInfo{class: t.peers[k.who].class})
+	l.inRegion = make([][]uint32, c.regions.count)
+	for i, k := range res.met {
+		dense := uint32(plain + i)
+		l.base[dense] = k.who
 		l.variants[k.who] = append(l.variants[k.who], dense)
 		l.inRegion[k.region] = append(l.inRegion[k.region], dense)
-		l.base[dense] = k.who
 	}
-	first := uint32(len(t.ids))
-	for _, k := range res.met {
-		add(k)
-	}
-	res.variants = newVariantTable(res.met, first)
+	res.variants = newVariantTable(res.met, uint32(plain))
 }
 
-// firstRange numbers the first rule end that is a prefix; no peer has such a
-// number.
-const firstRange = 1 << (pairBits - 1)
+// firstCollective numbers the first end of rules that means several peers; no peer
+// has such a number.
+const firstCollective = 1 << (pairBits - 1)
 
-func isRange(end uint32) bool { return end >= firstRange }
+func isCollective(end uint32) bool { return end >= firstCollective }
+
+func (c *compiler) collective(end uint32) *collective {
+	return &c.placed.collectives[end-firstCollective]
+}
+
+// addCollective numbers an end that means these peers.
+func (c *compiler) addCollective(e collective) uint32 {
+	end := firstCollective + uint32(len(c.placed.collectives))
+	c.placed.collectives = append(c.placed.collectives, e)
+	c.chargeSet(&e)
+	for _, dense := range e.peers {
+		c.placed.above[dense] = append(c.placed.above[dense], end)
+	}
+	return end
+}
 
 // rangeEnd is the number of a prefix as a rule's end.
 func (c *compiler) rangeEnd(p netip.Prefix, r reach) uint32 {
 	l := &c.placed
 	e := prefixEnd{plain(p), r}
-	if end, ok := l.numbers[e]; ok {
+	if end, ok := l.ofPrefix[e]; ok {
 		return end
 	}
-	end := firstRange + uint32(len(l.ends))
-	l.numbers[e] = end
-	l.ends = append(l.ends, e)
+	var peers []uint32
 	for _, region := range l.held[e.prefix] {
 		for _, dense := range l.inRegion[region] {
 			if r.holds(c.table.peers[dense].class) {
-				l.above[dense] = append(l.above[dense], end)
-				l.variants[end] = append(l.variants[end], dense)
+				peers = append(peers, dense)
 			}
 		}
 	}
+	end := c.addCollective(collective{prefixEnd: e, peers: peers})
+	l.ofPrefix[e] = end
 	return end
 }
 
-// rangeHoldsCaller reports whether a workload may call from an address there.
-func (c *compiler) rangeHoldsCaller(end uint32) bool {
-	e := c.placed.ends[end-firstRange]
+// setEnd is the number of the set of all that these ends mean.
+func (c *compiler) setEnd(ends []uint32) uint32 {
+	l, t := &c.placed, c.table
+	key := make([]byte, 0, 4*len(ends))
+	for _, e := range slices.Sorted(slices.Values(ends)) {
+		key = binary.LittleEndian.AppendUint32(key, e)
+	}
+	if end, ok := l.ofEnds[string(key)]; ok {
+		return end
+	}
+	var peers []uint32
+	var named []RuleEnd
+	for _, e := range ends {
+		peers = append(peers, c.peersOf(e)...)
+		if isCollective(e) && c.collective(e).set > 0 {
+			named = append(named, t.sets[c.collective(e).set]...)
+			continue
+		}
+		id, prefix, _ := c.nameEnd(e)
+		named = append(named, RuleEnd{id, prefix})
+	}
+	if t.sets == nil {
+		t.sets = make([][]RuleEnd, 1)
+	}
+	end := c.addCollective(collective{set: len(t.sets), ends: ends, peers: distinct(peers)})
+	t.sets = append(t.sets, named)
+	l.ofEnds[string(key)] = end
+	return end
+}
+
+// holdsCaller reports whether a workload may call from where a collective end
+// means.
+func (c *compiler) holdsCaller(end uint32) bool {
+	e := c.collective(end)
+	if e.set > 0 {
+		return slices.ContainsFunc(e.ends, c.callsAsWorkload)
+	}
 	return e.reach.holds(classEnforcing) && slices.ContainsFunc(c.placed.held[e.prefix], func(region uint32) bool {
 		return c.callers[region]
 	})
 }
 
 // nameEnd is how a rule names its end.
-func (c *compiler) nameEnd(end uint32) (Identity, netip.Prefix) {
-	if isRange(end) {
-		return IDPrefix, c.placed.ends[end-firstRange].prefix
+func (c *compiler) nameEnd(end uint32) (id Identity, prefix netip.Prefix, set int) {
+	if !isCollective(end) {
+		return c.table.ids[end], netip.Prefix{}, 0
 	}
-	return c.table.ids[end], netip.Prefix{}
+	if e := c.collective(end); e.set == 0 {
+		return IDPrefix, e.prefix, 0
+	}
+	return IDSet, netip.Prefix{}, c.collective(end).set
 }
 
 // peersOf lists the peers that a rule's end, which is no wildcard, means.
 func (c *compiler) peersOf(end uint32) []uint32 {
-	if isRange(end) {
-		return c.placed.variants[end]
+	if isCollective(end) {
+		return c.collective(end).peers
 	}
 	return append([]uint32{end}, c.placed.variants[end]...)
 }
 
-// endsOf lists the rule ends that mean a peer, or a class.
-func (c *compiler) endsOf(dense uint32, k class) []uint32 {
+// endsOf lists the rule ends that mean a peer, ascending.
+func (c *compiler) endsOf(dense uint32) []uint32 {
 	out := append([]uint32{dense}, c.placed.above[dense]...)
-	if base, ok := c.placed.base[dense]; ok {
+	if base := c.placed.base[dense]; base != dense {
 		out = append(out, base)
 	}
 	for _, wildcard := range [...]uint32{uint32(IDAny), uint32(IDWorkload)} {
-		if k.isIn(wildcard) {
+		if c.table.peers[dense].class.isIn(wildcard) {
 			out = append(out, wildcard)
 		}
 	}
+	slices.Sort(out)
 	return out
 }

@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"iter"
 	"net/netip"
 	"slices"
 )
@@ -33,12 +34,14 @@ type Table struct {
 	epoch      uint32
 	resolver   resolver
 	pairs      pairTable
-	classes    bool // some of pairs are of two classes
+	parts      []uint32 // see layers.go
+	crowds     []uint32 // by crowd of callees: its division of callers, an index into parts
 	unruled    [classCount][classCount]*Decision
 	ids        []Identity // by dense number
 	peers      []peerInfo // by dense number
 	byIdentity map[Identity]uint32
 	rules      []Rule
+	sets       [][]RuleEnd // by Rule.FromSet and ToSet, from 1 on
 	statements []Statement
 	groups     []Group
 	snapshot   *Snapshot
@@ -49,20 +52,24 @@ type Table struct {
 
 // peerInfo is what decide must know of an end before it looks for its rules.
 type peerInfo struct {
-	class  class
-	layers layers
+	class    class
+	layers   layers
+	asCaller sideInfo
+	asCallee sideInfo
 }
+
+// sideInfo is a peer as one end of flows: the crowd that it is of, and how the
+// other end's crowds are divided for it, an index into Table.parts, 0 = not at all.
+type sideInfo struct{ crowd, division uint32 }
 
 // layers says in which of the keys of Table.pairs a peer occurs, so that a
 // lookup skips layers that cannot have its key.
 type layers uint8
 
 const (
-	pairFrom  layers = 1 << iota // (this, a peer)
-	pairTo                       // (a peer, this)
-	classTo                      // (this, a class)
-	classFrom                    // (a class, this)
-	nameFrom                     // (this, a name)
+	pairFrom layers = 1 << iota // (this, a peer)
+	pairTo                      // (a peer, this)
+	nameFrom                    // (this, a name)
 )
 
 // AskingTable lets everything pass, and asks of every flow what it speaks: for
@@ -98,37 +105,84 @@ func (t *Table) lookup(q *Query, held *NameUse) *Decision {
 	return t.decide(from, to, q.Proto, port)
 }
 
-// decide looks through the layers, the most particular first (see Compile).
+// decide looks through the layers, the most particular first (see layers.go).
 func (t *Table) decide(from, to uint32, proto Proto, port uint16) *Decision {
 	if t.met != nil && (from >= t.met.first || to >= t.met.first) {
 		return t.met.decide(keyOf(from, to, proto), port)
 	}
-	if d := at(t.spansBetween(from, to, proto), port); d != nil {
-		return d
+	caller, callee := &t.peers[from], &t.peers[to]
+	if caller.layers&pairFrom != 0 && callee.layers&pairTo != 0 {
+		if d := at(t.pairs.get(keyOf(from, to, proto)), port); d != nil {
+			return d
+		}
 	}
-	return t.unruled[t.peers[from].class][t.peers[to].class]
+	if callee.asCallee.division != 0 {
+		if d := at(t.ofPartFrom(caller, callee.asCallee.division, to, proto), port); d != nil {
+			return d
+		}
+	}
+	if caller.asCaller.division != 0 {
+		if d := at(t.ofPartTo(from, caller, callee, proto), port); d != nil {
+			return d
+		}
+	}
+	if t.crowds != nil {
+		if d := at(t.ofCrowd(caller, callee, proto), port); d != nil {
+			return d
+		}
+	}
+	return t.unruled[caller.class][callee.class]
 }
 
-// spansBetween are those of the most particular layer that has any.
+// ofPartFrom are the spans of (a part of the callers' crowds, to).
+func (t *Table) ofPartFrom(caller *peerInfo, division, to uint32, proto Proto) []span {
+	part := t.parts[division+caller.asCaller.crowd]
+	if part == 0 {
+		return nil
+	}
+	return t.pairs.get(keyOf(firstPart+part, to, proto))
+}
+
+// ofPartTo are the spans of (from, a part of the callees' crowds).
+func (t *Table) ofPartTo(from uint32, caller, callee *peerInfo, proto Proto) []span {
+	part := t.parts[caller.asCaller.division+callee.asCallee.crowd]
+	if part == 0 {
+		return nil
+	}
+	return t.pairs.get(keyOf(from, firstPart+part, proto))
+}
+
+// ofCrowd are the spans of (a part of the callers' crowds, the callee's crowd).
+func (t *Table) ofCrowd(caller, callee *peerInfo, proto Proto) []span {
+	crowd := callee.asCallee.crowd
+	if t.crowds[crowd] == 0 {
+		return nil
+	}
+	return t.ofPartFrom(caller, t.crowds[crowd], firstCrowd+crowd, proto)
+}
+
+// spansBetween are those in which any rule applies between two peers, in order.
 func (t *Table) spansBetween(from, to uint32, proto Proto) []span {
-	caller, callee := t.peers[from], t.peers[to]
 	if t.met != nil && (from >= t.met.first || to >= t.met.first) {
 		return t.met.compiler.spans(keyOf(from, to, proto))
 	}
-	var spans []span
-	if caller.layers&pairFrom != 0 && callee.layers&pairTo != 0 {
-		spans = t.pairs.get(keyOf(from, to, proto))
+	caller, callee := &t.peers[from], &t.peers[to]
+	layers := [][]span{t.pairs.get(keyOf(from, to, proto))}
+	if division := callee.asCallee.division; division != 0 {
+		layers = append(layers, t.ofPartFrom(caller, division, to, proto))
 	}
-	if spans == nil && callee.layers&classFrom != 0 {
-		spans = t.pairs.get(keyOf(caller.class.dense(), to, proto))
+	if caller.asCaller.division != 0 {
+		layers = append(layers, t.ofPartTo(from, caller, callee, proto))
 	}
-	if spans == nil && caller.layers&classTo != 0 {
-		spans = t.pairs.get(keyOf(from, callee.class.dense(), proto))
+	if t.crowds != nil {
+		layers = append(layers, t.ofCrowd(caller, callee, proto))
 	}
-	if spans == nil && t.classes {
-		spans = t.pairs.get(keyOf(caller.class.dense(), callee.class.dense(), proto))
-	}
-	return spans
+	all := slices.Concat(layers...)
+	var out []span
+	sweep(len(all), func(i int) (lo, hi uint16) { return all[i].lo, all[i].hi }, func(lo, hi uint16, of []int32) {
+		out = appendSpan(out, span{lo, hi, all[of[0]].decision}) // those of the first layer come first
+	})
+	return out
 }
 
 // Resolve returns who is at both ends of that flow (section 1), and the
@@ -170,6 +224,81 @@ func (d *Decision) mayPass() bool { return !d.denied && (d.verdict == Allow || d
 // them.
 func (t *Table) Rules() []Rule { return t.rules }
 
+// RuleEnd is one peer, or one prefix, of a rule's end.
+type RuleEnd struct {
+	Identity Identity
+	Prefix   netip.Prefix // of IDPrefix
+}
+
+// Flat lists the rules with one peer or prefix on each side, each with the index
+// of the rule that it is part of.
+func (t *Table) Flat() iter.Seq2[int, Rule] {
+	return func(yield func(int, Rule) bool) {
+		for i := range t.rules {
+			for r := range t.flat(&t.rules[i]) {
+				if !yield(i, r) {
+					return
+				}
+			}
+		}
+	}
+}
+
+func (t *Table) flat(r *Rule) iter.Seq[Rule] {
+	return func(yield func(Rule) bool) {
+		one := *r
+		one.FromSet, one.ToSet = 0, 0
+		for _, from := range t.ends(r.From, r.FromPrefix, r.FromSet) {
+			one.From, one.FromPrefix = from.Identity, from.Prefix
+			for _, to := range t.ends(r.To, r.ToPrefix, r.ToSet) {
+				one.To, one.ToPrefix = to.Identity, to.Prefix
+				if !yield(one) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// FlatCount is how many rules Flat lists.
+func (t *Table) FlatCount() int {
+	n := 0
+	for i := range t.rules {
+		n += t.flatCount(&t.rules[i])
+	}
+	return n
+}
+
+func (t *Table) flatCount(r *Rule) int {
+	return len(t.ends(r.From, r.FromPrefix, r.FromSet)) * len(t.ends(r.To, r.ToPrefix, r.ToSet))
+}
+
+func (t *Table) ends(id Identity, prefix netip.Prefix, set int) []RuleEnd {
+	if id == IDSet {
+		return t.sets[set]
+	}
+	return []RuleEnd{{id, prefix}}
+}
+
+// namedPrefixes calls yield for every prefix that rules name, some more than once.
+func (t *Table) namedPrefixes(yield func(netip.Prefix) bool) {
+	for i := range t.rules {
+		r := &t.rules[i]
+		for _, p := range [...]netip.Prefix{r.FromPrefix, r.ToPrefix} {
+			if p.IsValid() && !yield(p) {
+				return
+			}
+		}
+	}
+	for _, set := range t.sets {
+		for _, e := range set {
+			if e.Prefix.IsValid() && !yield(e.Prefix) {
+				return
+			}
+		}
+	}
+}
+
 // Statements returns what was compiled, pending ones included; Rule.Statement
 // is an index into them. Do not change them.
 func (t *Table) Statements() []Statement { return t.statements }
@@ -203,8 +332,8 @@ func (t *Table) IdentityName(id Identity) string {
 	return "@unknown"
 }
 
-// RuleEnds is what people call the ends of a rule: "shop/db", "@internet",
-// "cidr:10.9.0.0/24".
+// RuleEnds is what people call the ends of a rule that Flat lists: "shop/db",
+// "@internet", "cidr:10.9.0.0/24".
 func (t *Table) RuleEnds(r *Rule) (from, to string) {
 	name := func(id Identity, p netip.Prefix) string {
 		if id == IDPrefix {

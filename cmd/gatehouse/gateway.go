@@ -194,7 +194,7 @@ func (g *gateway) rules() []RuleView {
 
 func (g *gateway) ruleCount() int {
 	if st := g.control.State(); st != nil {
-		return len(st.Table.Rules())
+		return st.Table.FlatCount()
 	}
 	return 0
 }

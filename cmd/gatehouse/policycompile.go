@@ -95,12 +95,11 @@ func compileView(st *control.State) (*CompileView, error) {
 	if err != nil {
 		return nil, err
 	}
-	v := &CompileView{Flaws: append([]policy.Flaw{}, audit.Flaws...), Findings: findingsOf(st.Findings), Rules: len(audit.Table.Rules())}
+	v := &CompileView{Flaws: append([]policy.Flaw{}, audit.Flaws...), Findings: findingsOf(st.Findings), Rules: audit.Table.FlatCount()}
 	rules := make([][]RuleOfView, len(st.Statements))
-	for i := range audit.Table.Rules() {
-		r := &audit.Table.Rules()[i]
-		from, to := audit.Table.RuleEnds(r)
-		rules[r.Statement] = append(rules[r.Statement], RuleOfView{from, to, r.App.String(), r.Ports.String(), ruleVerdict(r), r.Speaks.String()})
+	for _, r := range audit.Table.Flat() {
+		from, to := audit.Table.RuleEnds(&r)
+		rules[r.Statement] = append(rules[r.Statement], RuleOfView{from, to, r.App.String(), r.Ports.String(), ruleVerdict(&r), r.Speaks.String()})
 	}
 	groups := make(map[policy.ServiceKey]*policy.Group)
 	for i := range st.Population.Groups {

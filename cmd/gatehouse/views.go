@@ -85,13 +85,11 @@ func statementViews(s *control.State) []StatementView {
 }
 
 func ruleViews(s *control.State) []RuleView {
-	rules := s.Table.Rules()
 	statements := s.Table.Statements()
-	out := make([]RuleView, 0, len(rules))
-	for i := range rules {
-		r := &rules[i]
+	out := make([]RuleView, 0, len(s.Table.Rules()))
+	for _, r := range s.Table.Flat() {
 		st := statements[r.Statement]
-		from, to := s.Table.RuleEnds(r)
+		from, to := s.Table.RuleEnds(&r)
 		verdict := r.Verdict.String()
 		if r.Except {
 			verdict = "except"
