@@ -12,6 +12,7 @@ import "gatehouse/policy"
 // The layout equals struct flow_key in dataplane/steer/steer.bpf.c: 40 bytes,
 // no padding.
 type FlowKey struct {
+	_            [0]uint64 // aligned as words, as the table compares it
 	AddrA, AddrB [16]byte
 	PortA, PortB uint16
 	Zone         uint16

@@ -151,17 +151,18 @@ func (b *bucket) set(j int, tag uint8, at int32) {
 // so that both buckets of a key are full only by an improbable accident; such a
 // flow is refused.
 type flowTable struct {
-	seed    maphash.Seed
+	seed    keySeed
 	buckets []bucket
 	slab    []Flow
 	fresh   int // slab[fresh:] was never used
 	free    int32
 	live    int
-	cursor  int // of the sweep
+	cursor  int    // of the sweep
+	early   uint64 // what findAll read ahead, and nobody reads
 }
 
 func newFlowTable(n int) *flowTable {
-	t := &flowTable{seed: maphash.MakeSeed(), buckets: make([]bucket, 2*n/bucketSize+2), slab: make([]Flow, n), free: -1}
+	t := &flowTable{seed: newKeySeed(), buckets: make([]bucket, 2*n/bucketSize+2), slab: make([]Flow, n), free: -1}
 	wantHugePages(t.buckets)
 	wantHugePages(t.slab)
 	return t
@@ -170,10 +171,39 @@ func newFlowTable(n int) *flowTable {
 // used is every place of the slab that may hold a flow; State tells.
 func (t *flowTable) used() []Flow { return t.slab[:t.fresh] }
 
-// sum is a key's hash, never zero. FlowKey has no padding but a byte that is
-// always zero.
+// keySeed keys the hash of flow keys.
+type keySeed [8]uint64
+
+func newKeySeed() (s keySeed) {
+	for i := range s {
+		s[i] = maphash.Comparable(maphash.MakeSeed(), i)
+	}
+	return s
+}
+
+// words are a key's. FlowKey has no padding but a byte that is always zero.
+func (k *FlowKey) words() *[5]uint64 { return (*[5]uint64)(unsafe.Pointer(k)) }
+
+// is reports whether both are the same, without a branch before it is known.
+func (k *FlowKey) is(o *FlowKey) bool {
+	a, b := k.words(), o.words()
+	return a[0]^b[0]|a[1]^b[1]|a[2]^b[2]|a[3]^b[3]|a[4]^b[4] == 0
+}
+
+// sum is a key's hash, never zero: the products of NH (RFC 4418, section 5.2.2,
+// with words of 64 bits), summed to 128 bits, by which two keys agree once in
+// 2^64 seeds whoever chose them; and a last product, that mixes them to 64.
 func (t *flowTable) sum(k *FlowKey) uint64 {
-	return maphash.Bytes(t.seed, unsafe.Slice((*byte)(unsafe.Pointer(k)), unsafe.Sizeof(*k))) | 1
+	w, s := k.words(), &t.seed
+	h0, l0 := bits.Mul64(w[0]+s[0], w[1]+s[1])
+	h1, l1 := bits.Mul64(w[2]+s[2], w[3]+s[3])
+	h2, l2 := bits.Mul64(w[4]+s[4], s[5])
+	l, carry := bits.Add64(l0, l1, 0)
+	h, _ := bits.Add64(h0, h1, carry)
+	l, carry = bits.Add64(l, l2, 0)
+	h, _ = bits.Add64(h, h2, carry)
+	h, l = bits.Mul64(h^s[6], l^s[7])
+	return h ^ l | 1
 }
 
 // home is the first bucket of a sum, other its second.
@@ -191,8 +221,17 @@ func tagOf(sum uint64) uint8 { return uint8(max(sum>>8&0xff, 1)) }
 
 func (t *flowTable) find(k *FlowKey) *Flow {
 	sum := t.sum(k)
-	a := &t.buckets[t.home(sum)]
-	if f := t.in(a, tagOf(sum), k); f != nil || a.spilled == 0 {
+	b := &t.buckets[t.home(sum)]
+	if f := &t.slab[b.likely(tagOf(sum))]; f.Key.is(k) {
+		return f
+	}
+	return t.search(k, sum)
+}
+
+// search is find for whom the first look did not find.
+func (t *flowTable) search(k *FlowKey, sum uint64) *Flow {
+	b := &t.buckets[t.home(sum)]
+	if f := t.in(b, tagOf(sum), k); f != nil || b.spilled == 0 {
 		return f
 	}
 	return t.in(&t.buckets[t.other(sum)], tagOf(sum), k)
@@ -201,12 +240,12 @@ func (t *flowTable) find(k *FlowKey) *Flow {
 func (t *flowTable) in(b *bucket, tag uint8, k *FlowKey) *Flow {
 	all := uint64(tag) * everyByte
 	for m := zeros(b.low ^ all); m != 0; m &= m - 1 {
-		if f := &t.slab[b.at[bits.TrailingZeros64(m)>>3]]; f.Key == *k {
+		if f := &t.slab[b.at[bits.TrailingZeros64(m)>>3]]; f.Key.is(k) {
 			return f
 		}
 	}
 	for m := zeros(uint64(b.high)^all) & 0xffffffff; m != 0; m &= m - 1 {
-		if f := &t.slab[b.at[8+bits.TrailingZeros64(m)>>3]]; f.Key == *k {
+		if f := &t.slab[b.at[8+bits.TrailingZeros64(m)>>3]]; f.Key.is(k) {
 			return f
 		}
 	}
@@ -214,27 +253,38 @@ func (t *flowTable) in(b *bucket, tag uint8, k *FlowKey) *Flow {
 }
 
 // lookahead is how many lookups findAll has under way at once.
-const lookahead = 32
+const lookahead = 64
 
 // findAll is find for many keys, at most as many as out has room for. What it
-// waits for, it waits for at once: first the buckets, then the flows.
+// waits for, it waits for at once: first the buckets, then the flows. The loops
+// that wait do nothing else, so that a processor has all of their loads under way.
 func (t *flowTable) findAll(keys []FlowKey, out []*Flow) {
 	var sums [lookahead]uint64
-	var at [lookahead]int32
+	var at [lookahead]uint32
 	for len(keys) > 0 {
 		n := min(lookahead, len(keys))
-		for i := range n {
-			sums[i] = t.sum(&keys[i])
+		keysNow, outNow := keys[:n], out[:n]
+		for i := range keysNow {
+			sum := t.sum(&keysNow[i])
+			sums[i%lookahead], at[i%lookahead] = sum, t.home(sum)
 		}
-		for i := range n {
-			at[i] = t.buckets[t.home(sums[i])].likely(tagOf(sums[i]))
+		early := uint64(0)
+		for i := range at[:n] {
+			early |= t.buckets[at[i]].low
 		}
-		for i := range n {
-			if f := &t.slab[at[i]]; f.Key == keys[i] {
-				out[i] = f
-			} else {
-				out[i] = t.find(&keys[i])
+		for i := range at[:n] {
+			at[i] = uint32(t.buckets[at[i]].likely(tagOf(sums[i])))
+		}
+		for i := range at[:n] {
+			early |= uint64(t.slab[at[i]].State)
+		}
+		t.early = early
+		for i := range keysNow {
+			f := &t.slab[at[i%lookahead]]
+			if !f.Key.is(&keysNow[i]) {
+				f = t.search(&keysNow[i], sums[i%lookahead])
 			}
+			outNow[i] = f
 		}
 		keys, out = keys[n:], out[n:]
 	}
