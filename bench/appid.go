@@ -8,12 +8,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
 	"runtime"
+	"slices"
 	"strconv"
 	"time"
 
@@ -22,6 +24,9 @@ import (
 	"gatehouse/dataplane/capture"
 	"gatehouse/dataplane/replay"
 )
+
+// replayVariant is ours of all captures merged.
+const replayVariant = "gatehouse replay"
 
 // AppIDConfig says what Gatehouse's application identification and nDPI's read.
 type AppIDConfig struct {
@@ -67,8 +72,8 @@ func AppID(ctx context.Context, cfg AppIDConfig) (*Comparison, error) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
 	c := newComparison("Application identification", "ndpiReader -d", cfg.Rounds)
 	about := fmt.Sprintf("%d captures, %d packets of them IP, repeated to %d packets", len(captures), m.once, m.packets)
-	err = c.measure(ctx, "all captures merged", about, []contender{
-		{name: "gatehouse replay", unit: "kpps", run: func() (float64, error) { return replayRate(merged) }},
+	err = c.measure(ctx, "all captures merged", about, 0, []contender{
+		{name: replayVariant, unit: "kpps", run: func() (float64, error) { return replayRate(merged) }},
 		{name: "ndpiReader -d", unit: "kpps", run: func() (float64, error) { return ndpiRate(ctx, merged, first) }},
 	}, cfg.Progress)
 	if err != nil {
@@ -76,7 +81,7 @@ func AppID(ctx context.Context, cfg AppIDConfig) (*Comparison, error) {
 	}
 	c.Baseline = "named"
 	known, unknown := flowsCapture(false), flowsCapture(true)
-	err = c.measure(ctx, "a flow that no signature fits", "Handshake, 12 packets of 300 bytes that alternate, end; ratio to HTTP in the same packets", []contender{
+	err = c.measure(ctx, "a flow that no signature fits", "Handshake, 12 packets of 300 bytes that alternate, end; ratio to HTTP in the same packets", 0, []contender{
 		{name: "named", unit: "ns a flow", run: func() (float64, error) { return flowCost(known, "http") }},
 		{name: "unknown", unit: "ns a flow", run: func() (float64, error) { return flowCost(unknown, "unknown") }},
 	}, cfg.Progress)
@@ -84,7 +89,7 @@ func AppID(ctx context.Context, cfg AppIDConfig) (*Comparison, error) {
 	return c, err
 }
 
-// captureFiles lists folders.
+// captureFiles lists the captures in folders.
 func captureFiles(paths []string) (out []string, err error) {
 	for _, p := range paths {
 		entries, err := os.ReadDir(p)
@@ -96,7 +101,7 @@ func captureFiles(paths []string) (out []string, err error) {
 			return nil, err
 		}
 		for _, e := range entries {
-			if e.Type().IsRegular() {
+			if e.Type().IsRegular() && slices.Contains([]string{".pcap", ".pcapng", ".cap"}, filepath.Ext(e.Name())) {
 				out = append(out, filepath.Join(p, e.Name()))
 			}
 		}
@@ -174,8 +179,8 @@ func merge(path string, captures []string, atLeast int) (m mergedCapture, err er
 	if _, err := w.Write(head); err != nil {
 		return m, err
 	}
-	for copies := byte(0); m.packets < atLeast; copies++ {
-		if copies == 255 {
+	for copies := uint16(0); m.packets < atLeast; copies++ {
+		if copies == math.MaxUint16 || copies == 1 && m.packets == 0 {
 			return m, errors.New("too few packets in the captures")
 		}
 		for _, name := range captures {
@@ -190,7 +195,7 @@ func merge(path string, captures []string, atLeast int) (m mergedCapture, err er
 	return m, nil
 }
 
-func (m *mergedCapture) appendCapture(w io.Writer, name string, copies byte) error {
+func (m *mergedCapture) appendCapture(w io.Writer, name string, copies uint16) error {
 	in, err := os.Open(name)
 	if err != nil {
 		return err
@@ -211,12 +216,12 @@ func (m *mergedCapture) appendCapture(w io.Writer, name string, copies byte) err
 		if len(p.IP) < 40 && (len(p.IP) < 20 || p.IP[0]>>4 != 4) || len(p.IP) > 65000 {
 			continue
 		}
-		kind := []byte{8, 0}
-		if p.IP[0]>>4 == 4 {
-			p.IP[13], p.IP[17] = p.IP[13]^copies, p.IP[17]^copies
-		} else {
-			kind = []byte{0x86, 0xdd}
-			p.IP[11], p.IP[27] = p.IP[11]^copies, p.IP[27]^copies
+		kind, ends := []byte{8, 0}, [2][]byte{p.IP[13:15], p.IP[17:19]}
+		if p.IP[0]>>4 == 6 {
+			kind, ends = []byte{0x86, 0xdd}, [2][]byte{p.IP[10:12], p.IP[26:28]}
+		}
+		for _, b := range ends {
+			b[0], b[1] = b[0]^byte(copies), b[1]^byte(copies>>8)
 		}
 		at := int64(m.packets) * 10 // microseconds
 		le := binary.LittleEndian

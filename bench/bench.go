@@ -1,7 +1,8 @@
 // Package bench measures Gatehouse beside its peers: two "containers" in
 // namespaces of their own for each variant, all variants standing side by side,
 // the measurements interleaved round by round so that a noisy machine is noisy
-// for all of them. What counts is the ratio to the plain bridge in the same run.
+// for all of them. What counts is the ratio to the plain bridge in the same run;
+// a second plain bridge shows how far two of the same are apart.
 package bench
 
 import (
@@ -10,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"runtime"
 	"slices"
 	"strings"
@@ -23,17 +25,27 @@ import (
 // Config says what to run.
 type Config struct {
 	Rounds   int       // at least 1
-	Topics   []string  // names from Topics; empty = all
-	Variants []string  // names from Variants; empty = all
+	Topic    string    // one of Topics
+	Variants []string  // names from Variants; empty = all that the topic measures
+	Traffic  *Traffic  // for the topic packets: this in place of its own
 	Progress io.Writer // one line a round; nil = silent
-	// Gateway are the arguments with which this very program calls ServeGateway.
-	Gateway []string
+	// Gateway gives the arguments with which this very program calls
+	// ServeGateway for a variant.
+	Gateway func(variant string) []string
 }
 
 // Baseline is the variant that ratios are against.
 const Baseline = "bridge"
 
-// Variants are the ways from A to B that are measured.
+// The variants that the overview names.
+const (
+	iptables10Variant = "iptables10"
+	gatehouseVariant  = "gatehouse"
+	limitedVariant    = "limited"
+	userspaceVariant  = "userspace"
+)
+
+// Variants are the ways from A to B that are measured, and the generator alone.
 func Variants() []string {
 	out := make([]string, len(variants))
 	for i, v := range variants {
@@ -60,44 +72,69 @@ type variant struct {
 	topics      []string          // nil = all
 }
 
+// inUserSpace are the topics of ways that take every packet to a process: of new
+// flows they have nothing to tell.
+var inUserSpace = []string{"packets", "tcp", "latency", "connections"}
+
 var variants = []variant{
 	{name: Baseline, title: "plain bridge"},
-	{name: "iptables10", title: "bridge + conntrack + 10 iptables rules", prepare: func(s *site) error { return iptables(s, 10) }},
+	{name: "bridge2", title: "plain bridge once more"},
+	{name: "generator", title: "generator alone", prepare: func(s *site) error { s.sinkPath, s.sinkDevice = s.host, vethA; return nil }, topics: []string{"packets"}},
+	{name: iptables10Variant, title: "bridge + conntrack + 10 iptables rules", prepare: func(s *site) error { return iptables(s, 10) }},
 	{name: "iptables1000", title: "bridge + conntrack + 1,000 iptables rules", prepare: func(s *site) error { return iptables(s, 1000) }},
 	{name: "iptables10000", title: "bridge + conntrack + 10,000 iptables rules", prepare: func(s *site) error { return iptables(s, 10000) }},
 	{name: "nftmap", title: "bridge + conntrack + nftables verdict map of 10,000", prepare: func(s *site) error { return nftMap(s, 10000) }},
-	{name: "gatehouse", title: "Gatehouse, decided flows in the kernel", gateway: &gatewayRequest{Offload: true}},
+	{name: "suricata", title: "bridge + Suricata, inline by NFQUEUE", prepare: suricata, topics: inUserSpace},
+	{name: gatehouseVariant, title: "Gatehouse, decided flows in the kernel", gateway: &gatewayRequest{Offload: true}},
 	{name: "gatehouse10", title: "Gatehouse with 10 statements more", gateway: &gatewayRequest{Offload: true, Statements: 10}, topics: []string{"packets", "flows"}},
 	{name: "gatehouse1000", title: "Gatehouse with 1,000 statements more", gateway: &gatewayRequest{Offload: true, Statements: 1000}, topics: []string{"packets", "flows"}},
 	{name: "gatehouse10000", title: "Gatehouse with 10,000 statements more", gateway: &gatewayRequest{Offload: true, Statements: 10000}, topics: []string{"packets", "flows"}},
-	{name: "limited", title: "Gatehouse, 50,000 misses a second and endpoint", gateway: &gatewayRequest{Offload: true, MissBudget: steer.DefaultMissBudget}, topics: []string{"flows"}},
-	{name: "userspace", title: "Gatehouse, every packet in user space", gateway: &gatewayRequest{}, topics: []string{"packets", "tcp", "latency", "connections"}},
-	{name: "tap", title: "Gatehouse, every packet in user space, by a TAP", gateway: &gatewayRequest{TAP: true}, topics: []string{"packets", "tcp", "latency", "connections"}},
+	{name: limitedVariant, title: "Gatehouse, 50,000 misses a second and endpoint", gateway: &gatewayRequest{Offload: true, MissBudget: steer.DefaultMissBudget}, topics: []string{"flows"}},
+	{name: userspaceVariant, title: "Gatehouse, every packet in user space", gateway: &gatewayRequest{}, topics: inUserSpace},
+	{name: "tap", title: "Gatehouse, every packet in user space, by a TAP", gateway: &gatewayRequest{TAP: true}, topics: inUserSpace},
 }
+
+// mainVariants are those that more than the packet rate of small packets is
+// asked of.
+var mainVariants = []string{Baseline, "bridge2", "generator", iptables10Variant, "nftmap", gatehouseVariant, userspaceVariant}
 
 // iptables makes the host side what Docker's users run: bridged packets meet
 // iptables with conntrack, established flows are accepted first, new ones walk
-// n rules before the one that fits.
+// n rules before the one that fits; IPv6 alike.
 func iptables(s *site, n int) error {
-	var rules strings.Builder
-	rules.WriteString("*filter\n:FORWARD DROP [0:0]\n-A FORWARD -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT\n")
-	for i := range n {
-		fmt.Fprintf(&rules, "-A FORWARD -s 10.98.%d.%d/32 -p tcp --dport %d -j ACCEPT\n", i/250, i%250+1, 1000+i)
+	err := inside(s.host, func() error { return bridgeNetfilter("1") })
+	for _, family := range []struct{ program, other, ours string }{
+		{"iptables-restore", "10.98.%d.%d/32", "10.99.0.0/24"},
+		{"ip6tables-restore", "2001:db8:98::%x:%x/128", "2001:db8:99::/64"},
+	} {
+		var rules strings.Builder
+		rules.WriteString("*filter\n:FORWARD DROP [0:0]\n-A FORWARD -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT\n")
+		for i := range n {
+			fmt.Fprintf(&rules, "-A FORWARD -s "+family.other+" -p tcp --dport %d -j ACCEPT\n", i/250, i%250+1, 1000+i)
+		}
+		fmt.Fprintf(&rules, "-A FORWARD -s %s -d %[1]s -j ACCEPT\nCOMMIT\n", family.ours)
+		err = errors.Join(err, s.command(rules.String(), family.program))
 	}
-	rules.WriteString("-A FORWARD -s 10.99.0.0/24 -d 10.99.0.0/24 -j ACCEPT\nCOMMIT\n")
-	return errors.Join(inside(s.host, func() error { return bridgeNetfilter("1") }), s.command(rules.String(), "iptables-restore"))
+	return err
 }
 
 // nftMap is the same with a verdict map in place of the list: one lookup
 // whatever its size.
 func nftMap(s *site, n int) error {
 	var rules strings.Builder
-	rules.WriteString("table ip bench {\n map verdicts { type ipv4_addr . ipv4_addr . inet_proto . inet_service : verdict; flags interval; elements = {\n")
-	for i := range n {
-		fmt.Fprintf(&rules, "10.98.%d.%d . 10.99.0.2 . tcp . %d : accept,\n", i/250, i%250+1, 1000+i)
+	for _, family := range []struct{ name, addr, other, a, b string }{
+		{"ip", "ipv4_addr", "10.98.%d.%d", addrA.String(), addrB.String()},
+		{"ip6", "ipv6_addr", "2001:db8:98::%x:%x", addrA6.String(), addrB6.String()},
+	} {
+		fmt.Fprintf(&rules, "table %s bench {\n map verdicts { type %s . %[2]s . inet_proto . inet_service : verdict; flags interval; elements = {\n", family.name, family.addr)
+		for i := range n {
+			fmt.Fprintf(&rules, family.other+" . %s . tcp . %d : accept,\n", i/250, i%250+1, family.b, 1000+i)
+		}
+		for _, proto := range []string{"tcp", "udp"} {
+			fmt.Fprintf(&rules, "%s . %s . %s . 1-65535 : accept, %[2]s . %[1]s . %[3]s . 1-65535 : accept,\n", family.a, family.b, proto)
+		}
+		fmt.Fprintf(&rules, " } }\n chain forward { type filter hook forward priority 0; policy drop;\n ct state established,related accept\n %s saddr . %[1]s daddr . meta l4proto . th dport vmap @verdicts\n }\n}\n", family.name)
 	}
-	rules.WriteString("10.99.0.1 . 10.99.0.2 . tcp . 1-65535 : accept, 10.99.0.1 . 10.99.0.2 . udp . 1-65535 : accept } }\n" +
-		" chain forward { type filter hook forward priority 0; policy drop;\n ct state established,related accept\n ip saddr . ip daddr . meta l4proto . th dport vmap @verdicts\n }\n}\n")
 	return errors.Join(inside(s.host, func() error { return bridgeNetfilter("1") }), s.command(rules.String(), "nft", "-f", "-"))
 }
 
@@ -105,54 +142,76 @@ func nftMap(s *site, n int) error {
 type measure struct {
 	topic string
 	names []string // with the unit
-	run   func(*site) ([]float64, error)
+	only  []string // variants; nil = all of the topic
+	run   func(*site) (reading, error)
 }
 
-func one(f func(*site) (float64, error)) func(*site) ([]float64, error) {
-	return func(s *site) ([]float64, error) {
+// reading is what one run of a measure gives.
+type reading struct {
+	values []float64 // in the order of the measure's names
+	lost   float64   // of the frames sent, in percent
+}
+
+func one(f func(*site) (float64, error)) func(*site) (reading, error) {
+	return func(s *site) (reading, error) {
 		v, err := f(s)
-		return []float64{v}, err
+		return reading{values: []float64{v}}, err
 	}
 }
 
-func packets(name string, t traffic) measure {
-	return measure{"packets", []string{name}, one(func(s *site) (float64, error) { return packetRate(s, t) })}
+func packets(only []string, t Traffic) measure {
+	return measure{"packets", []string{t.String() + ", kpps"}, only, func(s *site) (reading, error) { return packetRate(s, t) }}
 }
 
-var small = []int{smallFrame}
+// flatMeasure is where the number of statements and rules is varied.
+var flatMeasure = packets(nil, Traffic{Flows: 1000, Size: smallFrame})
 
 var measures = []measure{
-	packets("64-byte UDP, 1 flow, kpps", traffic{flows: 1, sizes: small}),
-	packets("64-byte UDP, 1,000 flows, kpps", traffic{flows: 1000, sizes: small}),
-	packets("64-byte UDP over IPv6, 1,000 flows, kpps", traffic{flows: 1000, v6: true, sizes: []int{62}}),
-	packets("64-byte UDP, 60,000 flows in bursts of 8, kpps", traffic{flows: 60000, order: inBursts, sizes: small}),
-	packets("64-byte UDP, 60,000 flows in random order, kpps", traffic{flows: 60000, order: shuffled, sizes: small}),
-	packets("IMIX, 1,000 flows, kpps", traffic{flows: 1000, sizes: imix[:]}),
-	packets("1,518-byte UDP, 1,000 flows, kpps", traffic{flows: 1000, sizes: []int{largeFrame}}),
-	{"tcp", []string{"TCP bulk, Mbit/s"}, one(bulkRate)},
-	{"latency", []string{"request-response p50, µs", "request-response p99, µs"}, func(s *site) ([]float64, error) {
+	packets(mainVariants, Traffic{Flows: 1, Size: smallFrame}),
+	flatMeasure,
+	packets(mainVariants, Traffic{Flows: 1000, Size: smallFrame, IPv6: true}),
+	packets(mainVariants, Traffic{Flows: 60000, Size: smallFrame, Order: InBursts}),
+	packets(mainVariants, Traffic{Flows: 60000, Size: smallFrame, Order: InRandomOrder}),
+	packets(mainVariants, Traffic{Flows: 1000}),
+	packets(mainVariants, Traffic{Flows: 1000, Size: largeFrame}),
+	{"tcp", []string{bulkMeasure}, nil, one(bulkRate)},
+	{"latency", []string{p50Measure, p99Measure}, nil, func(s *site) (reading, error) {
 		p50, p99, err := roundTrips(s)
-		return []float64{p50, p99}, err
+		return reading{values: []float64{p50, p99}}, err
 	}},
-	{"connections", []string{"HTTP connections/s, app-ID on"}, one(func(s *site) (float64, error) { return connectionRate(s, httpServer) })},
-	{"connections", []string{"Redis connections/s, app-ID on"}, one(func(s *site) (float64, error) { return connectionRate(s, redisServer) })},
-	{"flows", []string{"new flows/s, every packet a new flow"}, one(newFlowRate)},
-	{"flows", []string{"1,000 flows from A to B while B floods A with new flows, kpps"}, one(rateUnderFlood)},
+	{"connections", []string{httpMeasure}, nil, one(func(s *site) (float64, error) { return connectionRate(s, httpServer) })},
+	{"connections", []string{redisMeasure}, nil, one(func(s *site) (float64, error) { return connectionRate(s, redisServer) })},
+	{"flows", []string{newFlowsMeasure}, nil, newFlowRate},
+	{"flows", []string{calmMeasure, floodMeasure}, nil, rateUnderFlood},
 }
+
+const (
+	bulkMeasure     = "TCP bulk, Mbit/s"
+	p50Measure      = "request-response p50, µs"
+	p99Measure      = "request-response p99, µs"
+	httpMeasure     = "HTTP connections/s, app-ID on"
+	redisMeasure    = "Redis connections/s, app-ID on"
+	newFlowsMeasure = "new flows/s, every packet a new flow"
+	calmMeasure     = "1,000 flows from A to B, kpps"
+	floodMeasure    = "the same while B floods A with new flows, kpps"
+)
 
 // Figure is one measure of one variant over all rounds.
 type Figure struct {
 	Measure string    `json:"measure"`
 	Variant string    `json:"variant"`
+	Name    string    `json:"name"` // of the variant, from Variants
 	Min     float64   `json:"min"`
 	Median  float64   `json:"median"`
 	Max     float64   `json:"max"`
-	Ratio   float64   `json:"ratio"` // of medians, to the plain bridge; of latencies too, so there less is better
+	Ratio   float64   `json:"ratio"`          // of medians, to the plain bridge; of latencies too, so there less is better
+	Lost    float64   `json:"lost,omitempty"` // of the frames sent, in percent, the median
 	Rounds  []float64 `json:"rounds"`
 }
 
-// Report is one run.
+// Report is one run of a topic.
 type Report struct {
+	Topic   string    `json:"topic"`
 	When    time.Time `json:"when"`
 	Kernel  string    `json:"kernel"`
 	CPU     string    `json:"cpu"`
@@ -163,10 +222,17 @@ type Report struct {
 	Figures []Figure  `json:"figures"`
 	// Gateways says by variant what its gateway did.
 	Gateways map[string]GatewayCounts `json:"gateways"`
+	// Skipped are variants that this machine does not have, and why.
+	Skipped []string `json:"skipped,omitempty"`
+	// Faults are variants that failed, and why; a figure of theirs has fewer
+	// rounds than the others, or is missing.
+	Faults []string `json:"faults,omitempty"`
 }
 
-// Run builds the sites, measures, and takes everything down again. It needs
-// root. Cancelling ctx ends it after the measurement under way.
+// Run builds the sites of a topic, measures, and takes everything down again. It
+// needs root. A variant that fails is left out from there on, and named in the
+// report; without the plain bridge there is none. Cancelling ctx ends it after
+// the measurement under way.
 func Run(ctx context.Context, cfg Config) (r *Report, err error) { return run(ctx, cfg, fullLoad) }
 
 // load is how long each measurement takes.
@@ -177,77 +243,145 @@ type load struct {
 }
 
 var fullLoad = load{
-	warmUp:  300 * time.Millisecond,
-	packets: time.Second,
-	bulk:    1500 * time.Millisecond,
-	http:    1500 * time.Millisecond,
+	warmUp:  200 * time.Millisecond,
+	packets: 600 * time.Millisecond,
+	bulk:    time.Second,
+	http:    time.Second,
 	echoes:  8000,
-	flows:   portsPerTurn * packetPorts,
+	flows:   MaxFlows,
+}
+
+// a run of one topic.
+type benchRun struct {
+	cfg     Config
+	chosen  []variant
+	sites   []*site // in the order of chosen; nil = left out
+	samples map[sample][]reading
+	report  *Report
+}
+
+type sample struct {
+	measure int // of the wanted
+	variant string
 }
 
 func run(ctx context.Context, cfg Config, size load) (r *Report, err error) {
-	chosen, err := choose(cfg.Variants)
+	chosen, err := choose(cfg.Topic, cfg.Variants)
 	if err != nil {
 		return nil, err
 	}
-	wanted, err := chooseMeasures(cfg.Topics)
+	wanted, err := chooseMeasures(cfg)
 	if err != nil {
 		return nil, err
 	}
-	sites := make([]*site, len(chosen))
+	release, err := alone()
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, release()) }()
+	b := &benchRun{cfg: cfg, chosen: chosen, sites: make([]*site, len(chosen)), samples: map[sample][]reading{}, report: newReport(cfg)}
 	defer func() {
-		for _, s := range sites {
+		for _, s := range b.sites {
 			if s != nil {
 				err = errors.Join(err, s.close())
 			}
 		}
 	}()
-	for i, v := range chosen {
-		if sites[i], err = newSite(v.name); err != nil {
+	for i := range chosen {
+		if err := b.build(i, size); err != nil {
 			return nil, err
 		}
-		sites[i].load = size
-		if err = v.begin(sites[i], cfg.Gateway); err != nil {
-			return nil, fmt.Errorf("variant %s: %w", v.name, err)
-		}
 	}
-	samples := map[[2]string][]float64{}
 	for round := range cfg.Rounds {
-		for _, m := range wanted {
-			for i, v := range chosen {
-				if !v.measures(m.topic) {
-					continue
-				}
-				if ctx.Err() != nil {
-					return nil, ctx.Err()
-				}
-				values, err := m.run(sites[i])
-				if err != nil {
-					return nil, fmt.Errorf("variant %s, %s: %w", v.name, m.names[0], err)
-				}
-				for j, name := range m.names {
-					samples[[2]string{name, v.name}] = append(samples[[2]string{name, v.name}], values[j])
-				}
-			}
+		if err := b.round(ctx, round, wanted); err != nil {
+			return nil, err
 		}
 		if cfg.Progress != nil {
-			fmt.Fprintf(cfg.Progress, "round %d of %d\n", round+1, cfg.Rounds)
+			fmt.Fprintf(cfg.Progress, "%s: round %d of %d\n", cfg.Topic, round+1, cfg.Rounds)
 		}
 	}
-	r = report(cfg.Rounds, wanted, chosen, samples)
-	r.Gateways = map[string]GatewayCounts{}
-	for i, v := range chosen {
-		if p := sites[i].gateway; p != nil {
-			if r.Gateways[v.name], err = p.counts(); err != nil {
-				return nil, err
+	b.report.figures(wanted, chosen, b.samples)
+	return b.report, b.countGateways()
+}
+
+// build makes the site of the i-th variant, or leaves it out and says why.
+func (b *benchRun) build(i int, size load) error {
+	v := &b.chosen[i]
+	s, err := newSite(v.name)
+	if err != nil {
+		return err
+	}
+	b.sites[i] = s
+	s.load = size
+	err = v.begin(s, b.cfg)
+	if errors.Is(err, exec.ErrNotFound) {
+		b.report.Skipped = append(b.report.Skipped, fmt.Sprintf("%s: %v", v.title, err))
+		return b.drop(i)
+	}
+	return b.judge(i, err)
+}
+
+// judge leaves a variant out that failed. Ratios need the plain bridge.
+func (b *benchRun) judge(i int, err error) error {
+	if err == nil {
+		return nil
+	}
+	fault := fmt.Errorf("%s: %w", b.chosen[i].title, err)
+	if b.chosen[i].name == Baseline {
+		return fault
+	}
+	b.report.Faults = append(b.report.Faults, fault.Error())
+	return b.drop(i)
+}
+
+func (b *benchRun) drop(i int) error {
+	s := b.sites[i]
+	b.sites[i] = nil
+	if err := s.close(); err != nil {
+		b.report.Faults = append(b.report.Faults, fmt.Sprintf("%s: %v", b.chosen[i].title, err))
+	}
+	return nil
+}
+
+// round measures everything once. Each round begins with another variant, so
+// that none always follows the same.
+func (b *benchRun) round(ctx context.Context, round int, wanted []measure) error {
+	for n, m := range wanted {
+		for turn := range b.chosen {
+			i := (turn + round) % len(b.chosen)
+			name := b.chosen[i].name
+			if b.sites[i] == nil || m.only != nil && !slices.Contains(m.only, name) {
+				continue
+			}
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			got, err := m.run(b.sites[i])
+			if err != nil {
+				if err := b.judge(i, fmt.Errorf("%s: %w", m.names[0], err)); err != nil {
+					return err
+				}
+				continue
+			}
+			b.samples[sample{n, name}] = append(b.samples[sample{n, name}], got)
+		}
+	}
+	return nil
+}
+
+func (b *benchRun) countGateways() (err error) {
+	for i, v := range b.chosen {
+		if s := b.sites[i]; s != nil && s.gateway != nil {
+			if b.report.Gateways[v.name], err = s.gateway.counts(); err != nil {
+				return err
 			}
 		}
 	}
-	return r, nil
+	return nil
 }
 
 // begin makes a site the variant.
-func (v *variant) begin(s *site, gateway []string) (err error) {
+func (v *variant) begin(s *site, cfg Config) (err error) {
 	if v.prepare != nil {
 		return v.prepare(s)
 	}
@@ -256,7 +390,10 @@ func (v *variant) begin(s *site, gateway []string) (err error) {
 	}
 	r := *v.gateway
 	r.Site, r.Host, r.VethA, r.VethB = s.name, s.host, s.ifindexA, s.ifindexB
-	s.gateway, err = startGateway(gateway, r)
+	if cfg.Traffic != nil {
+		r.Flows = cfg.Traffic.Flows
+	}
+	s.gateway, err = startGateway(cfg.Gateway(v.name), r)
 	if err == nil {
 		s.teardown = append(s.teardown, s.gateway.stop)
 	}
@@ -267,47 +404,95 @@ func (v *variant) measures(topic string) bool {
 	return v.topics == nil || slices.Contains(v.topics, topic)
 }
 
-func chooseMeasures(topics []string) ([]measure, error) {
-	for _, t := range topics {
-		if !slices.Contains(Topics(), t) {
-			return nil, fmt.Errorf("topic %q is none of %s", t, strings.Join(Topics(), ", "))
+func chooseMeasures(cfg Config) ([]measure, error) {
+	if cfg.Traffic != nil {
+		if cfg.Topic != "packets" {
+			return nil, fmt.Errorf("topic %s has no traffic to choose: packets has", cfg.Topic)
 		}
+		if err := cfg.Traffic.Check(); err != nil {
+			return nil, err
+		}
+		return []measure{packets(nil, *cfg.Traffic)}, nil
 	}
 	var out []measure
 	for _, m := range measures {
-		if len(topics) == 0 || slices.Contains(topics, m.topic) {
+		if m.topic == cfg.Topic {
 			out = append(out, m)
 		}
 	}
+	if len(out) == 0 {
+		return nil, fmt.Errorf("topic %q is none of %s", cfg.Topic, strings.Join(Topics(), ", "))
+	}
 	return out, nil
 }
 
-func choose(names []string) ([]variant, error) {
-	if len(names) == 0 {
-		return variants, nil
-	}
-	var out []variant
+// choose returns the named variants, or all, that measure a topic.
+func choose(topic string, names []string) (out []variant, err error) {
 	for _, name := range names {
-		i := slices.IndexFunc(variants, func(v variant) bool { return v.name == name })
-		if i < 0 {
+		if !slices.ContainsFunc(variants, func(v variant) bool { return v.name == name }) {
 			return nil, fmt.Errorf("variant %q is none of %s", name, strings.Join(Variants(), ", "))
 		}
-		out = append(out, variants[i])
+	}
+	for _, v := range variants {
+		if v.measures(topic) && (len(names) == 0 || slices.Contains(names, v.name)) {
+			out = append(out, v)
+		}
 	}
 	return out, nil
 }
 
-func report(rounds int, measures []measure, chosen []variant, samples map[[2]string][]float64) *Report {
-	r := &Report{When: time.Now().UTC().Truncate(time.Second), Kernel: kernel(), CPU: cpuModel(), Cores: runtime.NumCPU(), Go: runtime.Version(), Rounds: rounds}
+// Estimate is how long a topic takes here, but for a machine that is slower or
+// busier than the one that the figures are of.
+func Estimate(topic string, rounds int) time.Duration {
+	const (
+		standUp = 700 * time.Millisecond // a site or gateway, and down again
+		around  = 600 * time.Millisecond // a measurement's own sink, generator and the flows' beginning
+	)
+	chosen, _ := choose(topic, nil)
+	total := time.Duration(len(chosen)) * standUp
 	for _, m := range measures {
-		for _, name := range m.names {
-			base := median(samples[[2]string{name, Baseline}])
+		if m.topic != topic {
+			continue
+		}
+		for _, v := range chosen {
+			if m.only == nil || slices.Contains(m.only, v.name) {
+				total += time.Duration(rounds) * (around + fullLoad.of(topic))
+			}
+		}
+	}
+	return total
+}
+
+// of is how long one measurement of a topic lasts, at most.
+func (l *load) of(topic string) time.Duration {
+	switch topic {
+	case "tcp":
+		return l.bulk
+	case "connections":
+		return l.http
+	case "latency":
+		return 0
+	}
+	return l.warmUp + l.packets
+}
+
+func newReport(cfg Config) *Report {
+	return &Report{Topic: cfg.Topic, When: time.Now().UTC().Truncate(time.Second), Kernel: kernel(), CPU: cpuModel(), Cores: runtime.NumCPU(),
+		Go: runtime.Version(), Rounds: cfg.Rounds, Gateways: map[string]GatewayCounts{}}
+}
+
+// figures fills in what the readings come to.
+func (r *Report) figures(wanted []measure, chosen []variant, samples map[sample][]reading) {
+	for n, m := range wanted {
+		for j, name := range m.names {
+			base := median(valuesOf(samples[sample{n, Baseline}], j))
 			for _, v := range chosen {
-				got := samples[[2]string{name, v.name}]
-				if len(got) == 0 {
+				readings := samples[sample{n, v.name}]
+				if len(readings) == 0 {
 					continue
 				}
-				f := Figure{Measure: name, Variant: v.title, Min: slices.Min(got), Median: median(got), Max: slices.Max(got), Rounds: got}
+				got := valuesOf(readings, j)
+				f := Figure{Measure: name, Variant: v.title, Name: v.name, Min: slices.Min(got), Median: median(got), Max: slices.Max(got), Lost: medianLoss(readings), Rounds: got}
 				if base > 0 {
 					f.Ratio = f.Median / base
 				}
@@ -315,7 +500,21 @@ func report(rounds int, measures []measure, chosen []variant, samples map[[2]str
 			}
 		}
 	}
-	return r
+}
+
+func valuesOf(readings []reading, j int) (out []float64) {
+	for _, x := range readings {
+		out = append(out, x.values[j])
+	}
+	return out
+}
+
+func medianLoss(readings []reading) float64 {
+	var lost []float64
+	for _, x := range readings {
+		lost = append(lost, x.lost)
+	}
+	return median(lost)
 }
 
 func median(v []float64) float64 {
@@ -350,23 +549,50 @@ func cpuModel() string {
 // Markdown writes the report as a page: one table a measure.
 func (r *Report) Markdown(w io.Writer) error {
 	var b strings.Builder
-	fmt.Fprintf(&b, "# Results\n\n`%s` on %s: kernel %s, %d cores (%s), %s. %d interleaved rounds; ratios of medians to the plain bridge of the same run.\n",
-		r.Command, r.When.Format(time.DateOnly), r.Kernel, r.Cores, r.CPU, r.Go, r.Rounds)
-	b.WriteString("\nEach variant is two containers on a bridge of its own, in namespaces; bridged packets meet iptables in the iptables variants alone, and each gateway is a process of its own. Packets are real socket buffers that an AF_XDP generator makes in A and a tcx program counts at B's eth0, both on core 0; the streams are Go clients and servers.\n")
+	fmt.Fprintf(&b, "# %s\n\n`%s` on %s: kernel %s, %d cores (%s), %s. %d interleaved rounds; ratios of medians to the plain bridge of the same run.\n",
+		topicTitles[r.Topic], r.Command, r.When.Format(time.DateOnly), r.Kernel, r.Cores, r.CPU, r.Go, r.Rounds)
+	fmt.Fprintf(&b, "\n%s %s\n", howSites, howMeasured[r.Topic])
 	for _, v := range variants {
 		if g, ok := r.Gateways[v.name]; ok {
 			fmt.Fprintf(&b, "\n%s: %d packets went to user space (%d more found no room), %d were carried by the flow map, %d of them past the bridge; %d flows were decided and handed over.\n",
 				v.title, g.Steered-min(g.Steered, g.NoFrame), g.NoFrame, g.Hits, g.Peer, g.Offloaded)
 		}
 	}
+	for _, text := range r.Skipped {
+		fmt.Fprintf(&b, "\nNot on this machine: %s.\n", text)
+	}
+	for _, text := range r.Faults {
+		fmt.Fprintf(&b, "\nFailed: %s.\n", text)
+	}
+	counted := r.Topic == "packets" || r.Topic == "flows"
 	last := ""
 	for _, f := range r.Figures {
 		if f.Measure != last {
-			fmt.Fprintf(&b, "\n## %s\n\n| variant | min | median | max | ratio |\n|---|---:|---:|---:|---:|\n", f.Measure)
+			fmt.Fprintf(&b, "\n## %s\n\n| variant | min | median | max | ratio |%s\n|---|---:|---:|---:|---:|%s\n", f.Measure, onlyIf(counted, " lost |"), onlyIf(counted, "---:|"))
 			last = f.Measure
 		}
-		fmt.Fprintf(&b, "| %s | %.1f | %.1f | %.1f | %.2f |\n", f.Variant, f.Min, f.Median, f.Max, f.Ratio)
+		fmt.Fprintf(&b, "| %s | %.1f | %.1f | %.1f | %.2f |%s\n", f.Variant, f.Min, f.Median, f.Max, f.Ratio, onlyIf(counted, fmt.Sprintf(" %.1f %% |", f.Lost)))
 	}
 	_, err := io.WriteString(w, b.String())
 	return err
+}
+
+func onlyIf(is bool, text string) string {
+	if is {
+		return text
+	}
+	return ""
+}
+
+var topicTitles = map[string]string{"packets": "Packets", "tcp": "TCP bulk", "latency": "Latency", "connections": "Connections", "flows": "New flows"}
+
+const howSites = "Each variant is two containers, A and B, on a bridge of its own, in namespaces, with the offloads that Docker leaves them; bridged packets meet iptables in the variants that name conntrack or Suricata alone. Each gateway is a process of its own with all checks on: sources (MAC and address), epoch, counters, TCP state, the standing default of the bridge. The plain bridge once more is the same as the plain bridge: what its ratio is away from 1.00 is this machine's noise."
+
+// howMeasured says of each topic where its figures come from.
+var howMeasured = map[string]string{
+	"packets":     "Packets are real socket buffers that an AF_XDP generator makes in A and a tcx program counts and drops at B's eth0, generator, bridge and sink on core 0; the generator alone has its packets counted and dropped at the host's end of A's veth, and is as fast as anything here can be. Lost is the share of the packets sent that had not arrived 20 ms after the last; a packet that goes to user space is lost where the worker does not keep up. One-way UDP stays new to conntrack, so each packet walks the list of rules; an established flow meets its first rule alone.",
+	"tcp":         "One stream, the client on core 0, the server on core 1, system calls that block.",
+	"latency":     "64 bytes each way on one connection, client and server on core 0, system calls that block. Across cores the wake-up of a sleeping core is most of what a guest would measure.",
+	"connections": "Eight dialers, a connection for each request, closed with RST; clients and servers are one Go program on all cores, and so is the gateway's worker. Gatehouse allows the port to its application alone, which it finds in each flow; Suricata drops what is not HTTP on the port of HTTP, and has no parser for Redis; iptables and nftables look at addresses and ports.",
+	"flows":       "A generator in B sends 64-byte UDP to A, each packet a flow of its own; new flows are those whose packet arrived. A plain way carries every packet. Lost are new flows that found the worker busy, or the endpoint's budget of misses used up. In the second measure the flood comes from core 1 and meets 1,000 flows that A sends from core 0, whose rate is taken before it and during it.",
 }

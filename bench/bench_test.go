@@ -44,13 +44,15 @@ func TestMedian(t *testing.T) {
 
 func TestChoose(t *testing.T) {
 	for _, tc := range []struct {
+		topic string
 		names []string
 		want  string
 	}{
-		{nil, strings.Join(Variants(), " ")},
-		{[]string{"userspace", "bridge"}, "userspace bridge"},
+		{"tcp", []string{"userspace", "bridge"}, "bridge userspace"},
+		{"packets", []string{"generator", "limited", "tap"}, "generator tap"},
+		{"flows", nil, "bridge bridge2 iptables10 iptables1000 iptables10000 nftmap gatehouse gatehouse10 gatehouse1000 gatehouse10000 limited"},
 	} {
-		chosen, err := choose(tc.names)
+		chosen, err := choose(tc.topic, tc.names)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -59,33 +61,70 @@ func TestChoose(t *testing.T) {
 			got = append(got, v.name)
 		}
 		if strings.Join(got, " ") != tc.want {
-			t.Errorf("%v: got %v, want %s", tc.names, got, tc.want)
+			t.Errorf("%s of %v: got %v, want %s", tc.topic, tc.names, got, tc.want)
 		}
 	}
-	if _, err := choose([]string{"bridge", "nftables"}); err == nil || !strings.Contains(err.Error(), `"nftables"`) {
+	if _, err := choose("tcp", []string{"bridge", "nftables"}); err == nil || !strings.Contains(err.Error(), `"nftables"`) {
 		t.Errorf("unknown variant: %v", err)
+	}
+	if _, err := chooseMeasures(Config{Topic: "speed"}); err == nil || !strings.Contains(err.Error(), `"speed"`) {
+		t.Errorf("unknown topic: %v", err)
 	}
 }
 
+func TestTraffic(t *testing.T) {
+	for _, tc := range []struct {
+		traffic Traffic
+		want    string
+		frames  string // the first three
+	}{
+		{Traffic{Flows: 1, Size: 64}, "64-byte UDP, 1 flow", "[60 60 60]"},
+		{Traffic{Flows: 1_000_000, Size: 64, IPv6: true, Order: InRandomOrder}, "64-byte UDP over IPv6, 1,000,000 flows in random order", "[62 62 62]"},
+		{Traffic{Flows: 1600, Size: 1518, Order: InBursts}, "1,518-byte UDP, 1,600 flows in bursts of 8", "[1514 1514 1514]"},
+		{Traffic{Flows: 2}, "IMIX, 2 flows", "[60 590 60]"},
+	} {
+		frames := fmt.Sprint([]int{tc.traffic.frame(0), tc.traffic.frame(1), tc.traffic.frame(2)})
+		if got := tc.traffic.String(); got != tc.want || frames != tc.frames || tc.traffic.Check() != nil {
+			t.Errorf("%+v is %q of %s: %v; want %q of %s", tc.traffic, got, frames, tc.traffic.Check(), tc.want, tc.frames)
+		}
+	}
+	for _, bad := range []Traffic{{Flows: 0}, {Flows: MaxFlows + 1}, {Flows: 1, Size: 63}, {Flows: 1, Size: 1519}, {Flows: 1, Order: "reverse"}} {
+		if bad.Check() == nil {
+			t.Errorf("%+v was taken", bad)
+		}
+	}
+	if _, err := chooseMeasures(Config{Topic: "tcp", Traffic: &Traffic{Flows: 1}}); err == nil {
+		t.Error("TCP took a choice of packets")
+	}
+}
+
+// alike gives every measure the readings of two variants.
+func alike(wanted []measure, byVariant map[string][]float64) map[sample][]reading {
+	samples := map[sample][]reading{}
+	for n, m := range wanted {
+		for name, values := range byVariant {
+			for _, v := range values {
+				samples[sample{n, name}] = append(samples[sample{n, name}], reading{values: slices.Repeat([]float64{v}, len(m.names)), lost: v / 10})
+			}
+		}
+	}
+	return samples
+}
+
 func TestReport(t *testing.T) {
-	chosen, err := choose([]string{"bridge", "gatehouse"})
+	chosen, err := choose("packets", []string{"bridge", "gatehouse"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	samples := map[[2]string][]float64{}
-	for _, m := range measures {
-		for _, name := range m.names {
-			samples[[2]string{name, "bridge"}] = []float64{10, 30, 20}
-			samples[[2]string{name, "gatehouse"}] = []float64{28, 24, 26}
-		}
-	}
-	r := report(3, measures, chosen, samples)
-	r.Command = "gatehouse bench"
+	r := newReport(Config{Topic: "packets", Rounds: 3})
+	r.figures(measures, chosen, alike(measures, map[string][]float64{"bridge": {10, 30, 20}, "gatehouse": {28, 24, 26}}))
+	r.Command = "gatehouse bench packets"
 	r.Gateways = map[string]GatewayCounts{"gatehouse": {Steered: 50, NoFrame: 8, Hits: 900, Peer: 700, Offloaded: 12}}
+	r.Skipped, r.Faults = []string{"bridge + Suricata: not found"}, []string{"a TAP: broke"}
 	for i, f := range r.Figures {
-		want := Figure{Measure: f.Measure, Variant: chosen[i%2].title, Min: 10, Median: 20, Max: 30, Ratio: 1}
+		want := Figure{Measure: f.Measure, Variant: chosen[i%2].title, Name: chosen[i%2].name, Min: 10, Median: 20, Max: 30, Ratio: 1, Lost: 2}
 		if i%2 == 1 {
-			want.Min, want.Median, want.Max, want.Ratio = 24, 26, 28, 1.3
+			want.Min, want.Median, want.Max, want.Ratio, want.Lost = 24, 26, 28, 1.3, 2.6
 		}
 		f.Rounds = nil
 		if fmt.Sprint(f) != fmt.Sprint(want) {
@@ -96,7 +135,9 @@ func TestReport(t *testing.T) {
 	if err := r.Markdown(&page); err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"`gatehouse bench`", "3 interleaved rounds", "kernel: 42 packets went to user space (8 more found no room), 900 were carried", "## TCP bulk, Mbit/s\n", "| plain bridge | 10.0 | 20.0 | 30.0 | 1.00 |\n", "| 24.0 | 26.0 | 28.0 | 1.30 |\n"} {
+	for _, want := range []string{"# Packets\n", "`gatehouse bench packets`", "3 interleaved rounds", "kernel: 42 packets went to user space (8 more found no room), 900 were carried",
+		"Not on this machine: bridge + Suricata: not found.", "Failed: a TAP: broke.",
+		"## IMIX, 1,000 flows, kpps\n", "| plain bridge | 10.0 | 20.0 | 30.0 | 1.00 | 2.0 % |\n", "| 24.0 | 26.0 | 28.0 | 1.30 | 2.6 % |\n"} {
 		if !strings.Contains(page.String(), want) {
 			t.Errorf("the page lacks %q:\n%s", want, &page)
 		}
@@ -105,17 +146,13 @@ func TestReport(t *testing.T) {
 
 // TestWithoutBaseline: a run that leaves the plain bridge out has no ratios.
 func TestWithoutBaseline(t *testing.T) {
-	chosen, err := choose([]string{"gatehouse"})
+	chosen, err := choose("packets", []string{"gatehouse"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	samples := map[[2]string][]float64{}
-	for _, m := range measures {
-		for _, name := range m.names {
-			samples[[2]string{name, "gatehouse"}] = []float64{5}
-		}
-	}
-	for _, f := range report(1, measures, chosen, samples).Figures {
+	r := newReport(Config{Topic: "packets", Rounds: 1})
+	r.figures(measures, chosen, alike(measures, map[string][]float64{"gatehouse": {5}}))
+	for _, f := range r.Figures {
 		if f.Ratio != 0 || f.Median != 5 {
 			t.Errorf("%+v", f)
 		}
@@ -129,28 +166,41 @@ func TestRound(t *testing.T) {
 		t.Skip("missing capability: root")
 	}
 	brief := load{warmUp: 200 * time.Millisecond, packets: 300 * time.Millisecond, bulk: 100 * time.Millisecond, http: 200 * time.Millisecond, echoes: 100, flows: 2000}
+	for _, topic := range Topics() {
+		t.Run(topic, func(t *testing.T) { testRound(t, topic, brief) })
+	}
+}
+
+func testRound(t *testing.T, topic string, brief load) {
 	r, err := run(context.Background(), Config{
 		Rounds:   1,
-		Variants: []string{"bridge", "gatehouse", "userspace"},
-		Gateway:  []string{gatewayArgument},
+		Topic:    topic,
+		Variants: []string{"bridge", "generator", "suricata", "gatehouse", "userspace"},
+		Gateway:  func(string) []string { return []string{gatewayArgument} },
 	}, brief)
 	if err != nil {
 		t.Fatal(err)
 	}
+	if len(r.Faults) > 0 {
+		t.Errorf("failed: %v", r.Faults)
+	}
+	if len(r.Skipped) > 0 {
+		t.Logf("left out: %v", r.Skipped)
+	}
 	for _, f := range r.Figures {
-		// A busy machine may leave the worker no time within so short a window;
-		// its counters below tell that it worked.
-		if strings.HasSuffix(f.Measure, "kpps") && f.Variant == "Gatehouse, every packet in user space" {
+		// A busy machine may leave a process no time within so short a window; the
+		// counters below tell that the worker worked.
+		if strings.HasSuffix(f.Measure, "kpps") && slices.Contains([]string{"userspace", "suricata"}, f.Name) {
 			continue
 		}
 		if f.Median <= 0 || f.Ratio <= 0 {
 			t.Errorf("%s, %s: %+v", f.Measure, f.Variant, f)
 		}
 	}
-	if g := r.Gateways["gatehouse"]; g.Hits == 0 || g.Peer == 0 || g.Offloaded < 1000 || g.Steered == 0 || g.Steered > g.Hits {
+	if g := r.Gateways["gatehouse"]; topic == "packets" && (g.Hits == 0 || g.Peer == 0 || g.Offloaded < 1000 || g.Steered == 0 || g.Steered > g.Hits) {
 		t.Errorf("decided flows in the kernel: %+v", g)
 	}
-	if g := r.Gateways["userspace"]; g.Hits != 0 || g.Steered < 1000 || g.Returned == 0 {
+	if g := r.Gateways["userspace"]; topic == "packets" && (g.Hits != 0 || g.Steered < 1000 || g.Returned == 0) {
 		t.Errorf("every packet in user space: %+v", g)
 	}
 	if left, err := os.ReadDir("/sys/fs/bpf/ghb-gatehouse"); err == nil {

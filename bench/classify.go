@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -8,6 +9,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -22,9 +24,28 @@ import (
 type ClassifyConfig struct {
 	Rounds int
 	// Rules and Traces are files in ClassBench's format, in pairs; none = sets of
-	// our own generator.
+	// our own generator. A name that ends in .xz is unpacked with xz.
 	Rules, Traces []string
 	Progress      io.Writer
+}
+
+// PublishedSets are the pairs NAME.rules and NAME_mix.trace in a folder, with
+// .xz behind both or not.
+func PublishedSets(dir string) (rules, traces []string, err error) {
+	for _, packed := range []string{"", ".xz"} {
+		found, err := filepath.Glob(filepath.Join(dir, "*.rules"+packed))
+		if err != nil {
+			return nil, nil, err
+		}
+		for _, name := range found {
+			rules = append(rules, name)
+			traces = append(traces, strings.TrimSuffix(name, ".rules"+packed)+"_mix.trace"+packed)
+		}
+	}
+	if len(rules) == 0 {
+		return nil, nil, fmt.Errorf("%s has no NAME.rules or NAME.rules.xz", dir)
+	}
+	return rules, traces, nil
 }
 
 // rulesCase is one set of rules with the headers that look it up.
@@ -35,10 +56,12 @@ type rulesCase struct {
 }
 
 const (
-	acl1       = "librte_acl, one packet a call"
-	acl64      = "librte_acl, batches of 64"
-	ours       = "Gatehouse"
-	linearScan = "linear scan"
+	acl1  = "librte_acl, one packet a call"
+	acl64 = "librte_acl, batches of 64"
+	ours  = "Gatehouse"
+	// changeVariant is what measureChanges adds.
+	changeVariant = ours + ": insert or delete beside a reader"
+	linearScan    = "linear scan"
 	// headersPerSet is as many as the published traces have.
 	headersPerSet = 50_000
 	// engineMemory is what each engine may have to be measured by itself.
@@ -76,7 +99,7 @@ func (cfg *ClassifyConfig) cases() (out []rulesCase, err error) {
 		return nil, fmt.Errorf("%d rule files, %d trace files: want one trace for each", len(cfg.Rules), len(cfg.Traces))
 	}
 	for i, name := range cfg.Rules {
-		k := rulesCase{name: strings.TrimSuffix(filepath.Base(name), ".rules")}
+		k := rulesCase{name: strings.TrimSuffix(strings.TrimSuffix(filepath.Base(name), ".xz"), ".rules")}
 		if k.rules, err = readFile(name, rulesettest.ReadRules); err != nil {
 			return nil, err
 		}
@@ -109,16 +132,24 @@ func generated(kind rulesettest.Kind, n int, v6 bool) rulesCase {
 }
 
 func readFile[T any](name string, read func(io.Reader) ([]T, error)) ([]T, error) {
-	f, err := os.Open(name)
-	if err != nil {
-		return nil, err
+	data, err := os.ReadFile(name)
+	if err == nil && strings.HasSuffix(name, ".xz") {
+		data, err = unpack(data)
 	}
-	defer f.Close()
-	out, err := read(f)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	out, err := read(bytes.NewReader(data))
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
 	return out, nil
+}
+
+func unpack(data []byte) ([]byte, error) {
+	cmd := exec.Command("xz", "-dc")
+	cmd.Stdin = bytes.NewReader(data)
+	return cmd.Output()
 }
 
 // measure adds a case to c.
@@ -160,7 +191,7 @@ func (k *rulesCase) measure(ctx context.Context, c *Comparison, peer string, pro
 		contenders = append(contenders, x)
 	}
 	contenders = append(contenders, contender{name: linearScan, unit: "ns", run: func() (float64, error) { return k.scan(), nil }})
-	if err := c.measure(ctx, k.name, rulesettest.Describe(k.rules), contenders, progress); err != nil {
+	if err := c.measure(ctx, k.name, rulesettest.Describe(k.rules), len(k.rules), contenders, progress); err != nil {
 		return err
 	}
 	return k.measureChanges(c)
@@ -255,8 +286,7 @@ func (k *rulesCase) measureChanges(c *Comparison) error {
 	s.Settle()
 	slices.Sort(took)
 	last := &c.Cases[len(c.Cases)-1]
-	last.Results = append(last.Results, Result{Variant: "Gatehouse: insert or delete beside a reader", Unit: "µs",
-		Min: took[0], Median: took[len(took)/2], Max: took[len(took)-1], Note: fmt.Sprintf("p99 %.1f µs of %d", took[len(took)*99/100], len(took))})
+	last.Results = append(last.Results, latencies(changeVariant, took))
 	return err
 }
 

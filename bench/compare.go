@@ -32,6 +32,7 @@ type Comparison struct {
 // Case is one size or set.
 type Case struct {
 	Name    string   `json:"name"`
+	Size    int      `json:"size,omitempty"`  // rules, flows or workloads
 	About   string   `json:"about,omitempty"` // what makes it hard or easy
 	Results []Result `json:"results"`
 }
@@ -43,6 +44,7 @@ type Result struct {
 	Min     float64   `json:"min"`
 	Median  float64   `json:"median"`
 	Max     float64   `json:"max"`
+	P99     float64   `json:"p99,omitempty"`   // where a result is of many events
 	Ratio   float64   `json:"ratio,omitempty"` // of medians, to the baseline of the same case and unit
 	Note    string    `json:"note,omitempty"`
 	Rounds  []float64 `json:"rounds,omitempty"`
@@ -60,7 +62,7 @@ func newComparison(title, baseline string, rounds int) *Comparison {
 }
 
 // measure runs all contenders of a case, interleaved.
-func (c *Comparison) measure(ctx context.Context, name, about string, contenders []contender, progress io.Writer) error {
+func (c *Comparison) measure(ctx context.Context, name, about string, size int, contenders []contender, progress io.Writer) error {
 	samples := make([][]float64, len(contenders))
 	for range c.Rounds {
 		for i, x := range contenders {
@@ -74,7 +76,7 @@ func (c *Comparison) measure(ctx context.Context, name, about string, contenders
 			samples[i] = append(samples[i], v)
 		}
 	}
-	out := Case{Name: name, About: about}
+	out := Case{Name: name, Size: size, About: about}
 	for i, x := range contenders {
 		s := samples[i]
 		out.Results = append(out.Results, Result{Variant: x.name, Unit: x.unit, Note: x.note, Min: slices.Min(s), Median: median(s), Max: slices.Max(s), Rounds: s})
@@ -85,6 +87,13 @@ func (c *Comparison) measure(ctx context.Context, name, about string, contenders
 		fmt.Fprintf(progress, "%s: done\n", name)
 	}
 	return nil
+}
+
+// latencies is a result of many events, sorted.
+func latencies(variant string, sorted []float64) Result {
+	p99 := sorted[len(sorted)*99/100]
+	return Result{Variant: variant, Unit: "µs", Min: sorted[0], Median: sorted[len(sorted)/2], Max: sorted[len(sorted)-1], P99: p99,
+		Note: fmt.Sprintf("p99 %.1f µs of %d", p99, len(sorted))}
 }
 
 // compare fills in the ratios to the baseline's figure of the same unit, where

@@ -18,64 +18,66 @@ const (
 )
 
 // newFlowRate is how many flows a second can be opened where every packet opens
-// one: those that B received. Plain ways carry every packet.
-func newFlowRate(s *site) (float64, error) {
-	sink, err := newSink(s.a)
+// one: those that A received. Plain ways carry every packet.
+func newFlowRate(s *site) (r reading, err error) {
+	sink, err := newSink(s.a, "eth0")
 	if err != nil {
-		return 0, err
+		return r, err
 	}
 	defer sink.close()
 	g, err := newFlood(s)
 	if err != nil {
-		return 0, err
+		return r, err
 	}
 	defer g.Close()
-	var kpps float64
 	err = pinned(0, func() (err error) {
-		kpps, err = sink.rate(s.load.packets/4, g) // no longer than the tables have room
+		r, err = sink.rate(s.load.packets/2, g) // no longer than the tables have room
 		return err
 	})
 	if err != nil {
-		return 0, fmt.Errorf("new flows: %w", err)
+		return r, fmt.Errorf("new flows: %w", err)
 	}
-	return kpps * 1000, nil
+	r.values[0] *= 1000
+	return r, nil
 }
 
-// rateUnderFlood is packetRate of 1,000 established flows on core 0 while B
-// floods A with new flows from core 1.
-func rateUnderFlood(s *site) (float64, error) {
-	sinkA, err := newSink(s.a)
+// rateUnderFlood is the packet rate of 1,000 established flows on core 0 before
+// and while B floods A with new flows from core 1.
+func rateUnderFlood(s *site) (r reading, err error) {
+	sinkA, err := newSink(s.a, "eth0")
 	if err != nil {
-		return 0, err
+		return r, err
 	}
 	defer sinkA.close()
-	g, err := newFlood(s)
+	flood, err := newFlood(s)
 	if err != nil {
-		return 0, err
+		return r, err
 	}
-	defer g.Close()
-	var over atomic.Bool
-	ended := make(chan error, 1)
-	begun := false
-	kpps, err := packetRateBeside(s, traffic{flows: 1000, sizes: small}, func() error {
-		begun = true
-		go func() {
-			ended <- pinned(1, func() error {
-				for !over.Load() {
-					if err := g.sendFor(10 * time.Millisecond); err != nil {
-						return err
-					}
-				}
-				return nil
-			})
-		}()
-		return nil
+	defer flood.Close()
+	t := Traffic{Flows: 1000, Size: smallFrame}
+	err = t.send(s, func(sink *sink, g *source) error {
+		calm, err := sink.rate(s.load.packets/2, g)
+		if err != nil {
+			return err
+		}
+		var over atomic.Bool
+		ended := make(chan error, 1)
+		go func() { ended <- pinned(1, func() error { return flood.sendUntil(&over) }) }()
+		r, err = sink.rate(s.load.packets, g)
+		over.Store(true)
+		r.values = append(calm.values, r.values...)
+		return errors.Join(err, <-ended)
 	})
-	over.Store(true)
-	if begun {
-		err = errors.Join(err, <-ended)
+	return r, err
+}
+
+func (g *source) sendUntil(over *atomic.Bool) error {
+	for !over.Load() {
+		if err := g.sendFor(10 * time.Millisecond); err != nil {
+			return err
+		}
 	}
-	return kpps, err
+	return nil
 }
 
 // newFlood sends 64-byte UDP from B to A, each packet a flow of its own.
@@ -88,17 +90,17 @@ func newFlood(s *site) (*source, error) {
 		binary.BigEndian.PutUint16(udp[2:], uint16(floodPort+n/50000))
 	}
 	g, err := afxdp.NewGenerator(afxdp.Config{NetNS: s.b, Interface: "eth0", Frames: packetFrames}, func(_ int, frame []byte) int {
-		frame = frame[:smallFrame]
+		frame = frame[:smallFrame-frameCheck]
 		writeUDP(frame, false)
 		copy(frame, macA)
 		copy(frame[6:], macB)
 		a, b := addrA.As4(), addrB.As4()
 		copy(frame[26:], b[:])
 		copy(frame[30:], a[:])
-		return smallFrame
+		return len(frame)
 	})
 	if err != nil {
 		return nil, err
 	}
-	return &source{g, change}, nil
+	return &source{Generator: g, change: change}, nil
 }

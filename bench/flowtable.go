@@ -27,6 +27,9 @@ type TableConfig struct {
 const (
 	lruPeer = "golang-lru (simplelru)"
 	mapPeer = "Go map"
+
+	batched     = ", 64 keys a call"
+	oursBatched = ours + batched
 )
 
 // flowPeer is something that finds flows by key.
@@ -103,7 +106,7 @@ func measureFlows(ctx context.Context, c *Comparison, n int, progress io.Writer)
 			Result{Variant: p.name, Unit: "bytes a flow, heap", Min: all, Median: all, Max: all})
 		contenders = append(contenders, p.contenders(present, absent)...)
 	}
-	if err := c.measure(ctx, fmt.Sprintf("%d flows", n), "", contenders, progress); err != nil {
+	if err := c.measure(ctx, fmt.Sprintf("%d flows", n), "", n, contenders, progress); err != nil {
 		return err
 	}
 	last := &c.Cases[len(c.Cases)-1]
@@ -148,7 +151,7 @@ func (p *flowPeer) contenders(present, absent []classify.FlowKey) []contender {
 	if p.findAll == nil {
 		return out
 	}
-	return append(out, contender{name: p.name + ", 64 keys a call", unit: "ns a hit", run: func() (float64, error) {
+	return append(out, contender{name: p.name + batched, unit: "ns a hit", run: func() (float64, error) {
 		found, asked := 0, 0
 		ns := perOp(len(present), func() {
 			for at := 0; at < len(present); at += 64 {

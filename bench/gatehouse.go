@@ -44,11 +44,12 @@ func newGateway(r gatewayRequest) (g *gateway, err error) {
 			err = errors.Join(err, g.close())
 		}
 	}()
+	half := max(benchFlows, r.Flows) // of what the tables hold
 	pins := "/sys/fs/bpf/ghb-" + r.Site
 	if err := os.RemoveAll(pins); err != nil {
 		return g, err
 	}
-	if g.kernel, err = steer.Open(steer.Config{PinDir: pins, Prefix: "ghb", TAP: r.TAP, MissBudget: cmp.Or(r.MissBudget, 1e8), FlowEntries: 2 * benchFlows}); err != nil {
+	if g.kernel, err = steer.Open(steer.Config{PinDir: pins, Prefix: "ghb", TAP: r.TAP, MissBudget: cmp.Or(r.MissBudget, 1e8), FlowEntries: uint32(2 * half)}); err != nil {
 		return g, err
 	}
 	g.teardown = append(g.teardown, func() error { return errors.Join(g.kernel.Uninstall(), g.kernel.Close()) })
@@ -61,7 +62,7 @@ func newGateway(r gatewayRequest) (g *gateway, err error) {
 		flows = noFlows{}
 	}
 	g.plane, err = dataplane.New(dataplane.Config{
-		FlowMap: flows, Flows: 2 * benchFlows, PerEndpoint: benchFlows + benchFlows/2, Logger: slog.New(slog.NewTextHandler(io.Discard, nil)),
+		FlowMap: flows, Flows: 2 * half, PerEndpoint: half + half/2, Logger: slog.New(slog.NewTextHandler(io.Discard, nil)),
 		Beat: func(queue int, now int64) { _ = g.kernel.Beat(queue, now) },
 	})
 	if err != nil {

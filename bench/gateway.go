@@ -23,6 +23,9 @@ type gatewayRequest struct {
 	Offload    bool   // false: no flow is handed to the kernel
 	TAP        bool   // the slow path is a TAP
 	MissBudget uint32 // 0 = none
+	// Flows is how many at once the tables must have room for, where that is more
+	// than they have by themselves.
+	Flows int
 	// Statements is how many the table has beside those that the measurements use.
 	Statements int
 }

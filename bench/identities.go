@@ -13,7 +13,10 @@ import (
 	"gatehouse/policy"
 )
 
-const goMaps = "Go maps"
+const (
+	goMaps       = "Go maps"
+	startVariant = ours + ": one container's start or stop, table to table"
+)
 
 // identityWorld is workloads, one address each, of services that call each
 // other.
@@ -141,7 +144,7 @@ func identities(ctx context.Context, c *Comparison, sizes []int, progress io.Wri
 				}), nil
 			}
 		}
-		if err := c.measure(ctx, fmt.Sprintf("%d workloads, 500 services, 5000 statements", n), "", []contender{
+		if err := c.measure(ctx, fmt.Sprintf("%d workloads, 500 services, 5000 statements", n), "", n, []contender{
 			{name: goMaps, unit: "ns a verdict", run: count(peer.allows)},
 			{name: ours, unit: "ns a verdict", run: count(func(q *policy.Query) bool { return table.Lookup(*q).Verdict() == policy.Allow })},
 		}, progress); err != nil {
@@ -156,8 +159,7 @@ func identities(ctx context.Context, c *Comparison, sizes []int, progress io.Wri
 			return Result{Variant: name, Unit: unit, Min: v, Median: v, Max: v}
 		}
 		last.Results = append(last.Results,
-			Result{Variant: ours + ": one container's start or stop, table to table", Unit: "µs", Min: moves[0], Median: moves[len(moves)/2], Max: moves[len(moves)-1],
-				Note: fmt.Sprintf("p99 %.1f µs of %d", moves[len(moves)*99/100], len(moves))},
+			latencies(startVariant, moves),
 			one(ours+": full compile", "ms", float64(took.Microseconds())/1000),
 			one(ours+": memory of the table", "bytes a workload", size/float64(n)))
 		last.compare(goMaps)

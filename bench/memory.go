@@ -47,18 +47,19 @@ type Footprint struct {
 
 // Footprints is one run of Memory.
 type Footprints struct {
-	When   time.Time   `json:"when"`
-	Kernel string      `json:"kernel"`
-	CPU    string      `json:"cpu"`
-	Go     string      `json:"go"`
-	States []Footprint `json:"states"`
+	When    time.Time   `json:"when"`
+	Kernel  string      `json:"kernel"`
+	CPU     string      `json:"cpu"`
+	Go      string      `json:"go"`
+	Command string      `json:"command"`
+	States  []Footprint `json:"states"`
 }
 
 // Markdown writes the figures as a page.
 func (f *Footprints) Markdown(w io.Writer) error {
 	var b strings.Builder
-	fmt.Fprintf(&b, "# A gateway at rest\n\nOn %s: kernel %s, %s, %s. One process: steering programs, AF_XDP worker, classifier, policy and flow tables in the sizes that `gatehouse run` has by itself, without its control plane; no packet is undecided.\n",
-		f.When.Format(time.DateOnly), f.Kernel, f.CPU, f.Go)
+	fmt.Fprintf(&b, "# A gateway at rest\n\n`%s` on %s: kernel %s, %s, %s. One process: steering programs, AF_XDP worker, classifier, policy and flow tables in the sizes that `gatehouse run` has by itself, without its control plane; no packet is undecided.\n",
+		f.Command, f.When.Format(time.DateOnly), f.Kernel, f.CPU, f.Go)
 	b.WriteString("\n| endpoints | live flows | resident, MiB | after the watch, MiB | processor time | in | share of a core |\n|---:|---:|---:|---:|---:|---:|---:|\n")
 	for _, s := range f.States {
 		fmt.Fprintf(&b, "| %d | %d | %.1f | %.1f | %v | %v | %.2f %% |\n", s.Endpoints, s.Flows, mib(s.RSS), mib(s.RSSAfter),
@@ -74,6 +75,11 @@ func mib(n int64) float64 { return float64(n) / (1 << 20) }
 // control of run, and takes its footprint without a flow and with 100,000 live
 // ones, each watched for the given time. It needs root.
 func Memory(ctx context.Context, watch time.Duration) (r *Footprints, err error) {
+	release, err := alone()
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, release()) }()
 	c := &crowd{}
 	defer func() { err = errors.Join(err, c.close()) }()
 	if err := c.build(); err != nil {
@@ -87,7 +93,7 @@ func Memory(ctx context.Context, watch time.Duration) (r *Footprints, err error)
 		return nil, err
 	}
 	full, err := c.footprint(ctx, watch)
-	return &Footprints{time.Now().UTC().Truncate(time.Second), kernel(), cpuModel(), runtime.Version(), []Footprint{none, full}}, err
+	return &Footprints{When: time.Now().UTC().Truncate(time.Second), Kernel: kernel(), CPU: cpuModel(), Go: runtime.Version(), States: []Footprint{none, full}}, err
 }
 
 // crowd is a host with many containers, which have a namespace in common.
@@ -256,12 +262,12 @@ func (c *crowd) openFlows() error {
 	const each = crowdFlows / crowdSenders
 	for sender := range crowdSenders {
 		g, err := afxdp.NewGenerator(afxdp.Config{NetNS: c.guests, Interface: fmt.Sprint("guest", sender), Frames: 256}, func(_ int, frame []byte) int {
-			frame = frame[:smallFrame]
+			frame = frame[:smallFrame-frameCheck]
 			writeUDP(frame, false)
 			copy(frame[6:], crowdMAC(sender))
 			src := crowdAddr(sender).As4()
 			copy(frame[26:], src[:])
-			return smallFrame
+			return len(frame)
 		})
 		if err != nil {
 			return err

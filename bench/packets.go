@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"runtime"
+	"slices"
+	"strconv"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -13,8 +15,10 @@ import (
 )
 
 const (
-	smallFrame   = 60 // bytes; 64 with the FCS
-	largeFrame   = 1514
+	frameCheck   = 4               // bytes of the FCS, which no veth carries
+	smallFrame   = 64              // bytes, with the FCS
+	smallFrameV6 = 62 + frameCheck // headers alone
+	largeFrame   = 1518
 	packetFrames = 4096
 	// Flow n is UDP from port firstPort+n%portsPerTurn to packetPort+n/portsPerTurn.
 	firstPort    = 10000
@@ -25,62 +29,120 @@ const (
 	burstSize    = 8
 )
 
+// MaxFlows is how many flows a generator can have.
+const MaxFlows = portsPerTurn * packetPorts
+
 // imix is the simple mix: 7 small, 4 middle, 1 large of each 12 packets.
-var imix = [12]int{smallFrame, 590, smallFrame, smallFrame, 590, smallFrame, largeFrame, smallFrame, 590, smallFrame, 590, smallFrame}
+var imix = [12]int{smallFrame, 594, smallFrame, smallFrame, 594, smallFrame, largeFrame, smallFrame, 594, smallFrame, 594, smallFrame}
 
-// order is how a generator goes through its flows.
-type order uint8
+// Order is how a generator goes through its flows.
+type Order string
 
+// The orders that there are.
 const (
-	inTurn   order = iota
-	inBursts       // eight packets of a flow at a time, the flows shuffled
-	shuffled       // each packet another flow, in an order that no prefetcher follows
+	InTurn        Order = ""
+	InBursts      Order = "bursts" // eight packets of a flow at a time, the flows shuffled
+	InRandomOrder Order = "random" // each packet another flow, in an order that no prefetcher follows
 )
 
-// traffic is what a generator in A sends to B.
-type traffic struct {
-	flows int
-	order order
-	v6    bool
-	sizes []int // of frame i: sizes[i%len]
+// Traffic is the UDP that a generator in A sends to B.
+type Traffic struct {
+	Flows int // 1 to MaxFlows
+	Order Order
+	IPv6  bool
+	Size  int // of a frame in bytes with its FCS, 64 to 1518; 0 = IMIX
 }
 
-// packetRate sends t from A to B and returns packets a second that reached B's
-// eth0, in thousands. Generator, bridge and sink share core 0: a veth receives
+// Check reports what no generator can send.
+func (t *Traffic) Check() error {
+	if t.Flows < 1 || t.Flows > MaxFlows {
+		return fmt.Errorf("flows: %d is not between 1 and %d", t.Flows, MaxFlows)
+	}
+	if t.Size != 0 && (t.Size < smallFrame || t.Size > largeFrame) {
+		return fmt.Errorf("size: %d is neither between %d and %d nor imix", t.Size, smallFrame, largeFrame)
+	}
+	if !slices.Contains([]Order{InTurn, InBursts, InRandomOrder}, t.Order) {
+		return fmt.Errorf("order: %q is none of turn, bursts, random", t.Order)
+	}
+	return nil
+}
+
+// String says what is sent; over IPv6 the smallest frame has 66 bytes.
+func (t Traffic) String() string {
+	text := "IMIX"
+	if t.Size != 0 {
+		text = thousands(t.Size) + "-byte UDP"
+	}
+	if t.IPv6 {
+		text += " over IPv6"
+	}
+	text += ", " + thousands(t.Flows) + " flow"
+	if t.Flows > 1 {
+		text += "s"
+	}
+	switch t.Order {
+	case InBursts:
+		text += " in bursts of 8"
+	case InRandomOrder:
+		text += " in random order"
+	}
+	return text
+}
+
+// thousands writes a number below a billion with commas.
+func thousands(n int) string {
+	if n < 1000 {
+		return strconv.Itoa(n)
+	}
+	return thousands(n/1000) + fmt.Sprintf(",%03d", n%1000)
+}
+
+// frame is how long the i-th frame is on a veth.
+func (t *Traffic) frame(i int) int {
+	size := t.Size
+	if size == 0 {
+		size = imix[i%len(imix)]
+	}
+	if t.IPv6 {
+		size = max(size, smallFrameV6)
+	}
+	return size - frameCheck
+}
+
+// packetRate sends t from A to B and returns packets a second that reached the
+// sink, in thousands. Generator, bridge and sink share core 0: a veth receives
 // on the sender's core.
-func packetRate(s *site, t traffic) (float64, error) {
-	return packetRateBeside(s, t, func() error { return nil })
+func packetRate(s *site, t Traffic) (r reading, err error) {
+	err = t.send(s, func(sink *sink, g *source) (err error) {
+		r, err = sink.rate(s.load.packets, g)
+		return err
+	})
+	return r, err
 }
 
-// packetRateBeside is packetRate with something that begins once every flow is
-// known.
-func packetRateBeside(s *site, t traffic, begin func() error) (float64, error) {
-	t.flows = min(t.flows, s.load.flows)
-	sink, err := newSink(s.b)
+// send calls measure on core 0 once every flow is known to the gateway.
+func (t Traffic) send(s *site, measure func(*sink, *source) error) error {
+	t.Flows = min(t.Flows, s.load.flows)
+	sink, err := newSink(s.sinkPath, s.sinkDevice)
 	if err != nil {
-		return 0, err
+		return err
 	}
 	defer sink.close()
 	g, err := t.generator(s)
 	if err != nil {
-		return 0, err
+		return err
 	}
 	defer g.Close()
-	var kpps float64
-	err = pinned(0, func() (err error) {
-		if err = t.warmUp(s, g); err != nil {
+	err = pinned(0, func() error {
+		if err := t.warmUp(s, g); err != nil {
 			return err
 		}
-		if err = begin(); err != nil {
-			return err
-		}
-		kpps, err = sink.rate(s.load.packets, g)
-		return err
+		return measure(sink, g)
 	})
 	if err != nil {
-		return 0, fmt.Errorf("packets: %w", err)
+		return fmt.Errorf("packets: %w", err)
 	}
-	return kpps, nil
+	return nil
 }
 
 // pinned runs f on a thread of its own that stays on one core.
@@ -98,34 +160,35 @@ func pinned(core int, f func() error) error {
 type source struct {
 	*afxdp.Generator
 	change func(frame []byte)
+	sent   uint64
 }
 
-func (t traffic) generator(s *site) (*source, error) {
+func (t Traffic) generator(s *site) (*source, error) {
 	change := t.walk()
 	g, err := afxdp.NewGenerator(afxdp.Config{NetNS: s.a, Interface: "eth0", Frames: packetFrames}, func(i int, frame []byte) int {
-		size := t.sizes[i%len(t.sizes)]
-		writeUDP(frame[:size], t.v6)
+		size := t.frame(i)
+		writeUDP(frame[:size], t.IPv6)
 		change(frame[:size])
 		return size
 	})
 	if err != nil {
 		return nil, err
 	}
-	if t.flows <= packetFrames {
+	if t.Flows <= packetFrames {
 		// The frames hold all flows: they need no change.
 		return &source{Generator: g}, nil
 	}
-	return &source{g, change}, nil
+	return &source{Generator: g, change: change}, nil
 }
 
 // walk returns a function that makes a frame the next flow's.
-func (t traffic) walk() func(frame []byte) {
-	turn := make([]uint32, t.flows)
+func (t Traffic) walk() func(frame []byte) {
+	turn := make([]uint32, t.Flows)
 	for i := range turn {
 		turn[i] = uint32(i)
 	}
-	if t.order != inTurn {
-		rand.New(rand.NewPCG(1, 2)).Shuffle(t.flows, func(i, j int) { turn[i], turn[j] = turn[j], turn[i] })
+	if t.Order != InTurn {
+		rand.New(rand.NewPCG(1, 2)).Shuffle(t.Flows, func(i, j int) { turn[i], turn[j] = turn[j], turn[i] })
 	}
 	i, left := 0, t.repeat()
 	return func(frame []byte) {
@@ -141,15 +204,15 @@ func (t traffic) walk() func(frame []byte) {
 }
 
 // repeat is how many packets of a flow follow each other.
-func (t traffic) repeat() int {
-	if t.order == inBursts {
+func (t Traffic) repeat() int {
+	if t.Order == InBursts {
 		return burstSize
 	}
 	return 1
 }
 
 // warmUp sends until every flow is known to the gateway, where there is one.
-func (t traffic) warmUp(s *site, g *source) error {
+func (t Traffic) warmUp(s *site, g *source) error {
 	if err := g.sendFor(s.load.warmUp); err != nil {
 		return err
 	}
@@ -158,7 +221,7 @@ func (t traffic) warmUp(s *site, g *source) error {
 	}
 	once := g.change
 	if once != nil {
-		once = traffic{flows: t.flows}.walk()
+		once = Traffic{Flows: t.Flows}.walk()
 	}
 	steered := ^uint64(0)
 	for range 100 {
@@ -171,7 +234,7 @@ func (t traffic) warmUp(s *site, g *source) error {
 		}
 		steered = c.Steered
 		// Once through all flows, no faster than a worker can follow.
-		for sent := 0; sent < t.flows; {
+		for sent := 0; sent < t.Flows; {
 			n, err := g.Burst(burstFrames, once)
 			if err != nil {
 				return err
@@ -180,33 +243,44 @@ func (t traffic) warmUp(s *site, g *source) error {
 			time.Sleep(100 * time.Microsecond)
 		}
 	}
-	return fmt.Errorf("of %d flows some still come to user space", t.flows)
+	return fmt.Errorf("of %d flows some still come to user space", t.Flows)
 }
 
 func (g *source) sendFor(d time.Duration) error {
 	for end := time.Now().Add(d); time.Now().Before(end); {
 		for range 16 {
-			if _, err := g.Burst(burstFrames, g.change); err != nil {
+			n, err := g.Burst(burstFrames, g.change)
+			if err != nil {
 				return err
 			}
+			g.sent += uint64(n)
 		}
 	}
 	return nil
 }
 
 // rate is what arrives of what g sends, in thousands a second.
-func (s *sink) rate(d time.Duration, g *source) (float64, error) {
+func (s *sink) rate(d time.Duration, g *source) (r reading, err error) {
 	before, err := s.count()
 	if err != nil {
-		return 0, err
+		return r, err
 	}
-	start := time.Now()
+	start, sent := time.Now(), g.sent
 	if err := g.sendFor(d); err != nil {
-		return 0, err
+		return r, err
 	}
 	elapsed := time.Since(start)
 	after, err := s.count()
-	return float64(after-before) / elapsed.Seconds() / 1000, err
+	if err != nil {
+		return r, err
+	}
+	r.values = []float64{float64(after-before) / elapsed.Seconds() / 1000}
+	time.Sleep(20 * time.Millisecond) // what is still on its way is not lost
+	last, err := s.count()
+	if sent = g.sent - sent; sent > last-before {
+		r.lost = 100 * float64(sent-(last-before)) / float64(sent)
+	}
+	return r, err
 }
 
 // writeUDP writes a frame from A to B, all but its ports.

@@ -123,7 +123,7 @@ func prefixes(ctx context.Context, c *Comparison, progress io.Writer) error {
 				}
 			}
 		}
-		if err := c.measure(ctx, "operator's statements of prefixes, "+family, "", contenders, progress); err != nil {
+		if err := c.measure(ctx, "operator's statements of prefixes, "+family, "", 0, contenders, progress); err != nil {
 			return err
 		}
 		last := &c.Cases[len(c.Cases)-1]

@@ -9,16 +9,16 @@ import (
 	"github.com/vishvananda/netlink"
 )
 
-// sink counts and drops all that arrives at a container's eth0, before its IP
-// stack: the cheapest receiver, so that what is measured is the way to it.
+// sink counts and drops all that arrives at a device, before any IP stack: the
+// cheapest receiver, so that what is measured is the way to it.
 type sink struct {
 	counts *ebpf.Map
 	link   link.Link
 	prog   *ebpf.Program
 }
 
-// newSink attaches to eth0 of the namespace at path.
-func newSink(path string) (*sink, error) {
+// newSink attaches to a device of the namespace at path.
+func newSink(path, device string) (*sink, error) {
 	counts, err := ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.PerCPUArray, KeySize: 4, ValueSize: 8, MaxEntries: 1})
 	if err != nil {
 		return nil, fmt.Errorf("sink: %w", err)
@@ -46,7 +46,7 @@ func newSink(path string) (*sink, error) {
 	}
 	s := &sink{counts: counts, prog: prog}
 	err = inside(path, func() error {
-		l, err := netlink.LinkByName("eth0")
+		l, err := netlink.LinkByName(device)
 		if err != nil {
 			return err
 		}

@@ -27,7 +27,11 @@ var (
 	macBr      = net.HardwareAddr{0x02, 0x42, 0, 0, 0, 0xfe}
 )
 
-const bridgeName = "br0"
+const (
+	bridgeName = "br0"
+	vethA      = "vetha" // the host's ends
+	vethB      = "vethb"
+)
 
 // site is a host in a namespace of its own with two "containers" on one bridge,
 // wired as Docker wires them.
@@ -38,8 +42,30 @@ type site struct {
 	ifindexB      int
 	bridgeIfindex int
 	gateway       *gatewayProcess // nil = none
+	sinkPath      string          // where packets from A are counted
+	sinkDevice    string
 	load          load
 	teardown      []func() error
+}
+
+// alone waits until no other process has sites: their names and pins are the same
+// for all. The lock ends with the process, whatever ends that.
+func alone() (release func() error, err error) {
+	const name = "/run/gatehouse-bench.lock"
+	f, err := os.OpenFile(name, os.O_CREATE|os.O_RDWR|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	for {
+		err = unix.Flock(int(f.Fd()), unix.LOCK_EX)
+		if err != unix.EINTR {
+			break
+		}
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("lock %s: %w", name, err), f.Close())
+	}
+	return f.Close, nil
 }
 
 // newSite builds the three namespaces of one variant.
@@ -61,6 +87,7 @@ func newSite(name string) (s *site, err error) {
 		s.teardown = append(s.teardown, func() error { return netns.DeleteNamed(full) })
 		*n.path = "/var/run/netns/" + full
 	}
+	s.sinkPath, s.sinkDevice = s.b, "eth0"
 	if err := inside(s.host, s.makeHost); err != nil {
 		return s, err
 	}
@@ -90,10 +117,10 @@ func (s *site) makeHost() error {
 	if err := netlink.LinkSetUp(l); err != nil {
 		return err
 	}
-	if s.ifindexA, err = addLeg(l, "vetha", s.a, macA); err != nil {
+	if s.ifindexA, err = addLeg(l, vethA, s.a, macA); err != nil {
 		return err
 	}
-	s.ifindexB, err = addLeg(l, "vethb", s.b, macB)
+	s.ifindexB, err = addLeg(l, vethB, s.b, macB)
 	return err
 }
 

@@ -9,10 +9,13 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"os"
 	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Ports of the servers in B.
@@ -53,80 +56,183 @@ func dial(port uint16) (net.Conn, error) {
 	return c, c.SetDeadline(time.Now().Add(2 * ioTimeout))
 }
 
-// bulkRate is one TCP stream from A to B, in Mbit/s as B received it.
-func bulkRate(s *site) (float64, error) {
-	l, err := listenInside(s.b, bulkPort)
+// stream is one connection from A to B, both ends with system calls that block:
+// a thread that keeps to its core is not woken by way of another.
+type stream struct {
+	client, server   int // descriptors
+	clientF, serverF *os.File
+}
+
+func openStream(s *site, port uint16) (*stream, error) {
+	l, err := listenInside(s.b, port)
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
 	defer l.Close()
-	type result struct {
-		mbps float64
-		err  error
+	client, err := dialInside(s.a, port)
+	if err != nil {
+		return nil, err
 	}
-	done := make(chan result, 1)
-	go func() {
-		c, err := l.Accept()
-		if err != nil {
-			done <- result{err: err}
-			return
-		}
-		defer c.Close()
-		start := time.Now()
-		n, err := io.CopyBuffer(struct{ io.Writer }{io.Discard}, struct{ io.Reader }{c}, make([]byte, 1<<18))
-		done <- result{float64(n) * 8 / time.Since(start).Seconds() / 1e6, err}
-	}()
-	c, err := dialInside(s.a, bulkPort)
+	defer client.Close()
+	server, err := l.Accept() // the handshake is done
+	if err != nil {
+		return nil, err
+	}
+	defer server.Close()
+	x := &stream{}
+	if x.clientF, x.client, err = blocking(client); err != nil {
+		return nil, err
+	}
+	if x.serverF, x.server, err = blocking(server); err != nil {
+		return nil, errors.Join(err, x.clientF.Close())
+	}
+	return x, nil
+}
+
+// blocking duplicates a connection; Fd makes the duplicate block. A peer that
+// falls silent is not waited for longer than ioTimeout.
+func blocking(c net.Conn) (*os.File, int, error) {
+	f, err := c.(*net.TCPConn).File()
+	if err != nil {
+		return nil, 0, err
+	}
+	fd := int(f.Fd())
+	patience := unix.NsecToTimeval(ioTimeout.Nanoseconds())
+	return f, fd, errors.Join(unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &patience), unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &patience))
+}
+
+// closeClient lets the server's reads end.
+func (x *stream) closeClient() error { return x.clientF.Close() }
+
+func (x *stream) closeServer() error { return x.serverF.Close() }
+
+// bulkRate is one TCP stream from A to B, in Mbit/s as B received it.
+func bulkRate(s *site) (float64, error) {
+	x, err := openStream(s, bulkPort)
 	if err != nil {
 		return 0, fmt.Errorf("bulk: %w", err)
 	}
-	buf := make([]byte, 1<<18)
-	for end := time.Now().Add(s.load.bulk); err == nil && time.Now().Before(end); {
-		_, err = c.Write(buf)
+	var received int
+	var took time.Duration
+	done := make(chan error, 1)
+	go func() {
+		done <- pinned(1, func() error {
+			buf := make([]byte, 1<<18)
+			for start := time.Now(); ; took = time.Since(start) {
+				n, err := readBlocking(x.server, buf)
+				if n == 0 || err != nil {
+					return err
+				}
+				received += n
+			}
+		})
+	}()
+	err = pinned(0, func() error {
+		buf := make([]byte, 1<<18)
+		for end := time.Now().Add(s.load.bulk); time.Now().Before(end); {
+			if err := writeAll(x.client, buf); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err = errors.Join(err, x.closeClient(), <-done, x.closeServer()); err != nil {
+		return 0, fmt.Errorf("bulk: %w", err)
 	}
-	err = errors.Join(err, c.Close())
-	r := <-done
-	return r.mbps, errors.Join(err, r.err)
+	return float64(received) * 8 / took.Seconds() / 1e6, nil
+}
+
+// readBlocking is read(2), which Go's own signals may interrupt.
+func readBlocking(fd int, b []byte) (int, error) {
+	for {
+		n, err := unix.Read(fd, b)
+		if err != unix.EINTR {
+			return max(n, 0), err
+		}
+	}
+}
+
+func writeAll(fd int, b []byte) error {
+	for len(b) > 0 {
+		n, err := unix.Write(fd, b)
+		if err != nil && err != unix.EINTR {
+			return err
+		}
+		b = b[max(n, 0):]
+	}
+	return nil
+}
+
+// readFull fills b; the end of the stream is io.EOF.
+func readFull(fd int, b []byte) error {
+	for len(b) > 0 {
+		n, err := readBlocking(fd, b)
+		if err != nil {
+			return err
+		}
+		if n == 0 {
+			return io.EOF
+		}
+		b = b[n:]
+	}
+	return nil
 }
 
 // roundTrips are the p50 and p99 of 64-byte requests and answers on one
 // connection, in µs.
 func roundTrips(s *site) (p50, p99 float64, err error) {
-	l, err := listenInside(s.b, echoPort)
-	if err != nil {
-		return 0, 0, err
-	}
-	defer l.Close()
-	go func() {
-		c, err := l.Accept()
-		if err != nil {
-			return
-		}
-		defer c.Close()
-		_, _ = io.CopyBuffer(struct{ io.Writer }{c}, struct{ io.Reader }{c}, make([]byte, 64)) // ends with the client
-	}()
-	c, err := dialInside(s.a, echoPort)
+	x, err := openStream(s, echoPort)
 	if err != nil {
 		return 0, 0, fmt.Errorf("round trips: %w", err)
 	}
-	defer c.Close()
-	buf := make([]byte, 64)
-	times := make([]time.Duration, 0, s.load.echoes)
-	for i := range s.load.echoes + s.load.echoes/10 {
-		start := time.Now()
-		if _, err := c.Write(buf); err != nil {
-			return 0, 0, err
-		}
-		if _, err := io.ReadFull(c, buf); err != nil {
-			return 0, 0, err
-		}
-		if i >= s.load.echoes/10 {
-			times = append(times, time.Since(start))
-		}
+	done := make(chan error, 1)
+	go func() { done <- pinned(0, func() error { return echo(x.server) }) }()
+	var times []time.Duration
+	err = pinned(0, func() (err error) {
+		times, err = roundTripTimes(x.client, s.load.echoes)
+		return err
+	})
+	if err = errors.Join(err, x.closeClient(), <-done, x.closeServer()); err != nil {
+		return 0, 0, fmt.Errorf("round trips: %w", err)
 	}
 	slices.Sort(times)
 	us := func(d time.Duration) float64 { return float64(d.Nanoseconds()) / 1000 }
 	return us(times[len(times)/2]), us(times[len(times)*99/100]), nil
+}
+
+func echo(fd int) error {
+	buf := make([]byte, 64)
+	for {
+		err := readFull(fd, buf)
+		if err == io.EOF {
+			return nil
+		}
+		if err == nil {
+			err = writeAll(fd, buf)
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// roundTripTimes are those of n requests, after a tenth as many that warm up.
+func roundTripTimes(fd, n int) ([]time.Duration, error) {
+	buf := make([]byte, 64)
+	times := make([]time.Duration, 0, n)
+	for i := range n + n/10 {
+		start := time.Now()
+		if err := writeAll(fd, buf); err != nil {
+			return nil, err
+		}
+		if err := readFull(fd, buf); err != nil {
+			return nil, err
+		}
+		if i >= n/10 {
+			times = append(times, time.Since(start))
+		}
+	}
+	return times, nil
 }
 
 // server is what answers in B, and how a client asks it.
