@@ -18,13 +18,19 @@ type netns struct {
 	cookie uint64
 }
 
-const ownNetNS = "/proc/self/ns/net"
+// ownNetNS is the process's own namespace. It is opened before any thread can
+// have entered another: /proc/self tells of the main thread, which is one of
+// those that do runs on.
+var ownNetNS, errOwnNetNS = os.Open("/proc/thread-self/ns/net")
 
 // openNetNS opens the namespace at path, "" = this process's own.
 func openNetNS(path string) (*netns, error) {
 	name := path
 	if name == "" {
-		name = ownNetNS
+		if errOwnNetNS != nil {
+			return nil, fmt.Errorf("open this process's network namespace: %w", errOwnNetNS)
+		}
+		name = fmt.Sprintf("/proc/self/fd/%d", ownNetNS.Fd())
 	}
 	f, err := os.Open(name)
 	if err != nil {

@@ -345,6 +345,24 @@ func (sp *Space) lostPair() bool {
 	return errors.As(err, &netlink.LinkNotFoundError{})
 }
 
+// removeDown removes the pair if one of its ends is down at this moment. It runs
+// inside the namespace.
+func (sp *Space) removeDown() error {
+	for _, ifindex := range []uint32{sp.gh0, sp.gh1} {
+		l, err := netlink.LinkByIndex(int(ifindex))
+		if errors.As(err, &netlink.LinkNotFoundError{}) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if l.Attrs().RawFlags&unix.IFF_UP == 0 {
+			return netlink.LinkDel(l)
+		}
+	}
+	return nil
+}
+
 // gonePath reports whether the namespace's path names another namespace now, or
 // none.
 func (sp *Space) gonePath() bool {

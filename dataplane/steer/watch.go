@@ -196,7 +196,7 @@ func (s *Steer) linkChanged(sp *Space, u netlink.LinkUpdate) {
 	}
 	if i := uint32(a.Index); (i == sp.gh0 || i == sp.gh1) && a.RawFlags&unix.IFF_UP == 0 {
 		// Sockets do not outlive that in every kernel. What follows is pairGone.
-		if err := sp.ns.do(func() error { return removePair(s.cfg.Prefix) }); err != nil {
+		if err := sp.ns.do(sp.removeDown); err != nil {
 			s.report(Report{sp.NetNS, "somebody took " + a.Name + " down", err})
 		}
 		return
