@@ -203,6 +203,9 @@ func (p *Packet) decode4(frame []byte) policy.Reason {
 	if head > ipv4Head && !p.captured {
 		return policy.ReasonIPOptions
 	}
+	if !p.captured && !headerSumOK(b) {
+		return policy.ReasonBadHeader // its receiver throws it away
+	}
 	p.Length = int(be.Uint16(b[2:]))
 	if p.Length == 0 && p.captured { // left to the network card (segmentation offload)
 		p.Length = len(b)
@@ -583,6 +586,18 @@ func (p *Packet) checksumOK() bool {
 		sum = sum>>16 + sum&0xffff
 	}
 	return sum == 0xffff
+}
+
+// headerSumOK reports whether the checksum of an IPv4 header without options is
+// right (RFC 791 3.1, RFC 1071: the order of bytes does not matter to the sum).
+func headerSumOK(b []byte) bool {
+	le := binary.LittleEndian
+	b = b[:ipv4Head]
+	sum := uint64(le.Uint32(b)) + uint64(le.Uint32(b[4:])) + uint64(le.Uint32(b[8:])) + uint64(le.Uint32(b[12:])) + uint64(le.Uint32(b[16:]))
+	sum = sum>>32 + sum&0xffffffff
+	sum = sum>>16 + sum&0xffff
+	sum = sum>>16 + sum&0xffff
+	return sum>>16+sum&0xffff == 0xffff
 }
 
 // sumWords adds b to a one's complement sum (RFC 1071).

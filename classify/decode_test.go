@@ -14,10 +14,33 @@ import (
 	"gatehouse/policy"
 )
 
-// patch returns a copy of b with bytes written at off.
+// patch returns a copy of the frame b with bytes written at off, and the
+// checksum of an IPv4 header made right again.
 func patch(b []byte, off int, bytes ...byte) []byte {
 	out := append([]byte(nil), b...)
 	copy(out[off:], bytes)
+	sumHeader(out)
+	return out
+}
+
+// sumHeader makes the checksum of an IPv4 header without options right.
+func sumHeader(frame []byte) {
+	if len(frame) < l3+ipv4Head || be.Uint16(frame[12:]) != etherIPv4 {
+		return
+	}
+	ip := frame[l3 : l3+ipv4Head]
+	ip[10], ip[11] = 0, 0
+	sum := sumWords(ip, 0)
+	for sum > 0xffff {
+		sum = sum>>16 + sum&0xffff
+	}
+	be.PutUint16(ip[10:], ^uint16(sum))
+}
+
+// damaged returns a copy of an IPv4 frame whose header checksum is wrong.
+func damaged(frame []byte) []byte {
+	out := append([]byte(nil), frame...)
+	out[l3+10] ^= 1
 	return out
 }
 
@@ -79,6 +102,8 @@ func TestOddFrames(t *testing.T) {
 		{"total length below header", patch(tcp4, 16, 0, 19), policy.ReasonBadHeader},
 		{"total length past frame", patch(tcp4, 16, 1, 0), policy.ReasonTruncated},
 		{"payload length past frame", patch(tcp6, 18, 1, 0), policy.ReasonTruncated},
+		{"header checksum", damaged(tcp4), policy.ReasonBadHeader},
+		{"header checksum of a datagram", damaged(udp4), policy.ReasonBadHeader},
 		{"reserved ip flag", patch(tcp4, 20, 0x80), policy.ReasonBadHeader},
 		{"source is a group", patch(tcp4, 26, 224), policy.ReasonBadHeader},
 		{"source is loopback", patch(tcp4, 26, 127), policy.ReasonBadHeader},
@@ -277,7 +302,9 @@ func fragment(t testing.TB, frame []byte, id uint32, off, size int, more bool) [
 			v |= 0x2000
 		}
 		binary.BigEndian.PutUint16(h[6:], v)
-		return append(append(out, h...), body[off:off+size]...)
+		out = append(append(out, h...), body[off:off+size]...)
+		sumHeader(out)
+		return out
 	}
 	body := frame[l3+40:]
 	h := append([]byte(nil), frame[l3:l3+40]...)
@@ -323,7 +350,7 @@ func TestFragmentHeaders(t *testing.T) {
 		if v6 {
 			binary.BigEndian.PutUint16(past[l3+40+2:], 0xfff8)
 		} else {
-			binary.BigEndian.PutUint16(past[l3+6:], 0x1fff)
+			past = patch(past, l3+6, 0x1f, 0xff)
 		}
 		var p Packet
 		if r := Decode(past, l3, &p); r != policy.ReasonFragment {
@@ -418,6 +445,14 @@ func FuzzDecode(f *testing.F) {
 			t.Fatalf("live %+v, captured %+v", key, p)
 		}
 		check()
+		// One bit of a header is enough for its receiver to throw it away.
+		if at >= l3 && frame[at]>>4 == 4 {
+			bit := len(frame) * 7 % (8 * ipv4Head)
+			other := append([]byte(nil), frame...)
+			if other[at+bit/8] ^= 1 << (bit % 8); Decode(other, at, &p) == policy.ReasonNone {
+				t.Fatalf("bit %d of a header does not matter", bit)
+			}
+		}
 	})
 }
 

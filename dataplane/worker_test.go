@@ -1015,3 +1015,21 @@ func TestFloodLosesAndNobodyWaits(t *testing.T) {
 		t.Errorf("%d records kept", n)
 	}
 }
+
+// TestDamagedHeaderIsNoDecoy: a datagram that its receiver's stack throws away
+// opens no flow and names none (threat 11).
+func TestDamagedHeaderIsNoDecoy(t *testing.T) {
+	l := newLane(t)
+	whole := udp(t, web, db, false, 40000, 9000, "x")
+	decoy := slices.Clone(whole)
+	decoy[14+10] ^= 0x40
+	l.isDropped(web, db, decoy, policy.ReasonBadHeader)
+	if flows := l.d.ListFlows(); len(flows) != 0 {
+		t.Fatalf("flows %+v", flows)
+	}
+	l.passes(web, db, whole)
+	l.isDropped(web, db, decoy, policy.ReasonBadHeader)
+	if flows := l.d.ListFlows(); len(flows) != 1 || flows[0].Packets[0] != 1 {
+		t.Fatalf("flows %+v", flows)
+	}
+}

@@ -28,7 +28,7 @@ const (
 	ReasonVLAN
 	ReasonEtherType
 	ReasonTruncated
-	ReasonBadHeader // lengths, versions, flag combinations that no stack sends
+	ReasonBadHeader // lengths, versions, checksums, flag combinations that no stack sends
 	ReasonIPOptions
 	ReasonExtensionHeader
 	ReasonFragment         // overlapping, tiny, without its first, or of an undecided TCP flow
