@@ -122,6 +122,7 @@ type Classifier struct {
 	freeNames      []*flowName
 	watchList      watchList
 	unproven       *unproven
+	initials       initials
 	expected       expectations
 	announcers     []appid.Announcer
 	freeAnnouncers []int32
@@ -154,6 +155,7 @@ func New(cfg Config) *Classifier {
 		freeStates:     make([]int32, cfg.Undecided),
 		fragments:      newFragments(cfg.Fragments),
 		unproven:       newUnproven(cfg.Flows / 2),
+		initials:       newInitials(),
 		expected:       newExpectations(),
 		announcers:     make([]appid.Announcer, announcersMax),
 		freeAnnouncers: make([]int32, announcersMax),
@@ -696,15 +698,36 @@ func (c *Classifier) read(f *Flow, p *Packet, out *Result) {
 	if isTCP && p.Flags&ACK != 0 {
 		s.Acknowledged(direction(f, p.side()^1), p.Ack)
 	}
-	if f.payloads++; p.Fragment == Whole && !p.cut || isTCP {
-		waited := s.Waits()
-		o := c.engine.Feed(s, dir, seq, p.Payload)
-		// The acknowledgement that it waits for must come here.
-		out.Retract = out.Retract || s.Waits() && !waited
-		c.weigh(f, s, o, out)
+	if !c.mayFeed(f, s, p) {
+		c.object(f, policy.ReasonMissBudget, out)
 		return
 	}
-	c.weigh(f, s, c.engine.FeedPart(s, dir, p.Payload), out)
+	f.payloads++
+	waited := s.Waits()
+	o := c.feed(f, s, dir, seq, p)
+	// The acknowledgement that it waits for must come here.
+	out.Retract = out.Retract || s.Waits() && !waited
+	c.weigh(f, s, o, out)
+}
+
+// mayFeed reports whether app-ID may read p now: a datagram that costs more than
+// others only within its endpoint's budget.
+func (c *Classifier) mayFeed(f *Flow, s *appid.State, p *Packet) bool {
+	return p.Proto != policy.ProtoUDP || c.capture || !s.MayDecrypt(p.Payload) || c.initials.may(f.Slot, f.Seen)
+}
+
+// feed gives p's payload to app-ID, as the part of a datagram where it is one.
+func (c *Classifier) feed(f *Flow, s *appid.State, dir appid.Dir, seq uint32, p *Packet) (o appid.Outcome) {
+	before := s.Decrypted()
+	if p.Fragment == Whole && !p.cut || p.Proto == policy.ProtoTCP {
+		o = c.engine.Feed(s, dir, seq, p.Payload)
+	} else {
+		o = c.engine.FeedPart(s, dir, p.Payload)
+	}
+	if n := s.Decrypted() - before; n > 0 {
+		c.initials.spend(f.Slot, n, f.Seen)
+	}
+	return o
 }
 
 // acknowledge takes a segment without payload: an answer that waited for it

@@ -76,7 +76,10 @@ func (c *Classifier) watch(f *Flow, p *Packet) {
 		if p.Flags&SYN != 0 {
 			seq++
 		}
-		o = c.engine.Feed(s, direction(f, p.side()), seq, p.Payload)
+		if !c.mayFeed(f, s, p) {
+			return // its verdict does not wait for it
+		}
+		o = c.feed(f, s, direction(f, p.side()), seq, p)
 	}
 	if o.Decided && o.Anomaly == appid.AnomalyNone && s.MayUpgrade() {
 		o = c.engine.Watch(s)

@@ -53,7 +53,8 @@ func quicSalt(version uint32) string {
 type quicHello struct {
 	keep []byte
 	stream
-	answered bool // the server has sent a long header to the client's connection id
+	answered bool   // the server has sent a long header to the client's connection id
+	opened   uint16 // Initial packets that were decrypted, or tried to be
 }
 
 func (q *quicHello) bytes() []byte { return q.keep[:q.n] }
@@ -96,16 +97,40 @@ func quicVarint(b []byte) (v, n int) {
 	return v, n
 }
 
-// quicPacket reads one Initial packet (RFC 9000 section 17.2.2); size is where
-// the next packet of the datagram begins.
-func quicPacket(b []byte, scratch *[quicDatagram]byte, q *quicHello) (size int, ok bool) {
-	version, ok := quicLong(b)
-	salt := quicSalt(version)
+// quicInitial reports a long header of the type Initial, of a version whose salt
+// is known.
+func quicInitial(b []byte) (version uint32, salt string, ok bool) {
+	version, ok = quicLong(b)
+	salt = quicSalt(version)
 	kind := byte(0)
 	if version == quicVersion2 {
 		kind = 1
 	}
-	if !ok || salt == "" || b[0]>>4&3 != kind || len(b) > len(scratch) {
+	return version, salt, ok && salt != "" && b[0]>>4&3 == kind
+}
+
+// MayDecrypt reports whether Feed of that datagram may decrypt Initial packets of
+// QUIC, in it or in one that is kept: what costs much more than other bytes.
+func (s *State) MayDecrypt(payload []byte) bool {
+	if !s.udp || s.isOver() || s.hello.complete() {
+		return false
+	}
+	for _, b := range [3][]byte{payload, s.buf[:s.dir[FromClient].n], s.buf[clientKeep : clientKeep+int(s.dir[FromServer].n)]} {
+		if _, _, ok := quicInitial(b); ok {
+			return true
+		}
+	}
+	return false
+}
+
+// Decrypted is how many Initial packets of the flow were decrypted so far.
+func (s *State) Decrypted() int { return int(s.hello.opened) }
+
+// quicPacket reads one Initial packet (RFC 9000 section 17.2.2); size is where
+// the next packet of the datagram begins.
+func quicPacket(b []byte, scratch *[quicDatagram]byte, q *quicHello) (size int, ok bool) {
+	version, salt, ok := quicInitial(b)
+	if !ok || len(b) > len(scratch) {
 		return 0, false
 	}
 	id := b[6 : 6+int(b[5])]
@@ -125,6 +150,7 @@ func quicPacket(b []byte, scratch *[quicDatagram]byte, q *quicHello) (size int, 
 		return 0, false
 	}
 	size = at + length
+	q.opened++
 	body, ok := quicOpen(b[:size], at, version, salt, id, scratch)
 	if !ok {
 		return 0, false
