@@ -68,7 +68,13 @@ nft nftables
 /etc/ssl/certs/ca-certificates.crt ca-certificates" ;;
 	bench) echo "ip iproute2
 iptables iptables
-nft nftables" ;;
+nft nftables
+gcc gcc
+/usr/include/stdlib.h libc6-dev
+pkg-config pkgconf
+/usr/include/dpdk/rte_acl.h libdpdk-dev
+ndpiReader libndpi-bin
+xz xz-utils" ;;
 	generate) echo "clang-14 clang-14
 llvm-strip-14 llvm-14
 /usr/include/bpf/bpf_helpers.h libbpf-dev
@@ -104,26 +110,58 @@ install_packages() {
 		return
 	fi
 	say "installing ${want[*]}"
+	local log
+	log=$(mktemp)
+	if ! apt_install "${want[@]}" >"$log" 2>&1; then
+		tail -n 15 "$log" >&2
+		lack "packages that apt-get could not install: ${want[*]}"
+	fi
+	rm -f "$log"
+}
+
+# apt_install [OPTION]... PACKAGE...
+apt_install() {
 	export DEBIAN_FRONTEND=noninteractive
 	local apt=(apt-get -qq -o DPkg::Lock::Timeout=120 -o Dpkg::Use-Pty=0)
+	while [[ $1 == -* ]]; do
+		apt+=("$1" "$2")
+		shift 2
+	done
 	# No daemon is started by the installation: with-docker.sh starts one for
 	# as long as it is needed.
-	local policy=/usr/sbin/policy-rc.d made_policy=
+	local policy=/usr/sbin/policy-rc.d made_policy= failed=0
 	if [[ ! -e $policy && ! -d /run/systemd/system ]]; then
 		printf '#!/bin/sh\nexit 101\n' >"$policy"
 		chmod 755 "$policy"
 		made_policy=1
 	fi
-	local log failed=
-	log=$(mktemp)
-	"${apt[@]}" update >"$log" 2>&1 </dev/null || true
-	"${apt[@]}" install -y --no-install-recommends "${want[@]}" >>"$log" 2>&1 </dev/null || failed=1
+	"${apt[@]}" update </dev/null || true
+	"${apt[@]}" install -y --no-install-recommends "$@" </dev/null || failed=1
 	[[ -z $made_policy ]] || rm -f "$policy"
-	if [[ -n $failed ]]; then
-		tail -n 15 "$log" >&2
-		lack "packages that apt-get could not install: ${want[*]}"
+	return "$failed"
+}
+
+# install_suricata: a peer of bench that not every release of Debian has. Where
+# this one lacks it, its backports are asked, at the mirror that the machine uses
+# already and for this package alone. Without it bench measures the other peers.
+install_suricata() {
+	[[ " ${parts[*]} " == *" bench "* ]] || return 0
+	! present suricata && ((EUID == 0)) && command -v apt-get >/dev/null || return 0
+	say "installing suricata"
+	local codename mirror dir
+	dir=$(mktemp -d)
+	if ! apt_install suricata >"$dir/log" 2>&1; then
+		codename=$(. /etc/os-release && echo "${VERSION_CODENAME:-}")
+		mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' "Codename: $codename" 2>/dev/null | head -n 1)
+		mkdir -p "$dir/lists/partial"
+		printf "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $mirror %s main\n" "$codename" "$codename-backports" >"$dir/sources.list"
+		apt_install -o "Dir::Etc::SourceList=$dir/sources.list" -o Dir::Etc::SourceParts=/dev/null -o "Dir::State::Lists=$dir/lists" \
+			-t "$codename-backports" suricata >>"$dir/log" 2>&1 ||
+			say "no suricata, bench leaves that peer out: $(grep -m 1 '^E:' "$dir/log" || tail -n 1 "$dir/log")"
 	fi
-	rm -f "$log"
+	rm -rf "$dir"
+	# bench starts its own.
+	if [[ -d /run/systemd/system ]] && present suricata; then systemctl -q disable --now suricata || true; fi
 }
 
 needs_root=
@@ -136,6 +174,7 @@ done
 [[ -z $needs_root ]] || check_kernel
 check_go
 install_packages
+install_suricata
 [[ -z $needs_root ]] || ((${#missing[@]})) || check_features
 
 if ((${#missing[@]})); then

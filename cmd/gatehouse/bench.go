@@ -48,6 +48,7 @@ func newBenchGatewayCommand() *cobra.Command {
 				return err
 			}
 			defer stop()
+			boundHeap()
 			return bench.ServeGateway(cmd.InOrStdin(), cmd.OutOrStdout())
 		},
 	}
