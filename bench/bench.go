@@ -19,6 +19,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"gatehouse/dataplane/namespace"
 	"gatehouse/dataplane/steer"
 )
 
@@ -102,7 +103,7 @@ var mainVariants = []string{Baseline, "bridge2", "generator", iptables10Variant,
 // iptables with conntrack, established flows are accepted first, new ones walk
 // n rules before the one that fits; IPv6 alike.
 func iptables(s *site, n int) error {
-	err := inside(s.host, func() error { return bridgeNetfilter("1") })
+	err := namespace.Run(s.host, func() error { return bridgeNetfilter("1") })
 	for _, family := range []struct{ program, other, ours string }{
 		{"iptables-restore", "10.98.%d.%d/32", "10.99.0.0/24"},
 		{"ip6tables-restore", "2001:db8:98::%x:%x/128", "2001:db8:99::/64"},
@@ -135,7 +136,7 @@ func nftMap(s *site, n int) error {
 		}
 		fmt.Fprintf(&rules, " } }\n chain forward { type filter hook forward priority 0; policy drop;\n ct state established,related accept\n %s saddr . %[1]s daddr . meta l4proto . th dport vmap @verdicts\n }\n}\n", family.name)
 	}
-	return errors.Join(inside(s.host, func() error { return bridgeNetfilter("1") }), s.command(rules.String(), "nft", "-f", "-"))
+	return errors.Join(namespace.Run(s.host, func() error { return bridgeNetfilter("1") }), s.command(rules.String(), "nft", "-f", "-"))
 }
 
 // measure is one figure, or two that one run gives.
@@ -281,9 +282,9 @@ func run(ctx context.Context, cfg Config, size load) (r *Report, err error) {
 	defer func() { err = errors.Join(err, release()) }()
 	b := &benchRun{cfg: cfg, chosen: chosen, sites: make([]*site, len(chosen)), samples: map[sample][]reading{}, report: newReport(cfg)}
 	defer func() {
-		for _, s := range b.sites {
+		for i, s := range b.sites {
 			if s != nil {
-				err = errors.Join(err, s.close())
+				b.drop(i)
 			}
 		}
 	}()
@@ -316,7 +317,8 @@ func (b *benchRun) build(i int, size load) error {
 	err = v.begin(s, b.cfg)
 	if errors.Is(err, exec.ErrNotFound) {
 		b.report.Skipped = append(b.report.Skipped, fmt.Sprintf("%s: %v", v.title, err))
-		return b.drop(i)
+		b.drop(i)
+		return nil
 	}
 	return b.judge(i, err)
 }
@@ -331,16 +333,17 @@ func (b *benchRun) judge(i int, err error) error {
 		return fault
 	}
 	b.report.Faults = append(b.report.Faults, fault.Error())
-	return b.drop(i)
+	b.drop(i)
+	return nil
 }
 
-func (b *benchRun) drop(i int) error {
+// drop takes a site down. What was measured on it stays.
+func (b *benchRun) drop(i int) {
 	s := b.sites[i]
 	b.sites[i] = nil
 	if err := s.close(); err != nil {
-		b.report.Faults = append(b.report.Faults, fmt.Sprintf("%s: %v", b.chosen[i].title, err))
+		b.report.Faults = append(b.report.Faults, fmt.Sprintf("%s, taken down: %v", b.chosen[i].title, err))
 	}
-	return nil
 }
 
 // round measures everything once. Each round begins with another variant, so

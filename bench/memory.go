@@ -23,6 +23,7 @@ import (
 
 	"gatehouse/dataplane"
 	"gatehouse/dataplane/afxdp"
+	"gatehouse/dataplane/namespace"
 	"gatehouse/dataplane/steer"
 	"gatehouse/policy"
 )
@@ -124,7 +125,7 @@ func (c *crowd) build() error {
 		*n.path = "/var/run/netns/" + n.name
 	}
 	var ports []uint32
-	if err := inside(c.host, func() (err error) { ports, err = c.wire(); return err }); err != nil {
+	if err := namespace.Run(c.host, func() (err error) { ports, err = c.wire(); return err }); err != nil {
 		return err
 	}
 	return c.guard(ports)
@@ -168,7 +169,7 @@ func (c *crowd) wire() (ports []uint32, err error) {
 			return nil, err
 		}
 	}
-	return ports, inside(c.guests, func() error {
+	return ports, namespace.Run(c.guests, func() error {
 		for i := range crowdEndpoints {
 			l, err := netlink.LinkByName(fmt.Sprint("guest", i))
 			if err == nil {

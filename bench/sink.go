@@ -7,6 +7,8 @@ import (
 	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/link"
 	"github.com/vishvananda/netlink"
+
+	"gatehouse/dataplane/namespace"
 )
 
 // sink counts and drops all that arrives at a device, before any IP stack: the
@@ -45,7 +47,7 @@ func newSink(path, device string) (*sink, error) {
 		return nil, fmt.Errorf("sink: %w", err)
 	}
 	s := &sink{counts: counts, prog: prog}
-	err = inside(path, func() error {
+	err = namespace.Run(path, func() error {
 		l, err := netlink.LinkByName(device)
 		if err != nil {
 			return err

@@ -13,6 +13,8 @@ import (
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
+
+	"gatehouse/dataplane/namespace"
 )
 
 // The addresses are the same in every site; each has namespaces of its own.
@@ -88,13 +90,13 @@ func newSite(name string) (s *site, err error) {
 		*n.path = "/var/run/netns/" + full
 	}
 	s.sinkPath, s.sinkDevice = s.b, "eth0"
-	if err := inside(s.host, s.makeHost); err != nil {
+	if err := namespace.Run(s.host, s.makeHost); err != nil {
 		return s, err
 	}
-	if err := inside(s.a, func() error { return configure(macA, addrA, addrA6, macB, addrB, addrB6) }); err != nil {
+	if err := namespace.Run(s.a, func() error { return configure(macA, addrA, addrA6, macB, addrB, addrB6) }); err != nil {
 		return s, err
 	}
-	return s, inside(s.b, func() error { return configure(macB, addrB, addrB6, macA, addrA, addrA6) })
+	return s, namespace.Run(s.b, func() error { return configure(macB, addrB, addrB6, macA, addrA, addrA6) })
 }
 
 func (s *site) makeHost() error {
@@ -239,29 +241,4 @@ func newNamespace(name string) error {
 		done <- nil
 	}()
 	return <-done
-}
-
-// inside runs f on a thread inside the namespace at path. f must not start
-// goroutines: they would run outside.
-func inside(path string, f func() error) error {
-	done := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread()
-		done <- enter(path, f)
-	}()
-	return <-done
-}
-
-// enter leaves the calling thread in the namespace; the goroutine's end ends
-// the thread with it.
-func enter(path string, f func() error) error {
-	ns, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	defer ns.Close()
-	if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
-		return fmt.Errorf("enter %s: %w", path, err)
-	}
-	return f()
 }

@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"gatehouse/dataplane/namespace"
 )
 
 // Ports of the servers in B.
@@ -31,7 +33,7 @@ const (
 
 // listenInside opens a listener in the namespace at path.
 func listenInside(path string, port uint16) (l net.Listener, err error) {
-	err = inside(path, func() error {
+	err = namespace.Run(path, func() error {
 		l, err = net.Listen("tcp", netip.AddrPortFrom(addrB, port).String())
 		return err
 	})
@@ -41,7 +43,7 @@ func listenInside(path string, port uint16) (l net.Listener, err error) {
 // dialInside connects from the namespace at path. The address is a literal, so
 // that net dials on the calling thread.
 func dialInside(path string, port uint16) (c net.Conn, err error) {
-	err = inside(path, func() error {
+	err = namespace.Run(path, func() error {
 		c, err = dial(port)
 		return err
 	})
@@ -319,7 +321,7 @@ func connectionRate(s *site, srv server) (float64, error) {
 	start := time.Now()
 	for i := range dialers {
 		wg.Go(func() {
-			errs[i] = inside(s.a, func() error {
+			errs[i] = namespace.Run(s.a, func() error {
 				for ctx.Err() == nil {
 					if err := srv.request(); err != nil {
 						return err

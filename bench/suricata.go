@@ -8,6 +8,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"time"
+
+	"gatehouse/dataplane/namespace"
 )
 
 // suricataSettings run it as inline engine: every packet by NFQUEUE, verdicts of
@@ -50,7 +52,7 @@ func suricata(s *site) error {
 			return err
 		}
 	}
-	if err := inside(s.host, func() error { return bridgeNetfilter("1") }); err != nil {
+	if err := namespace.Run(s.host, func() error { return bridgeNetfilter("1") }); err != nil {
 		return err
 	}
 	for _, restore := range []string{"iptables-restore", "ip6tables-restore"} {
@@ -82,7 +84,7 @@ func (s *site) startSuricata(program, dir string) error {
 	s.teardown = append(s.teardown, func() error { return errors.Join(in.Close(), cmd.Wait()) })
 	for end := time.Now().Add(suricataPatience); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
 		var queues []byte
-		err := inside(s.host, func() (err error) {
+		err := namespace.Run(s.host, func() (err error) {
 			queues, err = os.ReadFile("/proc/thread-self/net/netfilter/nfnetlink_queue")
 			return err
 		})

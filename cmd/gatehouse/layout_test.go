@@ -56,12 +56,13 @@ var arrows = map[string][]string{
 	"dataplane":               {"classify", "classify/lookup", "policy"},
 	"dataplane/dataplanetest": {"classify", "dataplane", "policy"},
 	"dataplane/steer":         {"classify", "dataplane", "policy"},
-	"dataplane/afxdp":         {"classify", "dataplane", "policy"},
-	"dataplane/tun":           {"classify", "dataplane", "policy"},
-	"bench":                   {"classify", "classify/appid", "dataplane", "dataplane/afxdp", "dataplane/capture", "dataplane/replay", "dataplane/steer", "dataplane/tun", "models", "policy", "policy/ruleset", "policy/ruleset/rulesettest"},
+	"dataplane/afxdp":         {"classify", "dataplane", "dataplane/namespace", "policy"},
+	"dataplane/tun":           {"classify", "dataplane", "dataplane/namespace", "policy"},
+	"bench":                   {"classify", "classify/appid", "dataplane", "dataplane/afxdp", "dataplane/capture", "dataplane/namespace", "dataplane/replay", "dataplane/steer", "dataplane/tun", "models", "policy", "policy/ruleset", "policy/ruleset/rulesettest"},
 
 	"policy/ruleset/rulesettest":    {"policy/ruleset"},
 	"dataplane/capture":             {},
+	"dataplane/namespace":           {},
 	"dataplane/capture/capturetest": {},
 	"dataplane/replay":              {"classify", "classify/appid", "dataplane/capture", "policy"},
 }

@@ -6,6 +6,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"gatehouse/dataplane/namespace"
 )
 
 // Generator sends prepared frames from a device, as fast as one thread can: the
@@ -24,7 +26,7 @@ func NewGenerator(c Config, fill func(i int, frame []byte) int) (*Generator, err
 		c.Frames = DefaultFrames
 	}
 	g := &Generator{lengths: make([]uint32, c.Frames)}
-	err := inNetNS(c.NetNS, func() error {
+	err := namespace.Run(c.NetNS, func() error {
 		link, err := netlink.LinkByName(c.Interface)
 		if err != nil {
 			return err

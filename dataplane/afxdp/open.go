@@ -18,6 +18,8 @@ import (
 	"github.com/asavie/xdp"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"gatehouse/dataplane/namespace"
 )
 
 // DefaultFrames is how many frames a port has when Config does not say: 16 MB
@@ -50,7 +52,7 @@ func Open(c Config) ([]*Port, error) {
 		return nil, fmt.Errorf("%d frames: want a power of two of at least 256", c.Frames)
 	}
 	var ports []*Port
-	err := inNetNS(c.NetNS, func() (err error) {
+	err := namespace.Run(c.NetNS, func() (err error) {
 		ports, err = open(c)
 		return err
 	})

@@ -10,6 +10,8 @@ import (
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
+
+	"gatehouse/dataplane/namespace"
 )
 
 // PairConfig names the two interfaces of a bump in the wire.
@@ -41,7 +43,7 @@ func OpenPair(c PairConfig) (p *Pair, notes []string, err error) {
 	if c.Frames < 256 || bits.OnesCount(uint(c.Frames)) != 1 {
 		return nil, nil, fmt.Errorf("%d frames: want a power of two of at least 256", c.Frames)
 	}
-	err = inNetNS(c.NetNS, func() (err error) {
+	err = namespace.Run(c.NetNS, func() (err error) {
 		p, notes, err = openPair(c)
 		return err
 	})
@@ -301,7 +303,7 @@ func (e *end) attach() (generic bool, err error) {
 // HoldPair says what has happened to the interfaces of an open Pair that its
 // sockets do not notice.
 func HoldPair(c PairConfig) error {
-	return inNetNS(c.NetNS, func() error {
+	return namespace.Run(c.NetNS, func() error {
 		for _, name := range c.Interfaces {
 			link, err := netlink.LinkByName(name)
 			if err != nil {
@@ -322,7 +324,7 @@ func HoldPair(c PairConfig) error {
 // send frames out of the other, and if not, why. Its answer is what the
 // interfaces are now: a veth's other end may change its mind.
 func PairCarries(c PairConfig) (why string, err error) {
-	err = inNetNS(c.NetNS, func() error {
+	err = namespace.Run(c.NetNS, func() error {
 		for i, name := range c.Interfaces {
 			link, err := netlink.LinkByName(c.Interfaces[1-i])
 			if err != nil {
@@ -354,7 +356,7 @@ func PairCarries(c PairConfig) (why string, err error) {
 // RemovePair takes the XDP programs that a pair left behind off its interfaces.
 // An interface that is gone, or has none, is as it should be.
 func RemovePair(c PairConfig) error {
-	return inNetNS(c.NetNS, func() error {
+	return namespace.Run(c.NetNS, func() error {
 		return errors.Join(c.removeProgram(c.Interfaces[0]), c.removeProgram(c.Interfaces[1]))
 	})
 }

@@ -19,6 +19,7 @@ import (
 
 	"gatehouse/dataplane"
 	"gatehouse/dataplane/dataplanetest"
+	"gatehouse/dataplane/namespace"
 )
 
 // helperNetNS makes the test binary serve the port in that namespace until it
@@ -100,7 +101,7 @@ type wire struct{ *dataplanetest.Wire }
 
 func (l lane) wire(t *testing.T, dev string) (w wire) {
 	t.Helper()
-	must(t, inNetNS(l.ns, func() (err error) {
+	must(t, namespace.Run(l.ns, func() (err error) {
 		w.Wire, err = dataplanetest.NewWire(dev)
 		return err
 	}))

@@ -14,6 +14,8 @@ import (
 	"github.com/songgao/water"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"gatehouse/dataplane/namespace"
 )
 
 // How routed traffic comes through the gateway. A rule for each interface sends
@@ -61,7 +63,7 @@ var families = []struct {
 // log. An error names what is at fault and what to do; then nothing is routed
 // between the interfaces.
 func OpenRoute(r Route) (p *Port, notes []string, err error) {
-	err = inNetNS(r.NetNS, func() (err error) {
+	err = namespace.Run(r.NetNS, func() (err error) {
 		p, notes, err = r.open()
 		return err
 	})
@@ -93,7 +95,7 @@ func (r Route) open() (*Port, []string, error) {
 // and nftables table; mended says that the table was not whole, so that the sides
 // were open to other interfaces.
 func HoldRoute(r Route) (mended bool, err error) {
-	err = inNetNS(r.NetNS, func() error {
+	err = namespace.Run(r.NetNS, func() error {
 		whole, err := r.chainIsWhole()
 		if err == nil && !whole {
 			mended, err = true, r.putChain()
@@ -333,7 +335,7 @@ func (r Route) lead() error {
 // RemoveRoute takes rules, routes and the nftables table away: the kernel routes
 // again as if nothing had been.
 func RemoveRoute(r Route) error {
-	return inNetNS(r.NetNS, func() error {
+	return namespace.Run(r.NetNS, func() error {
 		var errs []error
 		for _, f := range families {
 			errs = append(errs, removeRouting(f.family))

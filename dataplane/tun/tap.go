@@ -15,7 +15,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"runtime"
 	"sync"
 
 	"github.com/songgao/water"
@@ -23,6 +22,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"gatehouse/dataplane"
+	"gatehouse/dataplane/namespace"
 )
 
 const (
@@ -63,7 +63,7 @@ func OpenTAP(c Config) ([]*Port, error) {
 		c.Frames = DefaultFrames
 	}
 	var ports []*Port
-	err := inNetNS(c.NetNS, func() error {
+	err := namespace.Run(c.NetNS, func() error {
 		link, err := netlink.LinkByName(c.Interface)
 		if err != nil {
 			return err
@@ -273,29 +273,4 @@ func (p *Port) Close() error {
 	p.closed = true
 	p.queued = p.queued[:0]
 	return p.device.Close()
-}
-
-// inNetNS runs f on a thread inside the namespace at path, "" = here.
-func inNetNS(path string, f func() error) error {
-	if path == "" {
-		return f()
-	}
-	done := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread() // not unlocked: the thread ends with the goroutine
-		done <- enter(path, f)
-	}()
-	return <-done
-}
-
-func enter(path string, f func() error) error {
-	ns, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	defer ns.Close()
-	if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
-		return fmt.Errorf("enter %s: %w", path, err)
-	}
-	return f()
 }

@@ -18,6 +18,7 @@ import (
 
 	"gatehouse/dataplane"
 	"gatehouse/dataplane/dataplanetest"
+	"gatehouse/dataplane/namespace"
 )
 
 const (
@@ -67,7 +68,7 @@ func newTAP(t *testing.T) (r room, p *Port, w *dataplanetest.Wire) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { ports[0].Close() })
-	if err := inNetNS(r.path, func() (err error) {
+	if err := namespace.Run(r.path, func() (err error) {
 		w, err = dataplanetest.NewWire("gh0")
 		return err
 	}); err != nil {
@@ -83,7 +84,7 @@ func (r room) waitUp(t *testing.T, dev string) {
 	t.Helper()
 	for until := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
 		up := false
-		if err := inNetNS(r.path, func() error {
+		if err := namespace.Run(r.path, func() error {
 			link, err := netlink.LinkByName(dev)
 			up = err == nil && link.Attrs().OperState == netlink.OperUp
 			return err
@@ -104,7 +105,7 @@ func newTUN(t *testing.T) (room, *Port) {
 	t.Helper()
 	r := newRoom(t)
 	var p *Port
-	if err := inNetNS(r.path, func() (err error) {
+	if err := namespace.Run(r.path, func() (err error) {
 		device, err := water.New(water.Config{DeviceType: water.TUN, PlatformSpecificParams: water.PlatformSpecificParams{Name: "tun0"}})
 		if err != nil {
 			return err
@@ -178,7 +179,7 @@ func (p *Port) balance(t *testing.T) {
 func (r room) dial(t *testing.T, addr netip.Addr) net.Conn {
 	t.Helper()
 	var c net.Conn
-	if err := inNetNS(r.path, func() (err error) {
+	if err := namespace.Run(r.path, func() (err error) {
 		c, err = net.Dial("udp", netip.AddrPortFrom(addr, 5000).String())
 		return err
 	}); err != nil {

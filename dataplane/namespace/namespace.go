@@ -1,4 +1,6 @@
-package afxdp
+// Package namespace runs functions inside network namespaces. The ports open
+// their devices through it. Its function is safe for concurrent use.
+package namespace
 
 import (
 	"fmt"
@@ -8,9 +10,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// inNetNS runs f on a thread inside the network namespace at path, "" = where
-// the caller is. f must not start goroutines: they would run outside.
-func inNetNS(path string, f func() error) error {
+// Run runs f on a thread inside the network namespace at path, "" = where the
+// caller is. f must not start goroutines: they would run outside.
+func Run(path string, f func() error) error {
 	if path == "" {
 		return f()
 	}
