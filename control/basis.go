@@ -36,11 +36,16 @@ func (b *Basis) State() (*State, error) {
 	catalog := operator.NewCatalog(b.Rules.Policy.Kinds, b.Records)
 	catalog.Instead(b.Instead)
 	s := b.derive(policy.NewIdentities(), catalog)
-	in := b.Compile
-	in.Epoch, in.Snapshot, in.Groups, in.Statements = 1, s.Snapshot, s.Population.Groups, s.Statements
-	table, err := policy.Compile(in)
+	table, err := policy.Compile(b.Input(s))
 	s.Table = table
 	return s, err
+}
+
+// Input is what the table of a state of the basis is compiled from.
+func (b *Basis) Input(s *State) policy.Input {
+	in := b.Compile
+	in.Epoch, in.Snapshot, in.Groups, in.Statements = 1, s.Snapshot, s.Population.Groups, s.Statements
+	return in
 }
 
 // derive is all of a state but its table.

@@ -168,6 +168,7 @@ type FlowView struct {
 	Where       string         `json:"where"` // kernel, worker or history
 	Flows       uint64         `json:"flows"` // conversations
 	Packets     uint64         `json:"packets"`
+	Replies     uint64         `json:"replies"` // those of the packets that the responder sent
 	Bytes       uint64         `json:"bytes"`
 	First       time.Time      `json:"first,omitzero"`
 	Last        time.Time      `json:"last,omitzero"`

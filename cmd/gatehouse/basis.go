@@ -24,6 +24,7 @@ func addBasisFlags(cmd *cobra.Command) {
 	f.StringArray("stack", nil, "NAME=FILE: the same of a Swarm stack; may be repeated")
 	f.String("policy", "", "file or folder with statements, and categories and models if they are there, in place of the gateway's")
 	f.String("models", "", "file or folder with models of your own, in place of the gateway's")
+	f.String("settings", "", "a file of settings, as the gateway's, whose settings on policy count: mode, trust, site, metadata, names.private, ...")
 	f.String("mode", "", "observe or enforce: the mode of services that nobody set one for")
 	f.String("threat", "", "the threat level: normal, elevated, high or critical")
 	f.String("at", "", "the time at which conditions are judged, in RFC 3339 (default: now)")
@@ -35,10 +36,30 @@ func basisOf(cmd *cobra.Command) (*control.Basis, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := useSettings(cmd, b); err != nil {
+		return nil, err
+	}
 	if err := exchange(cmd, b); err != nil {
 		return nil, err
 	}
 	return b, situate(cmd, b)
+}
+
+// useSettings lets the basis follow from the settings that --settings names.
+func useSettings(cmd *cobra.Command, b *control.Basis) error {
+	path, _ := cmd.Flags().GetString("settings")
+	if path == "" {
+		return nil
+	}
+	set := defaultsOf()
+	if err := readSettings(path, true, &set); err != nil {
+		return &exitError{exitUsage, err}
+	}
+	if err := set.check(); err != nil {
+		return fail(exitUsage, "%s: %w", path, err)
+	}
+	b.Settings, b.Compile = modelSettings(set), compileSettings(set, 0)
+	return nil
 }
 
 // workloadsOf is the basis before flags exchange parts of it.

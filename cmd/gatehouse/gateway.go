@@ -246,25 +246,25 @@ var whyText = [policy.ReasonCount]string{
 }
 
 func (g *gateway) setMode(req ModeRequest) ([]string, error) {
-	services, err := g.modeServices(req)
+	st := g.control.State()
+	if st == nil {
+		return nil, errNoState
+	}
+	services, err := modeServices(st, req)
 	if err != nil {
 		return nil, err
 	}
 	mode, _ := policy.ParseMode(req.Mode) // modeServices did
-	if err := modeOfFile(g.control.State(), services, mode); err != nil {
+	if err := modeOfFile(st, services, mode); err != nil {
 		return nil, err
 	}
 	return services, g.control.SetModes(services, mode)
 }
 
 // modeServices are the services that a request for a mode is about.
-func (g *gateway) modeServices(req ModeRequest) ([]string, error) {
+func modeServices(st *control.State, req ModeRequest) ([]string, error) {
 	if _, ok := policy.ParseMode(req.Mode); !ok {
 		return nil, badRequest{fmt.Errorf("mode %q is none of observe, enforce", req.Mode)}
-	}
-	st := g.control.State()
-	if st == nil {
-		return nil, errNoState
 	}
 	known := map[string]bool{}
 	for _, grp := range st.Population.Groups {

@@ -58,17 +58,23 @@ func newThreatCommand() *cobra.Command {
 	set := &cobra.Command{
 		Use:       "set LEVEL",
 		Short:     "Set the threat level. Durable, or for a time",
-		Example:   "  gatehouse threat set high --for 2h --why 'incident 12'",
+		Long:      "Statements with a condition on the threat level come into force, or go out of it, at once.\n\n" + previewNote,
+		Example:   "  gatehouse threat set high --for 2h --why 'incident 12'\n  gatehouse threat set high --workloads host.yaml --policy ./policy",
 		Args:      usageArgs(1),
 		ValidArgs: []string{"normal", "elevated", "high", "critical"},
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if _, err := operator.ParseThreat(args[0]); err != nil {
+			level, err := operator.ParseThreat(args[0])
+			if err != nil {
 				return &exitError{exitUsage, err}
+			}
+			if ownBasis(cmd) {
+				return previewThreat(cmd, level)
 			}
 			return hold(cmd, "/v1/threat", HoldRequest{Level: args[0]})
 		},
 	}
 	holdFlags(set, false)
+	addBasisFlags(set)
 	cmd.AddCommand(set)
 	return cmd
 }
@@ -77,26 +83,37 @@ func newQuarantineCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "quarantine SERVICE|CONTAINER",
 		Short:   "Cut a service or a container off from everybody, in every mode. Durable, or for a time",
-		Example: "  gatehouse quarantine shop/web --for 1h --why 'incident 12'",
+		Long:    "Quarantine is a deny of all that goes to the subject and all that comes from it, in observe mode too; live flows end.\n\n" + previewNote,
+		Example: "  gatehouse quarantine shop/web --for 1h --why 'incident 12'\n  gatehouse quarantine shop/web --why drill --workloads host.yaml",
 		Args:    usageArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if ownBasis(cmd) {
+				return previewQuarantine(cmd, args[0], cmd.Flag("why").Value.String())
+			}
 			return hold(cmd, "/v1/quarantine", HoldRequest{Subject: args[0]})
 		},
 	}
 	holdFlags(cmd, true)
+	addBasisFlags(cmd)
 	return cmd
 }
 
 func newReleaseCommand() *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "release SERVICE|CONTAINER",
-		Short: "End a quarantine",
-		Args:  usageArgs(1),
+		Use:     "release SERVICE|CONTAINER",
+		Short:   "End a quarantine",
+		Long:    previewNote,
+		Example: "  gatehouse release shop/web --why 'incident 12 is over'\n  gatehouse release shop/web --workloads host.yaml",
+		Args:    usageArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if ownBasis(cmd) {
+				return previewRelease(cmd, args[0])
+			}
 			return hold(cmd, "/v1/release", HoldRequest{Subject: args[0]})
 		},
 	}
 	cmd.Flags().String("why", "", "the reason, for the log")
+	addBasisFlags(cmd)
 	return cmd
 }
 
@@ -177,7 +194,7 @@ func (s *server) threat(r *http.Request) (any, error) {
 	}
 	answer := HoldAnswer{Text: fmt.Sprintf("threat level %s, %s", level, h), Notes: []string{}}
 	if st := s.gw.control.State(); st != nil && st.Situation.Moment.Threat > level {
-		answer.Notes = append(answer.Notes, fmt.Sprintf("a system of record says %s, and the higher one counts", st.Situation.Moment.Threat))
+		answer.Notes = append(answer.Notes, higherThreat(st.Situation.Moment.Threat))
 	}
 	return answer, nil
 }
@@ -200,16 +217,12 @@ func (s *server) quarantine(r *http.Request) (any, error) {
 	}
 	affected, unguarded := affectedBy(st, req.Subject)
 	if len(affected) == 0 {
-		return nil, badRequest{fmt.Errorf("no service and no container is called %q: `gatehouse get workloads` names them", req.Subject)}
+		return nil, noSuchSubject(req.Subject)
 	}
 	if err := s.gw.control.Quarantine(req.Subject, h); err != nil {
 		return nil, err
 	}
-	answer := HoldAnswer{Text: fmt.Sprintf("%s is cut off: %s", req.Subject, h), Notes: []string{}}
-	for _, name := range unguarded {
-		answer.Notes = append(answer.Notes, name+" is not guarded: only what its peers' own guard sees is dropped")
-	}
-	return answer, nil
+	return HoldAnswer{Text: fmt.Sprintf("%s is cut off: %s", req.Subject, h), Notes: unguardedNotes(unguarded)}, nil
 }
 
 // affectedBy lists the services of which containers would be cut off, and those
@@ -243,7 +256,7 @@ func (s *server) release(r *http.Request) (any, error) {
 	case err != nil:
 		return nil, err
 	case !found:
-		return nil, badRequest{fmt.Errorf("%q is not in quarantine: `gatehouse status` lists what is", req.Subject)}
+		return nil, notHeld(req.Subject)
 	}
 	return HoldAnswer{Text: req.Subject + " is released", Notes: []string{}}, nil
 }

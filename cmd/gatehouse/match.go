@@ -10,6 +10,7 @@ import (
 
 	"gatehouse/control/compose"
 	"gatehouse/control/docker"
+	"gatehouse/document"
 	"gatehouse/models"
 	"gatehouse/policy"
 )
@@ -33,6 +34,7 @@ func newModelsMatch() *cobra.Command {
 		Example: "  gatehouse models match bitnami/postgresql:16\n" +
 			"  gatehouse models match shop/web\n" +
 			"  gatehouse models match --compose compose.yaml\n" +
+			"  gatehouse models match --workloads host.yaml shop/web\n" +
 			"  gatehouse models match --stack shop=stack.yaml shop/web",
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -41,9 +43,18 @@ func newModelsMatch() *cobra.Command {
 				return err
 			}
 			files, err := plannedFiles(cmd)
+			snapshot, _ := cmd.Flags().GetString("workloads")
 			switch {
 			case err != nil:
 				return err
+			case snapshot != "" && len(files) > 0:
+				return fail(exitUsage, "--workloads or --compose and --stack: one of the two")
+			case snapshot != "":
+				views, err := matchSnapshot(cmd, snapshot)
+				if err != nil {
+					return err
+				}
+				return showMatches(cmd, views, args)
 			case len(files) > 0:
 				views, err := matchPlanned(cmd, lib, files)
 				if err != nil {
@@ -63,6 +74,7 @@ func newModelsMatch() *cobra.Command {
 			return showMatches(cmd, []MatchView{view}, nil)
 		},
 	}
+	cmd.Flags().String("workloads", "", "match what is in this file, of `get snapshot` or `get workloads`, by the models and settings that are in it")
 	cmd.Flags().StringArray("compose", nil, "[PROJECT=]FILE: a Compose project; may be repeated")
 	cmd.Flags().StringArray("stack", nil, "NAME=FILE: a Swarm stack; may be repeated")
 	addOutputFlag(cmd)
@@ -97,14 +109,43 @@ func matchPlanned(cmd *cobra.Command, lib *models.Library, files []compose.File)
 	if err != nil {
 		return nil, &exitError{exitUsage, err}
 	}
-	p := models.Groups(lib, &snap, models.Settings{}, policy.NewIdentities())
+	return populationViews(&snap, models.Groups(lib, &snap, models.Settings{}, policy.NewIdentities())), nil
+}
+
+func matchSnapshot(cmd *cobra.Command, path string) ([]MatchView, error) {
+	s, err := readSnapshot(cmd.InOrStdin(), path)
+	if err != nil {
+		return nil, err
+	}
+	b, err := s.basis()
+	if err != nil {
+		return nil, fail(exitUsage, "%s: %w", path, err)
+	}
+	if own, _ := cmd.Flags().GetString("dir"); own != "" {
+		var faults document.Faults
+		sources := b.Rules.Sources
+		sources.Models = document.Collect(own, &faults)
+		if err := faults.Err(); err != nil {
+			return nil, &exitError{exitUsage, err}
+		}
+		if err := useSources(cmd, b, sources); err != nil {
+			return nil, err
+		}
+	}
+	p := models.Groups(b.Rules.Library, b.Snapshot, b.Settings, policy.NewIdentities())
+	return populationViews(b.Snapshot, p), nil
+}
+
+func populationViews(snap *policy.Snapshot, p *models.Population) []MatchView {
 	var out []MatchView
 	for i := range snap.Workloads {
 		w := &snap.Workloads[i]
-		out = append(out, matchView(w.Service.String(), w.Image.Ref, p.Matches[w.ID], p.Evidence(w.ID)))
+		if m, ok := p.Matches[w.ID]; ok && m.Model != nil {
+			out = append(out, matchView(w.Service.String(), w.Image.Ref, m, p.Evidence(w.ID)))
+		}
 	}
 	slices.SortFunc(out, func(a, b MatchView) int { return strings.Compare(a.Workload, b.Workload) })
-	return out, nil
+	return out
 }
 
 func matchView(workload, image string, m models.Match, evidence []models.Evidence) MatchView {

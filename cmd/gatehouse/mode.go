@@ -11,19 +11,33 @@ func newModeCommand() *cobra.Command {
 		Use:   "mode SERVICE observe|enforce",
 		Short: "Set what a service's no becomes: a record or a drop. Durable",
 		Long: "Mode shows which flows of the last 24 hours an enforcing service would have dropped. If there are any, nothing is set and\n" +
-			"the exit code is 1, unless --yes says that they may be dropped.",
-		Example:           "  gatehouse mode shop/db enforce --dry-run\n  gatehouse mode all enforce --yes",
+			"the exit code is 1, unless --yes says that they may be dropped.\n\n" +
+			"With --workloads, --compose, --stack or another of the flags that say what policy follows from, nothing is set: the verb shows what\n" +
+			"it would change and, with --flows or --history, which of those flows it would drop; exit code 1 if any.",
+		Example: "  gatehouse mode shop/db enforce --dry-run\n  gatehouse mode all enforce --yes\n" +
+			"  gatehouse mode all enforce --workloads host.yaml --flows flows.json",
 		Args:              usageArgs(2),
 		ValidArgsFunction: completeMode,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if _, ok := policy.ParseMode(args[1]); !ok {
 				return fail(exitUsage, "mode %q is none of observe, enforce", args[1])
 			}
+			if ownBasis(cmd) {
+				return previewMode(cmd, ModeRequest{args[0], args[1]})
+			}
+			for _, name := range []string{"flows", "history"} {
+				if cmd.Flags().Changed(name) {
+					return fail(exitUsage, "--%s is for a preview: the running gateway judges its own record", name)
+				}
+			}
 			return setMode(cmd, ModeRequest{args[0], args[1]})
 		},
 	}
 	cmd.Flags().Bool("yes", false, "set it although flows of the last 24 hours would have been dropped")
 	cmd.Flags().Bool("dry-run", false, "only show what would be dropped; exit code 1 if anything would")
+	cmd.Flags().String("flows", "", "judge this file of flows, as get flows -o json prints them, or this capture")
+	addHistoryFlag(cmd)
+	addBasisFlags(cmd)
 	return cmd
 }
 

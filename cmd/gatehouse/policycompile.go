@@ -66,11 +66,11 @@ func newPolicyCompileCommand() *cobra.Command {
 			"  gatehouse policy compile --workloads host.yaml --policy ./policy -o json",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			st, err := stateOf(cmd)
+			b, err := basisOf(cmd)
 			if err != nil {
 				return err
 			}
-			view, err := compileView(st)
+			view, err := compileView(b)
 			if err != nil {
 				return &exitError{exitUsage, err}
 			}
@@ -90,8 +90,12 @@ func newPolicyCompileCommand() *cobra.Command {
 	return cmd
 }
 
-func compileView(st *control.State) (*CompileView, error) {
-	audit, err := policy.MakeAudit(policy.Input{Epoch: 1, Snapshot: st.Snapshot, Groups: st.Population.Groups, Statements: st.Statements})
+func compileView(b *control.Basis) (*CompileView, error) {
+	st, err := b.State()
+	if err != nil {
+		return nil, err
+	}
+	audit, err := policy.MakeAudit(b.Input(st))
 	if err != nil {
 		return nil, err
 	}

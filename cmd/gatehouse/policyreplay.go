@@ -58,6 +58,7 @@ func newPolicyReplayCommand() *cobra.Command {
 	cmd.Flags().String("until", "", "flows begun before then")
 	cmd.Flags().StringSlice("enforce", nil, "judge as if these services enforced; all = every one")
 	cmd.Flags().String("network", "", "the network on which a capture was taken")
+	addHistoryFlag(cmd)
 	addBasisFlags(cmd)
 	addOutputFlag(cmd)
 	return cmd
@@ -65,22 +66,32 @@ func newPolicyReplayCommand() *cobra.Command {
 
 func runPolicyReplay(cmd *cobra.Command, args []string) error {
 	var req ReplayRequest
-	req.Since, _ = cmd.Flags().GetString("since")
-	req.Until, _ = cmd.Flags().GetString("until")
 	req.Enforce, _ = cmd.Flags().GetStringSlice("enforce")
+	src, err := sourceOf(cmd, args)
+	if err != nil {
+		return err
+	}
+	req.Since, req.Until = src.since, src.until
 	own := ownBasis(cmd)
 	var flows recordedInput
-	if len(args) == 1 {
-		if req.Since != "" || req.Until != "" {
-			return fail(exitUsage, "a file of flows has its own time: leave out --since and --until")
+	switch {
+	case src.history != "":
+		own = true
+		records, _, truncated, err := src.fromHistory()
+		if err != nil {
+			return err
 		}
-		var err error
+		if truncated {
+			row(cmd.ErrOrStderr(), "gatehouse: there were more flows than are judged at once: ask for a shorter time")
+		}
+		flows.judged = recordedOf(records)
+	case src.path != "":
 		if flows, err = readRecorded(cmd.InOrStdin(), args[0]); err != nil {
 			return err
 		}
 		req.Flows = &flows.views
 	}
-	report, err := replayed(cmd, req, flows.capture, own)
+	report, err := replayed(cmd, req, flows, own)
 	if err != nil {
 		return err
 	}
@@ -95,13 +106,14 @@ func runPolicyReplay(cmd *cobra.Command, args []string) error {
 
 // ownBasis reports whether the flags name another policy than the gateway's.
 func ownBasis(cmd *cobra.Command) bool {
-	return slices.ContainsFunc([]string{"workloads", "compose", "stack", "policy", "models", "mode", "threat", "at"},
+	return slices.ContainsFunc([]string{"workloads", "compose", "stack", "policy", "models", "settings", "mode", "threat", "at"},
 		func(name string) bool { return cmd.Flags().Changed(name) })
 }
 
 // replayed asks the gateway or, where flags say what policy is or flows are of a
 // capture, works it out here.
-func replayed(cmd *cobra.Command, req ReplayRequest, captured []policy.Recorded, own bool) (*ReplayAnswer, error) {
+func replayed(cmd *cobra.Command, req ReplayRequest, in recordedInput, own bool) (*ReplayAnswer, error) {
+	captured := in.capture
 	if !own && captured == nil {
 		var report ReplayAnswer
 		return &report, newClient(cmd).post(cmd.Context(), "/v1/replay", req, &report)
@@ -114,11 +126,14 @@ func replayed(cmd *cobra.Command, req ReplayRequest, captured []policy.Recorded,
 	if err != nil {
 		return nil, &exitError{exitUsage, err}
 	}
-	if captured != nil {
+	switch {
+	case captured != nil:
 		if err := onNetwork(cmd, st, captured); err != nil {
 			return nil, err
 		}
-	} else {
+	case in.judged != nil:
+		captured = in.judged
+	default:
 		views := req.Flows
 		if views == nil {
 			if views, err = flowsOnRecord(cmd, &req); err != nil {
@@ -150,6 +165,8 @@ func flowsOnRecord(cmd *cobra.Command, req *ReplayRequest) (*[]FlowView, error) 
 type recordedInput struct {
 	views   []FlowView
 	capture []policy.Recorded // nil = it was no capture
+	judged  []policy.Recorded // of a history, nil = it was none
+	replies []uint64          // of the capture's flows: packets of those who answered
 }
 
 // readRecorded tells a capture from flows by how it begins.
@@ -173,7 +190,7 @@ func readRecorded(in io.Reader, path string) (out recordedInput, err error) {
 	out.capture = []policy.Recorded{}
 	reader := replay.New(func(f *replay.Flow) {
 		if r, ok := recordedCapture(f); ok {
-			out.capture = append(out.capture, r)
+			out.capture, out.replies = append(out.capture, r), append(out.replies, f.Replies)
 		}
 	})
 	if _, err := reader.File(name, r); err != nil {
@@ -389,11 +406,15 @@ func noSuchService(name string) error {
 // recordedSince are the flows on record, live ones included.
 func (g *gateway) recordedSince(since, until string) (flows []policy.Recorded, from time.Time, truncated bool, err error) {
 	records, q, truncated, err := g.flowRecords(since, until)
-	flows = make([]policy.Recorded, len(records))
+	return recordedOf(records), q.Since, truncated, err
+}
+
+func recordedOf(records []*history.Record) []policy.Recorded {
+	flows := make([]policy.Recorded, len(records))
 	for i, r := range records {
 		flows[i] = suggest.Recorded(r)
 	}
-	return flows, q.Since, truncated, err
+	return flows
 }
 
 func (g *gateway) flowRecords(since, until string) (records []*history.Record, q recordQuery, truncated bool, err error) {
@@ -479,7 +500,11 @@ func parseEnd(text string) (a netip.Addr, port uint16, err error) {
 // previewMode says what services would drop of the flows of the last 24 hours if
 // they enforced (V6).
 func (g *gateway) previewMode(req ModeRequest) (*ModePreview, error) {
-	services, err := g.modeServices(req)
+	st := g.control.State()
+	if st == nil {
+		return nil, errNoState
+	}
+	services, err := modeServices(st, req)
 	if err != nil {
 		return nil, err
 	}
@@ -491,13 +516,19 @@ func (g *gateway) previewMode(req ModeRequest) (*ModePreview, error) {
 	if err != nil {
 		return nil, err
 	}
-	p.Since, p.Judged, p.Truncated = g.knownSince(r.Since), r.Judged, r.Truncated
+	p.Since, p.Truncated = g.knownSince(r.Since), r.Truncated
+	p.judge(r.ReplayReport)
+	return p, nil
+}
+
+// judge keeps of what would be dropped what only the services' mode makes so.
+func (p *ModePreview) judge(r policy.ReplayReport) {
+	p.Judged = r.Judged
 	for _, group := range r.Dropped {
-		if !group.Already && slices.Contains(services, group.By) {
+		if !group.Already && slices.Contains(p.Services, group.By) {
 			p.Drops = append(p.Drops, group)
 		}
 	}
-	return p, nil
 }
 
 // knownSince is from when on the record is whole.

@@ -169,7 +169,7 @@ func flowView(r *history.Record, where string) FlowView {
 	v := FlowView{
 		ID: r.ID, From: r.From.Name, To: r.To.Name, Source: endText(r.Src, r.SrcPort), Dest: endText(r.Dst, r.DstPort), Proto: r.Proto.String(),
 		App: r.Spoken.App.String(), Verdict: r.Verdict.String(), Where: where, Flows: r.Flows,
-		Packets: r.Packets[0] + r.Packets[1], Bytes: r.Bytes[0] + r.Bytes[1], First: r.First, Last: r.Last, Zone: r.Zone, Port: r.Port, ControlPort: r.ControlPort,
+		Packets: r.Packets[0] + r.Packets[1], Replies: r.Packets[1], Bytes: r.Bytes[0] + r.Bytes[1], First: r.First, Last: r.Last, Zone: r.Zone, Port: r.Port, ControlPort: r.ControlPort,
 		FromIs: partyView(&r.From), ToIs: partyView(&r.To), Statement: r.Statement, Text: r.StatementText, Epoch: r.Epoch, Summed: r.Summed, Name: r.Name,
 	}
 	if r.IsRecorded() {

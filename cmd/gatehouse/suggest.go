@@ -15,24 +15,25 @@ import (
 
 func newPolicySuggestCommand() *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "suggest",
+		Use:   "suggest [FLOWS|CAPTURE]",
 		Short: "Statements that would allow what was seen and is not allowed, ready to accept",
 		Long: "Suggest compares the flows on record with policy, and prints a file of statements (gatehouse.statements/v1) for those that it\n" +
 			"does not allow, as narrow as they were seen. It applies nothing. What looks like an attack or was not understood is listed as\n" +
-			"doubtful, in comments; so are statements that nothing used.",
-		Example: "  gatehouse policy suggest --since 7d --service shop/web > suggested.yaml",
-		Args:    cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			var req SuggestRequest
-			req.Since, _ = cmd.Flags().GetString("since")
-			req.Service, _ = cmd.Flags().GetString("service")
+			"doubtful, in comments; so are statements that nothing used.\n\n" +
+			"Without a gateway the flows are those of a file of `get flows --since 24h -o json`, of a capture, or of the history.db that a\n" +
+			"gateway left (--history), and the policy is what --workloads, --compose, --stack, --policy and --models say.",
+		Example: "  gatehouse policy suggest --since 7d --service shop/web > suggested.yaml\n" +
+			"  gatehouse policy suggest flows.json --workloads host.yaml --policy ./policy\n" +
+			"  gatehouse policy suggest --history /var/lib/gatehouse/history.db --workloads host.yaml",
+		Args: cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
 			doubtful, _ := cmd.Flags().GetBool("doubtful")
-			var answer SuggestAnswer
-			if err := newClient(cmd).post(cmd.Context(), "/v1/suggest", req, &answer); err != nil {
+			answer, err := suggested(cmd, args)
+			if err != nil {
 				return err
 			}
 			if format, _ := cmd.Flags().GetString("output"); format != "yaml" {
-				return show(cmd, answer, func(w io.Writer) { suggestRows(w, &answer) })
+				return show(cmd, answer, func(w io.Writer) { suggestRows(w, answer) })
 			}
 			text, err := answer.file(doubtful)
 			if err != nil {
@@ -45,9 +46,43 @@ func newPolicySuggestCommand() *cobra.Command {
 	cmd.Flags().String("since", "", "flows last seen since then: a time, or how long ago (default 24h)")
 	cmd.Flags().String("service", "", "only what this service takes part in")
 	cmd.Flags().Bool("doubtful", false, "put doubtful statements into the file too")
+	cmd.Flags().String("network", "", "the network on which a capture was taken")
+	addHistoryFlag(cmd)
+	addBasisFlags(cmd)
 	cmd.Flags().StringP("output", "o", "yaml", "yaml: the file of statements; json: all that is known; table")
 	_ = cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"yaml", "json", "table"}, cobra.ShellCompDirectiveNoFileComp))
 	return cmd
+}
+
+// suggested asks the gateway or, where flags say what policy is or where the flows
+// are, works it out here.
+func suggested(cmd *cobra.Command, args []string) (*SuggestAnswer, error) {
+	src, err := sourceOf(cmd, args)
+	if err != nil {
+		return nil, err
+	}
+	req := SuggestRequest{Since: src.since}
+	req.Service, _ = cmd.Flags().GetString("service")
+	if !src.isFile() && !ownBasis(cmd) {
+		answer := new(SuggestAnswer)
+		return answer, newClient(cmd).post(cmd.Context(), "/v1/suggest", req, answer)
+	}
+	st, err := stateOf(cmd)
+	if err != nil {
+		return nil, err
+	}
+	if req.Service != "" && !knowsService(st, req.Service) {
+		return nil, &exitError{exitUsage, noSuchService(req.Service)}
+	}
+	records, since, truncated, err := src.records(cmd, st)
+	if err != nil {
+		return nil, err
+	}
+	answer := &SuggestAnswer{Answer: suggest.Make(st.Table, records, req.Service), Since: since, Truncated: truncated}
+	if src.isFile() {
+		answer.Until = latest(records)
+	}
+	return answer, nil
 }
 
 // SuggestRequest is POST /v1/suggest.
@@ -59,7 +94,8 @@ type SuggestRequest struct {
 // SuggestAnswer is its answer.
 type SuggestAnswer struct {
 	suggest.Answer
-	Since     time.Time `json:"since"` // from when on the record is whole
+	Since     time.Time `json:"since"`          // from when on the record is whole
+	Until     time.Time `json:"until,omitzero"` // when it ends; absent = now
 	Truncated bool      `json:"truncated,omitempty"`
 }
 
@@ -123,7 +159,11 @@ func (a *SuggestAnswer) file(doubtful bool) ([]byte, error) {
 
 // watched is how long the record is, in words.
 func (a *SuggestAnswer) watched() string {
-	d := time.Since(a.Since)
+	until := a.Until
+	if until.IsZero() {
+		until = time.Now()
+	}
+	d := until.Sub(a.Since)
 	if d < 48*time.Hour {
 		return fmt.Sprintf("%d hours", int(d.Round(time.Hour).Hours()))
 	}

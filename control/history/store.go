@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"os"
 	"runtime/debug"
 	"sync"
@@ -318,21 +319,7 @@ func isDamage(err error) bool {
 
 // prepare checks an open database and makes what it lacks.
 func prepare(db *bbolt.DB, now time.Time) error {
-	err := db.View(func(tx *bbolt.Tx) error {
-		meta := tx.Bucket(bucketMeta)
-		if meta == nil {
-			return nil // new
-		}
-		v := meta.Get(keySchema)
-		if len(v) != 8 {
-			return fmt.Errorf("%w: it has no schema number", errDamaged)
-		}
-		if n := binary.BigEndian.Uint64(v); n != schema {
-			return &unusableError{fmt.Sprintf("schema-%d", n), fmt.Errorf("its records are of schema %d, this program reads %d", n, schema)}
-		}
-		return walk(tx)
-	})
-	if err != nil {
+	if err := db.View(check); err != nil {
 		return err
 	}
 	return db.Update(func(tx *bbolt.Tx) error {
@@ -350,6 +337,22 @@ func prepare(db *bbolt.DB, now time.Time) error {
 		}
 		return putNumber(meta, keySchema, schema)
 	})
+}
+
+// check looks whether the records are there whole, and of this program's schema.
+func check(tx *bbolt.Tx) error {
+	meta := tx.Bucket(bucketMeta)
+	if meta == nil {
+		return nil // new
+	}
+	v := meta.Get(keySchema)
+	if len(v) != 8 {
+		return fmt.Errorf("%w: it has no schema number", errDamaged)
+	}
+	if n := binary.BigEndian.Uint64(v); n != schema {
+		return &unusableError{fmt.Sprintf("schema-%d", n), fmt.Errorf("its records are of schema %d, this program reads %d", n, schema)}
+	}
+	return walk(tx)
 }
 
 // walk touches every page that holds keys; what is damaged there shows.
@@ -579,6 +582,38 @@ func dropID(ids *bbolt.Bucket, key, value []byte) error {
 		return nil
 	}
 	return ids.Delete([]byte(r.ID))
+}
+
+// Read has f ask a database that no gateway has open, and that is not written to.
+// The Store ends with the call.
+func Read(path string, f func(*Store) error) error {
+	if _, err := os.Stat(path); err != nil {
+		return fmt.Errorf("history: %w", err)
+	}
+	err := sound(func() error {
+		db, err := bbolt.Open(path, 0o600, &bbolt.Options{ReadOnly: true, Timeout: time.Second})
+		if errors.Is(err, berrors.ErrTimeout) {
+			return errors.New("a gateway has it open, and answers for it itself")
+		}
+		if err != nil {
+			return err
+		}
+		defer db.Close()
+		if err := db.View(func(tx *bbolt.Tx) error {
+			if tx.Bucket(bucketMeta) == nil {
+				return errors.New("there are no records in it")
+			}
+			return check(tx)
+		}); err != nil {
+			return err
+		}
+		s := &Store{cfg: Config{Path: path, Age: math.MaxInt64, Describe: func(*Record) {}}, now: time.Now, gather: newGathering(time.Now()), db: db}
+		return f(s)
+	})
+	if err != nil {
+		return fmt.Errorf("history: %s: %w", path, err)
+	}
+	return nil
 }
 
 // Check looks at a database that no gateway has open, and counts its records.

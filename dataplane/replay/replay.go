@@ -52,6 +52,7 @@ type Flow struct {
 	Anomaly    string            `json:"anomaly,omitempty"`
 	Findings   string            `json:"findings,omitempty"` // what is odd about it
 	Packets    uint64            `json:"packets"`            // of both sides
+	Replies    uint64            `json:"replies"`            // those of them that Dst sent
 	Bytes      uint64            `json:"bytes"`              // of IP
 	FirstSeen  time.Time         `json:"first_seen"`
 	LastSeen   time.Time         `json:"last_seen"`
@@ -144,7 +145,7 @@ func (r *Replay) ended(f *classify.Flow) {
 	r.out = Flow{
 		File: r.file, Proto: protoName(f), App: f.Spoken.App.String(), Sub: n.sub, Inner: named(f.Spoken.Inner), ALPN: named(f.Spoken.ALPN),
 		Attrs: n.attrs, Confidence: f.Confidence.String(), Evidence: f.Evidence.String(), Status: f.Status.String(),
-		Packets: f.Packets[0] + f.Packets[1], Bytes: f.Bytes[0] + f.Bytes[1],
+		Packets: f.Packets[0] + f.Packets[1], Replies: f.Packets[f.Initiator^1], Bytes: f.Bytes[0] + f.Bytes[1],
 		FirstSeen: time.Unix(0, f.First).UTC(), LastSeen: time.Unix(0, f.Seen).UTC(), AppPacket: f.NamedAt,
 	}
 	out := &r.out
