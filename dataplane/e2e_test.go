@@ -38,6 +38,7 @@ type site struct {
 	d        *dataplane.Dataplane
 	stop     func()
 	space    *steer.Space
+	queues   []dataplane.Port
 	admitted []dataplane.Endpoint
 	epoch    uint32
 }
@@ -214,7 +215,8 @@ func (x *site) start() {
 	x.d.SetEndpoints(x.admitted)
 	x.enforce(lines...)
 	x.adopt()
-	for q, p := range x.ports() {
+	x.queues = x.ports()
+	for q, p := range x.queues {
 		if err := x.d.AddPort(x.space.Number, q, p); err != nil {
 			x.t.Fatal(err)
 		}
@@ -363,8 +365,8 @@ func endToEnd(t *testing.T, tap bool) {
 	x.t = t
 }
 
-// TestTwoWorkers: both directions of a conversation meet one worker, whichever
-// that is.
+// TestTwoWorkers: both directions of a conversation meet one worker, and so do
+// all conversations of the same two ends, whichever that is.
 func TestTwoWorkers(t *testing.T) { ways(t, twoWorkers) }
 
 func twoWorkers(t *testing.T, tap bool) {
@@ -373,6 +375,8 @@ func twoWorkers(t *testing.T, tap bool) {
 		x.t = t
 		x.application(v6)
 		x.rejects(v6)
+		before := x.received()
+		x.datagrams(v6)
 		var got atomic.Int64
 		go echo(x.listen(db, v6, 9000), &got)
 		for range 50 {
@@ -382,6 +386,9 @@ func twoWorkers(t *testing.T, tap bool) {
 			}
 			c.Close()
 		}
+		if after := x.received(); (after[0] > before[0]) == (after[1] > before[1]) {
+			t.Errorf("frames of two ends came by both queues: %v and then %v", before, after)
+		}
 		x.outside(v6)
 	})
 	x.t = t
@@ -390,6 +397,14 @@ func twoWorkers(t *testing.T, tap bool) {
 			t.Errorf("met from its middle: %+v", f)
 		}
 	}
+}
+
+// received is how many frames each of two queues has had.
+func (x *site) received() (n [2]uint64) {
+	for q, p := range x.queues {
+		n[q] = p.Stats().Received
+	}
+	return n
 }
 
 // application: http passes on its port, ssh's first bytes do not arrive there.

@@ -75,6 +75,9 @@ func OpenTAP(c Config) ([]*Port, error) {
 			}
 			ports = append(ports, p)
 		}
+		if c.Queues > 1 {
+			return keepQueues(ports[0].fd)
+		}
 		return nil
 	})
 	if err != nil {
