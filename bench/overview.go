@@ -500,15 +500,17 @@ func (o *Overview) Summary(w io.Writer) error {
 			continue
 		case g.Reached:
 			reached++
+		case g.Measured:
+			missed = append(missed, "not reached: "+g.What)
 		default:
-			missed = append(missed, g.What)
+			missed = append(missed, "not measured: "+g.What)
 		}
 		goals++
 	}
 	_, err := fmt.Fprintf(w, "%d of %d goals reached\n", reached, goals)
 	for _, what := range missed {
 		if err == nil {
-			_, err = fmt.Fprintf(w, "not reached: %s\n", what)
+			_, err = fmt.Fprintln(w, what)
 		}
 	}
 	return err

@@ -138,7 +138,7 @@ func TestOverview(t *testing.T) {
 		t.Error("the page shows a chart of what was not measured")
 	}
 	var summary strings.Builder
-	if err := o.Summary(&summary); err != nil || !strings.Contains(summary.String(), "not reached: TCP bulk") {
+	if err := o.Summary(&summary); err != nil || !strings.Contains(summary.String(), "not measured: TCP bulk") {
 		t.Errorf("%v: %s", err, &summary)
 	}
 	for _, name := range []string{"packets.svg", "statements.svg"} {
