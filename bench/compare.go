@@ -61,8 +61,12 @@ func newComparison(title, baseline string, rounds int) *Comparison {
 		Kernel: kernel(), CPU: cpuModel(), Cores: runtime.NumCPU(), Go: runtime.Version()}
 }
 
-// measure runs all contenders of a case, interleaved.
+// measure runs all contenders of a case, interleaved, and the first once more
+// under another name: how far the two are apart is the machine's noise.
 func (c *Comparison) measure(ctx context.Context, name, about string, size int, contenders []contender, progress io.Writer) error {
+	again := contenders[0]
+	again.name, again.note = again.name+", once more", ""
+	contenders = append(contenders, again)
 	samples := make([][]float64, len(contenders))
 	for range c.Rounds {
 		for i, x := range contenders {
@@ -112,7 +116,7 @@ func (k *Case) compare(baseline string) {
 // Markdown writes the comparison as a page: one table a case.
 func (c *Comparison) Markdown(w io.Writer) error {
 	var b strings.Builder
-	fmt.Fprintf(&b, "# %s\n\n`%s` on %s: kernel %s, %d cores (%s), %s. %d interleaved rounds; ratios of medians to %s in the same run.\n",
+	fmt.Fprintf(&b, "# %s\n\n`%s` on %s: kernel %s, %d cores (%s), %s. %d interleaved rounds; ratios of medians to %s in the same run. What is there once more is the same again, and how far the two are apart is this machine's noise.\n",
 		c.Title, c.Command, c.When.Format(time.DateOnly), c.Kernel, c.Cores, c.CPU, c.Go, c.Rounds, c.Baseline)
 	for _, n := range c.Notes {
 		fmt.Fprintf(&b, "\n%s\n", n)

@@ -466,7 +466,7 @@ func (o *Overview) markdown(w io.Writer, charts map[string][]byte) error {
 	fmt.Fprintf(&b, "# Results\n\nWritten by `%s` on %s: kernel %s, %d cores (%s), %s.\n", o.Command, o.When.Format(time.DateOnly), o.Kernel, o.Cores, o.CPU, o.Go)
 	b.WriteString("\nA ratio is of medians to the peer's in the same run, its rounds interleaved with ours: believe it, and no figure by itself, for a machine that others use. Each topic's page has all variants, the generator's own limit, the frames lost, and the plain bridge measured twice, which shows the noise.\n")
 	for _, f := range o.Faults {
-		fmt.Fprintf(&b, "\n**Not measured**: %s. What stands below of it is of an earlier run.\n", f)
+		fmt.Fprintf(&b, "\n**Not measured**: %s. What stands below of it, if anything, is of an earlier run.\n", f)
 	}
 	b.WriteString("\n| | min / median / max | ratio | to | goal | reached |\n|---|---|---:|---|---:|---|\n")
 	for i := range o.Goals {
