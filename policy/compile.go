@@ -35,6 +35,8 @@ type Input struct {
 	// MemoryBudget is how many bytes rules and their places in the table may take;
 	// 0 = 256 MiB. Of more, no table is made.
 	MemoryBudget int
+
+	few int // up to how many peers an end of a rule is not large; 0 = fewEnds
 }
 
 // These stand in a Rule for the peers that Compile does not write out; no

@@ -88,6 +88,8 @@ type sideProto struct {
 	proto Proto
 }
 
+func (c *compiler) few() int { return cmp.Or(c.in.few, fewEnds) }
+
 func (c *compiler) isLarge(end uint32) bool {
 	switch {
 	case isWildcard(end):
@@ -97,14 +99,14 @@ func (c *compiler) isLarge(end uint32) bool {
 	case c.onMeeting:
 		return false
 	case isCollective(end):
-		return len(c.collective(end).peers) > fewEnds
+		return len(c.collective(end).peers) > c.few()
 	}
-	return len(c.placed.variants[end]) >= fewEnds
+	return len(c.placed.variants[end]) >= c.few()
 }
 
 // gathered makes one end of many; wildcards and names stay by themselves.
 func (c *compiler) gathered(ends []uint32) []uint32 {
-	if len(ends) <= fewEnds {
+	if len(ends) <= c.few() {
 		return ends
 	}
 	var out, many []uint32
@@ -115,7 +117,7 @@ func (c *compiler) gathered(ends []uint32) []uint32 {
 			many = append(many, e)
 		}
 	}
-	if len(many) <= fewEnds {
+	if len(many) <= c.few() {
 		return ends
 	}
 	return append(out, c.setEnd(many))
