@@ -184,7 +184,7 @@ func (t *Table) whoIs(ip netip.Addr) uint32 {
 	if s != nil && s.metadata {
 		return t.placed(uint32(IDMetadata), ip)
 	}
-	return t.placed(t.resolver.elsewhere(0, a, s), ip)
+	return t.resolver.elsewhere(0, a, s)
 }
 
 func (d *differ) pairWorkloads(add func(string, [2]uint32)) {

@@ -154,9 +154,6 @@ func ExplainFlow(t *Table, q Query, s Spoken, server ServerName) Explanation {
 
 // placed is the peer where prefixes of statements hold that address of it.
 func (t *Table) placed(who uint32, ip netip.Addr) uint32 {
-	if t.resolver.regions == nil {
-		return who
-	}
 	return t.resolver.placed(who, addressFrom(ip))
 }
 

@@ -188,7 +188,7 @@ func (x *exporter) findNetworks() {
 			continue
 		}
 		a := addressFrom(ip)
-		who := x.t.placed(x.t.resolver.elsewhere(0, a, nil), ip)
+		who := x.t.resolver.elsewhere(0, a, nil)
 		name := x.t.IdentityName(x.t.ids[who])
 		if n := len(x.ends); x.ends[n-1].who == who {
 			x.ends[n-1].prefixes = append(x.ends[n-1].prefixes, p)

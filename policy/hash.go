@@ -58,16 +58,6 @@ func (a address) isLinkLocal() bool {
 
 func (a address) isMulticast() bool { return a.hi>>56 == 0xff || a.is4() && a.v4()>>28 == 0xe }
 
-// isGlobal reports unicast that may be the internet's once everything private
-// is ruled out: 2000::/3 (RFC 4291), and IPv4 without 0/8, 127/8 and 240/4.
-func (a address) isGlobal() bool {
-	if !a.is4() {
-		return a.hi>>61 == 1
-	}
-	first := a.v4() >> 24
-	return first != 0 && first != 127 && first < 224
-}
-
 // hashSeed keys the tables' hashes. It is drawn per table, so that nobody can
 // prepare addresses that collide.
 type hashSeed struct{ a, b, c uint64 }

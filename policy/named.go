@@ -198,17 +198,14 @@ func (t *Table) nameAt(p *namePattern, a address) (to uint32, ok bool) {
 	if s != nil && (s.endpoint != nobody || s.host || s.node || s.metadata || s.broadcast) {
 		return 0, false
 	}
-	who := t.resolver.elsewhere(0, a, s)
-	to, ip := who, a.netip()
-	if t.resolver.regions != nil {
-		to = t.resolver.placed(who, a)
-	}
+	to = t.resolver.elsewhere(0, a, s)
+	who, ip := t.ids[to], a.netip()
 	switch {
-	case who != uint32(IDInternet) && who != uint32(IDSite):
+	case who != IDInternet && who != IDSite:
 		return to, false
 	case p.within.IsValid():
 		return to, p.within.Contains(ip)
-	case who == uint32(IDInternet):
+	case who == IDInternet:
 		return to, true
 	}
 	return to, slices.ContainsFunc(t.names.private, func(p netip.Prefix) bool { return p.Contains(ip) })

@@ -240,7 +240,6 @@ func (c *compiler) numberVariants(res *resolver) {
 		l.variants[k.who] = append(l.variants[k.who], dense)
 		l.inRegion[k.region] = append(l.inRegion[k.region], dense)
 	}
-	res.variants = newVariantTable(res.met, uint32(plain))
 }
 
 // firstCollective numbers the first end of rules that means several peers; no peer

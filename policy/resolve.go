@@ -32,8 +32,9 @@ type resolver struct {
 	dnsSets   map[string]uint16 // their numbers, for the compiler
 	engine    []netip.AddrPort
 	strays    bool                // an endpoint's network is not known
-	subnets   *bart.Lite          // A12
+	subnets   *bart.Lite          // A12, for the compiler
 	outside   *bart.Table[uint32] // A13: site or, taken out of it, internet
+	far       *bart.Fast[uint32]  // A12 to A14: every address
 	regions   *regions            // nil where no statement names a prefix
 	variants  variantTable
 	met       []variantKey    // who was met where, for the compiler
@@ -76,19 +77,19 @@ type zonePrefix struct {
 }
 
 // peers resolves both ends of a flow; port is the responder's own. The first
-// line of section 1 that fits wins.
+// line of section 1 that fits wins. Where statements name prefixes, tables of
+// addresses hold the variants of peers there.
 func (r *resolver) peers(q *Query) (from, to uint32, port uint16) {
-	src, dst := addressOf(&q.Src), addressOf(&q.Dst)
-	from, dns := r.source(q.Zone, src)
-	to, port = r.destination(q, dst, dns)
-	if r.regions != nil {
-		from, to = r.placed(from, src), r.placed(to, dst)
-	}
+	from, dns := r.source(q.Zone, addressOf(&q.Src))
+	to, port = r.destination(q, addressOf(&q.Dst), dns)
 	return from, to, port
 }
 
 // placed is the peer's variant in the address's region.
 func (r *resolver) placed(who uint32, a address) uint32 {
+	if r.regions == nil {
+		return who
+	}
 	if region := r.regions.at(a.netip()); region != 0 {
 		if v := r.variants.get(variantKey{who, region}); v != 0 {
 			return v
@@ -105,11 +106,11 @@ func (r *resolver) source(zone Zone, a address) (who uint32, dns uint16) {
 	case s != nil && s.endpoint != nobody && !r.isOnLink(zone, a): // A1
 		return uint32(s.endpoint), s.dns
 	case p != nil && p.lb: // A3
-		return uint32(IDLB), 0
+		return r.placed(uint32(IDLB), a), 0
 	case r.isIngress(zone, a): // A4
-		return uint32(IDIngress), 0
+		return r.placed(uint32(IDIngress), a), 0
 	case s != nil && s.metadata: // A8
-		return uint32(IDMetadata), 0
+		return r.placed(uint32(IDMetadata), a), 0
 	}
 	return r.elsewhere(zone, a, s), 0
 }
@@ -137,22 +138,22 @@ func (r *resolver) destination(q *Query, a address, dns uint16) (who uint32, por
 	case p != nil && p.vip != nobody: // A2
 		return uint32(p.vip), q.DstPort
 	case p != nil && p.lb: // A3
-		return uint32(IDLB), q.DstPort
+		return r.placed(uint32(IDLB), a), q.DstPort
 	case r.isIngress(q.Zone, a): // A4
-		return uint32(IDIngress), q.DstPort
+		return r.placed(uint32(IDIngress), a), q.DstPort
 	}
 	if s != nil && s.host {
 		if t, ok := r.behind(a, q.Proto, q.DstPort); ok { // A5, A6
-			return t.who, t.port
+			return r.placed(t.who, a), t.port
 		}
 	}
 	switch {
 	case q.DstPort == 53 && (q.Proto == ProtoUDP || q.Proto == ProtoTCP) && slices.Contains(r.dns[dns], a): // A7
-		return uint32(IDResolver), q.DstPort
+		return r.placed(uint32(IDResolver), a), q.DstPort
 	case s != nil && s.metadata: // A8
-		return uint32(IDMetadata), q.DstPort
+		return r.placed(uint32(IDMetadata), a), q.DstPort
 	case s != nil && (s.host || s.node) && r.isOrchestrator(a, s, q.Proto, q.DstPort): // A9
-		return uint32(IDOrchestrator), q.DstPort
+		return r.placed(uint32(IDOrchestrator), a), q.DstPort
 	}
 	return r.elsewhere(q.Zone, a, s), q.DstPort
 }
@@ -169,27 +170,18 @@ func (r *resolver) at(zone Zone, a address) (*place, *spot) {
 func (r *resolver) elsewhere(zone Zone, a address, s *spot) uint32 {
 	switch {
 	case s != nil && s.host:
-		return uint32(IDHost)
+		return r.placed(uint32(IDHost), a)
 	case s != nil && s.node:
-		return uint32(IDNode)
+		return r.placed(uint32(IDNode), a)
 	case a.isMulticast():
-		return uint32(IDMulticast)
+		return r.placed(uint32(IDMulticast), a)
 	case s != nil && s.broadcast:
-		return uint32(IDBroadcast)
+		return r.placed(uint32(IDBroadcast), a)
 	case zone != 0 && a.isLinkLocal6(): // on every container network's link
-		return uint32(IDUnknown)
+		return r.placed(uint32(IDUnknown), a)
 	}
-	ip := a.netip()
-	if r.subnets.Contains(ip) {
-		return uint32(IDUnknown)
-	}
-	if who, ok := r.outside.Lookup(ip); ok {
-		return who
-	}
-	if a.isGlobal() {
-		return uint32(IDInternet)
-	}
-	return uint32(IDUnknown)
+	who, _ := r.far.Lookup(a.netip())
+	return who
 }
 
 // isOnLink: the address is in the zone's own subnets, so that the kernel would

@@ -39,7 +39,7 @@ func newResolver(in *Input, member map[string]uint32, named *regions) (*resolver
 		res: &resolver{
 			hostPorts: make(map[Proto][]portOwner), onLink: make(map[Zone][]netip.Prefix),
 			dns: [][]address{nil}, engine: in.Snapshot.Host.EngineAPI,
-			subnets: new(bart.Lite), outside: new(bart.Table[uint32]), regions: named,
+			subnets: new(bart.Lite), outside: new(bart.Table[uint32]), far: new(bart.Fast[uint32]), regions: named,
 		},
 	}
 	s.surveyOutside()
@@ -341,19 +341,88 @@ func (s *surveyor) surveyElsewhere() {
 
 func (s *surveyor) finish() {
 	r := s.res
+	for proto, owners := range s.hostNet {
+		r.hostPorts[proto] = disjoint(owners)
+	}
+	if r.regions != nil {
+		s.surveyRegions()
+		s.placeVariants()
+	}
+	s.surveyFar()
 	r.local, r.published, r.dnsSets = newAddrTable(s.places), newAddrTable(s.targets), s.dnsSets
 	spots := make(map[addrKey]spot, len(s.spots))
 	for a, sp := range s.spots {
 		spots[addrKey{0, a}] = sp
 	}
 	r.anywhere = newAddrTable(spots)
+}
 
-	for proto, owners := range s.hostNet {
-		r.hostPorts[proto] = disjoint(owners)
+// placeVariants writes the variants of peers in place of those, where their
+// addresses are known.
+func (s *surveyor) placeVariants() {
+	variant := func(who *int32, a address) {
+		if *who != nobody {
+			*who = int32(s.res.placed(uint32(*who), a))
+		}
+	}
+	for k, p := range s.places {
+		variant(&p.endpoint, k.address)
+		variant(&p.vip, k.address)
+		s.places[k] = p
+	}
+	for a, sp := range s.spots {
+		variant(&sp.endpoint, a)
+		s.spots[a] = sp
+	}
+}
+
+// everywhere covers all addresses, cut where isGlobal changes its mind.
+var everywhere = []netip.Prefix{
+	netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("0.0.0.0/8"), netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("224.0.0.0/3"),
+	netip.MustParsePrefix("::/0"), netip.MustParsePrefix("2000::/3"),
+}
+
+// surveyFar makes one table of who is at addresses of which only ranges are known.
+// A prefix of it stands for those of its addresses that no longer one holds.
+func (s *surveyor) surveyFar() {
+	r := s.res
+	add := func(p netip.Prefix) { r.far.Insert(p, s.farAt(p)) }
+	for _, p := range everywhere {
+		add(p)
+	}
+	for p := range r.outside.All() {
+		add(p)
+	}
+	for p := range r.subnets.All() {
+		add(p)
 	}
 	if r.regions != nil {
-		s.surveyRegions()
+		for _, p := range r.regions.named[1:] {
+			add(p)
+		}
 	}
+}
+
+func (s *surveyor) farAt(p netip.Prefix) uint32 {
+	r := s.res
+	who, known := r.outside.LookupPrefix(p)
+	switch {
+	case r.subnets.LookupPrefix(p):
+		who = uint32(IDUnknown)
+	case known:
+	case isGlobal(p):
+		who = uint32(IDInternet)
+	default:
+		who = uint32(IDUnknown)
+	}
+	if r.regions == nil {
+		return who
+	}
+	region, _ := r.regions.longest.LookupPrefix(p)
+	if v := r.variants.get(variantKey{who, region}); region != 0 && v != 0 {
+		return v
+	}
+	return who
 }
 
 // surveyRegions notes which peers can be met in which regions: workloads at
@@ -395,6 +464,7 @@ func (s *surveyor) surveyRegions() {
 	r.met = slices.SortedFunc(maps.Keys(met), func(a, b variantKey) int {
 		return cmp.Or(cmp.Compare(a.region, b.region), cmp.Compare(a.who, b.who))
 	})
+	r.variants = newVariantTable(r.met, uint32(FirstWorkloadIdentity)+uint32(len(s.in.Groups)))
 }
 
 // surveySpot adds who can be met at an address.
@@ -426,6 +496,17 @@ func (s *surveyor) surveySpot(sp spot, region uint32, add func(Identity, uint32)
 			add(Identity(o.who), region)
 		}
 	}
+}
+
+// isGlobal reports unicast that may be the internet's once everything private is
+// ruled out: 2000::/3 (RFC 4291), and IPv4 without 0/8, 127/8 and 224/3. What other
+// prefixes of everywhere take out of p does not count.
+func isGlobal(p netip.Prefix) bool {
+	if p.Addr().Is4() {
+		first := p.Addr().As4()[0]
+		return first == 0 && p.Bits() < 8 || first != 0 && first != 127 && first < 224
+	}
+	return p.Addr().As16()[0]>>5 == 1
 }
 
 var multicast = []netip.Prefix{netip.MustParsePrefix("224.0.0.0/4"), netip.MustParsePrefix("ff00::/8")}
