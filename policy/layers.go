@@ -231,7 +231,7 @@ func (c *compiler) findPlaces() bool {
 	c.findLarge()
 	c.numberCrowds()
 	c.wide.divisions = [2]map[string]division{{}, {}}
-	l := placeList{compiler: c, have: make(map[pairKey]bool), left: c.pairsAhead()}
+	l := placeList{compiler: c, have: make(map[pairKey]bool), left: c.pairsAhead(), again: rulesAPair * c.pairsAhead()}
 	ok := l.addNamed() && l.addMeeting() && l.addOfParts() && l.addOfCrowds()
 	c.laid = l.places
 	return ok
@@ -322,6 +322,7 @@ type placeList struct {
 	places  []laidPlace
 	have    map[pairKey]bool // pairs of peers
 	left    int              // how many pairs of variants may yet be laid
+	again   int              // how often one of those may yet be found again
 	callers map[sideProto]bool
 	callees map[sideProto]bool // who has rules of the third layer, and of the second
 }
@@ -341,11 +342,15 @@ func (l *placeList) add(k pairKey, p pairing, needs names, ofVariant bool) bool 
 
 func (l *placeList) addPair(from, to uint32, proto Proto) bool {
 	k := keyOf(from, to, proto)
+	ofVariant := l.isVariant(from) || l.isVariant(to)
 	if l.have[k] {
-		return true
+		if ofVariant {
+			l.again--
+		}
+		return l.again >= 0
 	}
 	l.have[k] = true
-	return l.add(k, l.pairing(k), namesCaller|namesCallee, l.isVariant(from) || l.isVariant(to))
+	return l.add(k, l.pairing(k), namesCaller|namesCallee, ofVariant)
 }
 
 func (c *compiler) isVariant(dense uint32) bool { return c.placed.base[dense] != dense }

@@ -17,10 +17,14 @@ import (
 type CompileView struct {
 	Statements []CompiledStatement `json:"statements"`
 	Rules      int                 `json:"rules"`
-	Bytes      int                 `json:"bytes"`     // of rules and their places in the table, estimated
-	Undecided  int                 `json:"undecided"` // places in which flows wait for their application because of a deny (V7)
-	Flaws      []policy.Flaw       `json:"flaws"`     // of statements that people wrote
-	Findings   []Finding           `json:"findings"`  // of the metadata
+	Bytes      int                 `json:"bytes"` // of rules and their places in the table
+	// BytesAStatement and BytesARule are Bytes by the statements that have rules,
+	// and by the rules.
+	BytesAStatement int           `json:"bytesAStatement"`
+	BytesARule      int           `json:"bytesARule"`
+	Undecided       int           `json:"undecided"` // places in which flows wait for their application because of a deny (V7)
+	Flaws           []policy.Flaw `json:"flaws"`     // of statements that people wrote
+	Findings        []Finding     `json:"findings"`  // of the metadata
 }
 
 // CompiledStatement is one statement with what it compiles to.
@@ -116,10 +120,22 @@ func compileView(b *control.Basis) (*CompileView, error) {
 		v.Statements = append(v.Statements, CompiledStatement{ID: s.ID, Tier: s.Tier, Text: append([]string{}, s.Lines(false)...), Origin: listed(s.Origin), Pending: s.Pending,
 			While: s.While, Models: modelsOf(s, groups), Cost: audit.Costs[i], Rules: listed(rules[i])})
 	}
+	v.share()
 	slices.SortStableFunc(v.Statements, func(a, b CompiledStatement) int {
 		return strings.Compare(strings.Join(a.Text, "\n"), strings.Join(b.Text, "\n"))
 	})
 	return v, nil
+}
+
+// share works out what a statement and a rule take in the mean.
+func (v *CompileView) share() {
+	ruled := 0
+	for i := range v.Statements {
+		if v.Statements[i].Cost.Rules > 0 {
+			ruled++
+		}
+	}
+	v.BytesAStatement, v.BytesARule = v.Bytes/max(ruled, 1), v.Bytes/max(v.Rules, 1)
 }
 
 func ruleVerdict(r *policy.Rule) string {
@@ -174,7 +190,7 @@ func (v *CompileView) rows(w io.Writer, flat bool) {
 			row(w, text, cost, note)
 		}
 	}
-	row(w, fmt.Sprintf("%d statements, %d rules, about %d KiB", len(v.Statements), v.Rules, (v.Bytes+1023)/1024))
+	row(w, fmt.Sprintf("%d statements, %d rules, about %d KiB: %d bytes a statement, %d a rule", len(v.Statements), v.Rules, (v.Bytes+1023)/1024, v.BytesAStatement, v.BytesARule))
 	for _, f := range v.Findings {
 		row(w, fmt.Sprintf("finding %s: %s: %s", f.Kind, f.Subject, f.Text))
 	}

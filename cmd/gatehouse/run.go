@@ -273,7 +273,7 @@ func withSlash(prefix string) string {
 
 // compileSettings carries on with the kernel's epoch: it never goes back.
 func compileSettings(set Settings, epoch uint32) policy.Input {
-	in := policy.Input{Epoch: epoch, Transit: set.isPlace(), TransitMode: set.defaultMode()}
+	in := policy.Input{Epoch: epoch, Transit: set.isPlace(), TransitMode: set.defaultMode(), MemoryBudget: set.PolicyMemory << 20}
 	for _, p := range set.Site {
 		in.ExtraSite = append(in.ExtraSite, netip.MustParsePrefix(p)) // checked by Settings.check
 	}

@@ -50,6 +50,8 @@ type Settings struct {
 	NamesCeiling int      `yaml:"names.ceiling" help:"seconds that an address of a DNS answer counts at most"`
 	NamesPrivate []string `yaml:"names.private" help:"private prefixes in which names may have addresses"`
 
+	PolicyMemory int `yaml:"policy.memory" help:"MiB that the rules of the compiled policy and their places may take; a policy that would take more is refused, and the last one stays"`
+
 	HistorySize int    `yaml:"history.size" help:"MiB of flows and violations to keep; the oldest flows go first"`
 	HistoryAge  string `yaml:"history.age" help:"how long flows and violations are kept, such as 24h or 7d"`
 
@@ -71,7 +73,8 @@ func defaultsOf() Settings {
 		Docker: "/var/run/docker.sock", NetNS: "/var/run/docker/netns", State: "/var/lib/gatehouse",
 		Mode: "observe", Floor: "observe", Enroll: "all", TrustLocal: "name",
 		NamesFloor: 60, NamesCeiling: 86400,
-		HistorySize: 256, HistoryAge: "7d",
+		PolicyMemory: 256,
+		HistorySize:  256, HistoryAge: "7d",
 		Metrics: "127.0.0.1:9477", Workers: 1, Flows: 131072,
 		Attach: "auto", IO: "afxdp", Pins: "/sys/fs/bpf/gatehouse", Devices: "gh", Misses: 50000,
 	}
@@ -207,6 +210,7 @@ func (s *Settings) check() error {
 	between("workers", s.Workers, 1, 64)
 	between("flows", s.Flows, 1024, 1<<24)
 	between("misses", s.Misses, 100, 10_000_000)
+	between("policy.memory", s.PolicyMemory, 1, 1<<16)
 	between("history.size", s.HistorySize, 1, 1<<20)
 	if age, err := parseAge(s.HistoryAge); err != nil || age < time.Hour {
 		errs = append(errs, fmt.Errorf("setting history.age: %q: want an hour at least, such as 24h or 7d", s.HistoryAge))
