@@ -171,13 +171,14 @@ func identities(ctx context.Context, c *Comparison, sizes []int, progress io.Wri
 // microseconds.
 func (w *identityWorld) starts(t *policy.Table) ([]float64, error) {
 	rnd := rand.New(rand.NewPCG(5, 5))
+	now := func() *policy.Snapshot { return w.in.Snapshot }
 	var took []float64
 	for range 5000 {
 		i := rnd.IntN(len(w.in.Snapshot.Workloads))
 		x := workloadNumber(i)
 		for _, gone := range []bool{true, false} {
 			begin := time.Now()
-			next, ok := t.With(t.Epoch()+1, w.in.Snapshot, w.in.Groups, policy.Change{Workload: &x, Group: w.in.Groups[i%len(w.in.Groups)].Identity, Gone: gone})
+			next, ok := t.With(t.Epoch()+1, now, w.in.Groups, []policy.Change{{Workload: &x, Group: w.in.Groups[i%len(w.in.Groups)].Identity, Gone: gone}})
 			took = append(took, float64(time.Since(begin).Nanoseconds())/1000)
 			if !ok {
 				return nil, errors.New("a plain start or stop was not taken")

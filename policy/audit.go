@@ -371,9 +371,10 @@ func (a *auditor) meet(from, to uint32) bool {
 
 func (a *auditor) workloads(g Group) []*Workload {
 	var out []*Workload
+	snapshot := a.table.snapshot()
 	for _, id := range g.Members {
-		if i, ok := slices.BinarySearchFunc(a.table.snapshot.Workloads, id, func(w Workload, id string) int { return cmp.Compare(w.ID, id) }); ok {
-			out = append(out, &a.table.snapshot.Workloads[i])
+		if i, ok := slices.BinarySearchFunc(snapshot.Workloads, id, func(w Workload, id string) int { return cmp.Compare(w.ID, id) }); ok {
+			out = append(out, &snapshot.Workloads[i])
 		}
 	}
 	return out

@@ -92,7 +92,7 @@ func compile(in Input) (*compiler, error) {
 	if in.Snapshot == nil {
 		return nil, errors.New("compile: no snapshot")
 	}
-	c := &compiler{in: &in, costs: make([]Cost, len(in.Statements)), table: &Table{epoch: in.Epoch, statements: slices.Clone(in.Statements), groups: slices.Clone(in.Groups), snapshot: in.Snapshot}}
+	c := &compiler{in: &in, costs: make([]Cost, len(in.Statements)), table: &Table{epoch: in.Epoch, statements: slices.Clone(in.Statements), groups: slices.Clone(in.Groups), compiled: in.Snapshot, now: func() *Snapshot { return in.Snapshot }, names: new(nameTable)}}
 	c.numberGroups()
 	c.numberRegions()
 	res, err := newResolver(&in, c.member, c.regions)

@@ -203,8 +203,9 @@ func (d *differ) pairWorkloads(add func(string, [2]uint32)) {
 			}
 		}
 	}
-	for i := range d.tables[1].snapshot.Workloads {
-		w := &d.tables[1].snapshot.Workloads[i]
+	snapshot := d.tables[1].snapshot()
+	for i := range snapshot.Workloads {
+		w := &snapshot.Workloads[i]
 		old, known := groups[0][w.ID]
 		if now := groups[1][w.ID]; known && now != 0 {
 			pair([2]uint32{old, now}, w)

@@ -239,8 +239,9 @@ func (t *Table) findWorkload(name string) (found, error) {
 		return found{}, fmt.Errorf("%q is several: say which of %s", name, strings.Join(names, ", "))
 	}
 	const shortID = 12 // characters of an id that the engine prints
-	for i := range t.snapshot.Workloads {
-		w := &t.snapshot.Workloads[i]
+	snapshot := t.snapshot()
+	for i := range snapshot.Workloads {
+		w := &snapshot.Workloads[i]
 		if w.Name == name || len(name) >= shortID && strings.HasPrefix(w.ID, name) {
 			for d, g := range t.groups {
 				if slices.Contains(g.Members, w.ID) {
@@ -290,17 +291,18 @@ type sighting struct {
 
 // sightings lists where the endpoints of what was found are.
 func (t *Table) sightings(f found) []sighting {
-	networks := make(map[string]*Network, len(t.snapshot.Networks))
-	for i := range t.snapshot.Networks {
-		networks[t.snapshot.Networks[i].ID] = &t.snapshot.Networks[i]
+	snapshot := t.snapshot()
+	networks := make(map[string]*Network, len(snapshot.Networks))
+	for i := range snapshot.Networks {
+		networks[snapshot.Networks[i].ID] = &snapshot.Networks[i]
 	}
 	var members []string
 	if f.who >= uint32(FirstWorkloadIdentity) {
 		members = t.groups[f.who-uint32(FirstWorkloadIdentity)].Members
 	}
 	var out []sighting
-	for i := range t.snapshot.Workloads {
-		w := &t.snapshot.Workloads[i]
+	for i := range snapshot.Workloads {
+		w := &snapshot.Workloads[i]
 		if w.SharedWith != "" || f.workload != nil && f.workload != w || !f.ip.IsValid() && !slices.Contains(members, w.ID) {
 			continue
 		}

@@ -59,12 +59,13 @@ func (x *exporter) findWorkloads() {
 	at := make(map[uint32][]netip.Prefix)
 	zones := make(map[netip.Addr]Zone)
 	networks := make(map[string]*Network)
-	for i := range x.t.snapshot.Networks {
-		networks[x.t.snapshot.Networks[i].ID] = &x.t.snapshot.Networks[i]
+	groups, snapshot := memberGroups(x.t), x.t.snapshot()
+	for i := range snapshot.Networks {
+		networks[snapshot.Networks[i].ID] = &snapshot.Networks[i]
 	}
-	for i := range x.t.snapshot.Workloads {
-		w := &x.t.snapshot.Workloads[i]
-		group := x.t.groupOf[i]
+	for i := range snapshot.Workloads {
+		w := &snapshot.Workloads[i]
+		group := groups[w.ID]
 		for _, e := range w.Endpoints {
 			n := networks[e.Network]
 			for _, ip := range e.Addresses {
@@ -121,7 +122,7 @@ func (t *Table) singles() map[address]netip.Addr {
 			out[addressFrom(ip)] = ip.Unmap().WithZone("")
 		}
 	}
-	s := t.snapshot
+	s := t.compiled // hosts and networks
 	for _, p := range s.Host.Addresses {
 		add(p.Addr())
 	}
@@ -163,8 +164,8 @@ var multicastPrefixes = []netip.Prefix{netip.MustParsePrefix("224.0.0.0/4"), net
 func (x *exporter) findNetworks() {
 	x.ends = append(x.ends, exportEnd{name: "@multicast", who: uint32(IDMulticast), prefixes: multicastPrefixes})
 	var subnets []netip.Prefix
-	for i := range x.t.snapshot.Networks {
-		n := &x.t.snapshot.Networks[i]
+	for i := range x.t.compiled.Networks {
+		n := &x.t.compiled.Networks[i]
 		for _, p := range n.Subnets {
 			if p.IsValid() && !n.isOutsideLink() {
 				subnets = append(subnets, plain(p))
@@ -268,13 +269,15 @@ func (x *exporter) resolversOf(who uint32) []netip.Prefix {
 		group = x.t.byIdentity[id]
 	}
 	var out []netip.Prefix
-	for i, g := range x.t.groupOf {
-		if g != group {
+	groups, snapshot := memberGroups(x.t), x.t.snapshot()
+	for i := range snapshot.Workloads {
+		w := &snapshot.Workloads[i]
+		if groups[w.ID] != group {
 			continue
 		}
-		servers := x.t.snapshot.Workloads[i].DNS
+		servers := w.DNS
 		if len(servers) == 0 {
-			servers = x.t.snapshot.Host.Resolvers
+			servers = snapshot.Host.Resolvers
 		}
 		for _, ip := range servers {
 			if p := hostPrefix(ip); ip.IsValid() && !ip.IsLoopback() && !slices.Contains(out, p) && !x.isWorkload(p) {

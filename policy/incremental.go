@@ -4,53 +4,72 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"sync"
 )
 
-// Change is one workload that started or stopped in a group that there was
-// before and is after it: what happens most.
+// Change is one workload that started in a group, or that stopped: of groups that
+// there were before and are after it. What happens most.
 type Change struct {
 	Workload *Workload
 	Group    Identity
 	Gone     bool
 }
 
-// With is the table after a change, with what it shares untouched: it takes
+// With is the table after changes, with what they share untouched: it takes
 // microseconds, however many workloads there are, and equals what Compile would
-// make of s and groups. They differ from the table's own by that workload alone.
-// Without ok the change reaches further than its own addresses, and Compile must
-// be asked.
-func (t *Table) With(epoch uint32, s *Snapshot, groups []Group, c Change) (next *Table, ok bool) {
+// make of the snapshot and groups. Those differ from the table's own by these
+// workloads alone: not in networks, host or statements. now is called when
+// somebody asks for the snapshot, which lookups do not.
+// Without ok a change reaches further than the workload's own addresses, and
+// Compile must be asked.
+func (t *Table) With(epoch uint32, now func() *Snapshot, groups []Group, changes []Change) (next *Table, ok bool) {
+	r := t.resolver
+	for _, gone := range []bool{true, false} { // an address is left before it is taken again
+		for i := range changes {
+			if c := &changes[i]; c.Gone == gone && !t.change(&r, c) {
+				return nil, false
+			}
+		}
+	}
+	changed := *t
+	changed.epoch, changed.resolver, changed.groups, changed.now = epoch, r, groups, sync.OnceValue(now)
+	return &changed, true
+}
+
+// change makes r the resolver after c.
+func (t *Table) change(r *resolver, c *Change) bool {
 	dense, known := t.byIdentity[c.Group]
 	w := c.Workload
-	if !known || t.names.of != nil || w.SharedWith != "" || w.isHostNetwork() || len(w.VIPs) > 0 || len(w.Published) > 0 {
-		return nil, false
+	if !known || w.SharedWith != "" || w.isHostNetwork() || len(w.VIPs) > 0 || len(w.Published) > 0 {
+		return false
 	}
-	r := t.resolver
+	if _, asks := t.names.of[dense]; asks {
+		return false
+	}
 	if c.Gone && r.strays { // who may be at its address
-		return nil, false
+		return false
 	}
-	dns, known := r.dnsSets[dnsKey(w, s)]
+	dns, known := r.dnsSets[dnsKey(w, t.compiled)]
 	if !known {
-		return nil, false
+		return false
 	}
 	for i := range w.Endpoints {
 		e := &w.Endpoints[i]
-		n, routed, found := s.network(e.Network)
+		n, routed, found := t.compiled.network(e.Network)
 		if !found {
-			return nil, false
+			return false
 		}
 		for _, ip := range e.all() {
 			if !ip.IsValid() {
 				continue
 			}
-			m := move{&r, s, n.Zone, routed, addressFrom(ip), int32(dense), dns}
+			m := move{r, n.Zone, routed, addressFrom(ip), int32(dense), dns}
 			if c.Gone && !m.leave() || !c.Gone && !m.join() {
-				return nil, false
+				return false
 			}
 		}
 	}
-	return &Table{epoch: epoch, resolver: r, pairs: t.pairs, parts: t.parts, crowds: t.crowds, unruled: t.unruled, ids: t.ids, peers: t.peers, byIdentity: t.byIdentity,
-		rules: t.rules, sets: t.sets, statements: t.statements, groups: groups, snapshot: s, met: t.met}, true
+	return true
 }
 
 // dnsKey tells sets of name servers apart (A7).
@@ -87,29 +106,24 @@ func (e *Endpoint) all() []netip.Addr {
 // mover's own; its tables are shared, and replaced.
 type move struct {
 	*resolver
-	snapshot *Snapshot
-	zone     Zone
-	routed   bool
-	address  address
-	who      int32
-	dns      uint16
+	zone    Zone
+	routed  bool
+	address address
+	who     int32
+	dns     uint16
 }
 
 // isElsewhere: the address is met in every zone, not in its own alone.
 func (m *move) isElsewhere() bool { return m.routed && !m.address.isLinkLocal() }
 
-// isPlain: nobody else has the address in any zone, and no prefix of a
-// statement holds it.
+// isPlain: the address is in one zone at most of those that the kernel routes
+// between, and no prefix of a statement holds it.
 func (m *move) isPlain() bool {
 	if m.regions != nil && m.regions.at(m.address.netip()) != 0 {
 		return false
 	}
-	for i := range m.snapshot.Networks {
-		if z := m.snapshot.Networks[i].Zone; z != m.zone && m.local.get(uint32(z), m.address) != nil {
-			return false
-		}
-	}
-	return true
+	sp := m.anywhere.get(0, m.address)
+	return sp == nil || !sp.disputed
 }
 
 func (m *move) join() bool {

@@ -69,7 +69,7 @@ func TestWithEqualsReference(t *testing.T) {
 			}
 			steps++
 			before := table
-			next, ok := table.With(after.Epoch, after.Snapshot, after.Groups, change)
+			next, ok := table.With(after.Epoch, func() *Snapshot { return after.Snapshot }, after.Groups, []Change{change})
 			if ok {
 				taken[change.Gone]++
 				table = next
@@ -83,7 +83,7 @@ func TestWithEqualsReference(t *testing.T) {
 			if t.Failed() {
 				t.Fatalf("seed %d world %d step %d: %+v, shared %v", seed, n, id, change, ok)
 			}
-			if table.Epoch() != after.Epoch || table.snapshot != after.Snapshot {
+			if table.Epoch() != after.Epoch || table.snapshot() != after.Snapshot {
 				t.Fatal("the table is of another epoch or snapshot")
 			}
 			in = after

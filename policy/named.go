@@ -124,13 +124,16 @@ func (t *Table) LookupHeld(q Query, held *NameUse) *Decision { return t.lookup(&
 // Asker says whose DNS queries a flow carries, if they are of interest: q goes
 // to a name server of the sending workload, and some statement lets that
 // workload reach names, or look up nothing but such names. The workload is an
-// index into the table's snapshot.
+// index into the snapshot that the table was compiled for.
 func (t *Table) Asker(q Query) (workload int32, ok bool) {
 	if q.DstPort != 53 || t.names.of == nil || q.Proto != ProtoUDP && q.Proto != ProtoTCP {
 		return nobody, false
 	}
 	dns, workload := t.resolver.callerAt(q.Zone, addressOf(&q.Src))
 	if workload == nobody || !slices.Contains(t.resolver.dns[dns], addressOf(&q.Dst)) {
+		return nobody, false
+	}
+	if int(workload) >= len(t.groupOf) { // who came since the table was compiled may ask for none (With)
 		return nobody, false
 	}
 	_, ok = t.names.of[t.groupOf[workload]]
@@ -400,15 +403,16 @@ type Blind struct {
 // hook of the container sees query or answer.
 func (t *Table) NamesBlind() []Blind {
 	var out []Blind
-	for i := range t.snapshot.Workloads {
-		w := &t.snapshot.Workloads[i]
+	snapshot := t.compiled // those that came since ask for no names
+	for i := range snapshot.Workloads {
+		w := &snapshot.Workloads[i]
 		group := t.groupOf[i]
 		patterns, asks := t.names.of[group]
 		servers := w.DNS
 		if len(servers) == 0 {
-			servers = t.snapshot.Host.Resolvers
+			servers = snapshot.Host.Resolvers
 		}
-		seen := slices.ContainsFunc(servers, func(a netip.Addr) bool { return !a.IsLoopback() }) && (len(w.DNS) > 0 || !t.snapshot.Host.LoopbackDNS)
+		seen := slices.ContainsFunc(servers, func(a netip.Addr) bool { return !a.IsLoopback() }) && (len(w.DNS) > 0 || !snapshot.Host.LoopbackDNS)
 		if !asks || seen || w.SharedWith != "" {
 			continue
 		}

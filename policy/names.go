@@ -153,13 +153,12 @@ func (n *Names) Refused() map[string]uint64 {
 	return out
 }
 
-// Note learns an answer to a workload, which is an index into the snapshot of
-// t. When it returns, tables let pass what follows.
+// Note learns an answer to a workload, which is its number in t (Table.Asker). When it returns, tables let pass what follows.
 func (n *Names) Note(t *Table, workload int32, a *Answer, now time.Time) {
-	if workload < 0 || int(workload) >= len(t.snapshot.Workloads) {
+	if workload < 0 || int(workload) >= len(t.groupOf) {
 		return
 	}
-	id := t.snapshot.Workloads[workload].ID
+	id := t.compiled.Workloads[workload].ID
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	asker, who := n.workloads[id], t.groupOf[workload]
@@ -400,9 +399,10 @@ func (n *Names) here() map[string]bool {
 	if t == nil {
 		return nil
 	}
-	here := make(map[string]bool, len(t.snapshot.Workloads))
-	for i := range t.snapshot.Workloads {
-		here[t.snapshot.Workloads[i].ID] = true
+	snapshot := t.snapshot()
+	here := make(map[string]bool, len(snapshot.Workloads))
+	for i := range snapshot.Workloads {
+		here[snapshot.Workloads[i].ID] = true
 	}
 	return here
 }
@@ -413,7 +413,11 @@ func (n *Names) here() map[string]bool {
 func (n *Names) Attach(t *Table, now time.Time) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.tables = [2]*Table{n.tables[1], t}
+	last := n.tables[1]
+	n.tables = [2]*Table{last, t}
+	if last != nil && last.names == t.names { // a change of who asks for no names (Table.With)
+		return
+	}
 	for id, w := range n.workloads {
 		for _, u := range w.addresses {
 			t.bind(id, u, now)

@@ -16,8 +16,8 @@ import (
 const nobody = -1
 
 // unnumbered stands for the index of a workload that came after its table was
-// compiled (With). Indices are read only where statements name names, and there
-// every change is compiled.
+// compiled (With). Indices are read only of those that statements let reach
+// names, and their changes are compiled.
 const unnumbered = 1<<31 - 1
 
 // resolver holds all that resolution reads; immutable.
@@ -57,6 +57,7 @@ type spot struct {
 	dns       uint16
 	host      bool
 	node      bool
+	disputed  bool // endpoints of several zones have it, so that it is none's here
 	metadata  bool
 	broadcast bool
 }

@@ -316,14 +316,13 @@ func (s *surveyor) surveyElsewhere() {
 		byAddress[k.address] = found{p, f.times + 1}
 	}
 	for a, f := range byAddress {
-		if f.times > 1 {
-			continue
-		}
 		sp, ok := s.spots[a]
 		if !ok {
 			sp.endpoint = nobody
 		}
-		sp.endpoint, sp.dns, sp.workload = f.endpoint, f.dns, f.workload
+		if sp.disputed = f.times > 1; !sp.disputed {
+			sp.endpoint, sp.dns, sp.workload = f.endpoint, f.dns, f.workload
+		}
 		s.spots[a] = sp
 	}
 	s.res.strays = len(s.stray) > 0

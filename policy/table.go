@@ -44,10 +44,11 @@ type Table struct {
 	sets       [][]RuleEnd // by Rule.FromSet and ToSet, from 1 on
 	statements []Statement
 	groups     []Group
-	snapshot   *Snapshot
-	groupOf    []uint32  // dense number by index into snapshot.Workloads
-	met        *metPairs // nil where all pairs are in pairs
-	names      nameTable
+	compiled   *Snapshot        // what Compile saw
+	now        func() *Snapshot // what there is since then: other workloads, the same networks and host
+	groupOf    []uint32         // dense number by index into compiled.Workloads
+	met        *metPairs        // nil where all pairs are in pairs
+	names      *nameTable
 }
 
 // peerInfo is what decide must know of an end before it looks for its rules.
@@ -86,6 +87,9 @@ func AskingTable(epoch uint32) *Table {
 	}
 	return t
 }
+
+// snapshot is what the table holds for. It may be put together for this call.
+func (t *Table) snapshot() *Snapshot { return t.now() }
 
 // Epoch is the table's number.
 func (t *Table) Epoch() uint32 { return t.epoch }
