@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"gatehouse/control/inventory"
 	"gatehouse/document"
 	"gatehouse/models"
 	"gatehouse/operator"
@@ -19,7 +20,7 @@ import (
 // what files say in its place. Two with one part exchanged show what that part
 // changes.
 type Basis struct {
-	Snapshot  *policy.Snapshot
+	View      *inventory.View
 	Rules     *Rules
 	Records   []operator.Records // what systems of record say
 	Instead   []operator.Record  // says more than Records of what it names
@@ -44,16 +45,16 @@ func (b *Basis) State() (*State, error) {
 // Input is what the table of a state of the basis is compiled from.
 func (b *Basis) Input(s *State) policy.Input {
 	in := b.Compile
-	in.Epoch, in.Snapshot, in.Groups, in.Statements = 1, s.Snapshot, s.Population.Groups, s.Statements
+	in.Epoch, in.Snapshot, in.Groups, in.Statements = 1, s.Snapshot(), s.Population.Groups, s.Statements
 	return in
 }
 
 // derive is all of a state but its table.
 func (b *Basis) derive(ids *policy.Identities, catalog *operator.Catalog) *State {
 	p := b.Rules.Policy
-	s := &State{Snapshot: b.Snapshot, Rules: b.Rules, Situation: b.Situation, Compiled: time.Now(), catalog: catalog}
-	s.Population = models.Groups(b.Rules.Library, b.Snapshot, b.settings(catalog), ids)
-	s.Statements, s.Findings = models.Generate(s.Population)
+	s := &State{View: b.View, Rules: b.Rules, Situation: b.Situation, Compiled: time.Now(), Around: true, modes: b.Modes, catalog: catalog}
+	s.Population = models.Groups(b.Rules.Library, b.View.Snapshot(), b.settings(catalog), ids)
+	s.Statements, s.findings = models.Generate(s.Population)
 	s.Statements = append(s.Statements, p.Expand(s.Population, catalog, s.Situation.Moment)...)
 	for _, subject := range slices.Sorted(maps.Keys(s.Situation.Quarantines)) {
 		isIt := func(w *policy.Workload) bool { return Belongs(subject, w) }

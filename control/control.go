@@ -8,8 +8,10 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"reflect"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -23,16 +25,29 @@ import (
 // State is one publication: what the orchestrator told, what the operator says,
 // what follows from both and the table it compiled to. Immutable.
 type State struct {
-	Snapshot   *policy.Snapshot
+	View       *inventory.View
 	Rules      *Rules
 	Situation  Situation
 	Population *models.Population
 	Statements []policy.Statement
-	Findings   []models.Finding
 	Table      *policy.Table
 	Compiled   time.Time
-	catalog    *operator.Catalog
+	// Changes are the workloads by which it differs from the state published
+	// before, with the same groups, statements, host and networks, but for
+	// newcomers on those. nil where it was made whole.
+	Changes  []models.Transition
+	Around   bool             // networks or the host may be others than before
+	findings []models.Finding // that Generate returned
+	modes    map[string]policy.Mode
+	catalog  *operator.Catalog
 }
+
+// Snapshot is what the orchestrator told, in one piece. The first call after a
+// change takes time in proportion to what there is.
+func (s *State) Snapshot() *policy.Snapshot { return s.View.Snapshot() }
+
+// Findings are those about metadata and models.
+func (s *State) Findings() []models.Finding { return s.Population.Findings(s.findings) }
 
 // Config is what a Control works on. All fields but Own are required.
 type Config struct {
@@ -63,11 +78,13 @@ type Control struct {
 	epoch   uint32
 	rules   *Rules
 	catalog *operator.Catalog
+	news    map[string]bool // ids of workloads that changed since the last state
+	around  bool            // so did networks or the host
 }
 
 // New returns a Control that has published nothing yet.
 func New(cfg Config) *Control {
-	c := &Control{cfg: cfg, ids: policy.NewIdentities(), epoch: cfg.Compile.Epoch, rules: cfg.Rules}
+	c := &Control{cfg: cfg, ids: policy.NewIdentities(), epoch: cfg.Compile.Epoch, rules: cfg.Rules, news: make(map[string]bool)}
 	cfg.Records.Follow(cfg.Rules.Policy.Sources)
 	c.readRecords()
 	return c
@@ -85,10 +102,11 @@ func (c *Control) Fault() string {
 	return ""
 }
 
-// gather is how long changes are collected before they are published: each
-// publication has every live flow judged again. A container's first packet
-// comes some 170 ms after the engine tells of its address.
-const gather = 15 * time.Millisecond
+// apart is how long after a publication the next one comes at the earliest: a
+// burst of changes is gathered, as each publication has every live flow judged
+// again. A container's first packet comes some 170 ms after the engine tells of
+// its address.
+const apart = 15 * time.Millisecond
 
 // Run publishes a state for each change of the inventory, of what systems of
 // record say, and of a statement's condition, until ctx ends.
@@ -111,11 +129,11 @@ func (c *Control) Run(ctx context.Context) {
 			c.readRecords()
 			c.mu.Unlock()
 		}
+		_ = c.Refresh() // Fault tells
 		select {
 		case <-ctx.Done():
 			return
-		case <-time.After(gather):
-			_ = c.Refresh() // Fault tells
+		case <-time.After(apart):
 		}
 	}
 }
@@ -173,29 +191,100 @@ func (c *Control) Refresh() error {
 }
 
 func (c *Control) refresh() error {
-	next := c.make()
+	view, news, around := c.cfg.Inventory.Take()
+	for _, id := range news {
+		c.news[id] = true
+	}
+	c.around = c.around || around
 	last := c.state.Load()
+	basis := c.basis(view)
+	if last != nil && (!c.around || sameAround(last.View, view)) && last.follows(basis, c.catalog) {
+		if next, ok := c.changed(last, view); ok {
+			c.put(next, next != last)
+			return nil
+		}
+	}
+	next := basis.derive(c.ids, c.catalog)
 	if last != nil && same(last, next) {
 		next.Table, next.Compiled = last.Table, last.Compiled
-		c.state.Store(next) // the threat level or the files may still be others
+		c.put(next, false) // the threat level or the files may still be others
 		c.report(last, next)
 		return nil
 	}
 	if err := c.compile(next); err != nil {
 		return err
 	}
-	c.state.Store(next)
-	c.cfg.Publish(next)
+	c.put(next, true)
 	c.ids.Keep(next.Population.Live)
 	c.report(last, next)
 	return nil
 }
 
-func (c *Control) make() *State { return c.basis().derive(c.ids, c.catalog) }
+// put makes s the state, and in force where it is news.
+func (c *Control) put(s *State, news bool) {
+	clear(c.news)
+	c.around = false
+	c.state.Store(s)
+	if news {
+		c.cfg.Publish(s)
+	}
+}
+
+// follows reports whether all that s follows from, but the inventory, is as in b.
+func (s *State) follows(b *Basis, catalog *operator.Catalog) bool {
+	return s.Rules == b.Rules && s.catalog == catalog && s.Situation.same(&b.Situation) && maps.Equal(s.modes, b.Modes)
+}
+
+// sameAround reports whether host and networks are equal, but for newcomers on
+// those, of which statements and tables know nothing.
+func sameAround(a, b *inventory.View) bool {
+	return reflect.DeepEqual(a.Host, b.Host) && slices.EqualFunc(a.Networks, b.Networks, func(x, y policy.Network) bool {
+		x.Newcomer = y.Newcomer
+		return reflect.DeepEqual(x, y)
+	})
+}
+
+// maxChanges bounds how many workloads are changed one by one.
+const maxChanges = 256
+
+// changed is the state after the news of workloads, where those change no
+// statement: last itself where there are none.
+func (c *Control) changed(last *State, view *inventory.View) (next *State, ok bool) {
+	if len(c.news) > maxChanges {
+		return nil, false
+	}
+	var changes []models.Transition
+	for _, id := range slices.Sorted(maps.Keys(c.news)) {
+		t := models.Transition{Before: last.View.Workload(id), After: view.Workload(id)}
+		if !reflect.DeepEqual(t.Before, t.After) {
+			changes = append(changes, t)
+		}
+	}
+	if len(changes) == 0 && !c.around {
+		return last, true
+	}
+	s := *last
+	s.View, s.Changes, s.Around, s.Compiled = view, changes, c.around, time.Now()
+	if len(changes) == 0 {
+		s.Changes = []models.Transition{}
+		return &s, true
+	}
+	population, moved, ok := last.Population.With(changes)
+	if !ok {
+		return nil, false
+	}
+	table, ok := last.Table.With(c.epoch+1, view.Snapshot, population.Groups, moved)
+	if !ok {
+		return nil, false
+	}
+	c.epoch++
+	s.Population, s.Table = population, table
+	return &s, true
+}
 
 // basis is what the next state follows from.
-func (c *Control) basis() *Basis {
-	return &Basis{Snapshot: c.cfg.Inventory.Snapshot(), Rules: c.rules, Situation: c.situation(time.Now()),
+func (c *Control) basis(view *inventory.View) *Basis {
+	return &Basis{View: view, Rules: c.rules, Situation: c.situation(time.Now()),
 		Modes: c.cfg.Modes.All(), Settings: c.cfg.Settings, Compile: c.cfg.Compile}
 }
 
@@ -203,7 +292,7 @@ func (c *Control) basis() *Basis {
 func (c *Control) Basis() *Basis {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	b := c.basis()
+	b := c.basis(c.cfg.Inventory.View())
 	b.Records = c.cfg.Records.All()
 	return b
 }
@@ -211,8 +300,8 @@ func (c *Control) Basis() *Basis {
 func (c *Control) compile(s *State) error {
 	in := c.cfg.Compile
 	in.Epoch = c.epoch + 1
-	in.Snapshot, in.Groups, in.Statements = s.Snapshot, s.Population.Groups, s.Statements
-	table, err := c.table(in, s)
+	in.Snapshot, in.Groups, in.Statements = s.Snapshot(), s.Population.Groups, s.Statements
+	table, err := policy.Compile(in)
 	if err != nil {
 		return err
 	}
@@ -227,7 +316,7 @@ func (c *Control) compile(s *State) error {
 // same spares a publication where a resync found nothing new: each epoch makes
 // every live flow pass the slow path once.
 func same(a, b *State) bool {
-	return reflect.DeepEqual(a.Snapshot, b.Snapshot) &&
+	return reflect.DeepEqual(a.Snapshot(), b.Snapshot()) &&
 		reflect.DeepEqual(a.Population.Groups, b.Population.Groups) &&
 		reflect.DeepEqual(a.Statements, b.Statements)
 }

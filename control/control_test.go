@@ -94,11 +94,11 @@ func TestBadWorkloadIsItsOwnTrouble(t *testing.T) {
 		t.Fatal(err)
 	}
 	found := false
-	for _, f := range l.State().Findings {
+	for _, f := range l.State().Findings() {
 		found = found || f.Kind == models.FindingUnusable && f.Workload == "bad"
 	}
 	if !found || l.Fault() != "" {
-		t.Errorf("findings %v, fault %q", l.State().Findings, l.Fault())
+		t.Errorf("findings %v, fault %q", l.State().Findings(), l.Fault())
 	}
 }
 

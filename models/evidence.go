@@ -202,28 +202,20 @@ func (l *Library) hintEvidence(out *evidenceList, w *policy.Workload, t TrustSet
 // it is of, then what its metadata gave. nil if the population has no such
 // workload. id is Workload.ID.
 func (p *Population) Evidence(id string) []Evidence {
-	s, w := p.index.find(id)
-	if w == nil {
+	k, ok := p.known.Get(id)
+	if !ok {
 		return nil
 	}
+	s, w := p.index.subjects[k.rank], k.Workload
 	var out evidenceList
 	if p.identify != nil {
-		p.identify(&out, w, p.Matches[id])
+		p.identify(&out, w, k.match)
 	}
-	roleEvidence(&out, w, p.Matches[id])
+	roleEvidence(&out, w, k.match)
 	p.index.portEvidence(&out, s, w)
 	p.index.referenceEvidence(&out, s, w)
 	p.index.networkEvidence(&out, w)
 	return out.all()
-}
-
-func (x *index) find(id string) (*subject, *policy.Workload) {
-	s := x.byID[id]
-	if s == nil {
-		return nil, nil
-	}
-	all := slices.Concat(s.members, s.within)
-	return s, all[slices.IndexFunc(all, func(w *policy.Workload) bool { return w.ID == id })]
 }
 
 func roleEvidence(out *evidenceList, w *policy.Workload, m Match) {

@@ -21,7 +21,7 @@ import (
 // then the fronts by which a service reaches itself (R12), then one statement
 // per application, ports and pair.
 func Generate(p *Population) ([]policy.Statement, []Finding) {
-	g := generator{index: p.index, drafts: make(map[pair]*[]draft), findings: slices.Clone(p.findings)}
+	g := generator{index: p.index, drafts: make(map[pair]*[]draft), findings: p.ownFindings(slices.Clone(p.findings))}
 	for _, s := range p.index.subjects {
 		if s.group.Shut {
 			continue

@@ -59,11 +59,11 @@ func (a *assembly) report(ns namespace, s *subject) {
 	for _, w := range ns.all {
 		a.reportLabels(w)
 		reportNotes(p, w)
-		m := p.Matches[w.ID]
+		m := a.match(w)
 		if m.Proposed != "" {
 			p.findWorkload(FindingProposedModel, w, "looks like %s; say label %s=%s if it is", m.Proposed, LabelModel, m.Proposed)
 		}
-		for _, problem := range a.problems[w.ID] {
+		for _, problem := range a.problems(w) {
 			p.findWorkload(FindingUnusable, w, "%s; until that is mended it may talk to nobody", problem)
 		}
 		if w.Uncovered != "" {
@@ -83,7 +83,7 @@ func (a *assembly) report(ns namespace, s *subject) {
 	if len(ns.all) > 1 {
 		var names []string
 		for _, w := range ns.all[1:] {
-			names = append(names, w.Service.String()+" ("+p.Matches[w.ID].Model.Name+")")
+			names = append(names, w.Service.String()+" ("+a.match(w).Model.Name+")")
 		}
 		p.findWorkload(FindingSharedNamespace, ns.owner, "one endpoint with %s: it has all their rights", strings.Join(names, ", "))
 	}
@@ -119,8 +119,8 @@ func (a *assembly) reportLabel(w *policy.Workload, key, value string) {
 	p := a.population
 	switch {
 	case key == LabelModel:
-		if m := p.Matches[w.ID].Model; m.Name != value && p.Matches[w.ID].Trust != policy.TrustLabel {
-			p.findWorkload(FindingUnknownModel, w, "label %s=%s: no such model; treated as %s", LabelModel, value, m.Name)
+		if m := a.match(w); m.Model.Name != value && m.Trust != policy.TrustLabel {
+			p.findWorkload(FindingUnknownModel, w, "label %s=%s: no such model; treated as %s", LabelModel, value, m.Model.Name)
 		}
 	case key == LabelRole:
 		for _, r := range splitList(value) {

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/tidwall/btree"
+
 	"gatehouse/policy"
 )
 
@@ -44,14 +46,35 @@ type Settings struct {
 // model, grouped into identities, its references resolved. It is immutable;
 // Generate and WhyNot read it.
 type Population struct {
-	Groups  []policy.Group   // sorted by service, then by what tells them apart
-	Matches map[string]Match // by Workload.ID; those of shared namespaces too
+	Groups []policy.Group // sorted by service, then by what tells them apart
 
-	findings []Finding
-	keys     map[string]bool
-	offers   map[string]bool                              // sources of references that are none: what callees offer themselves to proxies by (R9)
+	known    *btree.Map[string, *known] // by Workload.ID; those of shared namespaces too
+	findings []Finding                  // of services
+	ranks    map[string]int             // places in Groups, by key
+	offers   map[string]bool            // sources of references that are none: what callees offer themselves to proxies by (R9)
+	match    func(*policy.Workload) Match
 	identify func(*evidenceList, *policy.Workload, Match) // what its models were matched by
+	assembly *assembly
 	index    *index
+}
+
+// known is one workload of a population.
+type known struct {
+	*policy.Workload
+	match    Match
+	rank     int // of its group
+	findings []Finding
+	print    string // what of it others may depend on; "" = more than can be said (With)
+}
+
+// Match says of which model a workload is; ok is false where there is none of
+// that id.
+func (p *Population) Match(id string) (m Match, ok bool) {
+	k, ok := p.known.Get(id)
+	if !ok {
+		return m, false
+	}
+	return k.match, true
 }
 
 // Groups matches each workload, resolves its mode and joins workloads that are
@@ -68,29 +91,82 @@ func Groups(lib *Library, snap *policy.Snapshot, set Settings, ids interface {
 }
 
 func populate(match func(*policy.Workload) Match, offers map[string]bool, snap *policy.Snapshot, set Settings, number func(string) policy.Identity) *Population {
-	p := &Population{Matches: make(map[string]Match, len(snap.Workloads)), offers: offers}
+	p := &Population{known: new(btree.Map[string, *known]), offers: offers, match: match}
+	models := make(map[*Model]bool)
 	for i := range snap.Workloads {
 		w := &snap.Workloads[i]
-		p.Matches[w.ID] = match(w)
+		k := &known{Workload: w, match: match(w)}
+		models[k.match.Model] = true
+		p.known.Set(w.ID, k)
 	}
-	a := assembly{population: p, set: set, problems: snap.Problems(), selected: selectedLabels(p.Matches, set.SelectedLabels), routes: routesInUse(p.Matches)}
+	a := &assembly{population: p, set: set, problems: snap.Check(), selected: selectedLabels(models, set.SelectedLabels), routes: routesInUse(models)}
+	p.assembly = a
 	subjects := a.subjects(a.namespaces(snap))
 	p.Groups = make([]policy.Group, len(subjects))
-	p.keys = make(map[string]bool, len(subjects))
+	p.ranks = make(map[string]int, len(subjects))
 	for i, s := range subjects {
-		p.keys[s.key] = true
+		p.ranks[s.key] = i
 		s.rank, s.group.Identity = i, number(s.key)
 		p.Groups[i] = s.group
 	}
 	p.index = newIndex(snap, subjects)
 	p.index.resolveAll(p)
-	sortFindings(p.findings)
+	p.settle()
 	return p
+}
+
+// Group is the one that a workload is in, nil where there is no such workload.
+func (p *Population) Group(id string) *policy.Group {
+	k, ok := p.known.Get(id)
+	if !ok {
+		return nil
+	}
+	return &p.Groups[k.rank]
+}
+
+// settle hands the findings of single workloads over to those, and notes what
+// others may depend on of each.
+func (p *Population) settle() {
+	of := make(map[string][]Finding)
+	var services []Finding
+	for _, f := range p.findings {
+		if f.Workload == "" {
+			services = append(services, f)
+		} else {
+			of[f.Workload] = append(of[f.Workload], f)
+		}
+	}
+	p.findings = sortFindings(services)
+	for _, s := range p.index.subjects {
+		for _, w := range slices.Concat(s.members, s.within) {
+			k, _ := p.known.Get(w.ID)
+			k.rank, k.findings = s.rank, of[w.ID]
+			k.print = p.print(k, s)
+		}
+	}
+}
+
+// Findings are those that Generate returned of this population, or of the one
+// that it was made from by With, with those of its workloads as they are.
+func (p *Population) Findings(generated []Finding) []Finding {
+	out := slices.DeleteFunc(slices.Clone(generated), func(f Finding) bool { return f.Workload != "" })
+	return sortFindings(p.ownFindings(out))
+}
+
+func (p *Population) ownFindings(out []Finding) []Finding {
+	p.known.Scan(func(_ string, k *known) bool {
+		out = append(out, k.findings...)
+		return true
+	})
+	return out
 }
 
 // Live reports whether some identity of the population has that key: what
 // policy.Identities.Keep asks.
-func (p *Population) Live(key string) bool { return p.keys[key] }
+func (p *Population) Live(key string) bool {
+	_, ok := p.ranks[key]
+	return ok
+}
 
 func (p *Population) find(kind FindingKind, s *subject, format string, args ...any) {
 	p.findings = append(p.findings, Finding{Kind: kind, Service: s.service, Text: fmt.Sprintf(format, args...)})
@@ -158,9 +234,14 @@ type namespace struct {
 type assembly struct {
 	population *Population
 	set        Settings
-	selected   []string            // label keys that entries select by, sorted
-	routes     []*Routes           // that proxies among the models read (R9)
-	problems   map[string][]string // what of a workload's metadata cannot be used, by its id
+	selected   []string                        // label keys that entries select by, sorted
+	routes     []*Routes                       // that proxies among the models read (R9)
+	problems   func(*policy.Workload) []string // what of its metadata cannot be used
+}
+
+func (a *assembly) match(w *policy.Workload) Match {
+	m, _ := a.population.Match(w.ID)
+	return m
 }
 
 // namespaces joins each workload to the owner of its network namespace. One
@@ -248,10 +329,10 @@ func (a *assembly) subject(ns namespace) *subject {
 		Trust:      policy.TrustLabel,
 		Mode:       a.mode(w),
 		Guarded:    w.Uncovered == "" && !a.disabled(w),
-		Confidence: a.population.Matches[w.ID].Confidence,
+		Confidence: a.match(w).Confidence,
 	}
 	for _, p := range s.parts {
-		m := a.population.Matches[p.facts.workload.ID]
+		m := a.match(p.facts.workload)
 		g.Trust = min(g.Trust, m.Trust)
 		g.Reasons = append(g.Reasons, m.Reasons...)
 		g.Roles = append(g.Roles, p.roles...)
@@ -262,7 +343,7 @@ func (a *assembly) subject(ns namespace) *subject {
 	slices.Sort(g.Roles)
 	g.Roles = slices.Compact(g.Roles)
 	for _, member := range ns.all {
-		g.Shut = g.Shut || len(a.problems[member.ID]) > 0
+		g.Shut = g.Shut || len(a.problems(member)) > 0
 	}
 	s.group = g
 	if g.Shut {
@@ -299,7 +380,7 @@ func (a *assembly) parts(ns namespace) []part {
 	}
 	out := make([]part, len(ns.all))
 	for i, w := range ns.all {
-		m := a.population.Matches[w.ID]
+		m := a.match(w)
 		roles, _ := Roles(w, m)
 		out[i] = part{
 			model:   m.Model,
@@ -426,18 +507,13 @@ func (a *assembly) key(s *subject) string {
 
 // selectedLabels are the label keys by which the operator or entries of the
 // models in use select peers; only those are part of an identity.
-func selectedLabels(matches map[string]Match, more []string) []string {
-	seen := make(map[*Model]bool)
+func selectedLabels(models map[*Model]bool, more []string) []string {
 	keys := make(map[string]bool)
 	for _, k := range more {
 		keys[k] = true
 	}
-	for _, m := range matches {
-		if seen[m.Model] {
-			continue
-		}
-		seen[m.Model] = true
-		m.Model.lists(func(_ string, entries []Entry) {
+	for m := range models {
+		m.lists(func(_ string, entries []Entry) {
 			for _, e := range entries {
 				for _, t := range e.To {
 					if k, _, ok := strings.Cut(t.Label, "="); ok {
@@ -452,11 +528,11 @@ func selectedLabels(matches map[string]Match, more []string) []string {
 
 // routesInUse are the route keys of the proxies among the models in use, by
 // the models' names.
-func routesInUse(matches map[string]Match) []*Routes {
+func routesInUse(models map[*Model]bool) []*Routes {
 	byName := make(map[string]*Routes)
-	for _, m := range matches {
-		if m.Model.Routes != nil {
-			byName[m.Model.Name] = m.Model.Routes
+	for m := range models {
+		if m.Routes != nil {
+			byName[m.Name] = m.Routes
 		}
 	}
 	var out []*Routes

@@ -58,7 +58,7 @@ func TestI6(t *testing.T) {
 	if g.Model != "custom+t-app" || len(g.Members) != 2 {
 		t.Errorf("group %+v", g)
 	}
-	if len(p.Groups) != 3 || p.Matches[g.Members[1]].Model.Name != "t-app" {
+	if m, _ := p.Match(g.Members[1]); len(p.Groups) != 3 || m.Model.Name != "t-app" {
 		t.Errorf("groups %v", p.Groups)
 	}
 	ss, fs := Generate(p)

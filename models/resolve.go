@@ -76,21 +76,65 @@ type frontend struct {
 type index struct {
 	host      policy.Host
 	subjects  []*subject
-	byID      map[string]*subject // workload id, those that live in a namespace too
 	projects  map[projectID]*project
 	services  map[policy.ServiceKey][]*subject
 	networks  map[string]*network
 	frontends map[frontendKey][]frontend
 	fronts    []*subject
+	sought    sought
+}
+
+// sought is what somebody looks for: whoever comes or goes under such a name,
+// address or id may change what others' references mean.
+type sought struct {
+	names     map[string]bool
+	addresses map[netip.Addr]bool
+	owners    map[string]bool // of network namespaces that others live in (I6)
+}
+
+func newSought(snap *policy.Snapshot) sought {
+	a := sought{make(map[string]bool), make(map[netip.Addr]bool), make(map[string]bool)}
+	for _, addr := range snap.Host.Resolvers {
+		a.addresses[addr.Unmap()] = true
+	}
+	for i := range snap.Workloads {
+		w := &snap.Workloads[i]
+		a.owners[w.SharedWith] = true
+		for _, addr := range w.DNS {
+			a.addresses[addr.Unmap()] = true
+		}
+		for _, name := range w.DependsOn {
+			a.names[plainName(name)] = true
+		}
+		for _, r := range w.References {
+			a.add(r.Host)
+		}
+	}
+	return a
+}
+
+// add takes "NAME.NETWORK" for NAME too, whatever the networks are called.
+func (a *sought) add(host string) {
+	name := strings.Trim(plainName(host), "[]")
+	if addr, err := netip.ParseAddr(name); err == nil {
+		a.addresses[addr.Unmap().WithZone("")] = true
+		return
+	}
+	a.names[name] = true
+	for i := range name {
+		if name[i] == '.' {
+			a.names[name[:i]] = true
+		}
+	}
 }
 
 func newIndex(snap *policy.Snapshot, subjects []*subject) *index {
 	x := &index{
-		host: snap.Host, subjects: subjects, byID: make(map[string]*subject, len(snap.Workloads)),
+		host: snap.Host, subjects: subjects,
 		projects:  make(map[projectID]*project),
 		services:  make(map[policy.ServiceKey][]*subject),
 		networks:  make(map[string]*network),
-		frontends: make(map[frontendKey][]frontend),
+		frontends: make(map[frontendKey][]frontend), sought: newSought(snap),
 	}
 	for i := range snap.Networks {
 		n := &snap.Networks[i]
@@ -113,9 +157,6 @@ func (x *index) add(s *subject) {
 	s.named = make(map[*subject][]hit)
 	x.services[s.service] = append(x.services[s.service], s)
 	x.joinProject(s)
-	for _, w := range slices.Concat(s.members, s.within) {
-		x.byID[w.ID] = s
-	}
 	for _, w := range s.members {
 		x.addNames(s, w)
 		for _, e := range w.Endpoints {

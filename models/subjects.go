@@ -27,8 +27,11 @@ func (p *Population) Subjects() []Subject {
 	for _, s := range p.index.subjects {
 		v := Subject{
 			Identity: s.group.Identity, Services: []policy.ServiceKey{s.service}, Roles: s.group.Roles, Labels: s.labels, Front: s.isFront(),
-			Kin:     fmt.Sprintf("%q %q %q %q", s.service.Project, s.group.Model, s.repository(), withoutNumber(s.service.Name)),
-			Members: slices.Concat(s.members, s.within),
+			Kin: fmt.Sprintf("%q %q %q %q", s.service.Project, s.group.Model, s.repository(), withoutNumber(s.service.Name)),
+		}
+		for _, id := range p.Groups[s.rank].Members {
+			k, _ := p.known.Get(id)
+			v.Members = append(v.Members, k.Workload)
 		}
 		for _, w := range s.within {
 			if !slices.Contains(v.Services, w.Service) {

@@ -16,7 +16,7 @@ import (
 // application a statement of its own. A statement whose condition does not hold is
 // pending.
 func (p *Policy) Expand(pop *models.Population, c *Catalog, m Moment) []policy.Statement {
-	x := expansion{catalog: c, subjects: pop.Subjects(), matches: pop.Matches, byID: make(map[policy.Identity]*models.Subject),
+	x := expansion{catalog: c, subjects: pop.Subjects(), match: pop.Match, byID: make(map[policy.Identity]*models.Subject),
 		byService: make(map[string][]*models.Subject), meant: make(map[meaning]policy.Peer), said: make(map[saying][]value)}
 	for i := range x.subjects {
 		s := &x.subjects[i]
@@ -39,7 +39,7 @@ func (p *Policy) Expand(pop *models.Population, c *Catalog, m Moment) []policy.S
 type expansion struct {
 	catalog  *Catalog
 	subjects []models.Subject
-	matches  map[string]models.Match
+	match    func(id string) (models.Match, bool)
 	byID     map[policy.Identity]*models.Subject
 	// byService is by NAME and by PROJECT/NAME.
 	byService map[string][]*models.Subject
@@ -323,8 +323,8 @@ func (x *expansion) compares(s *models.Subject, c *Comparison, loosens bool) boo
 	said, known := x.said[key]
 	if !known {
 		for _, w := range s.Members {
-			trust := x.matches[w.ID].Trust
-			said = append(said, x.catalog.ofWorkload(w, c.Category, trust == policy.TrustRegistry || trust == policy.TrustDigest)...)
+			m, _ := x.match(w.ID)
+			said = append(said, x.catalog.ofWorkload(w, c.Category, m.Trust == policy.TrustRegistry || m.Trust == policy.TrustDigest)...)
 		}
 		x.said[key] = said
 	}

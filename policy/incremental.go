@@ -2,6 +2,7 @@ package policy
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"sync"
@@ -13,6 +14,19 @@ type Change struct {
 	Workload *Workload
 	Group    Identity
 	Gone     bool
+	// Beside is another of the group, which is there before and after; nil = none
+	// is told. What both share, published ports and virtual addresses, stays.
+	Beside *Workload
+}
+
+// sharesFronts: another of the group has all that stands for it beside its own
+// addresses.
+func (c *Change) sharesFronts() bool {
+	w, o := c.Workload, c.Beside
+	if len(w.VIPs)+len(w.Published) == 0 {
+		return true
+	}
+	return o != nil && slices.Equal(w.Published, o.Published) && maps.EqualFunc(w.VIPs, o.VIPs, slices.Equal[[]netip.Addr])
 }
 
 // With is the table after changes, with what they share untouched: it takes
@@ -40,7 +54,7 @@ func (t *Table) With(epoch uint32, now func() *Snapshot, groups []Group, changes
 func (t *Table) change(r *resolver, c *Change) bool {
 	dense, known := t.byIdentity[c.Group]
 	w := c.Workload
-	if !known || w.SharedWith != "" || w.isHostNetwork() || len(w.VIPs) > 0 || len(w.Published) > 0 {
+	if !known || w.SharedWith != "" || w.isHostNetwork() || !c.sharesFronts() {
 		return false
 	}
 	if _, asks := t.names.of[dense]; asks {

@@ -25,7 +25,7 @@ func (w world) step(in Input, id int) (Input, Change, bool) {
 		i := slices.IndexFunc(snap.Workloads, func(x Workload) bool { return x.ID == g.Members[at] })
 		gone := snap.Workloads[i]
 		snap.Workloads, g.Members = slices.Delete(snap.Workloads, i, i+1), slices.Delete(g.Members, at, at+1)
-		return in, Change{&gone, g.Identity, true}, true
+		return in, Change{Workload: &gone, Group: g.Identity, Gone: true}, true
 	}
 	came := w.workload(fmt.Sprint("w", id), snap.Networks)
 	if w.chance(70) { // as most are
@@ -42,7 +42,7 @@ func (w world) step(in Input, id int) (Input, Change, bool) {
 	snap.Workloads = append(snap.Workloads, came)
 	slices.SortFunc(snap.Workloads, func(a, b Workload) int { return strings.Compare(a.ID, b.ID) })
 	g.Members = append(g.Members, came.ID)
-	return in, Change{&came, g.Identity, false}, true
+	return in, Change{Workload: &came, Group: g.Identity}, true
 }
 
 // TestWithEqualsReference: whatever sequence of starts and stops a table has come

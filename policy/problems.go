@@ -7,6 +7,19 @@ import "fmt"
 // others, so Compile leaves out what does not fit, and whoever makes the groups
 // shuts such a workload (Group.Shut).
 func (s *Snapshot) Problems() map[string][]string {
+	problems := s.Check()
+	out := make(map[string][]string)
+	for i := range s.Workloads {
+		if found := problems(&s.Workloads[i]); found != nil {
+			out[s.Workloads[i].ID] = found
+		}
+	}
+	return out
+}
+
+// Check returns what tells the same of one workload, be it of the snapshot or one
+// that starts beside those.
+func (s *Snapshot) Check() func(*Workload) []string {
 	networks := make(map[string]*Network, len(s.Networks))
 	twice := make(map[string]bool)
 	for i := range s.Networks {
@@ -17,21 +30,19 @@ func (s *Snapshot) Problems() map[string][]string {
 		}
 		networks[n.ID] = n
 	}
-	out := make(map[string][]string)
-	for i := range s.Workloads {
-		w := &s.Workloads[i]
+	return func(w *Workload) (out []string) {
 		for j := range w.Endpoints {
 			if p := w.Endpoints[j].problem(networks, twice); p != "" {
-				out[w.ID] = append(out[w.ID], p)
+				out = append(out, p)
 			}
 		}
 		for _, r := range w.Exposed {
 			if r.Hi < r.Lo {
-				out[w.ID] = append(out[w.ID], fmt.Sprintf("exposed ports %v: the lower number comes first", r))
+				out = append(out, fmt.Sprintf("exposed ports %v: the lower number comes first", r))
 			}
 		}
+		return out
 	}
-	return out
 }
 
 func (e *Endpoint) problem(networks map[string]*Network, twice map[string]bool) string {

@@ -9,6 +9,7 @@ import (
 	"gatehouse/control"
 	"gatehouse/control/compose"
 	"gatehouse/control/docker"
+	"gatehouse/control/inventory"
 	"gatehouse/document"
 	"gatehouse/models"
 	"gatehouse/operator"
@@ -107,7 +108,7 @@ func plannedBasis(cmd *cobra.Command, files []compose.File) (*control.Basis, err
 	if err != nil {
 		return nil, &exitError{exitUsage, err}
 	}
-	return &control.Basis{Snapshot: &snap, Rules: rules, Settings: modelSettings(defaultsOf())}, nil
+	return &control.Basis{View: inventory.ViewOf(&snap), Rules: rules, Settings: modelSettings(defaultsOf())}, nil
 }
 
 // exchange puts what --policy and --models name in place of what the basis has.

@@ -126,12 +126,12 @@ func describe(s *Status, st *control.State) {
 			s.Services.Observe++
 		}
 	}
-	for _, w := range st.Snapshot.Workloads {
+	for _, w := range st.Snapshot().Workloads {
 		if w.Uncovered != "" {
 			s.Uncovered = append(s.Uncovered, Uncovered{w.Service.String(), w.Uncovered})
 		}
 	}
-	for _, f := range st.Findings {
+	for _, f := range st.Findings() {
 		s.Findings = append(s.Findings, Finding{string(f.Kind), f.Service.String(), f.Text})
 	}
 }

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"gatehouse/control"
+	"gatehouse/control/inventory"
 	"gatehouse/dataplane"
 	"gatehouse/dataplane/afxdp"
 	"gatehouse/dataplane/steer"
@@ -32,13 +33,16 @@ type guard struct {
 	ranBefore func(policy.Workload) bool
 	log       *slog.Logger
 
-	mu       sync.Mutex
-	networks map[policy.Zone]guarded
-	spaces   map[int]string        // slow-path pairs in use: number → namespace
-	admitted map[string]*admission // by endpoint id
-	waiting  map[string]*waiting
-	faults   map[string]string // what could not be done, by object
-	swept    bool              // leftovers of an earlier gateway are gone
+	mu        sync.Mutex
+	wanted    map[string]*waiting // all that should be admitted, by endpoint id
+	inhabited map[string]bool     // networks on which somebody is, by id
+	enforcing map[string]bool     // and those on which somebody enforces
+	networks  map[policy.Zone]guarded
+	spaces    map[int]string        // slow-path pairs in use: number → namespace
+	admitted  map[string]*admission // by endpoint id
+	waiting   map[string]*waiting
+	faults    map[string]string // what could not be done, by object
+	swept     bool              // leftovers of an earlier gateway are gone
 }
 
 type guarded struct {
@@ -76,43 +80,72 @@ func newGuard(s *steer.Steer, dp *dataplane.Dataplane, set Settings, ranBefore f
 func (g *guard) publish(s *control.State) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	wanted := g.wanted(s)
-	g.notice()
-	g.removeGone(wanted)
-	closed := closedZones(s, g.settings.defaultMode())
-	g.guardNetworks(s, closed, nil)
+	news := g.want(s)
+	lost := g.notice()
+	g.removeGone()
+	if s.Around || lost {
+		g.guardNetworks(s, nil)
+	}
 	g.dataplane.SetTable(s.Table)
 	if g.swept {
 		g.fault("epoch", g.steer.SetEpoch(s.Table.Epoch()))
 	}
 	fresh := !g.swept && g.firstStart()
-	for id, w := range wanted {
-		if fresh {
-			// They talked before, and go on while they become known one by one.
-			w.spec.Unguarded = true
-		}
-		if old := g.admitted[id]; old != nil {
-			g.change(id, withIfindex(w.spec, old.spec.Ifindex))
-			continue
-		}
-		if old := g.waiting[id]; old != nil {
-			w.since = old.since
-		}
-		g.waiting[id] = w
+	for _, id := range news {
+		w := *g.wanted[id]
+		// They talked before, and go on while they become known one by one.
+		w.spec.Unguarded = w.spec.Unguarded || fresh
+		g.adjust(id, &w)
 	}
 	g.admitWaiting()
 	if !g.swept {
-		g.takeOver(s, closed)
+		g.takeOver(s)
 	}
 	if fresh {
-		for id, w := range g.wanted(s) {
-			if a := g.admitted[id]; a != nil {
-				g.change(id, withIfindex(w.spec, a.spec.Ifindex))
-			} else if old := g.waiting[id]; old != nil {
-				old.spec = w.spec
+		for _, id := range news {
+			w := *g.wanted[id]
+			g.adjust(id, &w)
+		}
+	}
+}
+
+// want takes over which endpoints a state wants admitted and which networks
+// closed, and returns the endpoints that it may want otherwise than before.
+func (g *guard) want(s *control.State) (news []string) {
+	if s.Changes == nil {
+		g.wanted = wantedBy(s, g.ranBefore)
+		g.inhabited, g.enforcing = inhabited(s)
+		return slices.Collect(maps.Keys(g.wanted))
+	}
+	for _, c := range s.Changes {
+		if c.Before != nil {
+			for _, e := range c.Before.Endpoints {
+				delete(g.wanted, e.ID)
 			}
 		}
 	}
+	for _, c := range s.Changes {
+		if c.After == nil {
+			continue
+		}
+		for id, w := range wantedOf(s, c.After, g.ranBefore) {
+			g.wanted[id] = w
+			news = append(news, id)
+		}
+	}
+	return news
+}
+
+// adjust makes an endpoint be as it is wanted, or wait for that.
+func (g *guard) adjust(id string, w *waiting) {
+	if a := g.admitted[id]; a != nil {
+		g.change(id, withIfindex(w.spec, a.spec.Ifindex))
+		return
+	}
+	if old := g.waiting[id]; old != nil {
+		w.since = old.since
+	}
+	g.waiting[id] = w
 }
 
 // firstStart: no gateway has been here before, so there is nothing shut that
@@ -142,7 +175,7 @@ func (g *guard) change(id string, spec steer.Spec) {
 // gateway decided went on in the kernel by its table; now that the workers know
 // them and their endpoints, they are judged by the new one. What runs has been
 // admitted: what is not may be shut out.
-func (g *guard) takeOver(s *control.State, closed map[policy.Zone]bool) {
+func (g *guard) takeOver(s *control.State) {
 	g.swept = true
 	entries, err := allFlows(g.steer.Flows())
 	g.fault("takeover", err)
@@ -150,7 +183,7 @@ func (g *guard) takeOver(s *control.State, closed map[policy.Zone]bool) {
 		g.log.Info("took over flows", "count", n)
 	}
 	g.fault("epoch", g.steer.SetEpoch(s.Table.Epoch()))
-	g.guardNetworks(s, closed, nil)
+	g.guardNetworks(s, nil)
 	g.fault("leftovers", g.steer.Sweep())
 }
 
@@ -171,37 +204,38 @@ func withIfindex(s steer.Spec, ifindex uint32) steer.Spec {
 	return s
 }
 
-// wanted are the endpoints that should be admitted, by id.
-func (g *guard) wanted(s *control.State) map[string]*waiting {
-	networks := map[string]*policy.Network{}
-	for i := range s.Snapshot.Networks {
-		networks[s.Snapshot.Networks[i].ID] = &s.Snapshot.Networks[i]
-	}
-	groups := groupsByMember(s.Population.Groups)
+// wantedBy are the endpoints that should be admitted, by id.
+func wantedBy(s *control.State, ranBefore func(policy.Workload) bool) map[string]*waiting {
 	wanted := map[string]*waiting{}
-	for _, n := range networks {
-		if n.Guarded {
-			addBalancers(wanted, s.Snapshot, n)
+	for i := range s.View.Networks {
+		if n := &s.View.Networks[i]; n.Guarded {
+			addBalancers(wanted, s.View, n)
 		}
 	}
-	for i := range s.Snapshot.Workloads {
-		w := &s.Snapshot.Workloads[i]
-		group := groups[w.ID]
-		if w.SharedWith != "" || group == nil {
+	for w := range s.View.Workloads {
+		maps.Copy(wanted, wantedOf(s, w, ranBefore))
+	}
+	return wanted
+}
+
+// wantedOf are those of one workload.
+func wantedOf(s *control.State, w *policy.Workload, ranBefore func(policy.Workload) bool) map[string]*waiting {
+	group := s.Population.Group(w.ID)
+	if w.SharedWith != "" || group == nil {
+		return nil
+	}
+	wanted := map[string]*waiting{}
+	for _, e := range w.Endpoints {
+		n := s.View.Network(e.Network)
+		if n == nil || !n.Guarded || len(e.Addresses) == 0 {
 			continue
 		}
-		for _, e := range w.Endpoints {
-			n := networks[e.Network]
-			if n == nil || !n.Guarded || len(e.Addresses) == 0 {
-				continue
-			}
-			wanted[e.ID] = &waiting{sandbox: e.Sandbox, since: time.Now(), spec: steer.Spec{
-				ID: e.ID, Workload: w.ID, Zone: n.Zone, MAC: e.MAC, Addrs: e.Addresses,
-				ICC: n.ICC, Overlay: n.Driver == "overlay", Mode: group.Mode,
-				Open:      group.Mode == policy.Observe,
-				Unguarded: !group.Guarded, RanBefore: g.ranBefore(*w),
-			}}
-		}
+		wanted[e.ID] = &waiting{sandbox: e.Sandbox, since: time.Now(), spec: steer.Spec{
+			ID: e.ID, Workload: w.ID, Zone: n.Zone, MAC: e.MAC, Addrs: e.Addresses,
+			ICC: n.ICC, Overlay: n.Driver == "overlay", Mode: group.Mode,
+			Open:      group.Mode == policy.Observe,
+			Unguarded: !group.Guarded, RanBefore: ranBefore(*w),
+		}}
 	}
 	return wanted
 }
@@ -209,11 +243,11 @@ func (g *guard) wanted(s *control.State) map[string]*waiting {
 // addBalancers lets Swarm's load balancer of a network talk: it stands for
 // every service's virtual address there (A2, A3), and what it forwards is
 // judged at the task.
-func addBalancers(wanted map[string]*waiting, s *policy.Snapshot, n *policy.Network) {
+func addBalancers(wanted map[string]*waiting, v *inventory.View, n *policy.Network) {
 	for _, e := range n.Balancers {
 		addrs := slices.Clone(e.Addresses)
-		for i := range s.Workloads {
-			for _, vip := range s.Workloads[i].VIPs[n.ID] {
+		for w := range v.Workloads {
+			for _, vip := range w.VIPs[n.ID] {
 				if !slices.Contains(addrs, vip) {
 					addrs = append(addrs, vip)
 				}
@@ -225,31 +259,32 @@ func addBalancers(wanted map[string]*waiting, s *policy.Snapshot, n *policy.Netw
 	}
 }
 
-// closedZones are the networks on which somebody enforces, or a newcomer would:
-// their ports stay shut until admitted.
-func closedZones(s *control.State, byDefault policy.Mode) map[policy.Zone]bool {
-	closed := map[policy.Zone]bool{}
-	enforcing := map[string]bool{}
-	groups := groupsByMember(s.Population.Groups)
-	for i := range s.Snapshot.Workloads {
-		w := &s.Snapshot.Workloads[i]
-		if g := groups[w.ID]; g == nil || !g.Guarded || g.Mode != policy.Enforce {
-			continue
-		}
+// inhabited are the ids of networks on which somebody is, and of those on which
+// somebody enforces.
+func inhabited(s *control.State) (all, enforcing map[string]bool) {
+	all, enforcing = map[string]bool{}, map[string]bool{}
+	for w := range s.View.Workloads {
+		g := s.Population.Group(w.ID)
 		for _, e := range w.Endpoints {
-			enforcing[e.Network] = true
+			all[e.Network] = true
+			if g != nil && g.Guarded && g.Mode == policy.Enforce {
+				enforcing[e.Network] = true
+			}
 		}
 	}
-	for _, n := range s.Snapshot.Networks {
-		closed[n.Zone] = byDefault == policy.Enforce || enforcing[n.ID] || n.Newcomer
-	}
-	return closed
+	return all, enforcing
 }
 
-func (g *guard) removeGone(wanted map[string]*waiting) {
+// isClosed: somebody enforces on the network, or a newcomer would, so that its
+// ports stay shut until admitted.
+func (g *guard) isClosed(n *policy.Network) bool {
+	return g.settings.defaultMode() == policy.Enforce || g.enforcing[n.ID] || n.Newcomer
+}
+
+func (g *guard) removeGone() {
 	var gone bool
 	for id, a := range g.admitted {
-		w := wanted[id]
+		w := g.wanted[id]
 		if w != nil && w.spec.Zone == a.spec.Zone && w.spec.MAC == a.spec.MAC && (w.sandbox == "" || a.veth.Sandbox == w.sandbox) {
 			continue
 		}
@@ -258,7 +293,7 @@ func (g *guard) removeGone(wanted map[string]*waiting) {
 		gone = true
 	}
 	for id := range g.waiting {
-		if wanted[id] == nil {
+		if g.wanted[id] == nil {
 			g.content(id)
 		}
 	}
@@ -299,26 +334,21 @@ func (g *guard) notice() (lost bool) {
 
 // guardNetworks guards the bridges that exist and lets go of those that do not;
 // again are zones that may have been made anew since they were guarded.
-func (g *guard) guardNetworks(s *control.State, closed, again map[policy.Zone]bool) {
-	inhabited := map[string]bool{}
-	for i := range s.Snapshot.Workloads {
-		for _, e := range s.Snapshot.Workloads[i].Endpoints {
-			inhabited[e.Network] = true
-		}
-	}
+func (g *guard) guardNetworks(s *control.State, again map[policy.Zone]bool) {
 	first := !g.swept && g.firstStart()
 	present := map[policy.Zone]bool{}
 	objects := map[string]bool{}
-	for _, n := range s.Snapshot.Networks {
+	for i := range s.View.Networks {
+		n := &s.View.Networks[i]
 		if !n.Guarded || n.Bridge == "" || n.Zone == 0 {
 			continue
 		}
-		want := guarded{steer.Network{Zone: n.Zone, Bridge: n.Bridge, NetNS: n.NetNS, Closed: closed[n.Zone]}, n.Name}
+		want := guarded{steer.Network{Zone: n.Zone, Bridge: n.Bridge, NetNS: n.NetNS, Closed: g.isClosed(n)}, n.Name}
 		if first {
 			want.Closed = false // a first start cuts nobody off while it admits
 		}
 		present[n.Zone], objects[want.object()] = true, true
-		g.guardNetwork(want, again[n.Zone], inhabited[n.ID])
+		g.guardNetwork(want, again[n.Zone], g.inhabited[n.ID])
 	}
 	for zone, n := range g.networks {
 		if !present[zone] {
@@ -512,7 +542,7 @@ func (g *guard) retry(s *control.State, all bool) {
 		for _, w := range g.waiting {
 			again[w.spec.Zone] = true
 		}
-		g.guardNetworks(s, closedZones(s, g.settings.defaultMode()), again)
+		g.guardNetworks(s, again)
 		g.notice()
 	}
 	g.admitWaiting()

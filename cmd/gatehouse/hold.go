@@ -229,8 +229,8 @@ func (s *server) quarantine(r *http.Request) (any, error) {
 // of them that are not guarded.
 func affectedBy(st *control.State, subject string) (affected, unguarded []string) {
 	groups := groupsByMember(st.Population.Groups)
-	for i := range st.Snapshot.Workloads {
-		w := &st.Snapshot.Workloads[i]
+	for i := range st.Snapshot().Workloads {
+		w := &st.Snapshot().Workloads[i]
 		if !control.Belongs(subject, w) {
 			continue
 		}

@@ -132,15 +132,15 @@ func matchSnapshot(cmd *cobra.Command, path string) ([]MatchView, error) {
 			return nil, err
 		}
 	}
-	p := models.Groups(b.Rules.Library, b.Snapshot, b.Settings, policy.NewIdentities())
-	return populationViews(b.Snapshot, p), nil
+	p := models.Groups(b.Rules.Library, b.View.Snapshot(), b.Settings, policy.NewIdentities())
+	return populationViews(b.View.Snapshot(), p), nil
 }
 
 func populationViews(snap *policy.Snapshot, p *models.Population) []MatchView {
 	var out []MatchView
 	for i := range snap.Workloads {
 		w := &snap.Workloads[i]
-		if m, ok := p.Matches[w.ID]; ok && m.Model != nil {
+		if m, ok := p.Match(w.ID); ok {
 			out = append(out, matchView(w.Service.String(), w.Image.Ref, m, p.Evidence(w.ID)))
 		}
 	}

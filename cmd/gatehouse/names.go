@@ -112,9 +112,9 @@ func (g *gateway) knownNames() []NameView {
 		return out
 	}
 	groups := groupsByMember(st.Population.Groups)
-	containers := make(map[string]string, len(st.Snapshot.Workloads))
-	for i := range st.Snapshot.Workloads {
-		containers[st.Snapshot.Workloads[i].ID] = st.Snapshot.Workloads[i].Name
+	containers := make(map[string]string, len(st.Snapshot().Workloads))
+	for i := range st.Snapshot().Workloads {
+		containers[st.Snapshot().Workloads[i].ID] = st.Snapshot().Workloads[i].Name
 	}
 	for _, k := range g.names.List() {
 		v := NameView{Container: containers[k.Workload], Name: k.Name, Chain: k.Chain, Address: k.Address, Resolver: k.Resolver,

@@ -103,7 +103,7 @@ func compileView(b *control.Basis) (*CompileView, error) {
 	if err != nil {
 		return nil, err
 	}
-	v := &CompileView{Flaws: append([]policy.Flaw{}, audit.Flaws...), Findings: findingsOf(st.Findings), Rules: audit.Table.FlatCount()}
+	v := &CompileView{Flaws: append([]policy.Flaw{}, audit.Flaws...), Findings: findingsOf(st.Findings()), Rules: audit.Table.FlatCount()}
 	rules := make([][]RuleOfView, len(st.Statements))
 	for _, r := range audit.Table.Flat() {
 		from, to := audit.Table.RuleEnds(&r)

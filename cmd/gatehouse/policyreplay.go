@@ -237,8 +237,8 @@ func recordedCapture(f *replay.Flow) (r policy.Recorded, ok bool) {
 func onNetwork(cmd *cobra.Command, st *control.State, flows []policy.Recorded) error {
 	var named *policy.Network
 	if name, _ := cmd.Flags().GetString("network"); name != "" {
-		for i := range st.Snapshot.Networks {
-			if n := &st.Snapshot.Networks[i]; n.Name == name || n.ID == name {
+		for i := range st.Snapshot().Networks {
+			if n := &st.Snapshot().Networks[i]; n.Name == name || n.ID == name {
 				named = n
 			}
 		}
@@ -252,7 +252,7 @@ func onNetwork(cmd *cobra.Command, st *control.State, flows []policy.Recorded) e
 			f.Zone = named.Zone
 			continue
 		}
-		f.Zone = zoneOf(st.Snapshot, f.From.Addr, f.To.Addr)
+		f.Zone = zoneOf(st.Snapshot(), f.From.Addr, f.To.Addr)
 	}
 	return nil
 }

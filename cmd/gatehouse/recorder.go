@@ -320,7 +320,7 @@ func partyOf(s *indexed, g *policy.Group, workload string) history.Party {
 	if workload == "" && len(g.Members) > 0 {
 		workload = g.Members[0]
 	}
-	if w := workloadOf(s.Snapshot, workload); w != nil {
+	if w := workloadOf(s.Snapshot(), workload); w != nil {
 		p.Image = w.Image.Ref
 	}
 	return p

@@ -23,6 +23,7 @@ import (
 	"gatehouse/control"
 	"gatehouse/control/compose"
 	"gatehouse/control/docker"
+	"gatehouse/control/inventory"
 	"gatehouse/dataplane/capture/capturetest"
 	"gatehouse/document"
 	"gatehouse/models"
@@ -161,7 +162,7 @@ func cannedSnapshot() *SnapshotFile {
 	if err != nil {
 		panic(err)
 	}
-	return snapshotOf(&control.Basis{Snapshot: &snap, Rules: rules, Situation: control.Situation{Quarantines: map[string]control.Hold{}},
+	return snapshotOf(&control.Basis{View: inventory.ViewOf(&snap), Rules: rules, Situation: control.Situation{Quarantines: map[string]control.Hold{}},
 		Modes: map[string]policy.Mode{"shop/db": policy.Enforce}}, defaultsOf())
 }
 

@@ -16,6 +16,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"gatehouse/control"
+	"gatehouse/control/inventory"
 	"gatehouse/document"
 	"gatehouse/operator"
 	"gatehouse/policy"
@@ -101,7 +102,7 @@ func snapshotOf(b *control.Basis, set Settings) *SnapshotFile {
 			Site: listed(in.ExtraSite), Metadata: listed(in.ExtraMetadata), NamesPrivate: listed(in.PrivateNames)},
 		Modes: b.Modes, Threat: b.Situation.Threat, Quarantines: b.Situation.Quarantines, Records: listed(b.Records),
 		Models: sourcesOut(b.Rules.Sources.Models), Statements: sourcesOut(b.Rules.Sources.Statements), Categories: sourcesOut(b.Rules.Sources.Categories),
-		Snapshot: *b.Snapshot,
+		Snapshot: *b.View.Snapshot(),
 	}
 }
 
@@ -141,7 +142,7 @@ func (s *SnapshotFile) basis() (*control.Basis, error) {
 		return nil, err
 	}
 	b := &control.Basis{
-		Snapshot: &s.Snapshot, Rules: rules, Records: s.Records, Modes: s.Modes, Settings: modelSettings(set),
+		View: inventory.ViewOf(&s.Snapshot), Rules: rules, Records: s.Records, Modes: s.Modes, Settings: modelSettings(set),
 		Compile:   policy.Input{ExtraSite: s.Settings.Site, ExtraMetadata: s.Settings.Metadata, PrivateNames: s.Settings.NamesPrivate},
 		Situation: control.Situation{Threat: s.Threat, Quarantines: s.Quarantines},
 	}

@@ -15,13 +15,13 @@ import (
 
 func workloadViews(s *control.State, admitted map[string]string) []WorkloadView {
 	groups := groupsByMember(s.Population.Groups)
-	networks := networksByID(s.Snapshot)
-	out := make([]WorkloadView, 0, len(s.Snapshot.Workloads))
-	for i := range s.Snapshot.Workloads {
-		w := &s.Snapshot.Workloads[i]
+	networks := networksByID(s.Snapshot())
+	out := make([]WorkloadView, 0, len(s.Snapshot().Workloads))
+	for i := range s.Snapshot().Workloads {
+		w := &s.Snapshot().Workloads[i]
 		v := WorkloadView{ID: w.ID, Name: w.Name, Service: w.Service.String(), Image: w.Image.Ref,
 			Uncovered: w.Uncovered, SharedWith: w.SharedWith, Metadata: w, Endpoints: []EndpointView{}, Reasons: []string{}, Evidence: []models.Evidence{}}
-		if m, ok := s.Population.Matches[w.ID]; ok && m.Model != nil {
+		if m, ok := s.Population.Match(w.ID); ok && m.Model != nil {
 			v.Model, v.Trust, v.Confidence, v.Proposed = m.Model.Name, m.Trust.String(), m.Confidence, m.Proposed
 			v.Reasons = append(v.Reasons, m.Reasons...)
 			v.Evidence = append(v.Evidence, s.Population.Evidence(w.ID)...)
