@@ -126,7 +126,7 @@ func describe(s *Status, st *control.State) {
 			s.Services.Observe++
 		}
 	}
-	for _, w := range st.Snapshot().Workloads {
+	for w := range st.View.Workloads {
 		if w.Uncovered != "" {
 			s.Uncovered = append(s.Uncovered, Uncovered{w.Service.String(), w.Uncovered})
 		}

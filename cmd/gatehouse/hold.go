@@ -228,14 +228,12 @@ func (s *server) quarantine(r *http.Request) (any, error) {
 // affectedBy lists the services of which containers would be cut off, and those
 // of them that are not guarded.
 func affectedBy(st *control.State, subject string) (affected, unguarded []string) {
-	groups := groupsByMember(st.Population.Groups)
-	for i := range st.Snapshot().Workloads {
-		w := &st.Snapshot().Workloads[i]
+	for w := range st.View.Workloads {
 		if !control.Belongs(subject, w) {
 			continue
 		}
 		affected = append(affected, w.Service.String())
-		if g := groups[w.ID]; g == nil || !g.Guarded {
+		if g := st.Population.Group(w.ID); g == nil || !g.Guarded {
 			unguarded = append(unguarded, w.Name)
 		}
 	}

@@ -111,15 +111,13 @@ func (g *gateway) knownNames() []NameView {
 	if st == nil {
 		return out
 	}
-	groups := groupsByMember(st.Population.Groups)
-	containers := make(map[string]string, len(st.Snapshot().Workloads))
-	for i := range st.Snapshot().Workloads {
-		containers[st.Snapshot().Workloads[i].ID] = st.Snapshot().Workloads[i].Name
-	}
 	for _, k := range g.names.List() {
-		v := NameView{Container: containers[k.Workload], Name: k.Name, Chain: k.Chain, Address: k.Address, Resolver: k.Resolver,
+		v := NameView{Name: k.Name, Chain: k.Chain, Address: k.Address, Resolver: k.Resolver,
 			At: k.At, Until: k.Until, Flows: k.Flows, Statements: []string{}}
-		if grp := groups[k.Workload]; grp != nil {
+		if w := st.View.Workload(k.Workload); w != nil {
+			v.Container = w.Name
+		}
+		if grp := st.Population.Group(k.Workload); grp != nil {
 			v.Service = grp.Service.String()
 			for _, i := range st.Table.NameStatements(grp.Identity, k.Name) {
 				v.Statements = append(v.Statements, st.Table.Statements()[i].ID)

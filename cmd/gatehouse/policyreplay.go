@@ -237,8 +237,8 @@ func recordedCapture(f *replay.Flow) (r policy.Recorded, ok bool) {
 func onNetwork(cmd *cobra.Command, st *control.State, flows []policy.Recorded) error {
 	var named *policy.Network
 	if name, _ := cmd.Flags().GetString("network"); name != "" {
-		for i := range st.Snapshot().Networks {
-			if n := &st.Snapshot().Networks[i]; n.Name == name || n.ID == name {
+		for i := range st.View.Networks {
+			if n := &st.View.Networks[i]; n.Name == name || n.ID == name {
 				named = n
 			}
 		}

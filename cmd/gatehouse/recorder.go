@@ -225,13 +225,8 @@ func violationSample(v *dataplane.Violation, packets uint64) history.Sample {
 // workloads that were asked for lately.
 type names struct {
 	mu     sync.Mutex
-	states [2]*indexed // the present one first
+	states [2]*control.State // the present one first
 	past   *simplelru.LRU[string, history.Party]
-}
-
-type indexed struct {
-	*control.State
-	members map[string]*policy.Group // by workload id; made when first asked for
 }
 
 const pastWorkloads = 4096
@@ -243,7 +238,7 @@ func (n *names) follow(s *control.State) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.states[1] = n.states[0]
-	n.states[0] = &indexed{State: s}
+	n.states[0] = s
 }
 
 // describe is history.Config.Describe.
@@ -280,7 +275,7 @@ func (n *names) describe(r *history.Record) {
 
 // name fills in a party that has no name yet, by the workload that it was, else
 // by who is at its address.
-func (n *names) name(p *history.Party, s *indexed, workload string, id policy.Identity) bool {
+func (n *names) name(p *history.Party, s *control.State, workload string, id policy.Identity) bool {
 	switch {
 	case p.Name != "":
 		return false
@@ -289,7 +284,7 @@ func (n *names) name(p *history.Party, s *indexed, workload string, id policy.Id
 			*p = past
 			return true
 		}
-		g := s.group(workload)
+		g := s.Population.Group(workload)
 		if g == nil {
 			return false
 		}
@@ -308,42 +303,18 @@ func (n *names) name(p *history.Party, s *indexed, workload string, id policy.Id
 	return true
 }
 
-func (s *indexed) group(workload string) *policy.Group {
-	if s.members == nil {
-		s.members = groupsByMember(s.Population.Groups)
-	}
-	return s.members[workload]
-}
-
-func partyOf(s *indexed, g *policy.Group, workload string) history.Party {
+func partyOf(s *control.State, g *policy.Group, workload string) history.Party {
 	p := history.Party{Name: g.Service.String(), Service: g.Service, Identity: g.Identity, Model: modelText(g)}
 	if workload == "" && len(g.Members) > 0 {
 		workload = g.Members[0]
 	}
-	if w := workloadOf(s.Snapshot(), workload); w != nil {
+	if w := s.View.Workload(workload); w != nil {
 		p.Image = w.Image.Ref
 	}
 	return p
 }
 
 func modelText(g *policy.Group) string { return fmt.Sprintf("%s@%d", g.Model, g.Revision) }
-
-// workloadOf finds a workload; snapshots are sorted by id.
-func workloadOf(s *policy.Snapshot, id string) *policy.Workload {
-	lo, hi := 0, len(s.Workloads)
-	for lo < hi {
-		mid := (lo + hi) / 2
-		switch c := strings.Compare(s.Workloads[mid].ID, id); {
-		case c == 0:
-			return &s.Workloads[mid]
-		case c < 0:
-			lo = mid + 1
-		default:
-			hi = mid
-		}
-	}
-	return nil
-}
 
 func statementOf(t *policy.Table, rule int32) (id, text string) {
 	rules := t.Rules()

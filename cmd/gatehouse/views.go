@@ -14,11 +14,9 @@ import (
 // Views are what the API shows of a control.State: names instead of numbers.
 
 func workloadViews(s *control.State, admitted map[string]string) []WorkloadView {
-	groups := groupsByMember(s.Population.Groups)
-	networks := networksByID(s.Snapshot())
-	out := make([]WorkloadView, 0, len(s.Snapshot().Workloads))
-	for i := range s.Snapshot().Workloads {
-		w := &s.Snapshot().Workloads[i]
+	networks := networksByID(s.View.Networks)
+	out := []WorkloadView{}
+	for w := range s.View.Workloads {
 		v := WorkloadView{ID: w.ID, Name: w.Name, Service: w.Service.String(), Image: w.Image.Ref,
 			Uncovered: w.Uncovered, SharedWith: w.SharedWith, Metadata: w, Endpoints: []EndpointView{}, Reasons: []string{}, Evidence: []models.Evidence{}}
 		if m, ok := s.Population.Match(w.ID); ok && m.Model != nil {
@@ -26,7 +24,7 @@ func workloadViews(s *control.State, admitted map[string]string) []WorkloadView 
 			v.Reasons = append(v.Reasons, m.Reasons...)
 			v.Evidence = append(v.Evidence, s.Population.Evidence(w.ID)...)
 		}
-		if g := groups[w.ID]; g != nil {
+		if g := s.Population.Group(w.ID); g != nil {
 			v.Mode, v.Guarded, v.Identity = g.Mode, g.Guarded, g.Identity
 			v.Service = g.Service.String()
 		}
@@ -46,20 +44,10 @@ func workloadViews(s *control.State, admitted map[string]string) []WorkloadView 
 	return out
 }
 
-func groupsByMember(groups []policy.Group) map[string]*policy.Group {
-	by := map[string]*policy.Group{}
-	for i := range groups {
-		for _, id := range groups[i].Members {
-			by[id] = &groups[i]
-		}
-	}
-	return by
-}
-
-func networksByID(s *policy.Snapshot) map[string]*policy.Network {
+func networksByID(networks []policy.Network) map[string]*policy.Network {
 	by := map[string]*policy.Network{}
-	for i := range s.Networks {
-		by[s.Networks[i].ID] = &s.Networks[i]
+	for i := range networks {
+		by[networks[i].ID] = &networks[i]
 	}
 	return by
 }

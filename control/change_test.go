@@ -1,0 +1,261 @@
+package control
+
+import (
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"net/netip"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"gatehouse/control/inventory"
+	"gatehouse/models"
+	"gatehouse/policy"
+)
+
+// town is a random world that changes: services of three projects, with what
+// deployers say of them.
+type town struct {
+	*rand.Rand
+	*loop
+	born     int
+	oddity   int // percent of containers that differ from their equals
+	running  map[string]policy.Workload
+	networks []policy.Network
+}
+
+func newTown(t *testing.T, seed, n uint64) *town {
+	w := &town{Rand: rand.New(rand.NewPCG(seed, n)), loop: newLoop(t, filepath.Join(t.TempDir(), "modes.json")), running: map[string]policy.Workload{}}
+	for i, name := range []string{"a_default", "b_default", "c_default", "proxy"} {
+		net := policy.Network{ID: "n-" + name, Name: name, Driver: "bridge", Zone: policy.Zone(i + 1), Guarded: true, ICC: true,
+			Subnets: []netip.Prefix{netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(i), 0, 0}), 16)}}
+		if i < 3 {
+			net.Owner = policy.ProjectKey{Domain: "n1", Name: name[:1]}
+		}
+		w.networks = append(w.networks, net)
+		w.inv.PutNetwork(net)
+	}
+	w.inv.PutHost(policy.Host{Name: "h", Addresses: []netip.Prefix{netip.MustParsePrefix("192.168.1.5/24")}, Resolvers: []netip.Addr{netip.MustParseAddr("192.168.1.1")}})
+	return w
+}
+
+var townImages = []string{"postgres", "wordpress", "nginx", "redis", "traefik", "prom/prometheus", "mariadb", "acme/app"}
+
+func pick[T any](w *town, of []T) T { return of[w.IntN(len(of))] }
+
+func (w *town) chance(percent int) bool { return w.IntN(100) < percent }
+
+// start is one more container of a service, most of which are equal.
+func (w *town) start() policy.Workload {
+	w.born++
+	project, kind := w.IntN(3), w.IntN(len(townImages))
+	p := policy.ProjectKey{Domain: "n1", Name: w.networks[project].Name[:1]}
+	id := fmt.Sprintf("%04x%04d", w.IntN(1<<16), w.born)
+	x := policy.Workload{ID: id, Name: fmt.Sprintf("%s-s%d-%d", p.Name, kind, w.born), Compose: true,
+		Service: policy.ServiceKey{Project: p, Name: fmt.Sprint("s", kind)}, Image: policy.Image{Ref: townImages[kind], Repository: "docker.io/library/" + townImages[kind]}}
+	x.Endpoints = []policy.Endpoint{w.endpoint(&x, project)}
+	x.References = []policy.Reference{{Source: "env DB_HOST", Host: fmt.Sprint("s", kind/2), Port: 5432 * uint16(kind%2)}}
+	if kind%3 == 0 {
+		x.Endpoints = append(x.Endpoints, w.endpoint(&x, 3))
+		x.DependsOn = []string{"s1"}
+	}
+	if kind == 4 {
+		x.Published = []policy.Published{{HostIP: netip.IPv4Unspecified(), HostPort: uint16(8000 + project), Port: 80, Proto: policy.ProtoTCP}}
+	}
+	if w.chance(w.oddity) {
+		w.odd(&x)
+	}
+	return x
+}
+
+func (w *town) endpoint(x *policy.Workload, network int) policy.Endpoint {
+	w.born++
+	return policy.Endpoint{ID: fmt.Sprint("e", w.born), Network: w.networks[network].ID, MAC: policy.MAC{2, 0, 0, 0, byte(w.born >> 8), byte(w.born)},
+		Addresses: []netip.Addr{netip.AddrFrom4([4]byte{10, byte(network), byte(w.born >> 8), byte(w.born)})}, Aliases: []string{x.Service.Name, x.ID}}
+}
+
+// odd makes something of a container differ from its equals.
+func (w *town) odd(x *policy.Workload) {
+	label := func(key, value string) {
+		labels := map[string]policy.Label{}
+		maps.Copy(labels, x.Labels)
+		labels[key] = policy.Label{Value: value, By: pick(w, []policy.Setter{policy.SetByDeployer, policy.SetByDeployer, policy.SetByImage})}
+		x.Labels = labels
+	}
+	var other policy.Workload // some other container
+	for _, other = range w.running {
+		break
+	}
+	x.Endpoints = slices.Clone(x.Endpoints)
+	switch w.IntN(17) {
+	case 0:
+		x.Name = fmt.Sprint("renamed", w.IntN(9))
+	case 1:
+		x.References = append(slices.Clone(x.References), policy.Reference{Source: "env PEER", Host: fmt.Sprint("renamed", w.IntN(9))})
+	case 2:
+		x.References = append(slices.Clone(x.References), policy.Reference{Source: "env PEER", Host: netip.AddrFrom4([4]byte{10, byte(w.IntN(4)), 0, byte(w.IntN(256))}).String()})
+	case 3:
+		if n := w.IntN(4); !slices.ContainsFunc(x.Endpoints, func(e policy.Endpoint) bool { return e.Network == w.networks[n].ID }) {
+			x.Endpoints = append(x.Endpoints, w.endpoint(x, n))
+		}
+	case 4:
+		x.Endpoints = x.Endpoints[:max(0, len(x.Endpoints)-1)]
+	case 5:
+		label(models.LabelMode, pick(w, []string{"enforce", "observe", "nonsense"}))
+	case 6:
+		label("traefik.enable", pick(w, []string{"true", "false"}))
+	case 7:
+		label("gatehouse.allow.egress", pick(w, []string{"api.example.com:443", "b/s1:3306", "@internet:443"}))
+	case 8:
+		label("gatehouse.enable", "false")
+	case 9:
+		x.DNS = []netip.Addr{netip.AddrFrom4([4]byte{10, byte(w.IntN(4)), 0, byte(w.IntN(256))})}
+	case 10:
+		if other.SharedWith == "" {
+			x.SharedWith, x.Endpoints = other.ID, nil
+		}
+	case 11: // what cannot be
+		x.Endpoints = append(x.Endpoints, policy.Endpoint{ID: "x" + x.ID, Network: "nowhere", Addresses: []netip.Addr{netip.MustParseAddr("10.9.9.9")}})
+	case 12:
+		x.Exposed = []policy.PortRange{{Proto: policy.ProtoTCP, Lo: 90, Hi: 80}}
+	case 13:
+		if len(other.Endpoints) > 0 && len(x.Endpoints) > 0 {
+			x.Endpoints[0].Addresses = other.Endpoints[0].Addresses // a thief
+		}
+	case 14:
+		x.Image.Repository = "registry.example.com/" + townImages[w.IntN(len(townImages))]
+	case 15:
+		x.Swarm, x.Compose = true, false
+		x.VIPs = map[string][]netip.Addr{w.networks[3].ID: {netip.AddrFrom4([4]byte{10, 3, 255, byte(w.IntN(4))})}}
+	case 16:
+		x.Uncovered, x.Endpoints = "network_mode host", nil
+	}
+}
+
+// step changes the inventory at random, mostly by one thing.
+func (w *town) step(t *testing.T) (what string) {
+	ids := slices.Sorted(maps.Keys(w.running))
+	put := func(x policy.Workload) { w.running[x.ID] = x; w.inv.Put(x) }
+	switch n := w.IntN(100); {
+	case len(ids) < 20 || n < 35:
+		x := w.start()
+		put(x)
+		return "start " + x.ID
+	case n < 65:
+		id := pick(w, ids)
+		delete(w.running, id)
+		w.inv.Delete(id)
+		return "stop " + id
+	case n < 72: // a restart under another id, as one change
+		id := pick(w, ids)
+		x := w.running[id]
+		delete(w.running, id)
+		w.inv.Delete(id)
+		w.born++
+		x.ID = fmt.Sprintf("%04x%04d", w.IntN(1<<16), w.born)
+		put(x)
+		return "replace " + id + " by " + x.ID
+	case n < 85:
+		x := w.running[pick(w, ids)]
+		w.odd(&x)
+		put(x)
+		return "change " + x.ID
+	case n < 94: // a service is scaled
+		for range 3 {
+			put(w.start())
+		}
+		return "three start"
+	case n < 97:
+		if err := w.cfg.Modes.Set([]string{pick(w, []string{"a", "b", "c"}) + "/" + fmt.Sprint("s", w.IntN(8))}, policy.Mode(w.IntN(2))); err != nil {
+			t.Fatal(err)
+		}
+		return "a mode"
+	}
+	net := pick(w, w.networks)
+	net.Newcomer = w.chance(50)
+	w.inv.PutNetwork(net)
+	return "a newcomer"
+}
+
+// TestChangesEqualWhole: whatever sequence of changes a state has come through, it
+// is the state that is made whole of what there is.
+func TestChangesEqualWhole(t *testing.T) {
+	seed := rand.Uint64()
+	taken, whole := map[string]int{}, map[string]int{}
+	for n := range uint64(8) {
+		w := newTown(t, seed, n)
+		w.oddity = pick(w, []int{0, 5, 25})
+		for range 60 {
+			w.step(t)
+		}
+		for i := range 100 {
+			what := w.step(t)
+			got := w.refresh(t)
+			view := w.inv.View()
+			want := w.basis(view).derive(w.ids, w.catalog)
+			fail := func(name string, a, b any) {
+				if !reflect.DeepEqual(a, b) {
+					t.Errorf("%s: %s", name, cmp.Diff(a, b, cmp.Exporter(func(reflect.Type) bool { return true })))
+				}
+			}
+			fail("snapshot", got.Snapshot(), view.Snapshot())
+			fail("groups", got.Population.Groups, want.Population.Groups)
+			fail("statements", got.Statements, want.Statements)
+			fail("findings", got.Findings(), want.Findings())
+			id := pick(w, slices.Sorted(maps.Keys(w.running)))
+			fail("evidence of "+id, got.Population.Evidence(id), want.Population.Evidence(id))
+			if err := (&Control{cfg: w.cfg, epoch: got.Table.Epoch() - 1}).compile(want); err != nil {
+				t.Fatal(err)
+			}
+			w.compareTables(t, got.Table, want.Table, view)
+			if t.Failed() {
+				t.Fatalf("seed %d world %d step %d: %s; workloads %+v", seed, n, i, what, got.Changes)
+			}
+			kind, _, _ := strings.Cut(what, " ")
+			if got.Changes != nil {
+				taken[kind]++
+			} else {
+				whole[kind]++
+			}
+		}
+	}
+	t.Logf("by themselves %v, whole %v", taken, whole)
+	for _, kind := range []string{"start", "stop", "replace", "change"} {
+		if taken[kind] == 0 || whole[kind] == 0 {
+			t.Errorf("%s: %d by themselves, %d whole: the worlds are too odd", kind, taken[kind], whole[kind])
+		}
+	}
+}
+
+// compareTables looks flows between all sorts of addresses up in both.
+func (w *town) compareTables(t *testing.T, got, want *policy.Table, view *inventory.View) {
+	t.Helper()
+	addresses := []netip.Addr{netip.MustParseAddr("192.168.1.5"), netip.MustParseAddr("8.8.8.8"), netip.MustParseAddr("10.0.0.77")}
+	for x := range view.Workloads {
+		for _, e := range x.Endpoints {
+			addresses = append(addresses, e.Addresses...)
+			addresses = append(addresses, e.MAC.LinkLocal())
+		}
+	}
+	for range 300 {
+		q := policy.Query{Zone: policy.Zone(w.IntN(6)), Src: pick(w, addresses).As16(), Dst: pick(w, addresses).As16(),
+			Proto: pick(w, []policy.Proto{policy.ProtoTCP, policy.ProtoUDP}), DstPort: pick(w, []uint16{53, 80, 443, 3306, 5432, 6379, 8000, 9090})}
+		f, d, p := got.Resolve(q)
+		f2, d2, p2 := want.Resolve(q)
+		if f != f2 || d != d2 || p != p2 {
+			t.Errorf("%v: %d calls %d:%d, want %d, %d:%d", q, f, d, p, f2, d2, p2)
+		}
+		has, wants := got.Lookup(q), want.Lookup(q)
+		for _, app := range []policy.App{policy.AppNone, policy.AppHTTP, policy.AppDNS, policy.AppPostgreSQL, policy.AppRedis} {
+			s := policy.Spoken{App: app}
+			if a, b := has.Judge(s), wants.Judge(s); a != b {
+				t.Errorf("%v %v: %+v, want %+v", q, s, a, b)
+			}
+		}
+	}
+}
