@@ -116,8 +116,12 @@ func (k *Case) compare(baseline string) {
 // Markdown writes the comparison as a page: one table a case.
 func (c *Comparison) Markdown(w io.Writer) error {
 	var b strings.Builder
-	fmt.Fprintf(&b, "# %s\n\n`%s` on %s: kernel %s, %d cores (%s), %s. %d interleaved rounds; ratios of medians to %s in the same run. What is there once more is the same again, and how far the two are apart is this machine's noise.\n",
-		c.Title, c.Command, c.When.Format(time.DateOnly), c.Kernel, c.Cores, c.CPU, c.Go, c.Rounds, c.Baseline)
+	against := ""
+	if c.Baseline != "" {
+		against = "; ratios of medians to " + c.Baseline + " in the same run. What is there once more is the same again, and how far the two are apart is this machine's noise"
+	}
+	fmt.Fprintf(&b, "# %s\n\n`%s` on %s: kernel %s, %d cores (%s), %s. %d interleaved rounds%s.\n",
+		c.Title, c.Command, c.When.Format(time.DateOnly), c.Kernel, c.Cores, c.CPU, c.Go, c.Rounds, against)
 	for _, n := range c.Notes {
 		fmt.Fprintf(&b, "\n%s\n", n)
 	}

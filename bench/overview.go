@@ -77,7 +77,7 @@ func readResults(dir string) (*results, error) {
 			r.topics = append(r.topics, Topic{topic, x.When, x.Kernel, x.Command})
 		}
 	}
-	for _, name := range []string{"classify", PublishedClassify, "table", "appid"} {
+	for _, name := range []string{"classify", PublishedClassify, "table", "changes", "appid"} {
 		x := &Comparison{}
 		if there, err := readJSON(dir, name, x); err != nil {
 			return nil, err
@@ -189,6 +189,8 @@ var goals = []goal{
 	{"identity verdict, 100,000 workloads", false, 0.5, ofTable(100_000, ours, "ns a verdict", goMaps)},
 	{"identity verdict, 1,000,000 workloads", false, 0.5, ofTable(1_000_000, ours, "ns a verdict", goMaps)},
 	{"one container's start or stop at 100,000 workloads, table to table: p99", false, 1000, startOrStop},
+	{"the same from event to table published, 10,000 workloads: p99", false, 1000, published(10_000)},
+	{"the same from event to table published, 100,000 workloads: p99", false, 1000, published(100_000)},
 	{"flow table, 1,000,000 flows, a hit", false, 0.12, ofTable(1_000_000, ours, "ns a hit", lruPeer)},
 	{"the same in batches, as the packet path asks", false, 0.12, ofTable(1_000_000, oursBatched, "ns a hit", lruPeer)},
 	{"flow table, 1,000,000 flows, key and index", false, 64, ofTable(1_000_000, ours, "bytes a flow, key and index", "")},
@@ -412,6 +414,22 @@ func (r *results) tableResult(size int, variant, unit string) (*Case, *Result) {
 		}
 	}
 	return nil, nil
+}
+
+// published is how long a start or stop takes from event to table.
+func published(size int) func(*results) (Goal, bool) {
+	return func(r *results) (Goal, bool) {
+		c := r.comparisons["changes"]
+		if c == nil {
+			return Goal{}, false
+		}
+		for i := range c.Cases {
+			if x := c.Cases[i].result(publishedVariant, "µs"); c.Cases[i].Size == size && x != nil && x.P99 > 0 {
+				return Goal{Unit: "µs", Min: x.Min, Median: x.Median, Max: x.Max, Value: x.P99}, true
+			}
+		}
+		return Goal{}, false
+	}
 }
 
 func startOrStop(r *results) (Goal, bool) {

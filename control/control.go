@@ -222,7 +222,7 @@ func (c *Control) refresh() error {
 
 // put makes s the state, and in force where it is news.
 func (c *Control) put(s *State, news bool) {
-	clear(c.news)
+	c.news = make(map[string]bool) // a burst leaves a map that takes long to walk
 	c.around = false
 	c.state.Store(s)
 	if news {

@@ -140,6 +140,15 @@ func (t *Table) Asker(q Query) (workload int32, ok bool) {
 	return workload, ok
 }
 
+// AskerOf is the number of a workload that statements let reach names, as Asker
+// tells it; -1 for others.
+func (t *Table) AskerOf(id string) int32 {
+	if workload, ok := t.names.indexOf[id]; ok {
+		return workload
+	}
+	return nobody
+}
+
 // MayAsk reports whether some statement lets that workload reach the name.
 func (t *Table) MayAsk(workload int32, name string) bool {
 	if workload < 0 || int(workload) >= len(t.groupOf) {

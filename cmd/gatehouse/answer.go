@@ -3,7 +3,6 @@ package main
 import (
 	"cmp"
 	"fmt"
-	"slices"
 	"strings"
 
 	"gatehouse/control"
@@ -88,7 +87,7 @@ func serverOf(r *history.Record) policy.ServerName {
 // explainLookup answers for a query that was refused for its name: whether the
 // workload may look it up by now, what it may look up, and what lets it.
 func explainLookup(st *control.State, r *history.Record, view *ViolationView) *ExplainAnswer {
-	asker := int32(slices.IndexFunc(st.Snapshot.Workloads, func(w policy.Workload) bool { return w.ID == r.Workload[0] }))
+	asker := st.Table.AskerOf(r.Workload[0])
 	may := st.Table.NamesFor(asker)
 	a := &ExplainAnswer{Violation: view, Allowed: st.Table.MayAsk(asker, r.Name)}
 	a.Lines = []ExplainLine{{"looked up", r.Name}, {"may look up", cmp.Or(strings.Join(may, ", "), "nothing")}}

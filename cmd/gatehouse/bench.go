@@ -23,7 +23,7 @@ func newBenchCommand() *cobra.Command {
 			"With --out each topic's page and JSON go to a folder, and RESULTS.md there is written anew from all that are in it.",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 0 {
-				return fail(exitUsage, "unknown topic %q: all, or one of %s, classify, table, appid, memory", args[0], strings.Join(bench.Topics(), ", "))
+				return fail(exitUsage, "unknown topic %q: all, or one of %s, classify, table, changes, appid, memory", args[0], strings.Join(bench.Topics(), ", "))
 			}
 			return cmd.Help()
 		},
@@ -31,7 +31,7 @@ func newBenchCommand() *cobra.Command {
 	for _, topic := range bench.Topics() {
 		cmd.AddCommand(newBenchNetworkCommand(topic))
 	}
-	cmd.AddCommand(newBenchAllCommand(), newBenchGatewayCommand(), newBenchClassifyCommand(), newBenchTableCommand(), newBenchAppIDCommand(), newBenchMemoryCommand())
+	cmd.AddCommand(newBenchAllCommand(), newBenchGatewayCommand(), newBenchClassifyCommand(), newBenchTableCommand(), newBenchChangesCommand(), newBenchAppIDCommand(), newBenchMemoryCommand())
 	return cmd
 }
 

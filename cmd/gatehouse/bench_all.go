@@ -76,6 +76,7 @@ func benchSteps(rounds int, captures []string, sets string) []benchStep {
 	}
 	steps = append(steps,
 		step("table", took(tableOnce, tableRound), "table"),
+		step("changes", took(changesOnce, changesRound), "changes"),
 		step("classify", took(classifyOnce, classifyRound), "classify"))
 	if sets != "" {
 		steps = append(steps, benchStep{bench.PublishedClassify, append([]string{"bench", "classify", "--classbench", sets}, n...), took(classifyOnce, classifyRound)})
@@ -88,6 +89,7 @@ func benchSteps(rounds int, captures []string, sets string) []benchStep {
 // What the topics that make no sites took on a guest of two cores.
 const (
 	tableOnce, tableRound       = 25 * time.Second, 12 * time.Second
+	changesOnce, changesRound   = 20 * time.Second, 24 * time.Second
 	classifyOnce, classifyRound = 40 * time.Second, 15 * time.Second
 	appidOnce, appidRound       = 3 * time.Second, 5 * time.Second
 	memoryWatch, memoryOnce     = 15 * time.Second, 50 * time.Second

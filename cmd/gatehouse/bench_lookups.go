@@ -72,6 +72,27 @@ func runTable(cmd *cobra.Command, cfg bench.TableConfig, rounds int) (benchPage,
 	return withCommand(bench.Table(cmd.Context(), cfg))
 }
 
+func newBenchChangesCommand() *cobra.Command {
+	var cfg bench.ChangesConfig
+	cmd := &cobra.Command{
+		Use:   "changes",
+		Short: "Measure one container's start or stop, from the event to the table that is published",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return runBench(cmd, "changes", func(rounds int) (benchPage, error) { return runChanges(cmd, cfg, rounds) })
+		},
+	}
+	cmd.Flags().IntSliceVar(&cfg.Workloads, "workloads", nil, "how many workloads (default 10,000 and 100,000)")
+	addRounds(cmd)
+	addBenchFlags(cmd)
+	return cmd
+}
+
+func runChanges(cmd *cobra.Command, cfg bench.ChangesConfig, rounds int) (benchPage, error) {
+	cfg.Rounds, cfg.Progress = rounds, cmd.ErrOrStderr()
+	return withCommand(bench.Changes(cmd.Context(), cfg))
+}
+
 func newBenchAppIDCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "appid CAPTURE...",

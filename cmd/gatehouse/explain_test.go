@@ -7,7 +7,6 @@ import (
 	"testing"
 	"time"
 
-	"gatehouse/control"
 	"gatehouse/dataplane"
 	"gatehouse/policy"
 )
@@ -51,20 +50,11 @@ func TestExplainNames(t *testing.T) {
 	// The address is known by the name that web may reach.
 	st := d.control.State()
 	d.names.Attach(st.Table, time.Now())
-	d.names.Note(st.Table, asker(st, "web-container"), &policy.Answer{Name: "c2.example.net", Resolver: netip.MustParseAddr("192.168.1.1"), Addresses: []policy.AnswerAddress{{IP: netip.MustParseAddr("198.51.100.7"), TTL: 600}}}, time.Now())
+	d.names.Note(st.Table, st.Table.AskerOf("web-container"), &policy.Answer{Name: "c2.example.net", Resolver: netip.MustParseAddr("192.168.1.1"), Addresses: []policy.AnswerAddress{{IP: netip.MustParseAddr("198.51.100.7"), TTL: 600}}}, time.Now())
 	out, errs, code = d.verb("explain", other)
 	for _, want := range []string{"shop/web may go there as c2.example.net, and asks the server for evil.example.net", "to: [{name: evil.example.net}]", "gatehouse.allow.egress=evil.example.net:443 http"} {
 		if code != exitNo || !strings.Contains(out, want) {
 			t.Errorf("explain of another name lacks %q: %d\n%s%s", want, code, out, errs)
 		}
 	}
-}
-
-func asker(st *control.State, id string) int32 {
-	for i := range st.Snapshot.Workloads {
-		if st.Snapshot.Workloads[i].ID == id {
-			return int32(i)
-		}
-	}
-	return -1
 }

@@ -58,7 +58,7 @@ var arrows = map[string][]string{
 	"dataplane/steer":         {"classify", "dataplane", "policy"},
 	"dataplane/afxdp":         {"classify", "dataplane", "dataplane/namespace", "policy"},
 	"dataplane/tun":           {"classify", "dataplane", "dataplane/namespace", "policy"},
-	"bench":                   {"classify", "classify/appid", "dataplane", "dataplane/afxdp", "dataplane/capture", "dataplane/namespace", "dataplane/replay", "dataplane/steer", "dataplane/tun", "models", "policy", "policy/ruleset", "policy/ruleset/rulesettest"},
+	"bench":                   {"classify", "classify/appid", "control", "control/inventory", "dataplane", "dataplane/afxdp", "dataplane/capture", "dataplane/namespace", "dataplane/replay", "dataplane/steer", "dataplane/tun", "document", "models", "policy", "policy/ruleset", "policy/ruleset/rulesettest"},
 
 	"policy/ruleset/rulesettest":    {"policy/ruleset"},
 	"dataplane/capture":             {},
