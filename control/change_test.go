@@ -79,6 +79,12 @@ func (w *town) endpoint(x *policy.Workload, network int) policy.Endpoint {
 		Addresses: []netip.Addr{netip.AddrFrom4([4]byte{10, byte(network), byte(w.born >> 8), byte(w.born)})}, Aliases: []string{x.Service.Name, x.ID}}
 }
 
+// soon is an address that somebody will have before long, or has.
+func (w *town) soon() netip.Addr {
+	n := max(0, w.born+w.IntN(16)-4)
+	return netip.AddrFrom4([4]byte{10, byte(w.IntN(4)), byte(n >> 8), byte(n)})
+}
+
 // odd makes something of a container differ from its equals.
 func (w *town) odd(x *policy.Workload) {
 	label := func(key, value string) {
@@ -94,11 +100,11 @@ func (w *town) odd(x *policy.Workload) {
 	x.Endpoints = slices.Clone(x.Endpoints)
 	switch w.IntN(17) {
 	case 0:
-		x.Name = fmt.Sprint("renamed", w.IntN(9))
+		x.Name = fmt.Sprint("renamed", w.IntN(3))
 	case 1:
-		x.References = append(slices.Clone(x.References), policy.Reference{Source: "env PEER", Host: fmt.Sprint("renamed", w.IntN(9))})
+		x.References = append(slices.Clone(x.References), policy.Reference{Source: "env PEER", Host: fmt.Sprint("renamed", w.IntN(3))})
 	case 2:
-		x.References = append(slices.Clone(x.References), policy.Reference{Source: "env PEER", Host: netip.AddrFrom4([4]byte{10, byte(w.IntN(4)), 0, byte(w.IntN(256))}).String()})
+		x.References = append(slices.Clone(x.References), policy.Reference{Source: "env PEER", Host: w.soon().String()})
 	case 3:
 		if n := w.IntN(4); !slices.ContainsFunc(x.Endpoints, func(e policy.Endpoint) bool { return e.Network == w.networks[n].ID }) {
 			x.Endpoints = append(x.Endpoints, w.endpoint(x, n))
@@ -114,7 +120,7 @@ func (w *town) odd(x *policy.Workload) {
 	case 8:
 		label("gatehouse.enable", "false")
 	case 9:
-		x.DNS = []netip.Addr{netip.AddrFrom4([4]byte{10, byte(w.IntN(4)), 0, byte(w.IntN(256))})}
+		x.DNS = []netip.Addr{w.soon()}
 	case 10:
 		if other.SharedWith == "" {
 			x.SharedWith, x.Endpoints = other.ID, nil
@@ -128,7 +134,7 @@ func (w *town) odd(x *policy.Workload) {
 			x.Endpoints[0].Addresses = other.Endpoints[0].Addresses // a thief
 		}
 	case 14:
-		x.Image.Repository = "registry.example.com/" + townImages[w.IntN(len(townImages))]
+		x.Image.Repository = pick(w, []string{"registry.example.com/acme/app", "docker.io/acme/app", "docker.io/acme/other"})
 	case 15:
 		x.Swarm, x.Compose = true, false
 		x.VIPs = map[string][]netip.Addr{w.networks[3].ID: {netip.AddrFrom4([4]byte{10, 3, 255, byte(w.IntN(4))})}}
