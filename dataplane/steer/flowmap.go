@@ -259,9 +259,13 @@ func (f *FlowMap) find(w *keyWords) (l *steerFlow, bucket uint32) {
 	t := f.family(w)
 	p := t.place(f.hash(w))
 	for _, b := range [2]uint32{p.bucket, p.other} {
-		for i := range uint32(lines) {
-			if l := t.line(b, p.first^i); w.is(l) {
+		for i, left := uint32(0), t.used[b]; i < lines && left > 0; i++ {
+			l := t.line(b, p.first^i)
+			if w.is(l) {
 				return l, b
+			}
+			if l.Head&0xff == flowUsed {
+				left--
 			}
 		}
 	}
