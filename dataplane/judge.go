@@ -11,15 +11,15 @@ import (
 
 // judge decides on one frame and puts it where it goes: w.send or w.drop, and
 // its flow into w.decided. ep is the endpoint at whose hook the frame was met,
-// nil if it is gone.
-func (w *worker) judge(p *servedPort, f *Frame, ep *localEndpoint) {
+// nil if it is gone; unread is why w.packet could not be decoded.
+func (w *worker) judge(p *servedPort, f *Frame, ep *localEndpoint, unread policy.Reason) {
 	if ep == nil || w.current == nil {
 		w.counters.reasons[policy.ReasonNotAdmitted].Add(1)
 		w.drop = append(w.drop, *f)
 		return
 	}
-	if r := classify.Decode(f.Data, f.L3, &w.packet); r != policy.ReasonNone {
-		w.refuse(f, ep, r, policy.Enforce)
+	if unread != policy.ReasonNone {
+		w.refuse(f, ep, unread, policy.Enforce)
 		w.drop = append(w.drop, *f)
 		return
 	}
@@ -42,7 +42,7 @@ func (w *worker) judge(p *servedPort, f *Frame, ep *localEndpoint) {
 		RanBefore:    ep.RanBefore,
 		Attached:     ep.Attached,
 	}
-	w.classifier.Packet(&w.packet, &in, w.now, &w.result)
+	w.classifier.Packet(w.packet, &in, w.now, &w.result)
 	if w.result.Retract {
 		w.retract(w.packet.Key)
 	}
@@ -78,7 +78,7 @@ func (w *worker) retract(key classify.FlowKey) {
 // isNeighbours reports what hosts of one link say to find each other, and passes
 // or drops it: none of it is policy's (R22).
 func (w *worker) isNeighbours(f *Frame, ep *localEndpoint) bool {
-	is, r := classify.Neighbours(f.Data, &w.packet)
+	is, r := classify.Neighbours(f.Data, w.packet)
 	switch {
 	case !is:
 	case r == policy.ReasonNone:
@@ -113,7 +113,7 @@ func (w *worker) rightMAC(f *Frame, ep *localEndpoint) bool {
 // isBroadcast reports whether the packet's destination is an address for
 // everybody on ep's network: the whole network sees what is sent there.
 func (w *worker) isBroadcast(ep *localEndpoint) bool {
-	p := &w.packet
+	p := w.packet
 	_, to, _ := w.current.Resolve(policy.Query{Zone: ep.Zone, Src: p.Src, Dst: p.Dst, Proto: p.Proto, DstPort: p.DstPort})
 	return to == policy.IDBroadcast
 }
@@ -154,7 +154,7 @@ func (w *worker) record(f *Frame, ep *localEndpoint) {
 	if r.Flow != nil {
 		e.ofFlow(r.Flow)
 	} else {
-		e.ofPacket(&w.packet)
+		e.ofPacket(w.packet)
 	}
 	if e.reason == policy.ReasonNone {
 		e.reason = r.Judgement.Reason
@@ -217,7 +217,7 @@ func (w *worker) turnAway(p *servedPort, f *Frame, ep *localEndpoint) {
 // not allow: it is answered, so that lookups fail at once and not after the
 // resolver's patience (R18).
 func (w *worker) isRefusedLookup(f *Frame, ep *localEndpoint) bool {
-	r, p := &w.result, &w.packet
+	r, p := &w.result, w.packet
 	return f.Dir == FromEndpoint && !ep.Transit && ep.Mode == policy.Enforce && p.DstPort == 53 &&
 		(p.Proto == policy.ProtoUDP || p.Proto == policy.ProtoTCP) &&
 		(r.Reason == policy.ReasonNoRule || r.Reason == policy.ReasonDenied)

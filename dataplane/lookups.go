@@ -74,7 +74,7 @@ func (d *Dataplane) sweepNames(ctx context.Context) {
 // lookUp reads the DNS message that the packet at hand carries, and may turn the
 // packet away. The names of an answer are known when it returns.
 func (w *worker) lookUp(ep *localEndpoint) {
-	r, p, l := &w.result, &w.packet, w.lookups
+	r, p, l := &w.result, w.packet, w.lookups
 	f := r.Flow
 	if l == nil || f == nil || !f.Lookups || !r.Forward || len(p.Payload) == 0 {
 		return

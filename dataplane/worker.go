@@ -18,7 +18,8 @@ import (
 
 // The way of a batch, in worker.serve:
 //
-//	Recv → decode → endpoint of the steering tag → destination MAC → classify
+//	Recv → decode → flows looked for
+//	→ of each: endpoint of the steering tag → destination MAC → classify
 //	→ Send, Release or reject → Flush → decided flows into the kernel's map
 //
 // The map is written after the transmit, so that the packets of a flow which
@@ -82,9 +83,12 @@ type worker struct {
 	ports      []*servedPort
 	polled     []unix.PollFd // the control's eventfd, then ports in order
 	classifier *classify.Classifier
-	current    *policy.Table // of this turn
-	local      *endpoints    // of this turn
-	packet     classify.Packet
+	current    *policy.Table              // of this turn
+	local      *endpoints                 // of this turn
+	packets    [batchSize]classify.Packet // of the batch, as readAhead left them
+	unread     [batchSize]policy.Reason   // why one could not be decoded
+	keys       [batchSize]classify.FlowKey
+	packet     *classify.Packet // the one at hand
 	result     classify.Result
 	events     *pendingEvents
 	frames     [batchSize]Frame
@@ -92,7 +96,7 @@ type worker struct {
 	opening    []FlowEntry               // decided by a SYN, or answered and undecided
 	decided    []FlowEntry               // decided by any other packet
 	over       []classify.FlowKey        // ended flows that the kernel may have
-	touched    [touchTurn]*classify.Flow // what touch has looked up
+	touched    [touchTurn]*classify.Flow // what touch or readAhead has looked up
 	closed     departures
 	answered   departures
 	lookups    *lookups // nil where nothing is learned of names
@@ -326,7 +330,7 @@ func (w *worker) forget() {
 }
 
 // touchTurn is how many flows are looked up at once.
-const touchTurn = 64
+const touchTurn = batchSize
 
 // touch tells the classifier what the kernel carried.
 func (w *worker) touch(ts []touch) {
@@ -463,13 +467,34 @@ func (w *worker) dropStale() {
 	}
 }
 
+// fewFrames are judged one after the other as fast as together.
+const fewFrames = 2
+
+// readAhead decodes a batch and looks for its flows, so that the memory that
+// judging it will wait for is waited for at once.
+func (w *worker) readAhead(frames []Frame, slots []*localEndpoint) {
+	for i := range frames {
+		p := &w.packets[i]
+		w.unread[i] = classify.Decode(frames[i].Data, frames[i].L3, p)
+		w.keys[i] = p.Key
+		if ep := at(slots, frames[i].Slot); ep != nil {
+			w.keys[i].Zone = uint16(ep.Zone)
+		}
+	}
+	if n := len(frames); n > fewFrames {
+		w.classifier.FindAll(w.keys[:n], w.touched[:n])
+	}
+}
+
 // serve judges a batch and gives every frame back to the port. The error is the
 // port's end.
 func (w *worker) serve(p *servedPort, frames []Frame) error {
 	slots := w.local.slots[p.space]
 	w.send, w.drop, w.opening, w.decided = w.send[:0], w.drop[:0], w.opening[:0], w.decided[:0]
+	w.readAhead(frames, slots)
 	for i := range frames {
-		w.judge(p, &frames[i], at(slots, frames[i].Slot))
+		w.packet = &w.packets[i]
+		w.judge(p, &frames[i], at(slots, frames[i].Slot), w.unread[i])
 	}
 	// An entry of a conversation that is over must not speak for the one that
 	// a frame of this batch begins on the same key.
