@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -273,25 +272,17 @@ func (p *place) add(plane *dataplane.Dataplane, log *slog.Logger) error {
 
 // runPlace is runGateway for a gateway that guards no containers.
 func runPlace(ctx context.Context, set Settings, socket string, log *slog.Logger) (err error) {
-	if err := os.MkdirAll(set.State, 0o700); err != nil {
-		return fmt.Errorf("state folder: %w", err)
-	}
-	in, err := openInputs(set, log)
+	f, err := openFront(set, socket, log)
 	if err != nil {
-		return &exitError{exitUsage, err}
+		return err
 	}
-	api := &server{log: log}
-	listener, err := api.listen(socket)
-	if err != nil {
-		return fmt.Errorf("API socket: %w", err)
-	}
-	defer listener.Close()
-	gw, err := newPlaceGateway(set, in, log)
+	defer f.listener.Close()
+	gw, err := newPlaceGateway(set, f.in, log)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, gw.place.close()) }()
-	api.gw = gw
+	f.api.gw = gw
 	if err := gw.control.Refresh(); err != nil {
 		return &exitError{exitUsage, err}
 	}
@@ -300,18 +291,13 @@ func runPlace(ctx context.Context, set Settings, socket string, log *slog.Logger
 	}
 
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return gw.dataplane.Run(ctx) })
+	f.run(ctx, g, set, gw)
 	g.Go(func() error { gw.place.keep(ctx, gw.dataplane, log); return nil })
-	g.Go(func() error { gw.recorder.run(ctx); return nil })
-	g.Go(func() error { in.files.Run(ctx, gw.applyRules); return nil })
-	g.Go(func() error { in.records.Run(ctx); return nil })
 	g.Go(func() error { gw.control.Run(ctx); return nil })
-	g.Go(func() error { return api.serve(ctx, listener) })
-	g.Go(func() error { return serveProbes(ctx, set.Metrics, gw) })
 	log.Info("running", "version", buildVersion(), "place", gw.place.name, "socket", socket, "mode", set.Mode)
 	if set.defaultMode() == policy.Observe {
 		log.Warn("what no statement allows is recorded, not dropped; --mode enforce drops it")
-	} else if len(in.rules.Policy.Statements) == 0 {
+	} else if len(f.in.rules.Policy.Statements) == 0 {
 		log.Warn("there are no statements, so nothing passes; --statements names a file or folder")
 	}
 	return g.Wait()

@@ -67,45 +67,65 @@ func newRunCommand() *cobra.Command {
 	return cmd
 }
 
-// runGateway wires the parts and runs them until ctx ends.
-func runGateway(ctx context.Context, set Settings, socket string, log *slog.Logger) (err error) {
-	boundHeap()
+// front is what a gateway has towards people, wherever it stands: state folder,
+// files and API.
+type front struct {
+	in       inputs
+	api      *server
+	listener net.Listener
+}
+
+func openFront(set Settings, socket string, log *slog.Logger) (*front, error) {
 	if err := os.MkdirAll(set.State, 0o700); err != nil {
-		return fmt.Errorf("state folder: %w", err)
+		return nil, fmt.Errorf("state folder: %w", err)
 	}
 	in, err := openInputs(set, log)
 	if err != nil {
-		return &exitError{exitUsage, err}
+		return nil, &exitError{exitUsage, err}
 	}
-	api := &server{log: log}
-	listener, err := api.listen(socket)
+	f := &front{in: in, api: &server{log: log}}
+	if f.listener, err = f.api.listen(socket); err != nil {
+		return nil, fmt.Errorf("API socket: %w", err)
+	}
+	return f, nil
+}
+
+// run starts in g what a gateway runs wherever it stands.
+func (f *front) run(ctx context.Context, g *errgroup.Group, set Settings, gw *gateway) {
+	g.Go(func() error { return gw.dataplane.Run(ctx) })
+	g.Go(func() error { gw.recorder.run(ctx); return nil })
+	g.Go(func() error { f.in.files.Run(ctx, gw.applyRules); return nil })
+	g.Go(func() error { f.in.records.Run(ctx); return nil })
+	g.Go(func() error { return f.api.serve(ctx, f.listener) })
+	g.Go(func() error { return serveProbes(ctx, set.Metrics, gw) })
+}
+
+// runGateway wires the parts and runs them until ctx ends.
+func runGateway(ctx context.Context, set Settings, socket string, log *slog.Logger) (err error) {
+	boundHeap()
+	f, err := openFront(set, socket, log)
 	if err != nil {
-		return fmt.Errorf("API socket: %w", err)
+		return err
 	}
-	defer listener.Close()
+	defer f.listener.Close()
 	kernel, err := steer.Open(steerConfig(set))
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, kernel.Close()) }()
-	gw, inv, err := newGateway(set, in, kernel, log)
+	gw, inv, err := newGateway(set, f.in, kernel, log)
 	if err != nil {
 		return err
 	}
-	api.gw = gw
+	f.api.gw = gw
 
 	g, ctx := errgroup.WithContext(ctx)
+	f.run(ctx, g, set, gw)
 	hints := make(chan struct{}, 1)
-	g.Go(func() error { return gw.dataplane.Run(ctx) })
 	g.Go(func() error { gw.names.keep(ctx); return nil })
-	g.Go(func() error { gw.recorder.run(ctx); return nil })
 	g.Go(func() error { return ignoreCancel(kernel.Watch(ctx, hints)) })
 	g.Go(func() error { gw.guard.logReports(ctx, kernel.Reports()); return nil })
 	g.Go(func() error { return gw.watcher.Run(ctx) })
-	g.Go(func() error { in.files.Run(ctx, gw.applyRules); return nil })
-	g.Go(func() error { in.records.Run(ctx); return nil })
-	g.Go(func() error { return api.serve(ctx, listener) })
-	g.Go(func() error { return serveProbes(ctx, set.Metrics, gw) })
 	g.Go(func() error {
 		gw.firstState(ctx, inv)
 		debug.FreeOSMemory() // what reading models and the first compile took
