@@ -210,3 +210,5 @@ func (noFlows) Put([]dataplane.FlowEntry) error                         { return
 func (noFlows) Delete([]classify.FlowKey) error                         { return nil }
 func (noFlows) Scan([]dataplane.FlowEntry) (n int, end bool, err error) { return 0, true, nil }
 func (noFlows) Has(*classify.FlowKey) bool                              { return false }
+
+func (noFlows) Answer(*classify.FlowKey) (seq uint32, length int, ok bool) { return 0, 0, false }

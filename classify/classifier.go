@@ -57,6 +57,9 @@ type Config struct {
 	// Live, if not nil, says whether a flow that this Classifier does not know
 	// is alive elsewhere (in the kernel's map, at another worker), for ICMP errors.
 	Live func(key FlowKey) bool
+	// Answer, if not nil, returns the sequence number and IP length of the SYN-ACK
+	// that was carried elsewhere for a flow whose result said Opening; false if none was.
+	Answer func(key *FlowKey) (seq uint32, length int, ok bool)
 	// Ended, if not nil, is told of every flow that goes, before it does.
 	Ended func(f *Flow)
 	// Decided, if not nil, is told of every flow whose bytes were read once it is
@@ -101,6 +104,10 @@ type Result struct {
 	// kernel may carry its bare acknowledgements from this packet on, which say
 	// nothing about its application.
 	Opened bool
+	// Opening: the packet is the SYN of an undecided TCP connection. The kernel may
+	// carry the SYN-ACK that acknowledges Awaited, if Config.Answer tells of it.
+	Opening bool
+	Awaited uint32
 	// Retract: the kernel must forget this key before the packet is transmitted:
 	// a new conversation begins on it, or may if the responder answers.
 	Retract bool
@@ -133,6 +140,7 @@ type Classifier struct {
 	reading        []uint16 // app-ID states by slot
 	capture        bool
 	live           func(FlowKey) bool
+	answer         func(*FlowKey) (seq uint32, length int, ok bool)
 	ended          func(*Flow)
 	decided        func(*Flow, *appid.Attrs)
 }
@@ -166,6 +174,7 @@ func New(cfg Config) *Classifier {
 		reading:        make([]uint16, 1<<16),
 		capture:        cfg.Capture,
 		live:           cfg.Live,
+		answer:         cfg.Answer,
 		ended:          cfg.Ended,
 		watchList:      watchList{every: int64(cfg.WatchEvery)},
 		decided:        cfg.Decided,
@@ -234,6 +243,9 @@ func (p *Packet) side() uint8 {
 
 func (c *Classifier) flowPacket(p *Packet, in *Ingress, now int64, out *Result) {
 	f := c.flows.find(&p.Key)
+	if f != nil && f.Awaits {
+		c.hearAnswer(f)
+	}
 	if f != nil && f.State == Closed && p.Proto != policy.ProtoTCP {
 		c.retire(f)
 		f = nil
@@ -528,7 +540,39 @@ func (c *Classifier) carry(f *Flow, p *Packet, in *Ingress, now int64, out *Resu
 	out.Forward = f.Allowed() && out.Reason == policy.ReasonNone
 	out.Opened = out.Forward && f.Verdict == policy.Undecided && !f.again && p.Fragment == Whole &&
 		p.Proto == policy.ProtoTCP && p.Flags&(SYN|ACK) == SYN|ACK
+	if out.New && out.Forward && c.answer != nil && f.Verdict == policy.Undecided && isPlainSYN(p) && c.count[f.Slot] <= c.perEndpoint/2 {
+		f.Awaits, out.Opening, out.Awaited = true, true, p.Seq+1
+	}
 	c.offer(f, p, now, out)
+}
+
+// isPlainSYN reports a SYN that a SYN-ACK alone answers.
+func isPlainSYN(p *Packet) bool {
+	return p.Proto == policy.ProtoTCP && p.Fragment == Whole && p.Flags&(SYN|ACK|FIN|RST|URG) == SYN && len(p.Payload) == 0
+}
+
+// hearAnswer takes over the SYN-ACK that the kernel may have carried of a flow
+// since its SYN. It must be done before anything that asks how far the connection
+// has come: what follows the SYN-ACK may be here before news of it.
+func (c *Classifier) hearAnswer(f *Flow) {
+	seq, length, ok := c.answer(&f.Key)
+	if !ok {
+		return
+	}
+	side := f.Initiator ^ 1
+	f.Awaits = false
+	f.isn[side], f.hasISN[side] = seq, true
+	f.Packets[side]++
+	f.Bytes[side] += uint64(length)
+	c.answered(f)
+}
+
+// answered: the responder has acknowledged the SYN.
+func (c *Classifier) answered(f *Flow) {
+	if f.State == Opening {
+		f.State = Answered
+		c.unproven.remove(c.flows.sum(&f.Key))
+	}
 }
 
 // offer hands decided flows to the kernel. What still comes here although it
@@ -603,10 +647,8 @@ func (c *Classifier) follow(f *Flow, p *Packet, in *Ingress, now int64, out *Res
 			f = c.renew(f, now, out)
 		}
 		f.isn[side], f.hasISN[side] = p.Seq, true
-		if f.State == Opening {
-			f.State = Answered
-			c.unproven.remove(c.flows.sum(&f.Key))
-		}
+		f.Awaits = false
+		c.answered(f)
 	case p.Flags&RST != 0:
 		f.State = Closed
 	case f.State == Closed && f.fins != 3 && len(p.Payload) > 0:
@@ -878,6 +920,9 @@ func (c *Classifier) release(f *Flow) {
 }
 
 func (c *Classifier) retire(f *Flow) {
+	if f.Awaits {
+		c.hearAnswer(f)
+	}
 	if c.capture {
 		c.conclude(f)
 	}

@@ -74,6 +74,9 @@ func (c *Classifier) TouchFlow(f *Flow, packets, bytes [2]uint64, closed uint8, 
 		f.Packets[i] += packets[i]
 		f.Bytes[i] += bytes[i]
 	}
+	if f.Awaits {
+		c.hearAnswer(f)
+	}
 	if f.State == Answered && packets[0] > 0 && packets[1] > 0 {
 		f.State = Lasting
 	}
@@ -120,7 +123,14 @@ func (c *Classifier) RetireAddress(zone policy.Zone, addr [16]byte) (n int) {
 func (c *Classifier) Each(yield func(*Flow) bool) {
 	flows := c.flows.used()
 	for i := range flows {
-		if f := &flows[i]; f.State != Free && !yield(f) {
+		f := &flows[i]
+		if f.State == Free {
+			continue
+		}
+		if f.Awaits {
+			c.hearAnswer(f)
+		}
+		if !yield(f) {
 			return
 		}
 	}
@@ -202,6 +212,9 @@ func (c *Classifier) Sweep(now int64, n int) (gone int) {
 			t.cursor = 0
 		}
 		f := &flows[t.cursor]
+		if f.Awaits {
+			c.hearAnswer(f)
+		}
 		switch {
 		case f.State == Free:
 		case now-f.Seen > f.idle():

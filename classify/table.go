@@ -79,6 +79,7 @@ type Flow struct {
 	isn      [2]uint32
 	againISN uint32
 	hasISN   [2]bool
+	Awaits   bool // the kernel may carry the SYN-ACK, see Result.Opening
 	// announcer is the index of what reads its announcements, -1 = none; control
 	// is who announced it.
 	announcer int32

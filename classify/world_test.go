@@ -152,7 +152,53 @@ type bench struct {
 	now int64
 	p   Packet
 	out Result
+	// kernel is what carries SYN-ACKs meanwhile, nil = nothing does.
+	kernel map[FlowKey]*opening
 }
+
+// opening is an entry that carries the answer to a SYN, as the programs do it.
+type opening struct {
+	awaited, seq uint32
+	length       int
+	noted        bool
+}
+
+// carries reports whether the kernel lets p by.
+func (b *bench) carries(p *Packet) bool {
+	p.Key.Zone = uint16(b.in.Zone)
+	e := b.kernel[p.Key]
+	f := b.c.Find(p.Key)
+	if e == nil || f == nil || f.Epoch != b.c.table.Epoch() || p.Proto != policy.ProtoTCP || p.Fragment != Whole ||
+		p.Flags != SYN|ACK || len(p.Payload) > 0 || p.side() == f.Initiator || p.Ack != e.awaited || p.Seq == 0 {
+		return false
+	}
+	if !e.noted {
+		e.seq, e.length, e.noted = p.Seq, p.Length, true
+	}
+	return e.seq == p.Seq
+}
+
+func (b *bench) answer(key *FlowKey) (seq uint32, length int, ok bool) {
+	if e := b.kernel[*key]; e != nil {
+		return e.seq, e.length, e.noted
+	}
+	return 0, 0, false
+}
+
+// follow keeps the kernel's entries as the worker does.
+func (b *bench) follow() {
+	r := &b.out
+	if r.Retract || r.Opened || r.Decided || r.Offload {
+		delete(b.kernel, b.p.Key)
+	}
+	if r.Opening {
+		b.kernel[b.p.Key] = &opening{awaited: r.Awaited}
+	}
+}
+
+// withKernel says whether benches have a kernel that carries SYN-ACKs; families
+// runs its test both ways.
+var withKernel bool
 
 const l3 = 14
 
@@ -161,9 +207,13 @@ func newBench(t testing.TB, w world, cfg Config) *bench {
 	if cfg.Flows == 0 {
 		cfg.Flows, cfg.Undecided = 256, 32
 	}
-	c := New(cfg)
-	c.SetTable(w.table(t))
-	return &bench{t: t, c: c, in: Ingress{Zone: zone, FromEndpoint: true, Slot: 1}, now: 1e12}
+	b := &bench{t: t, in: Ingress{Zone: zone, FromEndpoint: true, Slot: 1}, now: 1e12}
+	if withKernel && cfg.Answer == nil {
+		b.kernel, cfg.Answer = make(map[FlowKey]*opening), b.answer
+	}
+	b.c = New(cfg)
+	b.c.SetTable(w.table(t))
+	return b
 }
 
 func (b *bench) send(frame []byte) Result {
@@ -172,7 +222,14 @@ func (b *bench) send(frame []byte) Result {
 		b.out = Result{Reason: r}
 		return b.out
 	}
+	if b.carries(&b.p) {
+		b.out = Result{Forward: true, Verdict: policy.Undecided}
+		return b.out
+	}
 	b.c.Packet(&b.p, &b.in, b.now, &b.out)
+	if b.kernel != nil {
+		b.follow()
+	}
 	b.now += 1e6
 	return b.out
 }
@@ -218,6 +275,11 @@ func (c *conn) server(payload string) Result {
 
 // families runs a test in both.
 func families(t *testing.T, f func(t *testing.T, v6 bool)) {
-	t.Run("ipv4", func(t *testing.T) { f(t, false) })
-	t.Run("ipv6", func(t *testing.T) { f(t, true) })
+	for _, kernel := range []bool{false, true} {
+		withKernel = kernel
+		name := map[bool]string{true: ", answers in the kernel"}[kernel]
+		t.Run("ipv4"+name, func(t *testing.T) { f(t, false) })
+		t.Run("ipv6"+name, func(t *testing.T) { f(t, true) })
+	}
+	withKernel = false
 }

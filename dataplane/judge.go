@@ -52,7 +52,7 @@ func (w *worker) judge(p *servedPort, f *Frame, ep *localEndpoint, unread policy
 		w.seeOff(w.result.Flow)
 	}
 	carried := !ep.Transit || ep.isLeg()
-	queued := (w.result.Offload || w.result.Opened) && !wrongMAC && carried && w.decide(f, ep)
+	queued := (w.result.Offload || w.result.Opening || w.result.Opened) && !wrongMAC && carried && w.decide(f, ep)
 	if w.result.Decided && !w.result.New && !queued && carried {
 		w.retract(w.packet.Key) // what the kernel has says undecided
 	}
@@ -277,6 +277,8 @@ func (w *worker) decide(f *Frame, ep *localEndpoint) bool {
 		Sub:       flow.Spoken.Sub,
 		Inner:     flow.Spoken.Inner,
 		ALPN:      flow.Spoken.ALPN,
+		Opening:   w.result.Opening,
+		Awaited:   w.result.Awaited,
 		Seen:      uint32(w.now / int64(time.Second)),
 	}
 	if flow.Verdict == policy.Drop {
@@ -324,7 +326,7 @@ func offloads(f *classify.Flow) bool {
 	case policy.Allow:
 		return f.Key.Proto != policy.ProtoICMP
 	case policy.Undecided:
-		return f.Key.Proto == policy.ProtoTCP && f.State != classify.Opening
+		return f.Key.Proto == policy.ProtoTCP && (f.State != classify.Opening || f.Awaits)
 	case policy.Drop:
 		return f.Key.Proto != policy.ProtoTCP || f.State != classify.Opening
 	}

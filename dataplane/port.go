@@ -107,6 +107,11 @@ type FlowEntry struct {
 	// kernel carries the bare acknowledgements, while all else, payload, SYN,
 	// FIN and RST, comes to user space.
 	Verdict policy.Verdict
+	// Opening: of an Undecided one so far only the SYN was seen. The kernel carries
+	// the SYN-ACK that acknowledges Awaited, for Answer to tell of, and bare
+	// acknowledgements only after it.
+	Opening bool
+	Awaited uint32
 	Reason  policy.Reason // of a Drop, for the counters
 	Peer    bool          // redirect_peer may be used
 	App     policy.App    // App to ALPN are its policy.Spoken
@@ -130,6 +135,8 @@ func (NoFlowMap) Delete([]classify.FlowKey) error     { return nil }
 func (NoFlowMap) Scan([]FlowEntry) (int, bool, error) { return 0, true, nil }
 func (NoFlowMap) Has(*classify.FlowKey) bool          { return false }
 
+func (NoFlowMap) Answer(*classify.FlowKey) (seq uint32, length int, ok bool) { return 0, 0, false }
+
 // FlowMap is the kernel's flow map. Safe for concurrent use.
 type FlowMap interface {
 	// Put inserts or replaces entries; the error names how many were refused
@@ -141,4 +148,7 @@ type FlowMap interface {
 	Scan(entries []FlowEntry) (n int, end bool, err error)
 	// Has reports whether there is an entry for key.
 	Has(key *classify.FlowKey) bool
+	// Answer returns the sequence number and IP length of the SYN-ACK that the
+	// kernel has carried by an Opening entry; false if it has not.
+	Answer(key *classify.FlowKey) (seq uint32, length int, ok bool)
 }

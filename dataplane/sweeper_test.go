@@ -98,6 +98,9 @@ type stillMap struct {
 func (m *stillMap) Put([]FlowEntry) error           { return nil }
 func (m *stillMap) Delete([]classify.FlowKey) error { return nil }
 func (m *stillMap) Has(*classify.FlowKey) bool      { return true }
+
+func (m *stillMap) Answer(*classify.FlowKey) (seq uint32, length int, ok bool) { return 0, 0, false }
+
 func (m *stillMap) Scan(entries []FlowEntry) (n int, end bool, err error) {
 	for ; n < len(entries) && m.at < m.n; n, m.at = n+1, m.at+1 {
 		entries[n] = numberedEntry(uint32(m.at))

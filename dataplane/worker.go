@@ -26,7 +26,8 @@ import (
 // the kernel then carries cannot overtake the one that decided it. Only for a
 // connection that its SYN decides it is written before: nothing can overtake a
 // SYN, and its answer is there before the transmit returns. So is that of an
-// undecided one with its SYN-ACK, for the acknowledgement that answers it.
+// undecided one, with its SYN or, where the answer came here, with its SYN-ACK, for
+// what answers it.
 
 const (
 	batchSize = 64
@@ -93,7 +94,7 @@ type worker struct {
 	events     *pendingEvents
 	frames     [batchSize]Frame
 	send, drop []Frame
-	opening    []FlowEntry               // decided by a SYN, or answered and undecided
+	opening    []FlowEntry               // decided by a SYN, or undecided: its SYN, or the answer
 	decided    []FlowEntry               // decided by any other packet
 	over       []classify.FlowKey        // ended flows that the kernel may have
 	touched    [touchTurn]*classify.Flow // what touch or readAhead has looked up
@@ -140,7 +141,7 @@ func newWorker(d *Dataplane, queue int) (*worker, error) {
 	if d.config.Names != nil {
 		w.lookups = newLookups(d.config.Names)
 	}
-	w.classifier = classify.New(classify.Config{Flows: d.config.Flows, PerEndpoint: d.config.PerEndpoint, WatchEvery: d.config.WatchEvery, Ended: w.flowEnded, Decided: w.flowRead})
+	w.classifier = classify.New(classify.Config{Flows: d.config.Flows, PerEndpoint: d.config.PerEndpoint, WatchEvery: d.config.WatchEvery, Answer: w.flowMap.Answer, Ended: w.flowEnded, Decided: w.flowRead})
 	w.setPolled()
 	return w, nil
 }

@@ -399,25 +399,33 @@ func TestWrongApplicationDoesNotArrive(t *testing.T) {
 	})
 }
 
-// TestUndecidedInTheKernel: the kernel learns of an undecided connection when it
-// is answered, before the answer is transmitted, and forgets it where the
-// decision stays in user space, where it ends, and where its reader is gone.
+// TestUndecidedInTheKernel: the kernel learns of an undecided connection with its
+// SYN, before that is transmitted, and again where the answer came here; it forgets
+// it where the decision stays in user space, where it ends, and where its reader is
+// gone.
 func TestUndecidedInTheKernel(t *testing.T) {
 	families(t, func(t *testing.T, v6 bool) {
 		l := newLane(t, append([]policy.Statement{line(policy.Reject, "web", "db", "ssh", "tcp/80")}, lines...)...)
 		c := newConn(t, web, db, v6, 40000, 80)
-		l.passes(web, db, c.segment(false, "S", ""))
-		if l.m.Len() != 0 {
-			t.Error("a SYN that nobody has answered takes a place in the map")
-		}
-		l.passes(db, web, c.segment(true, "SA", ""))
-		steps := l.port.Order.Steps()
-		if n := len(steps); n < 2 || !slices.Equal(steps[n-2:], []string{"put", "flush"}) {
-			t.Errorf("steps %v, want the entry before the transmit", steps)
-		}
-		e, ok := l.m.Get(c.key())
-		if i := e.Initiator; !ok || e.Verdict != policy.Undecided || e.Peer || e.Ifindex[i] != web.endpoint().Ifindex || e.Ifindex[1-i] != db.endpoint().Ifindex {
-			t.Errorf("entry %+v, %v", e, ok)
+		var e dataplane.FlowEntry
+		var ok bool
+		for _, opening := range []bool{true, false} {
+			if opening {
+				l.passes(web, db, c.segment(false, "S", ""))
+			} else {
+				l.passes(db, web, c.segment(true, "SA", ""))
+			}
+			steps := l.port.Order.Steps()
+			if n := len(steps); n < 2 || !slices.Equal(steps[n-2:], []string{"put", "flush"}) {
+				t.Errorf("steps %v, want the entry before the transmit", steps)
+			}
+			e, ok = l.m.Get(c.key())
+			if i := e.Initiator; !ok || e.Verdict != policy.Undecided || e.Peer || e.Ifindex[i] != web.endpoint().Ifindex || e.Ifindex[1-i] != db.endpoint().Ifindex {
+				t.Errorf("entry %+v, %v", e, ok)
+			}
+			if e.Opening != opening || opening && e.Awaited != c.seq[0] {
+				t.Errorf("entry %+v, opening %v", e, opening)
+			}
 		}
 		if flows := l.d.ListFlows(); len(flows) != 1 || flows[0].Offloaded {
 			t.Errorf("flows %+v", flows)
@@ -437,6 +445,25 @@ func TestUndecidedInTheKernel(t *testing.T) {
 		l.d.Turn(0)
 		if e, ok := l.m.Get(ended.key()); ok {
 			t.Errorf("reset, and the kernel has %+v", e)
+		}
+
+		// Its answer passes in the kernel, and nothing more comes.
+		silent := newConn(t, web, db, v6, 40003, 80)
+		l.passes(web, db, silent.segment(false, "S", ""))
+		l.m.NoteAnswer(silent.key(), silent.seq[1], 60)
+		if flows := l.d.ListFlows(); !slices.ContainsFunc(flows, func(f dataplane.Flow) bool {
+			return f.Src.Port() == 40003 && f.Packets == [2]uint64{1, 1}
+		}) {
+			t.Errorf("flows %+v, want the one that the kernel saw answered", flows)
+		}
+		// One that is never answered leaves the map when it is given up.
+		unanswered := newConn(t, web, db, v6, 40004, 80)
+		l.passes(web, db, unanswered.segment(false, "S", ""))
+		l.passes(db, web, unanswered.segment(true, "RA", ""))
+		l.d.Elapse(time.Second)
+		l.d.Turn(0)
+		if e, ok := l.m.Get(unanswered.key()); ok {
+			t.Errorf("refused by its responder, and the kernel has %+v", e)
 		}
 
 		left := newConn(t, web, db, v6, 40002, 80)

@@ -252,6 +252,7 @@ type FlowMap struct {
 	mu      sync.Mutex
 	entries map[classify.FlowKey]dataplane.FlowEntry
 	lines   map[classify.FlowKey]uint32
+	answers map[classify.FlowKey]answer
 	keys    []classify.FlowKey // of the scan that is under way
 	at      int
 }
@@ -272,6 +273,7 @@ func (m *FlowMap) Put(entries []dataplane.FlowEntry) error {
 			continue
 		}
 		m.entries[e.Key] = e
+		delete(m.answers, e.Key)
 		if _, ok := m.lines[e.Key]; !ok {
 			m.lines[e.Key] = uint32(len(m.lines))
 		}
@@ -288,6 +290,7 @@ func (m *FlowMap) Delete(keys []classify.FlowKey) error {
 	defer m.mu.Unlock()
 	for _, k := range keys {
 		delete(m.entries, k)
+		delete(m.answers, k)
 	}
 	return nil
 }
@@ -321,6 +324,29 @@ func (m *FlowMap) Scan(entries []dataplane.FlowEntry) (n int, end bool, err erro
 func (m *FlowMap) Has(k *classify.FlowKey) bool {
 	_, ok := m.Get(*k)
 	return ok
+}
+
+// Answer implements dataplane.FlowMap.
+func (m *FlowMap) Answer(k *classify.FlowKey) (seq uint32, length int, ok bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	a, ok := m.answers[*k]
+	return a.seq, a.length, ok && m.entries[*k].Opening
+}
+
+// NoteAnswer is what the kernel does when the SYN-ACK of an Opening entry passes.
+func (m *FlowMap) NoteAnswer(k classify.FlowKey, seq uint32, length int) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.answers == nil {
+		m.answers = make(map[classify.FlowKey]answer)
+	}
+	m.answers[k] = answer{seq, length}
+}
+
+type answer struct {
+	seq    uint32
+	length int
 }
 
 // Get returns one entry.

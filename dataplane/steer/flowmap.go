@@ -295,9 +295,9 @@ func (f *FlowMap) room(w *keyWords) (l *steerFlow, bucket uint32) {
 }
 
 // Put inserts entries, or replaces them: their counters become what the entry
-// says, and the proof of delivery that redirect_peer needs starts anew. Where
-// there is no room the error wraps ErrFull and says how many were refused. It
-// allocates only that error.
+// says, or go on where the flow was undecided, and the proof of delivery that
+// redirect_peer needs starts anew. Where there is no room the error wraps ErrFull
+// and says how many were refused. It allocates only that error.
 func (f *FlowMap) Put(entries []dataplane.FlowEntry) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -323,17 +323,26 @@ func (f *FlowMap) put(e *dataplane.FlowEntry) bool {
 	if !ok {
 		return false
 	}
-	l, _ := f.find(&w)
+	l, b := f.find(&w)
+	t := f.family(&w)
+	if l != nil && l.Flags&flowOpening != 0 && *answerOf(l) == 0 {
+		// A program may be about to note the answer where others have their proof
+		// of delivery.
+		f.takeOut(t, l, b, f.now())
+		l = nil
+	}
+	var counted steerFlow
 	if l != nil {
 		atomic.StoreUint32(&l.Epoch, 0)
 		f.ends.release(l.Ends[:], f.now())
+		if l.Flags&flowBare != 0 {
+			counted.Packets, counted.Bytes = l.Packets, l.Bytes
+		}
 	} else {
-		var b uint32
 		if l, b = f.room(&w); l == nil {
 			f.ends.release(ends[:], f.now())
 			return false
 		}
-		t := f.family(&w)
 		t.used[b]++
 		t.live++
 		l.Epoch, l.Ports, l.A4, l.B4 = 0, w.ports, w.a4, w.b4
@@ -342,6 +351,10 @@ func (f *FlowMap) put(e *dataplane.FlowEntry) bool {
 		}
 	}
 	setLine(l, e, ends)
+	for i := range 2 {
+		l.Packets[i] += counted.Packets[i]
+		l.Bytes[i] += counted.Bytes[i]
+	}
 	atomic.StoreUint32(&l.Epoch, e.Epoch)
 	atomic.StoreUint32(&l.Head, w.head)
 	return true
@@ -433,6 +446,26 @@ func (f *FlowMap) Has(key *classify.FlowKey) bool {
 	return l != nil
 }
 
+// Answer implements dataplane.FlowMap.
+func (f *FlowMap) Answer(key *classify.FlowKey) (seq uint32, length int, ok bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.closed {
+		return 0, 0, false
+	}
+	w := wordsOf(key)
+	l, _ := f.find(&w)
+	if l == nil || l.Flags&flowOpening == 0 {
+		return 0, 0, false
+	}
+	noted := atomic.LoadUint32(answerOf(l))
+	return bits.ReverseBytes32(noted), int(l.Reason), noted != 0
+}
+
+// awaitedOf and answerOf are AWAITED and ANSWER in steer.bpf.c, in network order.
+func awaitedOf(l *steerFlow) *uint32 { return (*uint32)(unsafe.Pointer(&l.App)) }
+func answerOf(l *steerFlow) *uint32  { return (*uint32)(unsafe.Pointer(&l.Via)) }
+
 // purge deletes the entries that name one of a zone's local endpoints.
 func (f *FlowMap) purge(zone policy.Zone, ifindexes ...uint32) error {
 	f.mu.Lock()
@@ -460,6 +493,7 @@ const (
 	flowPeer      = 2
 	flowAllow     = 4
 	flowBare      = 8
+	flowOpening   = 16
 
 	closedFIN = 1
 	closedRST = 2
@@ -477,6 +511,10 @@ func setLine(l *steerFlow, e *dataplane.FlowEntry, ends [2]uint16) {
 		flags |= flowAllow
 	case policy.Undecided:
 		flags |= flowBare
+		if e.Opening {
+			flags |= flowOpening
+			*awaitedOf(l) = bits.ReverseBytes32(e.Awaited)
+		}
 	}
 	if e.Peer {
 		flags |= flowPeer
@@ -499,10 +537,6 @@ func (f *FlowMap) entry(l *steerFlow, v6 bool) dataplane.FlowEntry {
 		Epoch:     l.Epoch,
 		Initiator: l.Flags & flowInitiator,
 		Peer:      l.Flags&flowPeer != 0,
-		App:       policy.App(l.App),
-		Sub:       policy.App(l.Sub),
-		Inner:     policy.App(l.Inner),
-		ALPN:      policy.App(l.Alpn),
 		Closed:    l.Closed[0]&closedFIN | l.Closed[1]&closedFIN<<1,
 		Packets:   l.Packets,
 		Bytes:     l.Bytes,
@@ -514,6 +548,11 @@ func (f *FlowMap) entry(l *steerFlow, v6 bool) dataplane.FlowEntry {
 	}
 	if (l.Closed[0]|l.Closed[1])&closedRST != 0 {
 		e.Closed |= 4
+	}
+	if l.Flags&flowOpening != 0 {
+		e.Opening, e.Awaited = true, bits.ReverseBytes32(*awaitedOf(l))
+	} else {
+		e.App, e.Sub, e.Inner, e.ALPN = policy.App(l.App), policy.App(l.Sub), policy.App(l.Inner), policy.App(l.Alpn)
 	}
 	switch {
 	case l.Flags&flowAllow != 0:

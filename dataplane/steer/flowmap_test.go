@@ -98,9 +98,11 @@ func TestFlowEntryRoundTrip(t *testing.T) {
 	denied.Verdict, denied.Reason = policy.Drop, policy.ReasonApp
 	undecided := numbered(7)
 	undecided.Verdict = policy.Undecided
-	must(t, f.Put([]dataplane.FlowEntry{e, denied, undecided}))
+	opening := numbered(8)
+	opening.Verdict, opening.Opening, opening.Awaited = policy.Undecided, true, 0xfedcba98
+	must(t, f.Put([]dataplane.FlowEntry{e, denied, undecided, opening}))
 	got := all(t, f, 1)
-	if len(got) != 3 || got[undecided.Key] != undecided || got[e.Key] != e || got[denied.Key] != denied {
+	if len(got) != 4 || got[opening.Key] != opening || got[undecided.Key] != undecided || got[e.Key] != e || got[denied.Key] != denied {
 		t.Errorf("got %+v", got)
 	}
 	for _, seconds := range []uint32{0, 1, 2, 1000, 100_000_000} {
@@ -186,15 +188,19 @@ func TestFlowMapPurge(t *testing.T) {
 	}
 }
 
-func TestPutDoesNotAllocate(t *testing.T) {
+func TestPutAndAnswerDoNotAllocate(t *testing.T) {
 	if raceEnabled {
 		t.Skip("the race detector allocates")
 	}
 	f := testFlowMap(t, 64)
-	entries := []dataplane.FlowEntry{numbered(1), numbered(2)}
-	if n := testing.AllocsPerRun(100, func() {
+	entries := []dataplane.FlowEntry{numbered(1), numbered(2), numbered(3)}
+	entries[2].Verdict, entries[2].Opening = policy.Undecided, true
+	if n := testing.AllocsPerRun(3, func() {
 		if err := f.Put(entries); err != nil {
 			t.Fatal(err)
+		}
+		if _, _, ok := f.Answer(&entries[2].Key); ok {
+			t.Fatal("answered")
 		}
 	}); n != 0 {
 		t.Errorf("%v allocations", n)

@@ -16,6 +16,7 @@ import (
 	"github.com/google/gopacket"
 	"github.com/google/gopacket/layers"
 
+	"gatehouse/classify"
 	"gatehouse/dataplane"
 	"gatehouse/policy"
 )
@@ -623,6 +624,152 @@ func TestUndecided(t *testing.T) {
 			}
 			return nil
 		}))
+	})
+}
+
+// TestOpening: of a connection whose SYN alone was judged the kernel carries the
+// SYN-ACK that answers it, and bare acknowledgements only then. What its responder
+// said is there to be read.
+func TestOpening(t *testing.T) {
+	families(t, func(t *testing.T, v6 bool) {
+		h := newHost(t)
+		h.guard(true)
+		a, b := h.run("a", 2), h.run("b", 3)
+		h.admit(a)
+		h.admit(b)
+		n, flows := h.s.networks[testZone], h.s.Flows()
+		const isn, answer = 0xfffffff0, 0x81020304
+		segment := func(fromServer bool, flags string, seq, ack uint32, payload string, options ...layers.TCPOption) []byte {
+			l, from, to := tcp(flags), a, b
+			if fromServer {
+				l.SrcPort, l.DstPort, from, to = 80, 1000, b, a
+			}
+			l.Options, l.Seq, l.Ack = options, seq, ack
+			if v6 {
+				return build(t, eth(from.mac, to.mac, 0x86dd), ip6(from.v6, to.v6, 6), l, gopacket.Payload(payload))
+			}
+			return build(t, eth(from.mac, to.mac, 0x0800), ip4(from.v4, to.v4, 6), l, gopacket.Payload(payload))
+		}
+		at, size := 14+20, 20+24
+		if v6 {
+			at, size = 14+40, 40+24
+		}
+		flag := func(frame []byte, flags byte) []byte { return patched(frame, at+13, flags) }
+		mss := layers.TCPOption{OptionType: layers.TCPOptionKindMSS, OptionLength: 4, OptionData: []byte{5, 180}}
+		synack := segment(true, "SA", answer, isn+1, "", mss)
+		bare := segment(false, "A", isn+1, answer+1, "")
+		entry := flowEntry(a, b, v6, policy.ProtoTCP, 1000, 80)
+		entry.Verdict, entry.Peer, entry.Opening, entry.Awaited = policy.Undecided, false, true, isn+1
+		type step struct {
+			name       string
+			fromServer bool
+			frame      []byte
+			want       string
+		}
+		run := func(steps []step) {
+			t.Helper()
+			for _, s := range steps {
+				from, to := a, b
+				if s.fromServer {
+					from, to = b, a
+				}
+				if got := h.told(n.from, from, s.frame); got != s.want {
+					t.Errorf("%s: %s, want %s", s.name, got, s.want)
+				}
+				if got := h.told(n.to, to, s.frame); got != s.want {
+					t.Errorf("%s, at the other hook: %s, want %s", s.name, got, s.want)
+				}
+			}
+		}
+		never := []step{
+			{"SYN", false, segment(false, "S", isn, 0, ""), "steer"},
+			{"SYN of the responder", true, segment(true, "S", answer, 0, ""), "steer"},
+			{"SYN-ACK of the initiator", false, segment(false, "SA", isn, isn+1, "", mss), "steer"},
+			{"SYN-ACK of another SYN", true, segment(true, "SA", answer, isn+2, "", mss), "steer"},
+			{"SYN-ACK of the SYN's own number", true, segment(true, "SA", answer, isn, "", mss), "steer"},
+			{"SYN-ACK with payload", true, segment(true, "SA", answer, isn+1, "x", mss), "steer"},
+			{"SYN-ACK whose payload looks like a header", true, segment(true, "SA", answer, isn+1, strings.Repeat("\x00", 20)), "steer"},
+			{"SYN-ACK with more than its length says", true, append(slices.Clone(synack), make([]byte, 40)...), "steer"},
+			{"SYN-ACK numbered 0", true, segment(true, "SA", 0, isn+1, "", mss), "steer"},
+			{"SYN-ACK with FIN", true, flag(synack, 0x13), "steer"},
+			{"SYN-ACK with RST", true, flag(synack, 0x16), "steer"},
+			{"SYN-ACK with PSH", true, flag(synack, 0x1a), "steer"},
+			{"SYN-ACK with URG", true, flag(synack, 0x32), "steer"},
+			{"SYN-ACK with ECE", true, flag(synack, 0x52), "steer"},
+			{"RST", true, segment(true, "RA", 0, isn+1, ""), "steer"},
+			{"FIN", true, segment(true, "FA", answer+1, isn+1, ""), "steer"},
+			{"FIN of the initiator", false, segment(false, "FA", isn+1, answer+1, ""), "steer"},
+			{"payload", false, segment(false, "A", isn+1, answer+1, "GET / HTTP/1.1\r\n\r\n"), "steer"},
+			{"payload of the responder", true, segment(true, "A", answer+1, isn+1, "x"), "steer"},
+			{"no flags", false, segment(false, "", isn+1, 0, ""), "steer"},
+		}
+		must(t, flows.Put([]dataplane.FlowEntry{entry}))
+		run(never)
+		run([]step{
+			{"acknowledgement before the answer", false, bare, "steer"},
+			{"acknowledgement of the responder before its answer", true, segment(true, "A", answer, isn+1, ""), "steer"},
+		})
+		if _, _, ok := flows.Answer(&entry.Key); ok {
+			t.Fatal("answered by what went to user space")
+		}
+		run([]step{{"SYN-ACK", true, synack, "pass"}})
+		seq, length, ok := flows.Answer(&entry.Key)
+		if !ok || seq != answer || length != size {
+			t.Errorf("answer %#x of %d bytes, %v; want %#x of %d", seq, length, ok, uint32(answer), size)
+		}
+		carried := all(t, flows, 16)[entry.Key]
+		if carried.Packets != [2]uint32{} || carried.Bytes != [2]uint64{} || !carried.Opening || carried.Awaited != isn+1 || carried.App != 0 {
+			t.Errorf("after the answer: %+v", carried)
+		}
+		run(never)
+		run([]step{
+			{"SYN-ACK once more", true, synack, "pass"},
+			{"another SYN-ACK", true, segment(true, "SA", answer+1, isn+1, "", mss), "steer"},
+			{"acknowledgement", false, bare, "pass"},
+			{"acknowledgement of the responder", true, segment(true, "A", answer+1, isn+1, ""), "pass"},
+		})
+		if seq, _, _ := flows.Answer(&entry.Key); seq != answer {
+			t.Errorf("answer %#x became %#x", uint32(answer), seq)
+		}
+		in := make([]byte, 192)
+		binary.NativeEndian.PutUint32(in[40:], b.ifindex)
+		binary.NativeEndian.PutUint32(in[176:], 1448) // gso_size
+		must(t, h.ns.do(func() error {
+			before := h.counters()
+			if _, err := n.from.Run(&ebpf.RunOptions{Data: synack, Context: in}); err != nil {
+				return err
+			}
+			if h.counters().Steered == before.Steered {
+				t.Error("a super-packet passed")
+			}
+			return nil
+		}))
+
+		// What it counted goes on when it is decided; the answer is gone from it.
+		counted := all(t, flows, 16)[entry.Key].Packets
+		if counted != [2]uint32{1, 2} && counted != [2]uint32{2, 1} {
+			t.Errorf("packets %v, want the acknowledgements and the second SYN-ACK", counted)
+		}
+		allowed := entry
+		allowed.Verdict, allowed.Opening, allowed.Awaited, allowed.App = policy.Allow, false, 0, policy.AppHTTP
+		must(t, flows.Put([]dataplane.FlowEntry{allowed}))
+		if got := all(t, flows, 16)[entry.Key]; got.Packets != counted || got.App != policy.AppHTTP {
+			t.Errorf("decided: %+v, counted %v before", got, counted)
+		}
+		if _, _, ok := flows.Answer(&entry.Key); ok {
+			t.Error("a decided flow has an answer")
+		}
+		run([]step{{"payload, allowed", false, segment(false, "A", isn+1, answer+1, "x"), "pass"}})
+
+		// A new table closes it.
+		must(t, flows.Delete([]classify.FlowKey{entry.Key}))
+		must(t, flows.Put([]dataplane.FlowEntry{entry}))
+		must(t, h.s.SetEpoch(entry.Epoch+1))
+		run(never)
+		run([]step{{"SYN-ACK under a new table", true, synack, "steer"}, {"acknowledgement under a new table", false, bare, "steer"}})
+		if _, _, ok := flows.Answer(&entry.Key); ok {
+			t.Error("answered under a new table")
+		}
 	})
 }
 

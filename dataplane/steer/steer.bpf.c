@@ -144,6 +144,7 @@ struct flow_key {
 #define FLOW_PEER 2      // redirect_peer may be used
 #define FLOW_ALLOW 4     // its packets pass; without this and the next they are dropped
 #define FLOW_BARE 8      // undecided: acknowledgements without payload pass, user space sees the rest
+#define FLOW_OPENING 16  // with FLOW_BARE: only once the answer to the SYN has passed, which passes too
 
 #define CLOSED_FIN 1
 #define CLOSED_RST 2
@@ -172,6 +173,13 @@ struct flow {
 	__u32 packets[2]; // kernel
 	__u64 bytes[2];   // kernel
 };
+
+// With FLOW_OPENING three fields have another use. Sequence numbers lie there as
+// in the packet. User space counts the answer when it reads its number.
+typedef __u32 __attribute__((may_alias)) sequence;
+#define AWAITED(f) (*(sequence *)&(f)->app) // what the answer acknowledges
+#define ANSWER(f) (*(volatile sequence *)(f)->via) // kernel: the answer's number, 0 = none has passed
+#define ANSWER_LENGTH(f) ((f)->reason)             // kernel: its IP packet's
 
 // The same for IPv6: two cache lines.
 struct flow6 {
@@ -435,6 +443,7 @@ struct packet {
 	__u8 tcp;    // flags
 	__u8 request; // of an echo
 	__u8 icmp;    // type, of KIND_ND and KIND_MLD
+	__u8 answer;  // it is the SYN-ACK that its flow has noted
 };
 
 // The first 8 bytes of ICMP and of ICMPv6.
@@ -448,6 +457,12 @@ struct icmp {
 #define TCP_SYN 0x02
 #define TCP_RST 0x04
 #define TCP_ACK 0x10
+
+struct tcp {
+	__be16 source, dest;
+	__be32 seq, ack;
+	__u8 offset, flags;
+};
 
 static __always_inline void bad(struct packet *p, __u8 reason)
 {
@@ -683,10 +698,10 @@ static __always_inline void parse(struct __sk_buff *skb, struct packet *p)
 	ether(p, data, end);
 }
 
-// is_bare: a TCP segment that acknowledges and carries nothing, by its IP length
-// and by its size. A super-packet is never one: its header's length would be
-// written anew for each segment.
-static __always_inline bool is_bare(struct frame *fr)
+// bare returns the header of a TCP segment that carries nothing, by its IP length
+// and by its size, else 0. A super-packet is never one: its header's length would
+// be written anew for each segment.
+static __always_inline struct tcp *bare(struct frame *fr)
 {
 	void *data = fr->data, *end = fr->end;
 	struct ethhdr *eth = data;
@@ -697,7 +712,7 @@ static __always_inline bool is_bare(struct frame *fr)
 
 	if (data + sizeof(*eth) + sizeof(*ip6) + 20 > end) {
 		if (eth->h_proto != bpf_htons(ETH_P_IP) || data + sizeof(*eth) + sizeof(*ip) + 20 > end)
-			return false;
+			return 0;
 		header = sizeof(*ip);
 		payload = bpf_ntohs(ip->tot_len) - header;
 	} else if (eth->h_proto == bpf_htons(ETH_P_IP)) {
@@ -709,9 +724,11 @@ static __always_inline bool is_bare(struct frame *fr)
 		tcp = data + sizeof(*eth) + sizeof(*ip6);
 	}
 	size = (tcp[12] >> 4) * 4;
-	if (tcp[13] != TCP_ACK || size < 20 || payload != size || fr->super)
-		return false;
-	return fr->len == sizeof(*eth) + header + size || fr->len <= ETH_ZLEN; // padded
+	if (size < 20 || payload != size || fr->super)
+		return 0;
+	if (fr->len != sizeof(*eth) + header + size && fr->len > ETH_ZLEN) // padded
+		return 0;
+	return (struct tcp *)tcp;
 }
 
 static __always_inline __u64 mix(__u64 h, __u64 word, __u64 seed)
@@ -793,6 +810,32 @@ static __always_inline struct end *end_of(struct flow *f, __u32 side)
 	return bpf_map_lookup_elem(&ends, &n);
 }
 
+// is_mute reports whether a segment of an undecided connection says nothing of its
+// application: a bare acknowledgement once the SYN is answered, or that answer, a
+// SYN-ACK of the responder that acknowledges this very SYN. The first is noted, for
+// user space reads the responder's bytes by its number; another than that is for
+// user space to see.
+static __always_inline bool is_mute(struct frame *fr, struct packet *p, struct flow *f)
+{
+	struct tcp *tcp;
+
+	if (p->tcp != TCP_ACK && p->tcp != (TCP_SYN | TCP_ACK))
+		return false;
+	tcp = bare(fr);
+	if (!tcp)
+		return false;
+	if (p->tcp == TCP_ACK)
+		return !(f->flags & FLOW_OPENING) || ANSWER(f);
+	if (!(f->flags & FLOW_OPENING) || (p->side & 1) == (f->flags & FLOW_INITIATOR) || tcp->ack != AWAITED(f) || !tcp->seq)
+		return false;
+	if (!ANSWER(f)) {
+		ANSWER_LENGTH(f) = (p->v6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr)) + (tcp->offset >> 4) * 4;
+		ANSWER(f) = tcp->seq;
+		p->answer = 1;
+	}
+	return ANSWER(f) == tcp->seq;
+}
+
 // hit returns the flow's line if it speaks for this very frame at this port.
 static __always_inline struct flow *hit(struct frame *fr, struct packet *p, __u32 own)
 {
@@ -820,7 +863,7 @@ static __always_inline struct flow *hit(struct frame *fr, struct packet *p, __u3
 		return 0;
 	if (!same_mac(eth->h_source, from->mac) || !same_mac(eth->h_dest, to->mac))
 		return 0;
-	if (f->flags & FLOW_BARE && (p->tcp != TCP_ACK || !is_bare(fr)))
+	if (f->flags & FLOW_BARE && !is_mute(fr, p, f))
 		return 0;
 	// What was refused to one side must not stand in the way of the other.
 	if (!(f->flags & (FLOW_ALLOW | FLOW_BARE)) && p->key.proto == IPPROTO_UDP && side != (f->flags & FLOW_INITIATOR))
@@ -836,8 +879,10 @@ static __always_inline void account(struct frame *fr, struct packet *p, struct f
 {
 	__u32 side = p->side & 1;
 
-	f->packets[side] += fr->segments;
-	f->bytes[side] += fr->len;
+	if (!p->answer) {
+		f->packets[side] += fr->segments;
+		f->bytes[side] += fr->len;
+	}
 	if (f->seen != tick)
 		f->seen = tick;
 	if (p->tcp & (TCP_FIN | TCP_RST))
@@ -1212,7 +1257,7 @@ int to_endpoint(struct __sk_buff *skb)
 		return drop(f->reason < REASON_COUNT ? f->reason : REASON_DENIED);
 	if (from && from->ifindex) {
 		__u16 stamp = (__u16)tick ? (__u16)tick : 1;
-		if (f->via[side] != stamp)
+		if (f->flags & FLOW_ALLOW && f->via[side] != stamp)
 			f->via[side] = stamp;
 		return NEXT;
 	}
