@@ -180,8 +180,8 @@ func (d *differ) pairUp() {
 // whoIs is who is at an address that is no workload's, seen from everywhere.
 func (t *Table) whoIs(ip netip.Addr) uint32 {
 	a := addressFrom(ip)
-	s := t.resolver.anywhere.get(0, a)
-	if s != nil && s.metadata {
+	s := t.resolver.spotAt(a)
+	if s.metadata {
 		return t.placed(uint32(IDMetadata), ip)
 	}
 	return t.resolver.elsewhere(0, a, s)

@@ -97,7 +97,7 @@ func (x *exporter) findAddresses() {
 	at := make(map[uint32][]netip.Prefix)
 	var order []uint32
 	for k, ip := range x.t.singles() {
-		if _, s := x.t.resolver.at(0, k); s != nil && s.endpoint != nobody && uint32(s.endpoint) >= uint32(FirstWorkloadIdentity) {
+		if s := x.t.resolver.spotAt(k); s.endpoint != nobody && uint32(s.endpoint) >= uint32(FirstWorkloadIdentity) {
 			continue
 		}
 		who := x.t.whoIs(ip)
@@ -140,15 +140,11 @@ func (t *Table) singles() map[address]netip.Addr {
 // metadata lists the addresses of metadata services, settings' too.
 func (r *resolver) metadata() []netip.Addr {
 	var out []netip.Addr
-	for _, g := range r.anywhere.groups {
-		for i := range g {
-			for j := range g[i] {
-				if s := &g[i][j]; s.scope != 0 && s.value.metadata {
-					out = append(out, s.netip())
-				}
-			}
+	r.anywhere.each(func(k addrKey, cell uint32) {
+		if cell&plainCell == 0 && r.spots.of(cell).metadata {
+			out = append(out, k.netip())
 		}
-	}
+	})
 	return out
 }
 
@@ -189,7 +185,7 @@ func (x *exporter) findNetworks() {
 			continue
 		}
 		a := addressFrom(ip)
-		who := x.t.resolver.elsewhere(0, a, nil)
+		who := x.t.resolver.elsewhere(0, a, spot{endpoint: nobody})
 		name := x.t.IdentityName(x.t.ids[who])
 		if n := len(x.ends); x.ends[n-1].who == who {
 			x.ends[n-1].prefixes = append(x.ends[n-1].prefixes, p)

@@ -5,7 +5,6 @@ import (
 	"hash/maphash"
 	"math/bits"
 	"net/netip"
-	"slices"
 )
 
 // address is an IPv4 (v4-mapped) or IPv6 address as two big-endian words: what
@@ -77,149 +76,11 @@ func (s *hashSeed) words(x, y, z uint64) uint64 {
 	return fold(fold(x^s.a, y^s.b)^z, s.c)
 }
 
-// addrTable maps (scope, address) to V. It is immutable, and a table that
-// differs in one entry shares with it all but a few kilobytes: a hash chooses a
-// group of shards, a shard, and two places in it. What is there stands in one of
-// the two, so that a lookup waits for both at once and guesses nothing. Each
-// shard is at most half full, and grows by itself.
-type addrTable[V any] struct {
-	seed   hashSeed
-	groups []*shardGroup[V]
-	shift  uint8 // 64 - log2(len(groups))
-}
-
-const (
-	shardsPerGroup = 64
-	shardAims      = 32 // entries of a shard when the table is made
-)
-
-type shardGroup[V any] [shardsPerGroup]shard[V]
-
-// shard is a power of two of slots; without entries it has none.
-type shard[V any] []addrSlot[V]
-
-type addrSlot[V any] struct {
-	address
-	scope uint64 // the key's, plus one; 0 = empty
-	value V
-}
-
-type addrKey struct {
-	scope uint32
-	address
-}
-
-func newAddrTable[V any](m map[addrKey]V) addrTable[V] {
-	log := bits.Len(uint(len(m) / (shardAims * shardsPerGroup)))
-	t := addrTable[V]{newHashSeed(), make([]*shardGroup[V], 1<<log), uint8(64 - log)}
-	parts := make([][shardsPerGroup][]addrSlot[V], 1<<log)
-	for k, v := range m {
-		h := t.hash(k.scope, k.address)
-		part := &parts[h>>t.shift][shardOf(h)]
-		*part = append(*part, addrSlot[V]{k.address, uint64(k.scope) + 1, v})
-	}
-	for g := range t.groups {
-		t.groups[g] = new(shardGroup[V])
-		for i, entries := range parts[g] {
-			t.groups[g][i] = t.shard(entries)
-		}
-		parts[g] = [shardsPerGroup][]addrSlot[V]{}
-	}
-	return t
-}
-
-// shard places entries, each in one of its two places.
-func (t *addrTable[V]) shard(entries []addrSlot[V]) shard[V] {
-	if len(entries) == 0 {
-		return nil
-	}
-	size, _ := tableSize(len(entries))
-	for ; ; size *= 2 {
-		s := make(shard[V], size)
-		if !slices.ContainsFunc(entries, func(e addrSlot[V]) bool { return !t.put(s, e) }) {
-			return s
-		}
-	}
-}
-
-// put finds a place for e, pushing others to their second one. It gives up after
-// as many pushes as there are slots.
-func (t *addrTable[V]) put(s shard[V], e addrSlot[V]) bool {
-	at, other := s.places(t.hash(uint32(e.scope-1), e.address))
-	if s[at].scope != 0 {
-		at = other
-	}
-	for range s {
-		e, s[at] = s[at], e
-		if e.scope == 0 {
-			return true
-		}
-		first, second := s.places(t.hash(uint32(e.scope-1), e.address))
-		at ^= first ^ second // the other one of the two
-	}
-	return false
-}
-
-// places are the two in which what has that hash may stand.
-func (s shard[V]) places(h uint64) (first, second uint64) {
-	mask := uint64(len(s) - 1)
-	return h & mask, h >> 32 & mask
-}
-
 // tableSize is the power of two of at least twice n, and the shift that takes
 // a hash's top bits as an index into it.
 func tableSize(n int) (int, uint8) {
 	log := max(bits.Len(uint(2*n)), 1)
 	return 1 << log, uint8(64 - log)
-}
-
-func (t *addrTable[V]) hash(scope uint32, a address) uint64 {
-	return t.seed.words(a.hi, a.lo, uint64(scope))
-}
-
-// shardOf takes bits that choose neither the group nor, but in huge shards, the
-// place.
-func shardOf(h uint64) uint64 { return h >> 26 % shardsPerGroup }
-
-// get returns what is stored for the key, or nil. Do not change it.
-func (t *addrTable[V]) get(scope uint32, a address) *V {
-	h := t.hash(scope, a)
-	s := t.groups[h>>t.shift][shardOf(h)]
-	if len(s) == 0 {
-		return nil
-	}
-	i, j := s.places(h)
-	x, y := &s[i], &s[j]
-	dx := (x.hi ^ a.hi) | (x.lo ^ a.lo) | (x.scope ^ (uint64(scope) + 1))
-	dy := (y.hi ^ a.hi) | (y.lo ^ a.lo) | (y.scope ^ (uint64(scope) + 1))
-	// Which of the two it is nobody can guess: no branch may depend on it.
-	notX, notY := (dx|-dx)>>63, (dy|-dy)>>63
-	if notX&notY != 0 {
-		return nil
-	}
-	return &s[i^(i^j)&-notX].value
-}
-
-// with returns the table with that entry added or replaced; with v nil it is
-// removed.
-func (t *addrTable[V]) with(k addrKey, v *V) addrTable[V] {
-	h := t.hash(k.scope, k.address)
-	old := t.groups[h>>t.shift][shardOf(h)]
-	entries := make([]addrSlot[V], 0, len(old)+1)
-	for i := range old {
-		if o := &old[i]; o.scope != 0 && (o.address != k.address || o.scope != uint64(k.scope)+1) {
-			entries = append(entries, *o)
-		}
-	}
-	if v != nil {
-		entries = append(entries, addrSlot[V]{k.address, uint64(k.scope) + 1, *v})
-	}
-	group := *t.groups[h>>t.shift]
-	group[shardOf(h)] = t.shard(entries)
-	out := *t
-	out.groups = append([]*shardGroup[V](nil), t.groups...)
-	out.groups[h>>t.shift] = &group
-	return out
 }
 
 // pairKey packs the dense numbers of both ends and the protocol.
@@ -235,8 +96,7 @@ func (k pairKey) from() uint32 { return uint32(k >> (pairBits + 8)) }
 func (k pairKey) to() uint32   { return uint32(k>>8) & (1<<pairBits - 1) }
 func (k pairKey) proto() Proto { return Proto(k) }
 
-// pairTable maps (from, to, protocol) to sorted disjoint port spans, in the
-// same way as addrTable.
+// pairTable maps (from, to, protocol) to sorted disjoint port spans.
 type pairTable struct {
 	seed  hashSeed
 	slots []pairSlot

@@ -136,51 +136,56 @@ func (m *move) isPlain() bool {
 	if m.regions != nil && m.regions.at(m.address.netip()) != 0 {
 		return false
 	}
-	sp := m.anywhere.get(0, m.address)
-	return sp == nil || !sp.disputed
+	return !m.spotAt(m.address).disputed
 }
 
 func (m *move) join() bool {
-	k := addrKey{uint32(m.zone), m.address}
-	if !m.isPlain() || m.local.get(k.scope, k.address) != nil {
+	if !m.isPlain() || m.local.get(uint32(m.zone), m.address) != 0 {
 		return false
 	}
-	m.local = m.local.with(k, &place{endpoint: m.who, vip: nobody, dns: m.dns, workload: unnumbered})
+	m.setPlace(place{endpoint: m.who, vip: nobody, dns: m.dns, workload: unnumbered})
 	if !m.isElsewhere() {
 		return true
 	}
-	sp := spot{endpoint: nobody}
-	if old := m.anywhere.get(0, m.address); old != nil {
-		sp = *old
-	}
+	sp := m.spotAt(m.address)
 	if sp.endpoint != nobody {
 		return false
 	}
 	sp.endpoint, sp.dns, sp.workload = m.who, m.dns, unnumbered
-	m.anywhere = m.anywhere.with(addrKey{0, m.address}, &sp)
+	m.setSpot(sp)
 	return true
 }
 
 func (m *move) leave() bool {
-	k := addrKey{uint32(m.zone), m.address}
-	p := m.local.get(k.scope, k.address)
-	if p == nil || p.endpoint != m.who || p.workload == nobody || p.vip != nobody || p.lb || !m.isPlain() {
+	p := m.placeAt(m.zone, m.address)
+	if p.endpoint != m.who || p.workload == nobody || p.vip != nobody || p.lb || !m.isPlain() {
 		return false
 	}
-	m.local = m.local.with(k, nil)
+	m.setPlace(place{endpoint: nobody, vip: nobody})
 	if !m.isElsewhere() {
 		return true
 	}
-	old := m.anywhere.get(0, m.address)
-	if old == nil || old.endpoint != m.who {
+	sp := m.spotAt(m.address)
+	if sp.endpoint != m.who {
 		return false
 	}
-	sp := *old
 	sp.endpoint, sp.dns, sp.workload = nobody, 0, 0
-	if sp == (spot{endpoint: nobody}) {
-		m.anywhere = m.anywhere.with(addrKey{0, m.address}, nil)
-		return true
-	}
-	m.anywhere = m.anywhere.with(addrKey{0, m.address}, &sp)
+	m.setSpot(sp)
 	return true
+}
+
+func (m *move) setPlace(p place) {
+	cell := p.cell()
+	if cell == 0 && p != (place{endpoint: nobody, vip: nobody}) {
+		m.places, cell = m.places.with(p)
+	}
+	m.local = m.local.with(addrKey{uint32(m.zone), m.address}, cell)
+}
+
+func (m *move) setSpot(s spot) {
+	cell := s.cell()
+	if cell == 0 && s != (spot{endpoint: nobody}) {
+		m.spots, cell = m.spots.with(s)
+	}
+	m.anywhere = m.anywhere.with(addrKey{0, m.address}, cell)
 }

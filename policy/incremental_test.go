@@ -105,40 +105,39 @@ func namesPrefix(s Statement) bool {
 		})
 }
 
-// TestAddrTable: every step of a random sequence leaves a table as a plain map
-// has it, and the tables before it as they were.
-func TestAddrTable(t *testing.T) {
+// TestAddrIndex: every step of a random sequence leaves an index as a plain map
+// has it, and those before it as they were.
+func TestAddrIndex(t *testing.T) {
 	rnd := rand.New(rand.NewPCG(1, 2))
 	key := func() addrKey { return addrKey{uint32(rnd.IntN(3)), address{0, mappedLo | uint64(rnd.IntN(300))}} }
-	plain := map[addrKey]int{}
+	plain := map[addrKey]uint32{}
 	for range 100 {
-		plain[key()] = rnd.Int()
+		plain[key()] = 1 + rnd.Uint32N(1<<32-1)
 	}
-	table := newAddrTable(plain)
-	holds := func(table *addrTable[int], plain map[addrKey]int) {
+	table := newAddrIndex(plain)
+	holds := func(table *addrIndex, plain map[addrKey]uint32) {
 		t.Helper()
 		for scope := range uint32(3) {
 			for a := range uint64(300) {
 				k := addrKey{scope, address{0, mappedLo | a}}
-				want, ok := plain[k]
-				if got := table.get(k.scope, k.address); (got != nil) != ok || ok && *got != want {
-					t.Fatalf("%v: %v, want %d, %v", k, got, want, ok)
+				if got := table.get(k.scope, k.address); got != plain[k] {
+					t.Fatalf("%v: %d, want %d", k, got, plain[k])
 				}
 			}
 		}
 	}
-	first, was := table, map[addrKey]int{}
+	first, was := table, map[addrKey]uint32{}
 	for k, v := range plain {
 		was[k] = v
 	}
 	for step := range 3000 {
-		k, v := key(), rnd.Int()
+		k, v := key(), 1+rnd.Uint32N(1<<32-1)
 		if rnd.IntN(2) == 0 {
 			delete(plain, k)
-			table = table.with(k, nil)
+			table = table.with(k, 0)
 		} else {
 			plain[k] = v
-			table = table.with(k, &v)
+			table = table.with(k, v)
 		}
 		if step%50 == 0 {
 			holds(&table, plain)

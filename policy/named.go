@@ -206,8 +206,8 @@ func (t *Table) nameMayBe(who uint32, name string, a address) nameVerdict {
 // the name's: the internet's always, the site's only where the statement or a
 // setting says so, what is a container's, the host's or nobody's never.
 func (t *Table) nameAt(p *namePattern, a address) (to uint32, ok bool) {
-	_, s := t.resolver.at(0, a)
-	if s != nil && (s.endpoint != nobody || s.host || s.node || s.metadata || s.broadcast) {
+	s := t.resolver.spotAt(a)
+	if s.endpoint != nobody || s.host || s.node || s.metadata || s.broadcast {
 		return 0, false
 	}
 	to = t.resolver.elsewhere(0, a, s)
@@ -300,6 +300,12 @@ func (c *compiler) pattern(p *Peer) uint32 {
 		c.table.names.patterns = append(c.table.names.patterns, k)
 	}
 	return i
+}
+
+// asksNames reports whether s is about names: then the workload at an address
+// counts, not its group alone.
+func asksNames(s Statement) bool {
+	return s.NamesOnly || slices.ContainsFunc(s.To, func(p Peer) bool { return p.Kind == PeerName })
 }
 
 // layNames notes who may reach which names, and keeps what their rules are laid

@@ -16,15 +16,18 @@ import (
 const nobody = -1
 
 // unnumbered stands for the index of a workload that came after its table was
-// compiled (With). Indices are read only of those that statements let reach
+// compiled (With), and for all where no statement names a name. Indices are read only of those that statements let reach
 // names, and their changes are compiled.
 const unnumbered = 1<<31 - 1
 
 // resolver holds all that resolution reads; immutable.
 type resolver struct {
-	local     addrTable[place]      // by (zone, address)
-	anywhere  addrTable[spot]       // by (0, address)
-	published addrTable[target]     // by (protocol and port, host address or the family's unspecified)
+	local     addrIndex             // by (zone, address)
+	anywhere  addrIndex             // by (0, address)
+	published addrIndex             // by (protocol and port, host address or the family's unspecified)
+	places    beside[place]         // what does not fit into the cells of local
+	spots     beside[spot]          // and of anywhere
+	targets   beside[target]        // all of published
 	hostPorts map[Proto][]portOwner // A6, sorted and disjoint
 	onLink    map[Zone][]netip.Prefix
 	ingress   []zonePrefix
@@ -60,6 +63,22 @@ type spot struct {
 	disputed  bool // endpoints of several zones have it, so that it is none's here
 	metadata  bool
 	broadcast bool
+}
+
+// cell is what says p with nothing beside, or 0.
+func (p place) cell() uint32 {
+	if p.vip != nobody || p.lb || p.workload != unnumbered {
+		return 0
+	}
+	return plainEnd(p.endpoint, p.dns)
+}
+
+// cell is what says s with nothing beside, or 0.
+func (s spot) cell() uint32 {
+	if s.host || s.node || s.disputed || s.metadata || s.broadcast || s.workload != unnumbered {
+		return 0
+	}
+	return plainEnd(s.endpoint, s.dns)
 }
 
 type target struct {
@@ -100,17 +119,23 @@ func (r *resolver) placed(who uint32, a address) uint32 {
 }
 
 func (r *resolver) source(zone Zone, a address) (who uint32, dns uint16) {
-	p, s := r.at(zone, a)
-	switch {
-	case p != nil && p.endpoint != nobody: // A1
+	cell := r.local.get(uint32(zone), a)
+	if who, dns, ok := endOf(cell); ok { // A1
+		return who, dns
+	}
+	p := r.places.of(cell)
+	if p != nil && p.endpoint != nobody { // A1
 		return uint32(p.endpoint), p.dns
-	case s != nil && s.endpoint != nobody && !r.isOnLink(zone, a): // A1
+	}
+	s := r.spotAt(a)
+	switch {
+	case s.endpoint != nobody && !r.isOnLink(zone, a): // A1
 		return uint32(s.endpoint), s.dns
 	case p != nil && p.lb: // A3
 		return r.placed(uint32(IDLB), a), 0
 	case r.isIngress(zone, a): // A4
 		return r.placed(uint32(IDIngress), a), 0
-	case s != nil && s.metadata: // A8
+	case s.metadata: // A8
 		return r.placed(uint32(IDMetadata), a), 0
 	}
 	return r.elsewhere(zone, a, s), 0
@@ -119,22 +144,27 @@ func (r *resolver) source(zone Zone, a address) (who uint32, dns uint16) {
 // callerAt is which workload sends from an address of its own, nobody where
 // none or more than one may, and its name servers.
 func (r *resolver) callerAt(zone Zone, a address) (dns uint16, workload int32) {
-	p, s := r.at(zone, a)
-	switch {
-	case p != nil && p.endpoint != nobody:
+	if p := r.placeAt(zone, a); p.endpoint != nobody {
 		return p.dns, p.workload
-	case s != nil && s.endpoint != nobody && !r.isOnLink(zone, a):
+	}
+	if s := r.spotAt(a); s.endpoint != nobody && !r.isOnLink(zone, a) {
 		return s.dns, s.workload
 	}
 	return 0, nobody
 }
 
 func (r *resolver) destination(q *Query, a address, dns uint16) (who uint32, port uint16) {
-	p, s := r.at(q.Zone, a)
-	switch {
-	case p != nil && p.endpoint != nobody: // A1
+	cell := r.local.get(uint32(q.Zone), a)
+	if who, _, ok := endOf(cell); ok { // A1
+		return who, q.DstPort
+	}
+	p := r.places.of(cell)
+	if p != nil && p.endpoint != nobody { // A1
 		return uint32(p.endpoint), q.DstPort
-	case s != nil && s.endpoint != nobody && !r.isOnLink(q.Zone, a): // A1
+	}
+	s := r.spotAt(a)
+	switch {
+	case s.endpoint != nobody && !r.isOnLink(q.Zone, a): // A1
 		return uint32(s.endpoint), q.DstPort
 	case p != nil && p.vip != nobody: // A2
 		return uint32(p.vip), q.DstPort
@@ -143,7 +173,7 @@ func (r *resolver) destination(q *Query, a address, dns uint16) (who uint32, por
 	case r.isIngress(q.Zone, a): // A4
 		return r.placed(uint32(IDIngress), a), q.DstPort
 	}
-	if s != nil && s.host {
+	if s.host {
 		if t, ok := r.behind(a, q.Proto, q.DstPort); ok { // A5, A6
 			return r.placed(t.who, a), t.port
 		}
@@ -151,32 +181,48 @@ func (r *resolver) destination(q *Query, a address, dns uint16) (who uint32, por
 	switch {
 	case q.DstPort == 53 && (q.Proto == ProtoUDP || q.Proto == ProtoTCP) && slices.Contains(r.dns[dns], a): // A7
 		return r.placed(uint32(IDResolver), a), q.DstPort
-	case s != nil && s.metadata: // A8
+	case s.metadata: // A8
 		return r.placed(uint32(IDMetadata), a), q.DstPort
-	case s != nil && (s.host || s.node) && r.isOrchestrator(a, s, q.Proto, q.DstPort): // A9
+	case (s.host || s.node) && r.isOrchestrator(a, &s, q.Proto, q.DstPort): // A9
 		return r.placed(uint32(IDOrchestrator), a), q.DstPort
 	}
 	return r.elsewhere(q.Zone, a, s), q.DstPort
 }
 
-func (r *resolver) at(zone Zone, a address) (*place, *spot) {
-	p := r.local.get(uint32(zone), a)
-	if p != nil && p.endpoint != nobody {
-		return p, nil
+// placeAt is who is at an address of a zone.
+func (r *resolver) placeAt(zone Zone, a address) place {
+	cell := r.local.get(uint32(zone), a)
+	if who, dns, ok := endOf(cell); ok {
+		return place{endpoint: int32(who), vip: nobody, dns: dns, workload: unnumbered}
 	}
-	return p, r.anywhere.get(0, a)
+	if p := r.places.of(cell); p != nil {
+		return *p
+	}
+	return place{endpoint: nobody, vip: nobody}
+}
+
+// spotAt is what an address is in every zone.
+func (r *resolver) spotAt(a address) spot {
+	cell := r.anywhere.get(0, a)
+	if who, dns, ok := endOf(cell); ok {
+		return spot{endpoint: int32(who), dns: dns, workload: unnumbered}
+	}
+	if s := r.spots.of(cell); s != nil {
+		return *s
+	}
+	return spot{endpoint: nobody}
 }
 
 // elsewhere is A10 to A14, the same for both ends.
-func (r *resolver) elsewhere(zone Zone, a address, s *spot) uint32 {
+func (r *resolver) elsewhere(zone Zone, a address, s spot) uint32 {
 	switch {
-	case s != nil && s.host:
+	case s.host:
 		return r.placed(uint32(IDHost), a)
-	case s != nil && s.node:
+	case s.node:
 		return r.placed(uint32(IDNode), a)
 	case a.isMulticast():
 		return r.placed(uint32(IDMulticast), a)
-	case s != nil && s.broadcast:
+	case s.broadcast:
 		return r.placed(uint32(IDBroadcast), a)
 	case zone != 0 && a.isLinkLocal6(): // on every container network's link
 		return r.placed(uint32(IDUnknown), a)
@@ -211,9 +257,9 @@ func (r *resolver) isIngress(zone Zone, a address) bool {
 // host-network workload (A6).
 func (r *resolver) behind(a address, proto Proto, port uint16) (target, bool) {
 	scope := portScope(proto, port)
-	t := r.published.get(scope, a)
+	t := r.targets.of(r.published.get(scope, a))
 	if t == nil {
-		t = r.published.get(scope, unspecified(a))
+		t = r.targets.of(r.published.get(scope, unspecified(a)))
 	}
 	if t != nil {
 		return *t, true

@@ -348,12 +348,34 @@ func (s *surveyor) finish() {
 		s.placeVariants()
 	}
 	s.surveyFar()
-	r.local, r.published, r.dnsSets = newAddrTable(s.places), newAddrTable(s.targets), s.dnsSets
 	spots := make(map[addrKey]spot, len(s.spots))
 	for a, sp := range s.spots {
 		spots[addrKey{0, a}] = sp
 	}
-	r.anywhere = newAddrTable(spots)
+	if !slices.ContainsFunc(s.in.Statements, asksNames) {
+		forgetNumbers(s.places, spots)
+	}
+	r.local, r.places = newCells(s.places, place.cell)
+	r.anywhere, r.spots = newCells(spots, spot.cell)
+	r.published, r.targets = newCells(s.targets, func(target) uint32 { return 0 })
+	r.dnsSets = s.dnsSets
+}
+
+// forgetNumbers leaves out which workload is at an address, as nobody asks: most
+// addresses then say no more than their cells hold.
+func forgetNumbers(places map[addrKey]place, spots map[addrKey]spot) {
+	for k, p := range places {
+		if p.endpoint != nobody && p.workload != nobody {
+			p.workload = unnumbered
+			places[k] = p
+		}
+	}
+	for k, sp := range spots {
+		if sp.endpoint != nobody && sp.workload != nobody {
+			sp.workload = unnumbered
+			spots[k] = sp
+		}
+	}
 }
 
 // placeVariants writes the variants of peers in place of those, where their

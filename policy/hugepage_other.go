@@ -1,0 +1,5 @@
+//go:build !linux
+
+package policy
+
+func wantHugePages[T any]([]T) {}
