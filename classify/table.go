@@ -164,8 +164,8 @@ type flowTable struct {
 
 func newFlowTable(n int) *flowTable {
 	t := &flowTable{seed: newKeySeed(), buckets: make([]bucket, 2*n/bucketSize+2), slab: make([]Flow, n), free: -1}
-	wantHugePages(t.buckets)
-	wantHugePages(t.slab)
+	policy.WantHugePages(t.buckets)
+	policy.WantHugePages(t.slab)
 	return t
 }
 

@@ -74,7 +74,7 @@ func newAddrIndex(m map[addrKey]uint32) addrIndex {
 		}
 	}
 	all := make([]addrLine, room) // in one piece, for huge pages
-	wantHugePages(all)
+	WantHugePages(all)
 	for g := range t.groups {
 		t.groups[g] = new(shardGroup)
 		for i, part := range parts[g] {

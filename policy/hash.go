@@ -107,6 +107,7 @@ type pairTable struct {
 type pairSlot struct {
 	key      pairKey
 	first, n uint32 // spans[first:first+n]; n == 0 is empty
+	head     span   // the first of them, most often the only one
 }
 
 type span struct {
@@ -123,6 +124,7 @@ func newPairTable(slots []pairSlot, spans []span) pairTable {
 		for t.slots[i].n != 0 {
 			i = (i + 1) & (size - 1)
 		}
+		s.head = spans[s.first]
 		t.slots[i] = s
 	}
 	return t
@@ -141,6 +143,22 @@ func (t *pairTable) get(k pairKey) []span {
 		}
 		if s.key == k {
 			return t.spans[s.first : s.first+s.n]
+		}
+	}
+}
+
+// at returns the decision of that key's span that holds port, or nil.
+func (t *pairTable) at(k pairKey, port uint16) *Decision {
+	for i := t.start(k); ; i = (i + 1) & (len(t.slots) - 1) {
+		s := &t.slots[i]
+		switch {
+		case s.n == 0:
+			return nil
+		case s.key != k:
+		case s.head.lo <= port && port <= s.head.hi:
+			return s.head.decision
+		default:
+			return at(t.spans[s.first+1:s.first+s.n], port)
 		}
 	}
 }

@@ -2,4 +2,5 @@
 
 package policy
 
-func wantHugePages[T any]([]T) {}
+// WantHugePages does nothing where the kernel is not Linux.
+func WantHugePages[T any]([]T) {}

@@ -177,7 +177,7 @@ func (c *compiler) lay() bool {
 		if len(spans) == first {
 			continue
 		}
-		slots = append(slots, pairSlot{p.key, uint32(first), uint32(len(spans) - first)})
+		slots = append(slots, pairSlot{key: p.key, first: uint32(first), n: uint32(len(spans) - first)})
 		if p.needs == namesCaller|namesCallee {
 			t.peers[p.key.from()].layers |= pairFrom
 			t.peers[p.key.to()].layers |= pairTo

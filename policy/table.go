@@ -116,7 +116,7 @@ func (t *Table) decide(from, to uint32, proto Proto, port uint16) *Decision {
 	}
 	caller, callee := &t.peers[from], &t.peers[to]
 	if caller.layers&pairFrom != 0 && callee.layers&pairTo != 0 {
-		if d := at(t.pairs.get(keyOf(from, to, proto)), port); d != nil {
+		if d := t.pairs.at(keyOf(from, to, proto), port); d != nil {
 			return d
 		}
 	}

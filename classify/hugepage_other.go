@@ -1,5 +1,0 @@
-//go:build !linux
-
-package classify
-
-func wantHugePages[T any]([]T) {}
