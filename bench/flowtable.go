@@ -69,6 +69,9 @@ func Table(ctx context.Context, cfg TableConfig) (*Comparison, error) {
 	if err := statementMemory(c); err != nil {
 		return nil, err
 	}
+	if err := compiles(ctx, c, cfg.Progress); err != nil {
+		return nil, err
+	}
 	return c, prefixes(ctx, c, cfg.Progress)
 }
 

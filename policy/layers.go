@@ -231,7 +231,7 @@ func (c *compiler) findPlaces() bool {
 	c.findLarge()
 	c.numberCrowds()
 	c.wide.divisions = [2]map[string]division{{}, {}}
-	l := placeList{compiler: c, have: make(map[pairKey]bool), left: c.pairsAhead(), again: rulesAPair * c.pairsAhead()}
+	l := placeList{compiler: c, have: make(map[pairKey]bool), left: c.pairsAhead(), again: 4 * c.pairsAhead()}
 	ok := l.addNamed() && l.addMeeting() && l.addOfParts() && l.addOfCrowds()
 	c.laid = l.places
 	return ok

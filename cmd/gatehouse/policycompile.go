@@ -21,7 +21,7 @@ type CompileView struct {
 	// BytesAStatement and BytesARule are Bytes by the statements that have rules,
 	// and by the rules.
 	BytesAStatement int           `json:"bytesAStatement"`
-	BytesARule      int           `json:"bytesARule"`
+	BytesARule      float64       `json:"bytesARule"`
 	Undecided       int           `json:"undecided"` // places in which flows wait for their application because of a deny (V7)
 	Flaws           []policy.Flaw `json:"flaws"`     // of statements that people wrote
 	Findings        []Finding     `json:"findings"`  // of the metadata
@@ -135,7 +135,7 @@ func (v *CompileView) share() {
 			ruled++
 		}
 	}
-	v.BytesAStatement, v.BytesARule = v.Bytes/max(ruled, 1), v.Bytes/max(v.Rules, 1)
+	v.BytesAStatement, v.BytesARule = v.Bytes/max(ruled, 1), float64(v.Bytes)/float64(max(v.Rules, 1))
 }
 
 func ruleVerdict(r *policy.Rule) string {
@@ -190,7 +190,7 @@ func (v *CompileView) rows(w io.Writer, flat bool) {
 			row(w, text, cost, note)
 		}
 	}
-	row(w, fmt.Sprintf("%d statements, %d rules, about %d KiB: %d bytes a statement, %d a rule", len(v.Statements), v.Rules, (v.Bytes+1023)/1024, v.BytesAStatement, v.BytesARule))
+	row(w, fmt.Sprintf("%d statements, %d rules, about %d KiB: %d bytes a statement, %.1f a rule", len(v.Statements), v.Rules, (v.Bytes+1023)/1024, v.BytesAStatement, v.BytesARule))
 	for _, f := range v.Findings {
 		row(w, fmt.Sprintf("finding %s: %s: %s", f.Kind, f.Subject, f.Text))
 	}
