@@ -188,7 +188,7 @@ func (k *FlowKey) words() *[5]uint64 { return (*[5]uint64)(unsafe.Pointer(k)) }
 // is reports whether both are the same, without a branch before it is known.
 func (k *FlowKey) is(o *FlowKey) bool {
 	a, b := k.words(), o.words()
-	return a[0]^b[0]|a[1]^b[1]|a[2]^b[2]|a[3]^b[3]|a[4]^b[4] == 0
+	return (a[0]^b[0])|(a[1]^b[1])|(a[2]^b[2])|(a[3]^b[3])|(a[4]^b[4]) == 0
 }
 
 // sum is a key's hash, never zero: the products of NH (RFC 4418, section 5.2.2,

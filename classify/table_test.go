@@ -173,3 +173,21 @@ func TestFindAll(t *testing.T) {
 		}
 	}
 }
+
+// TestKeysDifferInAnyBit: flows whose keys differ in one bit, whatever the others
+// are, are two flows.
+func TestKeysDifferInAnyBit(t *testing.T) {
+	r := rand.New(rand.NewPCG(1, 2))
+	for range 1000 {
+		var k FlowKey
+		for i := range k.words() {
+			k.words()[i] = r.Uint64() | r.Uint64()
+		}
+		for bit := range 64 * len(k.words()) {
+			o := k
+			if o.words()[bit/64] ^= 1 << (bit % 64); k.is(&o) || !k.is(&k) {
+				t.Fatalf("bit %d of %+v does not count", bit, k)
+			}
+		}
+	}
+}
