@@ -24,13 +24,15 @@ var (
 	api      = party{"api", 0, gatewayMAC, netip.MustParseAddr("198.51.100.7"), netip.MustParseAddr("2001:db8:7::7")}
 )
 
-// nameLines let web look up names and reach one, only names where so.
+// nameLines let web look up names and reach one, and all below another; only
+// names where so.
 func nameLines(only bool) []policy.Statement {
 	lookups := line(policy.Allow, "web", "outside", "dns", "udp/53")
 	lookups.ID, lookups.To, lookups.NamesOnly = "lookups", []policy.Peer{{Kind: policy.PeerResolver}}, only
 	lookups.Ports = append(lookups.Ports, policy.Port(policy.ProtoTCP, 53))
 	name := line(policy.Allow, "web", "outside", "http", "tcp/443")
-	name.ID, name.To, name.App.Forms = "api", []policy.Peer{{Kind: policy.PeerName, Name: "api.example.com"}}, policy.TLSOptional
+	name.ID, name.App.Forms = "api", policy.TLSOptional
+	name.To = []policy.Peer{{Kind: policy.PeerName, Name: "api.example.com"}, {Kind: policy.PeerName, Name: "*.cdn.example"}}
 	return []policy.Statement{lookups, name}
 }
 
@@ -240,6 +242,70 @@ func TestNamesOnly(t *testing.T) {
 			t.Errorf("%d recorded", n)
 		}
 	})
+}
+
+func isRefusal(frame []byte) bool {
+	var m dnsmessage.Message
+	u, ok := gopacket.NewPacket(frame, layers.LayerTypeEthernet, gopacket.Default).Layer(layers.LayerTypeUDP).(*layers.UDP)
+	return ok && m.Unpack(u.Payload) == nil && m.Response && m.RCode == dnsmessage.RCodeRefused
+}
+
+// Lookups that carry more than names need (N8) are answered by REFUSED where only
+// names may be looked up, over UDP, and do not arrive over TCP; elsewhere, and
+// where the mode is observe, they pass and are recorded. What is asked for again,
+// or below another domain, stays free.
+func TestNameTunnel(t *testing.T) {
+	data := func(i int) string { return fmt.Sprintf("%060d.%060d.cdn.example.", i, i) }
+	for _, c := range []struct {
+		what    string
+		mode    policy.Mode
+		only    bool
+		refused bool
+	}{
+		{"dns: names", policy.Enforce, true, true},
+		{"dns: names, observed", policy.Observe, true, false},
+		{"dns: resolver", policy.Enforce, false, false},
+	} {
+		t.Run(c.what, func(t *testing.T) {
+			families(t, func(t *testing.T, v6 bool) {
+				l, _ := namesLane(t, c.mode, c.only)
+				query := func(name string) []byte { return udp(t, web, resolver, v6, 5353, 53, message(t, 7, false, name)) }
+				passed, told := 0, 0
+				for i := range 100 {
+					got := l.send(web, resolver, query(data(i)))
+					switch {
+					case len(got) == 1 && got[0].Dir == dataplane.FromEndpoint:
+						passed++
+					case len(got) == 1 && isRefusal(got[0].Data):
+						told++
+					}
+				}
+				n := l.d.Counters()
+				dropped, recorded := n.Reasons[policy.ReasonNameTunnel], n.Observed
+				if c.refused && (passed == 0 || passed > 40 || dropped != uint64(100-passed) || recorded != 0) {
+					t.Errorf("%d of 100 passed, %d dropped, %d recorded", passed, dropped, recorded)
+				}
+				if !c.refused && (passed != 100 || dropped != 0 || recorded < 60) {
+					t.Errorf("%d of 100 passed, %d dropped, %d recorded", passed, dropped, recorded)
+				}
+				l.passes(web, resolver, query("api.example.com."))
+				if !c.refused {
+					return
+				}
+				if told == 0 { // the rate of answers is limited
+					t.Error("no query is answered by REFUSED")
+				}
+				tcp := newConn(t, web, resolver, v6, 40000, 53)
+				tcp.open(l)
+				text := message(t, 9, false, data(2000))
+				for _, s := range l.send(web, resolver, tcp.segment(false, "A", string(binary.BigEndian.AppendUint16(nil, uint16(len(text))))+text)) {
+					if s.Dir == dataplane.FromEndpoint {
+						t.Error("over TCP it leaves")
+					}
+				}
+			})
+		})
+	}
 }
 
 // The sweep ends addresses whose time is over, while the dataplane runs.
