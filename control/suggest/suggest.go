@@ -77,7 +77,6 @@ type Answer struct {
 
 // Bounds of what passes without doubts.
 const (
-	fewTries     = 3  // a flow that was dropped must have been tried that often
 	manyTargets  = 16 // addresses and ports that one caller tries in vain
 	manyPorts    = 4  // in one statement
 	manySources  = 16 // outside addresses in one statement
@@ -222,6 +221,9 @@ func (m *maker) doubt(g *group, r *history.Record, side *policy.ReplayedSide) {
 	if _, tunnel := r.Spoken.Tunnelled(); tunnel {
 		g.doubts["a tunnel: what it carries is what a statement must name"] = true
 	}
+	if from, to := r.From.Service, r.To.Service; from.Name != "" && to.Name != "" && from.Project != to.Project {
+		g.doubts["its ends are of two projects: a stranger that calls looks the same"] = true
+	}
 	if len(g.ports) > manyPorts {
 		g.doubts["many ports"] = true
 	}
@@ -345,8 +347,8 @@ func (m *maker) suggestion(g *group) Suggestion {
 	switch {
 	case g.passed && !g.answered:
 		g.doubts["it was let by, and never answered"] = true
-	case !g.passed && g.flows < fewTries:
-		g.doubts["it was dropped, and not tried often"] = true
+	case !g.passed:
+		g.doubts["it was dropped, and so never answered: that it was tried shows nothing"] = true
 	}
 	s := Statement{Verdict: "allow", From: []Peer{g.key.from}, To: []Peer{g.key.to}, Why: g.why()}
 	if g.key.outside {

@@ -12,16 +12,22 @@ import (
 	"gatehouse/policy"
 )
 
+var services = []string{"db", "job", "web", "tool"}
+
 func service(name string) policy.ServiceKey {
+	if name == "tool" {
+		return policy.ServiceKey{Project: policy.ProjectKey{Domain: "n1", Name: "evil"}, Name: name}
+	}
 	return policy.ServiceKey{Project: policy.ProjectKey{Domain: "n1", Name: "shop"}, Name: name}
 }
 
-// shop is web, db and job on one network of zone 3; job enforces.
+// shop is web, db and job on one network of zone 3, with a tool of another project
+// among them; job enforces.
 func shop(t *testing.T, statements ...policy.Statement) *policy.Table {
 	t.Helper()
 	in := policy.Input{Epoch: 1, Statements: statements, Snapshot: &policy.Snapshot{Networks: []policy.Network{{ID: "net", Zone: 3, Driver: "bridge",
 		Subnets: []netip.Prefix{netip.MustParsePrefix("172.30.0.0/24"), netip.MustParsePrefix("fd00:30::/64")}}}}}
-	for i, name := range []string{"db", "job", "web"} {
+	for i, name := range services {
 		in.Snapshot.Workloads = append(in.Snapshot.Workloads, policy.Workload{ID: name, Service: service(name), Endpoints: []policy.Endpoint{{ID: name, Network: "net",
 			Addresses: []netip.Addr{netip.AddrFrom4([4]byte{172, 30, 0, byte(i + 2)})}}}})
 		mode := policy.Observe
@@ -41,7 +47,7 @@ func shop(t *testing.T, statements ...policy.Statement) *policy.Table {
 var day = time.Date(2026, 3, 1, 0, 0, 0, 0, time.UTC)
 
 func ends(name string) (history.Party, netip.Addr) {
-	i := slices.Index([]string{"db", "job", "web"}, name)
+	i := slices.Index(services, name)
 	if i < 0 {
 		who := "@internet"
 		a := netip.MustParseAddr(name)
@@ -53,7 +59,7 @@ func ends(name string) (history.Party, netip.Addr) {
 		}
 		return history.Party{Name: who}, a
 	}
-	return history.Party{Name: "shop/" + name, Service: service(name)}, netip.AddrFrom4([4]byte{172, 30, 0, byte(i + 2)})
+	return history.Party{Name: service(name).String(), Service: service(name)}, netip.AddrFrom4([4]byte{172, 30, 0, byte(i + 2)})
 }
 
 func seen(from, to string, port uint16, s policy.Spoken, edit ...func(*history.Record)) *history.Record {
@@ -105,8 +111,9 @@ func TestMake(t *testing.T) {
 			[]string{"allow shop/web -> cidr:198.51.100.7/32 : tls tcp/443", "allow shop/web -> cidr:2001:db8::7/128 : tls tcp/443"}, ""},
 		{"a name that is none", nil, []*history.Record{seen("web", "198.51.100.7", 443, tls, named("a b\n- id: x"))}, []string{"allow shop/web -> cidr:198.51.100.7/32 : tls tcp/443"}, ""},
 		{"callers outside", nil, []*history.Record{seen("198.51.100.7", "web", 80, http), seen("10.1.1.1", "web", 80, http)}, []string{"allow cidr:10.1.1.1/32,cidr:198.51.100.7/32 -> shop/web : http tcp/80"}, ""},
-		{"dropped, again and again", nil, []*history.Record{seen("job", "db", 5432, pg, dropped(9))}, []string{"allow shop/job -> shop/db : postgresql tcp/5432"}, ""},
-		{"dropped once", nil, []*history.Record{seen("job", "db", 5432, pg, dropped(1))}, []string{"?allow shop/job -> shop/db : postgresql tcp/5432"}, "not tried often"},
+		{"dropped, again and again", nil, []*history.Record{seen("job", "db", 5432, pg, dropped(9))}, []string{"?allow shop/job -> shop/db : postgresql tcp/5432"}, "that it was tried shows nothing"},
+		{"dropped once", nil, []*history.Record{seen("job", "db", 5432, pg, dropped(1))}, []string{"?allow shop/job -> shop/db : postgresql tcp/5432"}, "never answered"},
+		{"another project", nil, []*history.Record{seen("tool", "db", 5432, pg)}, []string{"?allow evil/tool -> shop/db : postgresql tcp/5432"}, "two projects"},
 		{"an application unseen", nil, []*history.Record{seen("web", "db", 5432, policy.Spoken{App: policy.AppUnknown})}, []string{"?allow shop/web -> shop/db : any tcp/5432"}, "let everything pass"},
 		{"another application", []policy.Statement{allow("a", "web", "db", plain, 5432)}, []*history.Record{seen("web", "db", 5432, policy.Spoken{App: policy.AppSSH})},
 			[]string{"?allow shop/web -> shop/db : ssh tcp/5432"}, "does not fit"},
