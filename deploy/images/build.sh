@@ -4,7 +4,7 @@
 # The servers are Debian's own packages, unpacked into one layer each over a
 # common base, and configured while the image is built. They carry the names
 # that such images have in the world (nginx:1, postgres:15, redis:7,
-# mariadb:10, wordpress:6-apache), so the models match them by name; the application of the demo
+# mariadb:10, wordpress:6-apache and others), so the models match them by name; the application of the demo
 # is demo/app:1, and localhost/demo/app:1. Packages are kept in GATEHOUSE_CACHE, default
 # /var/cache/gatehouse. An image made by the same recipe is left as it is.
 set -euo pipefail
@@ -18,11 +18,14 @@ trap '[[ -z $work ]] || rm -rf "$work"' EXIT
 
 say() { printf 'images: %s\n' "$*" >&2; }
 
-# A recipe is this script and the image's own Dockerfile; the label tells
-# whether the image at hand was made by it.
-recipe() {
+# A recipe is this script without the other images of its list, and the image's
+# own Dockerfile and packages; the label tells whether the image at hand was made by it.
+script() { sed '/^servers="/,/"$/d' "$here/build.sh"; }
+recipe() { # NAME PACKAGES
 	{
-		cat "$here/build.sh" "$here/base.Dockerfile" "$here/$1.Dockerfile"
+		script
+		cat "$here/base.Dockerfile" "$here/$1.Dockerfile"
+		echo "$2"
 		[[ ! -d $here/$1 ]] || find "$here/$1" -type f | sort | xargs cat
 	} | sha256sum | cut -c1-16
 }
@@ -119,16 +122,17 @@ prometheus prom/prometheus:v2 prometheus
 alertmanager prom/alertmanager:v0 prometheus-alertmanager
 node-exporter prom/node-exporter:v1 prometheus-node-exporter
 rabbitmq rabbitmq:3-management rabbitmq-server
-celery demo/celery:1 celery python3-psycopg2 python3-sqlalchemy"
+celery demo/celery:1 celery python3-psycopg2 python3-sqlalchemy
+unbound mvance/unbound:1 unbound"
 
 work=$(mktemp -d /tmp/gatehouse-images.XXXXXX)
 : >"$work/none"
 PATH=$PATH:/usr/local/go/bin
-base_hash=$(cat "$here/build.sh" "$here/base.Dockerfile" | sha256sum | cut -c1-16)
+base_hash=$({ script; cat "$here/base.Dockerfile"; } | sha256sum | cut -c1-16)
 
 build_app
 while read -r name tag packages; do
-	hash=$(recipe "$name")
+	hash=$(recipe "$name" "$packages")
 	current "$tag" "$hash" && continue
 	mkdir -p "$debs/partial"
 	compgen -G '/var/lib/apt/lists/*_Packages*' >/dev/null || apt-get -qq update </dev/null
