@@ -248,7 +248,9 @@ func scanned(rules []ruleset.Rule, h *ruleset.Header) uint32 {
 }
 
 // measureChanges deletes and inserts random rules while another goroutine looks
-// up, and adds the latencies to the last case of c.
+// up, and adds the latencies to the last case of c: as the clock has them; in
+// processor time, which leaves out who else was let run; and by the clock those of
+// a loop between the changes that does nothing, which only others can hold up.
 func (k *rulesCase) measureChanges(c *Comparison) error {
 	s, err := ruleset.New(k.rules, ruleset.Options{})
 	if err != nil {
@@ -267,11 +269,17 @@ func (k *rulesCase) measureChanges(c *Comparison) error {
 		}
 	}()
 	rnd := rand.New(rand.NewPCG(1, 1))
-	var took []float64
+	var took, ran, idle []float64
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
 	timed := func(f func() error) {
-		begin := time.Now()
+		begin, beginRan := time.Now(), threadTime()
 		err = errors.Join(err, f())
+		ran = append(ran, float64((threadTime()-beginRan).Nanoseconds())/1000)
 		took = append(took, float64(time.Since(begin).Nanoseconds())/1000)
+		begin = time.Now()
+		nothing(begin)
+		idle = append(idle, float64(time.Since(begin).Nanoseconds())/1000)
 	}
 	for i := range 10_000 {
 		if i%10 == 0 { // some 10,000 a second, so that many rebuilds are met
@@ -284,10 +292,21 @@ func (k *rulesCase) measureChanges(c *Comparison) error {
 	close(stop)
 	<-stopped
 	s.Settle()
-	slices.Sort(took)
 	last := &c.Cases[len(c.Cases)-1]
-	last.Results = append(last.Results, latencies(changeVariant, took))
+	for _, x := range []struct {
+		name string
+		us   []float64
+	}{{changeVariant, took}, {changeVariant + ", processor time", ran}, {"a loop of a microsecond that does nothing, between those", idle}} {
+		slices.Sort(x.us)
+		last.Results = append(last.Results, latencies(x.name, x.us))
+	}
 	return err
+}
+
+// nothing passes a microsecond.
+func nothing(begin time.Time) {
+	for time.Since(begin) < time.Microsecond {
+	}
 }
 
 // summarise notes the geometric mean of our ratios, and the worst.
