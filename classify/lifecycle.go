@@ -88,7 +88,7 @@ func (c *Classifier) TouchFlow(f *Flow, packets, bytes [2]uint64, closed uint8, 
 // Find returns the flow of that key, or nil; valid until the next call.
 func (c *Classifier) Find(key FlowKey) *Flow { return c.flows.find(&key) }
 
-// FindAll is Find for many keys at once, which takes less than half the time of
+// FindAll is Find for many keys at once, which takes about half the time of
 // each by itself where the flows are many (bench/table.md). out[i] is the flow of
 // keys[i], or nil; it has room for all.
 func (c *Classifier) FindAll(keys []FlowKey, out []*Flow) { c.flows.findAll(keys, out) }

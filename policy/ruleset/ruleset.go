@@ -1,6 +1,13 @@
 // Package ruleset classifies packets by rules of the operator's kind: prefixes,
-// port ranges, protocols and priorities, IPv4 and IPv6. It is for whoever
-// compiles such rules into a table, and knows nothing of identities.
+// port ranges, protocols and priorities, IPv4 and IPv6. It knows nothing of
+// identities.
+//
+// Its caller is `gatehouse bench classify`, which holds it against librte_acl; the
+// lookups of a policy.Table do not use it. It finds the first rule that matches,
+// and a verdict needs all that do: both sides' rules of every rank, each for an
+// application that is not known yet. Package policy finds them laid out by the
+// numbers of both ends, which it must find for every flow in any case, so that
+// this lookup would come on top of those (bench/classify.md, bench/table.md).
 //
 // New maps every field to a class number (all values that no rule tells
 // apart), then builds three engines over the classes (cross-product tables, a
