@@ -273,7 +273,8 @@ func (c *conn) server(payload string) Result {
 	return r
 }
 
-// families runs a test in both.
+// families runs a test in both, with the SYN-ACKs judged here and with those that
+// the kernel may carry carried there.
 func families(t *testing.T, f func(t *testing.T, v6 bool)) {
 	for _, kernel := range []bool{false, true} {
 		withKernel = kernel
