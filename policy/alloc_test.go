@@ -6,8 +6,8 @@ import (
 )
 
 // TestNoAllocs: the packet path allocates nothing, in either family, for each
-// line of section 1 and each layer of the table; where pairs are laid when flows
-// meet them, from the second flow on.
+// line of section 1 and each layer of the table; TestFirstFlows is about pairs that
+// are laid when flows meet them.
 func TestNoAllocs(t *testing.T) {
 	for _, ahead := range []int{0, 1} {
 		noAllocs(t, ahead)

@@ -623,17 +623,26 @@ func appendSpan(out []span, s span) []span {
 
 // cells is spans with the rules that apply in each; emit must not keep them.
 func (c *compiler) cells(p pairing, names []uint32, emit func(lo, hi uint16, rules []int32, d *Decision)) {
-	rules := c.rulesOf(nil, p, names)
+	c.cellsNaming(p, names, 0, emit)
+}
+
+// cellsNaming is cells where, of the rules that apply, all of needs is named by some.
+func (c *compiler) cellsNaming(p pairing, patterns []uint32, needs names, emit func(lo, hi uint16, rules []int32, d *Decision)) {
+	rules := c.rulesOf(nil, p, patterns)
 	slices.Sort(rules)
 	var here []int32
 	sweep(len(rules),
 		func(i int) (lo, hi uint16) { r := c.table.rules[rules[i]].Ports; return r.Lo, r.Hi },
 		func(lo, hi uint16, of []int32) {
 			here = here[:0]
+			var named names
 			for _, i := range of {
 				here = append(here, rules[i])
+				named |= c.wide.ofRule[rules[i]]
 			}
-			emit(lo, hi, here, c.decision(p.caller.class, p.callee.class, here))
+			if named&needs == needs {
+				emit(lo, hi, here, c.decision(p.caller.class, p.callee.class, here))
+			}
 		})
 }
 

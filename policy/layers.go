@@ -52,7 +52,7 @@ func (c *compiler) pairing(k pairKey) pairing {
 	return pairing{c.parties[k.from()], c.parties[k.to()], k.proto()}
 }
 
-// which ends of a rule are not large: it is laid where those are peers.
+// names are the ends of a rule that are not large: it is laid where those are peers.
 type names uint8
 
 const (
@@ -203,22 +203,7 @@ const slotBytes = 3 * int(unsafe.Sizeof(pairSlot{}))
 
 // laidCells is cells of what a place needs.
 func (c *compiler) laidCells(p *laidPlace, emit func(lo, hi uint16, rules []int32, d *Decision)) {
-	rules := c.rulesOf(nil, p.pairing, nil)
-	slices.Sort(rules)
-	var here []int32
-	sweep(len(rules),
-		func(i int) (lo, hi uint16) { r := c.table.rules[rules[i]].Ports; return r.Lo, r.Hi },
-		func(lo, hi uint16, of []int32) {
-			here = here[:0]
-			var named names
-			for _, i := range of {
-				here = append(here, rules[i])
-				named |= c.wide.ofRule[rules[i]]
-			}
-			if named&p.needs == p.needs {
-				emit(lo, hi, here, c.decision(p.pairing.caller.class, p.pairing.callee.class, here))
-			}
-		})
+	c.cellsNaming(p.pairing, nil, p.needs, emit)
 }
 
 // findPlaces lists the places of all layers. It is false where there would be more
