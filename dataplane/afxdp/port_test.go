@@ -47,7 +47,7 @@ func serveForever(ns string) {
 
 func hairpin(p *Port) int {
 	fds := []unix.PollFd{{Fd: int32(p.FD()), Events: unix.POLLIN}}
-	if _, err := unix.Poll(fds, 10); err != nil && !errors.Is(err, unix.EINTR) {
+	if _, err := unix.Poll(fds, 500); err != nil && !errors.Is(err, unix.EINTR) {
 		return 0
 	}
 	var frames [64]dataplane.Frame
