@@ -77,7 +77,8 @@ func (t *Table) change(r *resolver, c *Change) bool {
 			if !ip.IsValid() {
 				continue
 			}
-			m := move{r, n.Zone, routed, addressFrom(ip), int32(dense), dns}
+			a := addressFrom(ip)
+			m := move{r, c, n.Zone, routed, a, dense, int32(r.placed(dense, a)), dns}
 			if c.Gone && !m.leave() || !c.Gone && !m.join() {
 				return false
 			}
@@ -120,20 +121,42 @@ func (e *Endpoint) all() []netip.Addr {
 // mover's own; its tables are shared, and replaced.
 type move struct {
 	*resolver
+	change  *Change
 	zone    Zone
 	routed  bool
 	address address
-	who     int32
+	group   uint32
+	who     int32 // the group's variant at the address
 	dns     uint16
 }
 
 // isElsewhere: the address is met in every zone, not in its own alone.
 func (m *move) isElsewhere() bool { return m.routed && !m.address.isLinkLocal() }
 
+// isMet: what the table has of the mover's group where prefixes of statements hold
+// the address is there before and after.
+func (m *move) isMet() bool {
+	if m.regions == nil {
+		return true
+	}
+	region := m.regions.at(m.address.netip())
+	switch {
+	case region == 0:
+		return true
+	case !m.change.Gone:
+		return m.callers[region] && m.variants.get(variantKey{m.group, region}) != 0
+	case m.change.Beside == nil:
+		return false
+	}
+	return slices.ContainsFunc(m.change.Beside.Endpoints, func(e Endpoint) bool {
+		return slices.ContainsFunc(e.all(), func(ip netip.Addr) bool { return ip.IsValid() && m.regions.at(addressFrom(ip).netip()) == region })
+	})
+}
+
 // isPlain: the address is in one zone at most of those that the kernel routes
-// between, and no prefix of a statement holds it.
+// between.
 func (m *move) isPlain() bool {
-	if m.regions != nil && m.regions.at(m.address.netip()) != 0 {
+	if !m.isMet() {
 		return false
 	}
 	return !m.spotAt(m.address).disputed

@@ -25,7 +25,7 @@ func (w world) step(in Input, id int) (Input, Change, bool) {
 		i := slices.IndexFunc(snap.Workloads, func(x Workload) bool { return x.ID == g.Members[at] })
 		gone := snap.Workloads[i]
 		snap.Workloads, g.Members = slices.Delete(snap.Workloads, i, i+1), slices.Delete(g.Members, at, at+1)
-		return in, Change{Workload: &gone, Group: g.Identity, Gone: true}, true
+		return in, Change{Workload: &gone, Group: g.Identity, Gone: true, Beside: w.other(&snap, g, gone.ID)}, true
 	}
 	came := w.workload(fmt.Sprint("w", id), snap.Networks)
 	if w.chance(70) { // as most are
@@ -39,10 +39,28 @@ func (w world) step(in Input, id int) (Input, Change, bool) {
 			}
 		}
 	}
+	beside := w.other(&snap, g, came.ID)
+	if beside != nil && w.chance(50) {
+		came.VIPs, came.Published = beside.VIPs, beside.Published
+	}
 	snap.Workloads = append(snap.Workloads, came)
 	slices.SortFunc(snap.Workloads, func(a, b Workload) int { return strings.Compare(a.ID, b.ID) })
 	g.Members = append(g.Members, came.ID)
-	return in, Change{Workload: &came, Group: g.Identity}, true
+	return in, Change{Workload: &came, Group: g.Identity, Beside: beside}, true
+}
+
+// other is a member of a group that is not id, nil if there is none.
+func (w world) other(s *Snapshot, g *Group, id string) *Workload {
+	var others []*Workload
+	for i := range s.Workloads {
+		if x := s.Workloads[i]; x.ID != id && x.SharedWith == "" && slices.Contains(g.Members, x.ID) {
+			others = append(others, &x)
+		}
+	}
+	if len(others) == 0 {
+		return nil
+	}
+	return others[w.IntN(len(others))]
 }
 
 // TestWithEqualsReference: whatever sequence of starts and stops a table has come
@@ -55,7 +73,7 @@ func TestWithEqualsReference(t *testing.T) {
 	for n := range 120 {
 		w := world{rand.New(rand.NewPCG(seed, uint64(n)))}
 		in := w.input()
-		if w.chance(70) {
+		if w.chance(50) {
 			in.Statements = slices.DeleteFunc(in.Statements, namesPrefix)
 		}
 		table, err := Compile(in)
