@@ -161,7 +161,7 @@ func (w *changingWorld) close() { _ = os.RemoveAll(w.dir) }
 // inputs are the operator's statements, as many as make the figure full with
 // those of the models, and no modes and holds.
 func (w *changingWorld) inputs() (rules *control.Rules, modes *control.Modes, holds *control.Holds, err error) {
-	const ofModels = 13 * changingServices / 5 // of a project's five services
+	const ofModels = 9 * changingServices / 5 // nine of a project
 	var text strings.Builder
 	text.WriteString("schema: gatehouse.statements/v1\nstatements:\n")
 	for i := range changingStatements - ofModels {
