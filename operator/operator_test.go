@@ -559,6 +559,39 @@ func FuzzDecodeStatements(f *testing.F) {
 	})
 }
 
+// What is read as a case can be asked, or is refused.
+func FuzzDecodeCases(f *testing.F) {
+	f.Add([]byte("schema: gatehouse.tests/v1\ntests:\n  - {name: a, from: shop/web, to: shop/db, port: tcp/5432, app: postgresql, verdict: allow, statement: s, time: '2026-03-01T12:00:00Z', threat: high}\n"))
+	f.Add([]byte("schema: gatehouse.tests/v1\ntests:\n  - {from: '@site', name: api.example.com, port: icmp, verdict: deny, categories: [{match: {service: a/b}, set: {risk: high}}]}\n"))
+	f.Add([]byte("schema: gatehouse.tests/v1\ntests: [{}, null, &a [*a]]\n"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		cases, err := DecodeCases([]document.File{{Name: "f.yaml", Data: data}})
+		for i := range cases {
+			if c := &cases[i]; err == nil && (c.From == "" || (c.To == "") == (c.Host == "") || c.Port.Lo != c.Port.Hi || c.Line == 0) {
+				t.Errorf("case %+v of %q", c, data)
+			}
+		}
+	})
+}
+
+// What is read as categories fits what it declares, or is refused.
+func FuzzDecodeCategories(f *testing.F) {
+	f.Add([]byte(catalogText))
+	f.Add([]byte("schema: gatehouse.categories/v1\nsource: cmdb\ncategories: {risk: {ordered: [low, high]}, value: {set: true}, device: {text: true}}\nrecords: [{match: {image: a}, set: {risk: low}}]\n"))
+	f.Add([]byte("schema: gatehouse.categories/v1\nsource: {url: 'https://cmdb.example/', every: 1m, timeout: 5s, max_bytes: 1000}\n"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		p, err := decode(t, head[:len(head)-len("statements:\n")]+"statements: []\n", string(data))
+		if err != nil {
+			return
+		}
+		for i := range p.Sources {
+			if !Fits(p.Sources[i].Records, p.Kinds) {
+				t.Errorf("%q: %+v", data, p.Sources[i].Records)
+			}
+		}
+	})
+}
+
 // TestGoldenCDevices: the specification's infrastructure devices, known by a
 // record of the addresses outside, reach the file server by HTTP and SSH; a user's
 // device does not, published or not, in either family.
