@@ -603,3 +603,38 @@ func TestNamesConcurrently(t *testing.T) {
 	close(stop)
 	readers.Wait()
 }
+
+// Whose DNS the engine may ask from the host's namespace is told, and a statement to
+// a name gives him nothing (open question 1 of the rules).
+func TestNamesBlind(t *testing.T) {
+	toName := Statement{ID: "n", Verdict: Allow, From: one(peerWeb), To: []Peer{{Kind: PeerName, Name: "a.example.com"}}, App: app(AppHTTP), Ports: tcp(443)}
+	for _, c := range []struct {
+		what       string
+		loopback   bool
+		own        []netip.Addr
+		statements []Statement
+		blind      bool
+	}{
+		{"the host asks servers elsewhere", false, nil, []Statement{toName}, false},
+		{"the host asks its loopback", true, nil, []Statement{toName}, true},
+		{"name servers of its own", true, addrs("192.168.1.1"), []Statement{toName}, false},
+		{"of its own, on the loopback", false, addrs("127.0.0.53"), []Statement{toName}, true},
+		{"nothing to learn", true, nil, nil, false},
+	} {
+		in := town()
+		in.Snapshot.Host.LoopbackDNS = c.loopback
+		for i := range in.Snapshot.Workloads {
+			if in.Snapshot.Workloads[i].ID == "web" {
+				in.Snapshot.Workloads[i].DNS = c.own
+			}
+		}
+		in.Statements = c.statements
+		table := mustCompile(t, in)
+		if got := len(table.NamesBlind()) > 0; got != c.blind {
+			t.Errorf("%s: told %t, want %t", c.what, got, c.blind)
+		}
+		if d := table.Lookup(query(1, "172.18.0.2", "1.1.1.1", ProtoTCP, 443)); d.Verdict() != Drop {
+			t.Errorf("%s: an address that no answer named is %v", c.what, d.Verdict())
+		}
+	}
+}
