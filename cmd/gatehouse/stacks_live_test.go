@@ -3,10 +3,13 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"io"
+	"net/http"
 	"net/netip"
 	"net/url"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -189,25 +192,43 @@ func liveBlog(t *testing.T, o *outside) *ensemble {
 }
 
 const scrapeConfig = `global: {scrape_interval: 1s, evaluation_interval: 1s}
+rule_files: [/etc/prometheus/rules.yml]
+alerting: {alertmanagers: [{static_configs: [{targets: ["alertmanager:9093"]}]}]}
 scrape_configs:
   - {job_name: node, static_configs: [{targets: ["node-exporter:9100"]}]}
   - {job_name: alertmanager, static_configs: [{targets: ["alertmanager:9093"]}]}
 `
 
+const alertRules = "groups: [{name: g, rules: [{alert: AlwaysOn, expr: vector(1)}]}]\n"
+
+const alertConfig = `route: {receiver: hook, group_wait: 0s}
+receivers: [{name: hook, webhook_configs: [{url: "http://hook:8000/alert"}]}]
+`
+
 // liveMonitoring: Prometheus scrapes a node exporter and an Alertmanager of two
-// replicas, which gossip.
+// replicas, which gossip; an alert comes to them and to their receiver.
 func liveMonitoring(t *testing.T, _ *outside) *ensemble {
 	needImages(t, "prom/prometheus:v2", "prom/alertmanager:v0", "prom/node-exporter:v1")
 	e := newEnsemble(t, "ghe-mon", 9090, 9093, 9094, 9100)
 	e.add(t, play{service: "node-exporter", image: "prom/node-exporter:v1"})
+	hook := e.add(t, play{service: "hook"})
+	var alerted atomic.Bool
+	receiver := &http.Server{Handler: http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(io.LimitReader(r.Body, 1<<16))
+		alerted.Store(alerted.Load() || strings.Contains(string(body), "AlwaysOn"))
+	})}
+	t.Cleanup(func() { receiver.Close() })
+	go receiver.Serve(listen(t, hook.netns, "tcp", ":8000"))
 	var alertmanager *container
 	for n := range 2 {
 		alertmanager = e.add(t, play{name: fmt.Sprintf("ghe-mon-alertmanager-%d", n+1), service: "alertmanager", image: "prom/alertmanager:v0",
 			command: []string{"--cluster.peer=alertmanager:9094"},
-			files:   map[string]string{"/etc/prometheus/alertmanager.yml": "route: {receiver: none}\nreceivers: [{name: none}]\n"}})
+			files:   map[string]string{"/etc/prometheus/alertmanager.yml": alertConfig}})
 	}
-	prometheus := e.add(t, play{service: "prometheus", image: "prom/prometheus:v2",
-		files: map[string]string{"/etc/prometheus/prometheus.yml": scrapeConfig}})
+	// Prometheus knows its Alertmanagers some seconds after its start. What fires
+	// before goes nowhere, and by default is sent again only after a minute.
+	prometheus := e.add(t, play{service: "prometheus", image: "prom/prometheus:v2", command: []string{"--rules.alert.resend-delay=1s"},
+		files: map[string]string{"/etc/prometheus/prometheus.yml": scrapeConfig, "/etc/prometheus/rules.yml": alertRules}})
 	becomes(t, "both targets are up", func() (string, error) {
 		return fetch(prometheus.netns, "http://127.0.0.1:9090/api/v1/query?query=sum(up)")
 	}, holds(`"2"]`))
@@ -219,6 +240,10 @@ func liveMonitoring(t *testing.T, _ *outside) *ensemble {
 		}
 		return json.Unmarshal([]byte(said), &s) == nil && len(s.Cluster.Peers) == 2
 	})
+	becomes(t, "the alert comes to Alertmanager", func() (string, error) {
+		return fetch(alertmanager.netns, "http://127.0.0.1:9093/api/v2/alerts")
+	}, holds("AlwaysOn"))
+	eventually(t, "the alert comes to its receiver", alerted.Load, nil)
 	return e
 }
 
