@@ -120,12 +120,12 @@ func (e *ensemble) untroubled(t *testing.T, gw *process) {
 // nothing.
 func TestLiveStacks(t *testing.T) {
 	gw := startGateway(t)
-	out := makeOutside(t)
+	out, _ := makeInternet(t)
 	for _, s := range []struct {
 		name string
 		run  func(*testing.T, *outside) *ensemble
 	}{
-		{"Front", liveFront}, {"Blog", liveBlog}, {"Monitoring", liveMonitoring}, {"Queue", liveQueue},
+		{"Front", liveFront}, {"Blog", liveBlog}, {"Monitoring", liveMonitoring}, {"Queue", liveQueue}, {"Mail", liveMail},
 	} {
 		t.Run(s.name, func(t *testing.T) {
 			gw := gw.as(t)

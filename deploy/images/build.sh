@@ -123,7 +123,9 @@ alertmanager prom/alertmanager:v0 prometheus-alertmanager
 node-exporter prom/node-exporter:v1 prometheus-node-exporter
 rabbitmq rabbitmq:3-management rabbitmq-server
 celery demo/celery:1 celery python3-psycopg2 python3-sqlalchemy
-unbound mvance/unbound:1 unbound"
+unbound mvance/unbound:1 unbound
+postfix boky/postfix:3 postfix findutils
+dovecot dovecot/dovecot:2.3 dovecot-core dovecot-imapd dovecot-lmtpd"
 
 work=$(mktemp -d /tmp/gatehouse-images.XXXXXX)
 : >"$work/none"
