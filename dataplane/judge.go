@@ -252,6 +252,10 @@ func (w *worker) reply(p *servedPort, f *Frame, ep *localEndpoint, write func(ou
 	w.counters.rejected.Add(1)
 }
 
+// keepOrder is how long the datagrams of a flow stay in user space between two
+// interfaces, so that a burst at its beginning keeps its order.
+const keepOrder = 100 * time.Millisecond
+
 // decide queues the frame's flow for the kernel's map, false where it stays
 // here: refused flows whose packets are answered, and multicast, which is judged
 // at each receiver.
@@ -287,7 +291,10 @@ func (w *worker) decide(f *Frame, ep *localEndpoint) bool {
 	e.MAC[from], e.MAC[to] = src, dst
 	if ep.Transit {
 		other := w.local.across(ep)
-		if other == nil {
+		// Behind an interface senders do not wait for what they sent before: datagrams
+		// in its ring would be overtaken.
+		early := flow.Key.Proto != policy.ProtoTCP && w.now-flow.First < int64(keepOrder)
+		if other == nil || early && flow.Verdict == policy.Allow {
 			return false
 		}
 		e.Ifindex[from], e.Ifindex[to] = ep.Ifindex, other.Ifindex
