@@ -18,8 +18,8 @@ func newPolicySuggestCommand() *cobra.Command {
 		Use:   "suggest [FLOWS|CAPTURE]",
 		Short: "Statements that would allow what was seen and is not allowed, ready to accept",
 		Long: "Suggest compares the flows on record with policy, and prints a file of statements (gatehouse.statements/v1) for those that it\n" +
-			"does not allow, as narrow as they were seen. It applies nothing. What looks like an attack or was not understood is listed as\n" +
-			"doubtful, in comments; so are statements that nothing used.\n\n" +
+			"does not allow, as narrow as they were seen. It applies nothing. What looks like an attack, was not understood, was only ever\n" +
+			"dropped, or joins two projects is listed as doubtful, in comments; so are statements that nothing used.\n\n" +
 			"Without a gateway the flows are those of a file of `get flows --since 24h -o json`, of a capture, or of the history.db that a\n" +
 			"gateway left (--history), and the policy is what --workloads, --compose, --stack, --policy and --models say.",
 		Example: "  gatehouse policy suggest --since 7d --service shop/web > suggested.yaml\n" +
