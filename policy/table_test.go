@@ -102,3 +102,33 @@ func BenchmarkLookup(b *testing.B) {
 		}
 	})
 }
+
+// More statements than 16 bits count: the last denies hold against the first
+// allows, and each is told by its own name.
+func TestMoreStatementsThan16Bits(t *testing.T) {
+	const many = 1<<16 + 1000
+	in := town()
+	web, db := []Peer{peerWeb}, []Peer{peerDB}
+	for i := range many {
+		s := Statement{ID: fmt.Sprint("s", i), Verdict: Allow, Tier: TierOperator, From: web, To: db, App: AnyApp, Ports: tcp(uint16(i%60_000 + 1))}
+		if i >= many-1000 {
+			s.Verdict = Drop
+		}
+		in.Statements = append(in.Statements, s)
+	}
+	table := mustCompile(t, in)
+	denied := make(map[uint16]bool)
+	for i := many - 1000; i < many; i++ {
+		denied[uint16(i%60_000+1)] = true
+	}
+	for port := uint16(1); port < 20_000; port++ {
+		j := table.Lookup(query(1, "172.18.0.2", "172.18.0.3", ProtoTCP, port)).Judge(Spoken{})
+		if j.Denied != denied[port] || j.Rule < 0 {
+			t.Fatalf("port %d: %+v, want denied %v", port, j, denied[port])
+		}
+		r := table.Rules()[j.Rule]
+		if s := table.Statements()[r.Statement]; (s.Verdict == Drop) != j.Denied || s.Ports[0].Lo != port {
+			t.Fatalf("port %d is told by %+v", port, s)
+		}
+	}
+}
