@@ -232,12 +232,12 @@ func foreignProgram(a *netlink.LinkAttrs, own *ebpf.Program) (string, error) {
 	return fmt.Sprintf("number %d, %q", a.Xdp.ProgId, has.Name), nil
 }
 
-func newPair(ends [2]end, size, frames int) (p *Pair, err error) {
+func newPair(ends [2]end, size, frames int) (_ *Pair, err error) {
 	queues := ends[0].queues + ends[1].queues
 	for frames *= queues; bits.OnesCount(uint(frames)) != 1; {
 		frames += frames & -frames
 	}
-	p = &Pair{epoll: -1, listen: -1, area: pageAligned(frames * size), frameSize: uint64(size), frames: frames}
+	p := &Pair{epoll: -1, listen: -1, area: pageAligned(frames * size), frameSize: uint64(size), frames: frames}
 	p.free, p.share = allFrames(frames, size), frames/2/queues
 	defer func() {
 		if err != nil {
@@ -255,7 +255,10 @@ func newPair(ends [2]end, size, frames int) (p *Pair, err error) {
 	if err := p.watch(); err != nil {
 		return nil, err
 	}
-	return p, p.hear(ends[0].link.Attrs().Index, ends[1].link.Attrs().Index)
+	if err := p.hear(ends[0].link.Attrs().Index, ends[1].link.Attrs().Index); err != nil {
+		return nil, err
+	}
+	return p, nil
 }
 
 // open adds a queue.

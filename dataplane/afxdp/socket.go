@@ -45,12 +45,12 @@ func allFrames(frames, frameSize int) []uint64 {
 
 // newRings makes a socket that has no frames yet. One that does not register
 // area is to share the UMEM of one that did.
-func newRings(area []byte, frameSize, frames int, register bool) (p *Port, err error) {
+func newRings(area []byte, frameSize, frames int, register bool) (_ *Port, err error) {
 	fd, err := unix.Socket(unix.AF_XDP, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("AF_XDP socket: %w", err)
 	}
-	p = &Port{fd: fd, area: area, frameSize: uint64(frameSize), frames: frames}
+	p := &Port{fd: fd, area: area, frameSize: uint64(frameSize), frames: frames}
 	// The kernel writes into area while the socket lives: a Port that is lost
 	// must not free it first.
 	runtime.SetFinalizer(p, func(p *Port) { _ = p.Close() })
