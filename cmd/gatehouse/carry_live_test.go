@@ -136,6 +136,9 @@ func TestPairCarriesNoMore(t *testing.T) {
 		if !speeches[0].arrives() || x.decided() != before {
 			t.Error("lost, or carried to where nothing takes it")
 		}
+		if !strings.Contains(x.gateway.log(), "every packet goes through user space") {
+			t.Errorf("the log does not say so:\n%s", x.gateway.log())
+		}
 		mustRun(t, "ip", "netns", "exec", x.right.name, "ethtool", "-K", "eth0", "gro", "on")
 		for _, s := range speeches {
 			s.isCarried("again")

@@ -31,7 +31,7 @@ type place struct {
 	wire   *steer.Wire // what the kernel carries of a pair; nil for a route
 	mode   policy.Mode
 	open   func() (dataplane.Port, []string, error)
-	hold   func() (mended bool, err error) // puts back what others took away
+	hold   func() (notes []string, err error) // puts back what others took away
 	remove func() error
 
 	lost  chan error
@@ -76,7 +76,13 @@ func newPlace(set Settings) (*place, error) {
 		port, notes, err := tun.OpenRoute(r)
 		return port, notes, err
 	}
-	p.hold = func() (bool, error) { return tun.HoldRoute(r) }
+	p.hold = func() (notes []string, err error) {
+		mended, err := tun.HoldRoute(r)
+		if mended {
+			notes = []string{"what closes the sides was gone; put back"}
+		}
+		return notes, err
+	}
 	p.remove = func() error { return tun.RemoveRoute(r) }
 	return p, nil
 }
@@ -93,37 +99,46 @@ func (p *place) bePair(set Settings) (err error) {
 		if err != nil {
 			return nil, nil, err
 		}
-		note, err := p.carry(c)
+		why, _, err := p.carry(c)
 		if err != nil {
 			return nil, nil, errors.Join(err, port.Close())
 		}
-		return port, append(notes, note...), nil
-	}
-	p.hold = func() (bool, error) {
-		if err := afxdp.HoldPair(c); err != nil {
-			return false, err
+		if why != "" {
+			notes = append(notes, why)
 		}
-		_, err := p.carry(c)
-		return false, err
+		return port, notes, nil
+	}
+	p.hold = func() ([]string, error) {
+		if err := afxdp.HoldPair(c); err != nil {
+			return nil, err
+		}
+		why, changed, err := p.carry(c)
+		switch {
+		case !changed:
+			return nil, err
+		case why == "":
+			why = "decided flows pass in the kernel again"
+		}
+		return []string{why}, err
 	}
 	p.remove = func() error { return afxdp.RemovePair(c) }
 	return nil
 }
 
-// carry lets the kernel carry decided flows where the interfaces can, and keeps
-// in mind why it does not.
-func (p *place) carry(c afxdp.PairConfig) (notes []string, err error) {
-	why, err := afxdp.PairCarries(c)
-	if err != nil {
-		return nil, err
+// carry lets the kernel carry decided flows where the interfaces can, and says
+// why it does not.
+func (p *place) carry(c afxdp.PairConfig) (why string, changed bool, err error) {
+	if why, err = afxdp.PairCarries(c); err != nil {
+		return "", false, err
 	}
-	if why != "" {
-		notes = []string{why + ": every packet goes through user space"}
+	able := why == ""
+	if !able {
+		why += ": every packet goes through user space"
 	}
-	if p.wire.Carries() == (why == "") {
-		return notes, nil
+	if p.wire.Carries() == able {
+		return why, false, nil
 	}
-	return notes, p.wire.Carry(why == "")
+	return why, true, p.wire.Carry(able)
 }
 
 // endpoints are the legs as the packet path knows them. Of a pair they have the
@@ -233,9 +248,9 @@ func (p *place) keep(ctx context.Context, plane *dataplane.Dataplane, log *slog.
 
 // lookAfter reports whether all is well; else the place wants to be opened anew.
 func (p *place) lookAfter(log *slog.Logger) bool {
-	mended, err := p.hold()
-	if mended {
-		log.Warn("what closes the sides was gone; put back", "place", p.name)
+	notes, err := p.hold()
+	for _, n := range notes {
+		log.Warn(n, "place", p.name)
 	}
 	if err == nil {
 		return true
