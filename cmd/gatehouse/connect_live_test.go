@@ -184,7 +184,7 @@ func TestUncovered(t *testing.T) {
 			t.Logf("no %s here: %v %s", driver, err, out)
 			continue
 		}
-		t.Cleanup(func() { _, _ = command("docker", "network", "rm", name) })
+		t.Cleanup(func() { removeNetwork(t, name) })
 		id := prepare(t, play{project: "ghe-unc", service: driver, network: name})
 		if _, err := command("docker", "start", id); err != nil {
 			t.Logf("no %s here: %v", driver, err)

@@ -153,8 +153,25 @@ func makeNetwork(t *testing.T, name string, options ...string) string {
 	nets++
 	args := []string{"network", "create", "--label", liveLabel, "--ipv6", "--subnet", fmt.Sprintf("fd00:6768:6500:%x::/64", nets)}
 	mustRun(t, "docker", append(append(args, options...), name)...)
-	t.Cleanup(func() { _, _ = command("docker", "network", "rm", name) })
+	t.Cleanup(func() { removeNetwork(t, name) })
 	return name
+}
+
+// removeNetwork waits for the engine, which refuses while it still takes
+// containers down, and disconnects those that it forgot. What stays would fail
+// the next test, so this one tells.
+func removeNetwork(t *testing.T, name string) {
+	var err error
+	for until := time.Now().Add(livePatience); time.Now().Before(until); time.Sleep(200 * time.Millisecond) {
+		if _, err = command("docker", "network", "rm", name); err == nil {
+			return
+		}
+		left, _ := command("docker", "network", "inspect", "-f", "{{range .Containers}}{{.Name}} {{end}}", name)
+		for _, c := range strings.Fields(left) {
+			_, _ = command("docker", "network", "disconnect", "-f", name, c)
+		}
+	}
+	t.Error(err)
 }
 
 var nets int

@@ -82,13 +82,7 @@ func TestSwarmOverlay(t *testing.T) {
 	t.Cleanup(func() { _, _ = command("docker", "rmi", swarmImage) })
 	gw := startGateway(t)
 	mustRun(t, "docker", "network", "create", "-d", "overlay", "--attachable", "--label", liveLabel, "--label", "com.docker.stack.namespace="+stack, overlay)
-	t.Cleanup(func() {
-		for until := time.Now().Add(livePatience); time.Now().Before(until); time.Sleep(200 * time.Millisecond) {
-			if _, err := command("docker", "network", "rm", overlay); err == nil {
-				return
-			}
-		}
-	})
+	t.Cleanup(func() { removeNetwork(t, overlay) })
 	server := task(t, "server")
 	client := task(t, "client", "--env", "SERVER_HOST=server", "--env", "SERVER_PORT=8000")
 	echo(t, server, 8000)
