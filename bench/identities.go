@@ -178,7 +178,8 @@ func (w *identityWorld) starts(t *policy.Table) ([]float64, error) {
 		x := workloadNumber(i)
 		for _, gone := range []bool{true, false} {
 			begin := time.Now()
-			next, ok := t.With(t.Epoch()+1, now, w.in.Groups, []policy.Change{{Workload: &x, Group: w.in.Groups[i%len(w.in.Groups)].Identity, Gone: gone}})
+			next, ok := t.With(&policy.Update{Epoch: t.Epoch() + 1, Snapshot: now, Groups: w.in.Groups, Statements: w.in.Statements,
+				Changes: []policy.Change{{Workload: &x, Group: w.in.Groups[i%len(w.in.Groups)].Identity, Gone: gone}}})
 			took = append(took, float64(time.Since(begin).Nanoseconds())/1000)
 			if !ok {
 				return nil, errors.New("a plain start or stop was not taken")

@@ -273,7 +273,7 @@ func (c *Control) changed(last *State, view *inventory.View) (next *State, ok bo
 	if !ok {
 		return nil, false
 	}
-	table, ok := last.Table.With(c.epoch+1, view.Snapshot, population.Groups, moved)
+	table, ok := last.Table.With(&policy.Update{Epoch: c.epoch + 1, Snapshot: view.Snapshot, Groups: population.Groups, Statements: last.Statements, Changes: moved})
 	if !ok {
 		return nil, false
 	}

@@ -1,12 +1,15 @@
 package policy
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
 	"sync"
+
+	"github.com/tidwall/btree"
 )
 
 // Input is all that a table is compiled from.
@@ -83,7 +86,11 @@ func Compile(in Input) (*Table, error) {
 	if err != nil {
 		return nil, err
 	}
-	c.laid, c.costs = nil, nil
+	c.laid = nil
+	c.table.updater = c.newUpdater()
+	if c.table.updater == nil {
+		c.costs = nil
+	}
 	return c.table, nil
 }
 
@@ -125,6 +132,8 @@ type compiler struct {
 	placed    placement
 	onMeeting bool                          // pairs of variants are laid when they are met
 	buckets   map[toward]map[uint32][]int32 // rules by where to, then where from
+	ruleEnds  []ruleEnds                    // by rule
+	orders    []uint64                      // of statements, by number, once some came after others that were compiled before them
 	toNames   map[pairKey][]int32           // of rules to names
 	selected  map[selecting][]uint32
 	patterns  map[namePattern]uint32
@@ -139,6 +148,9 @@ type compiler struct {
 	inUse     bool   // the table is: nothing is charged to statements any more
 	errs      []error
 }
+
+// ruleEnds are the numbers of a rule's ends.
+type ruleEnds struct{ from, to uint32 }
 
 // toward is where rules lead.
 type toward struct {
@@ -226,7 +238,7 @@ func (c *compiler) numberGroups() {
 	for i := range t.ids {
 		t.ids[i], t.peers[i].class = Identity(i), classOf(Identity(i))
 	}
-	t.byIdentity = make(map[Identity]uint32, len(t.groups))
+	t.byIdentity = new(btree.Map[Identity, uint32])
 	c.member = make(map[string]uint32)
 	c.byService = make(map[ServiceKey][]uint32)
 	for i := range t.groups {
@@ -236,13 +248,13 @@ func (c *compiler) numberGroups() {
 		if g.Identity < FirstWorkloadIdentity {
 			c.fault("group %s: identity %d is reserved", g.Service, g.Identity)
 		}
-		if _, dup := t.byIdentity[g.Identity]; dup {
+		if _, dup := t.byIdentity.Get(g.Identity); dup {
 			c.fault("group %s: identity %d is another group's too", g.Service, g.Identity)
 		}
 		if g.Mode > Observe {
 			c.fault("group %s: mode %d is neither enforce nor observe", g.Service, g.Mode)
 		}
-		t.byIdentity[g.Identity] = dense
+		t.byIdentity.Set(g.Identity, dense)
 		if !g.Shut {
 			c.byService[g.Service] = append(c.byService[g.Service], dense)
 		}
@@ -467,7 +479,7 @@ func (c *compiler) writeRule(from, to uint32, r Rule) {
 		c.buckets, c.toNames = make(map[toward]map[uint32][]int32), make(map[pairKey][]int32)
 	}
 	index := int32(len(c.table.rules))
-	c.table.rules = append(c.table.rules, r)
+	c.table.rules, c.ruleEnds = append(c.table.rules, r), append(c.ruleEnds, ruleEnds{from, to})
 	c.chargeRule(&r)
 	if isNameEnd(to) {
 		k := keyOf(from, to, r.Ports.Proto)
@@ -579,7 +591,7 @@ func (c *compiler) selection(s *Selection, r reach) []uint32 {
 	}
 	var out []uint32
 	for _, id := range s.Identities {
-		if d, ok := c.table.byIdentity[id]; ok {
+		if d, ok := c.table.byIdentity.Get(id); ok {
 			out = append(out, d)
 		}
 	}
@@ -629,12 +641,12 @@ func (c *compiler) cells(p pairing, names []uint32, emit func(lo, hi uint16, rul
 // cellsNaming is cells where, of the rules that apply, all of needs is named by some.
 func (c *compiler) cellsNaming(p pairing, patterns []uint32, needs names, emit func(lo, hi uint16, rules []int32, d *Decision)) {
 	rules := c.rulesOf(nil, p, patterns)
-	slices.Sort(rules)
+	c.sortRules(rules)
 	var here []int32
 	sweep(len(rules),
 		func(i int) (lo, hi uint16) { r := c.table.rules[rules[i]].Ports; return r.Lo, r.Hi },
 		func(lo, hi uint16, of []int32) {
-			here = here[:0]
+			here = here[:0] // ascending as rules are
 			var named names
 			for _, i := range of {
 				here = append(here, rules[i])
@@ -644,6 +656,18 @@ func (c *compiler) cellsNaming(p pairing, patterns []uint32, needs names, emit f
 				emit(lo, hi, here, c.decision(p.caller.class, p.callee.class, here))
 			}
 		})
+}
+
+// sortRules puts rules in the order of their statements, those of one statement as
+// they were written.
+func (c *compiler) sortRules(rules []int32) {
+	if c.orders == nil {
+		slices.Sort(rules)
+		return
+	}
+	slices.SortFunc(rules, func(a, b int32) int {
+		return cmp.Or(cmp.Compare(c.orders[c.table.rules[a].Statement], c.orders[c.table.rules[b].Statement]), cmp.Compare(a, b))
+	})
 }
 
 // rulesOf appends the rules that apply at a place, in no order.
@@ -671,8 +695,8 @@ func (c *compiler) rulesOf(rules []int32, p pairing, names []uint32) []int32 {
 	return rules
 }
 
-// decision returns the one Decision for these rules, ascending, between peers
-// of these classes.
+// decision returns the one Decision for these rules, as sortRules has them, between
+// peers of these classes.
 func (c *compiler) decision(from, to class, rules []int32) *Decision {
 	c.mu.Lock()
 	defer c.mu.Unlock()

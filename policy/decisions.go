@@ -92,7 +92,7 @@ func (ds *decisions) slot(h uint64, from, to class, rules []int32) *decided {
 	}
 }
 
-// get returns the decision for these rules, ascending, between peers of these
+// get returns the decision for these rules, as sortRules has them, between peers of these
 // classes.
 func (ds *decisions) get(c *compiler, from, to class, rules []int32) *Decision {
 	if ds.slots == nil {
@@ -182,12 +182,9 @@ func (ds *decisions) excepted(c *compiler, statement int, rules []int32) (except
 	return except, false
 }
 
-// deciding sorts terms in the order in which they decide, and leaves out what can
-// never decide. It works in place.
+// deciding sorts terms, which come in the order of their rules, into the order in
+// which they decide, and leaves out what can never decide. It works in place.
 func deciding(terms []term) []term {
-	if len(terms) == 0 {
-		return nil
-	}
 	last := -1 // the first that matches everything
 	for i := range terms {
 		if terms[i].isAll() && (last < 0 || terms[i].compare(&terms[last]) < 0) {
@@ -195,10 +192,16 @@ func deciding(terms []term) []term {
 		}
 	}
 	if last >= 0 {
-		end := terms[last]
-		terms = slices.DeleteFunc(terms, func(t term) bool { return t.compare(&end) > 0 })
+		end, n := terms[last], 0
+		for i, t := range terms {
+			if order := t.compare(&end); order < 0 || order == 0 && i <= last {
+				terms[n] = t
+				n++
+			}
+		}
+		terms = terms[:n]
 	}
-	slices.SortFunc(terms, func(a, b term) int { return a.compare(&b) })
+	slices.SortStableFunc(terms, func(a, b term) int { return a.compare(&b) })
 	kept := terms[:0]
 	for _, t := range terms {
 		if !isBehind(kept, &t) {
@@ -211,9 +214,10 @@ func deciding(terms []term) []term {
 // isAll reports whether nothing behind the term can decide.
 func (t *term) isAll() bool { return len(t.except) == 0 && t.app.Any && t.name == "" }
 
-// compare orders terms as they decide.
+// compare orders terms as they decide, but for those of equal weight: of them the
+// one of the earlier rule does.
 func (t *term) compare(o *term) int {
-	return cmp.Or(cmp.Compare(t.rank, o.rank), boolOrder(t.always, o.always), cmp.Compare(t.rule, o.rule))
+	return cmp.Or(cmp.Compare(t.rank, o.rank), boolOrder(t.always, o.always))
 }
 
 // isBehind reports whether one of those before t matches all that t does. Of what

@@ -92,6 +92,7 @@ func (c *Comparison) Same() bool {
 // prefixes, workloads are compared at their own addresses, and what is outside at
 // an address of each prefix. Neither table may be in use by others meanwhile.
 func Diff(before, after *Table) Comparison {
+	before, after = before.Whole(), after.Whole()
 	d := differ{tables: [2]*Table{before, after}, judged: make(map[[2]*Decision][]change), found: make(map[string]*Difference)}
 	d.statements[0], d.statements[1] = byID(before), byID(after)
 	d.pairUp()

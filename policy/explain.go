@@ -72,6 +72,7 @@ func Explain(t *Table, from, to string, port PortRange, app App) (Explanation, e
 // ExplainName is Explain for a flow to an address outside that a name leads to,
 // and that says it is for that name. Nobody else may use the table meanwhile.
 func ExplainName(t *Table, from, name string, port PortRange, s Spoken, anyForm bool) (Explanation, error) {
+	t = t.Whole()
 	x, err := newQuestion(t, from, "@internet", port)
 	if err != nil {
 		return Explanation{}, err
@@ -88,6 +89,7 @@ func ExplainName(t *Table, from, name string, port PortRange, s Spoken, anyForm 
 // ExplainAs is Explain for a flow that speaks s; with anyForm, in whichever of
 // the forms of its application passes.
 func ExplainAs(t *Table, from, to string, port PortRange, s Spoken, anyForm bool) (Explanation, error) {
+	t = t.Whole()
 	x, err := newQuestion(t, from, to, port)
 	if err != nil {
 		return Explanation{}, err
@@ -147,6 +149,7 @@ func newQuestion(t *Table, from, to string, port PortRange) (*question, error) {
 // ExplainFlow answers for a flow as it was seen at a hook, with what it said of
 // the server that it is for.
 func ExplainFlow(t *Table, q Query, s Spoken, server ServerName) Explanation {
+	t = t.Whole()
 	q.Proto = q.Proto.normal()
 	from, to, port := t.resolver.peers(&q)
 	return t.explain(from, to, q.Proto, q.DstPort, port, t.lookup(&q, nil), s, server)
@@ -206,7 +209,7 @@ func (t *Table) find(name string) (found, error) {
 	}
 	if i := strings.LastIndexByte(name, '#'); i >= 0 {
 		n, err := strconv.ParseUint(name[i+1:], 10, 32)
-		if dense, ok := t.byIdentity[Identity(n)]; ok && err == nil {
+		if dense, ok := t.byIdentity.Get(Identity(n)); ok && err == nil {
 			return found{who: dense}, nil
 		}
 		return found{}, fmt.Errorf("no service has the identity %s", name[i:])

@@ -262,7 +262,7 @@ var orchestratorPorts = []uint16{2375, 2376, 2377, 7946, 4789, 6443, 10250}
 func (x *exporter) resolversOf(who uint32) []netip.Prefix {
 	group := who
 	if id := x.t.ids[who]; id >= FirstWorkloadIdentity {
-		group = x.t.byIdentity[id]
+		group = x.t.denseOf(id)
 	}
 	var out []netip.Prefix
 	groups, snapshot := memberGroups(x.t), x.t.snapshot()
@@ -315,6 +315,7 @@ func portText(r PortRange) string {
 // ExportNFTables writes the table as a file for `nft -f`: one table of the inet
 // family whose chains see what is forwarded, and what the host sends and gets.
 func ExportNFTables(t *Table) (text string, losses []Loss) {
+	t = t.Whole()
 	x := newExporter(t)
 	x.loseNames()
 	for i := range t.groups {

@@ -22,7 +22,7 @@ type lets struct {
 // the label app.kubernetes.io/name. A peer or a port that would be an empty list,
 // which there means all, is never written.
 func ExportNetworkPolicy(t *Table) (objects []map[string]any, losses []Loss) {
-	x := newExporter(t)
+	x := newExporter(t.Whole())
 	x.loseNames()
 	x.loseICMP()
 	x.loseRejects()
@@ -44,7 +44,7 @@ func ExportNetworkPolicy(t *Table) (objects []map[string]any, losses []Loss) {
 // ExportCilium makes a CiliumNetworkPolicy (cilium.io/v2) of each service that
 // enforces, with the same labels.
 func ExportCilium(t *Table) (objects []map[string]any, losses []Loss) {
-	x := newExporter(t)
+	x := newExporter(t.Whole())
 	x.loseRejects()
 	for _, g := range x.enforcing() {
 		spec := object{"endpointSelector": object{"matchLabels": podLabels(g.Service)}}
@@ -148,14 +148,14 @@ func (x *exporter) endOf(g *Group) uint32 {
 			return x.ends[i].who
 		}
 	}
-	return x.t.byIdentity[g.Identity]
+	return x.t.denseOf(g.Identity)
 }
 
 // resolverEnd stands for the cluster's name servers.
 var resolverEnd = exportEnd{name: "@resolver", who: uint32(IDResolver)}
 
 func (x *exporter) resolverReach(g *Group) []lets {
-	list, _ := x.between(x.t.byIdentity[g.Identity], x.t.somewhere(uint32(IDResolver)), func(d *Decision) Verdict { return sideAllows(d, SideOut) })
+	list, _ := x.between(x.t.denseOf(g.Identity), x.t.somewhere(uint32(IDResolver)), func(d *Decision) Verdict { return sideAllows(d, SideOut) })
 	r := lets{end: &resolverEnd}
 	for _, p := range list {
 		if p.verdict == Allow {
@@ -375,7 +375,7 @@ func (x *exporter) ciliumNames(g *Group) []any {
 	var out []any
 	for i := range x.t.statements {
 		s := &x.t.statements[i]
-		if s.Pending != "" || s.Verdict != Allow || !x.t.mayMean(s.From, x.t.byIdentity[g.Identity]) {
+		if s.Pending != "" || s.Verdict != Allow || !x.t.mayMean(s.From, x.t.denseOf(g.Identity)) {
 			continue
 		}
 		fqdns, ports := []any{}, []any{}

@@ -5,15 +5,15 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
-	"sync"
 )
 
-// Change is one workload that started in a group, or that stopped: of groups that
-// there were before and are after it. What happens most.
+// Change is one workload that started in a group, or that stopped: what happens most.
 type Change struct {
 	Workload *Workload
 	Group    Identity
 	Gone     bool
+	// Last: nobody is in its group any more.
+	Last bool
 	// Beside is another of the group, which is there before and after; nil = none
 	// is told. What both share, published ports and virtual addresses, stays.
 	Beside *Workload
@@ -29,32 +29,30 @@ func (c *Change) sharesFronts() bool {
 	return o != nil && slices.Equal(w.Published, o.Published) && maps.EqualFunc(w.VIPs, o.VIPs, slices.Equal[[]netip.Addr])
 }
 
-// With is the table after changes, with what they share untouched: it takes
-// microseconds, however many workloads there are, and equals what Compile would
-// make of the snapshot and groups. Those differ from the table's own by these
-// workloads alone: not in networks, host or statements. now is called when
-// somebody asks for the snapshot, which lookups do not.
-// Without ok a change reaches further than the workload's own addresses, and
-// Compile must be asked.
-func (t *Table) With(epoch uint32, now func() *Snapshot, groups []Group, changes []Change) (next *Table, ok bool) {
-	r := t.resolver
+// move makes the addresses of workloads those of their groups, or nobody's.
+func (t *Table) move(before *Table, u *Update) bool {
 	for _, gone := range []bool{true, false} { // an address is left before it is taken again
-		for i := range changes {
-			if c := &changes[i]; c.Gone == gone && !t.change(&r, c) {
-				return nil, false
+		of := t
+		if gone {
+			of = before
+		}
+		for i := range u.Changes {
+			if c := &u.Changes[i]; c.Gone == gone && !of.change(&t.resolver, c) {
+				return false
 			}
 		}
 	}
-	changed := *t
-	changed.epoch, changed.resolver, changed.groups, changed.now = epoch, r, groups, sync.OnceValue(now)
-	return &changed, true
+	return true
 }
 
 // change makes r the resolver after c.
 func (t *Table) change(r *resolver, c *Change) bool {
-	dense, known := t.byIdentity[c.Group]
+	dense, known := t.byIdentity.Get(c.Group)
 	w := c.Workload
-	if !known || w.SharedWith != "" || w.isHostNetwork() || !c.sharesFronts() {
+	if !known || w.SharedWith != "" || w.isHostNetwork() {
+		return false
+	}
+	if !c.sharesFronts() && !r.moveFronts(c, dense) {
 		return false
 	}
 	if _, asks := t.names.of[dense]; asks {
@@ -80,6 +78,32 @@ func (t *Table) change(r *resolver, c *Change) bool {
 			a := addressFrom(ip)
 			m := move{r, c, n.Zone, routed, a, dense, int32(r.placed(dense, a)), dns}
 			if c.Gone && !m.leave() || !c.Gone && !m.join() {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// moveFronts makes published ports those of a group, or nobody's. It is false where
+// others of the group may have the same, somebody else does, or there is more to it.
+func (r *resolver) moveFronts(c *Change, dense uint32) bool {
+	if len(c.Workload.VIPs) > 0 || r.regions != nil || c.Gone && !c.Last {
+		return false
+	}
+	for _, p := range c.Workload.Published {
+		own := target{dense, p.Port}
+		for _, a := range p.boundTo() {
+			k := addrKey{portScope(p.Proto, p.HostPort), a}
+			has := r.targets.of(r.published.get(k.scope, a))
+			switch {
+			case c.Gone && has != nil && *has == own:
+				r.published = r.published.with(k, 0)
+			case !c.Gone && has == nil:
+				var cell uint32
+				r.targets, cell = r.targets.with(own)
+				r.published = r.published.with(k, cell)
+			default:
 				return false
 			}
 		}

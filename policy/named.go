@@ -364,7 +364,7 @@ func (c *compiler) noteLookups(of map[uint32][]uint32) {
 			continue
 		}
 		for _, from := range c.table.ends(r.From, r.FromPrefix, r.FromSet) {
-			if group, ok := c.table.byIdentity[from.Identity]; ok && of[group] == nil {
+			if group, ok := c.table.byIdentity.Get(from.Identity); ok && of[group] == nil {
 				of[group] = []uint32{}
 			}
 		}
@@ -374,7 +374,7 @@ func (c *compiler) noteLookups(of map[uint32][]uint32) {
 // NameStatements lists the statements, as indices into Statements, that let an
 // identity reach a name.
 func (t *Table) NameStatements(id Identity, name string) []int {
-	dense, ok := t.byIdentity[id]
+	dense, ok := t.byIdentity.Get(id)
 	if !ok {
 		return nil
 	}

@@ -914,7 +914,7 @@ func compareQuery(t *testing.T, table *Table, ref *oracle, q Query, spoken []Spo
 		verdict, denied, side, statement := ref.judge(from, to, ms, s)
 		ruled := -1
 		if got.Rule >= 0 {
-			ruled = table.Rules()[got.Rule].Statement
+			ruled = table.placeOf(got.Rule)
 		}
 		if got.Verdict != verdict || got.Denied != denied || got.Side != side || ruled != statement {
 			t.Errorf("%v -> %v %v/%d %+v: %v denied %v side %v by statement %d; want %v, %v, %v, %d", from, to, q.Proto, port, s,

@@ -63,6 +63,7 @@ type Replayer struct {
 
 // NewReplayer indexes a table.
 func NewReplayer(t *Table) *Replayer {
+	t = t.Whole()
 	r := &Replayer{table: t, byName: make(map[string][]uint32)}
 	for i := range t.groups {
 		name := t.groups[i].Service.String()

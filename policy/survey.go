@@ -272,19 +272,8 @@ func (s *surveyor) surveyEndpoint(index int32, e *Endpoint, who uint32, dns uint
 }
 
 func (s *surveyor) surveyPublished(p Published, who uint32) {
-	// Without an address it is bound in both families; on loopback no
-	// container can reach it.
-	var on []address
-	switch {
-	case !p.HostIP.IsValid():
-		on = []address{{0, mappedLo}, {}}
-	case p.HostIP.IsLoopback():
-		return
-	default:
-		on = []address{addressFrom(p.HostIP)}
-	}
 	t := target{who, p.Port}
-	for _, a := range on {
+	for _, a := range p.boundTo() {
 		k := addrKey{portScope(p.Proto, p.HostPort), a}
 		if old, ok := s.targets[k]; ok && old != t {
 			s.targets[k] = target{uint32(IDUnknown), p.HostPort}
@@ -292,6 +281,18 @@ func (s *surveyor) surveyPublished(p Published, who uint32) {
 		}
 		s.targets[k] = t
 	}
+}
+
+// boundTo are the addresses of the host at which containers meet the port. Without
+// one it is bound in both families; on loopback no container can reach it.
+func (p *Published) boundTo() []address {
+	switch {
+	case !p.HostIP.IsValid():
+		return []address{{0, mappedLo}, {}}
+	case p.HostIP.IsLoopback():
+		return nil
+	}
+	return []address{addressFrom(p.HostIP)}
 }
 
 // surveyElsewhere makes the endpoints of routed networks known to all zones,

@@ -4,6 +4,8 @@ import (
 	"iter"
 	"net/netip"
 	"slices"
+
+	"github.com/tidwall/btree"
 )
 
 // Query is one flow to look up: addresses as they are at the hook, in the
@@ -34,15 +36,18 @@ type Table struct {
 	epoch      uint32
 	resolver   resolver
 	pairs      pairTable
-	parts      []uint32 // see layers.go
-	crowds     []uint32 // by crowd of callees: its division of callers, an index into parts
+	late       *latePairs // what differs from pairs since Compile; nil = nothing
+	parts      []uint32   // see layers.go
+	crowds     []uint32   // by crowd of callees: its division of callers, an index into parts
 	unruled    [classCount][classCount]*Decision
 	ids        []Identity // by dense number
 	peers      []peerInfo // by dense number
-	byIdentity map[Identity]uint32
+	byIdentity *btree.Map[Identity, uint32]
 	rules      []Rule
 	sets       [][]RuleEnd // by Rule.FromSet and ToSet, from 1 on
 	statements []Statement
+	updater    *updater // nil where nothing but workloads can change
+	edited     *edited  // nil as Compile made it, but for workloads
 	groups     []Group
 	compiled   *Snapshot        // what Compile saw
 	now        func() *Snapshot // what there is since then: other workloads, the same networks and host
@@ -71,6 +76,7 @@ const (
 	pairFrom layers = 1 << iota // (this, a peer)
 	pairTo                      // (a peer, this)
 	nameFrom                    // (this, a name)
+	lately                      // some key with this is in Table.late
 )
 
 // AskingTable lets everything pass, and asks of every flow what it speaks: for
@@ -116,7 +122,7 @@ func (t *Table) decide(from, to uint32, proto Proto, port uint16) *Decision {
 	}
 	caller, callee := &t.peers[from], &t.peers[to]
 	if caller.layers&pairFrom != 0 && callee.layers&pairTo != 0 {
-		if d := t.pairs.at(keyOf(from, to, proto), port); d != nil {
+		if d := t.ofPair(keyOf(from, to, proto), caller.layers&callee.layers&lately != 0, port); d != nil {
 			return d
 		}
 	}
@@ -138,13 +144,32 @@ func (t *Table) decide(from, to uint32, proto Proto, port uint16) *Decision {
 	return t.unruled[caller.class][callee.class]
 }
 
+func (t *Table) ofPair(k pairKey, lately bool, port uint16) *Decision {
+	if lately {
+		if spans, found := t.late.get(k); found {
+			return at(spans, port)
+		}
+	}
+	return t.pairs.at(k, port)
+}
+
+// spansOf are the spans of a key of any layer.
+func (t *Table) spansOf(k pairKey) []span {
+	if t.late != nil {
+		if spans, found := t.late.get(k); found {
+			return spans
+		}
+	}
+	return t.pairs.get(k)
+}
+
 // ofPartFrom are the spans of (a part of the callers' crowds, to).
 func (t *Table) ofPartFrom(caller *peerInfo, division, to uint32, proto Proto) []span {
 	part := t.parts[division+caller.asCaller.crowd]
 	if part == 0 {
 		return nil
 	}
-	return t.pairs.get(keyOf(firstPart+part, to, proto))
+	return t.spansOf(keyOf(firstPart+part, to, proto))
 }
 
 // ofPartTo are the spans of (from, a part of the callees' crowds).
@@ -153,7 +178,7 @@ func (t *Table) ofPartTo(from uint32, caller, callee *peerInfo, proto Proto) []s
 	if part == 0 {
 		return nil
 	}
-	return t.pairs.get(keyOf(from, firstPart+part, proto))
+	return t.spansOf(keyOf(from, firstPart+part, proto))
 }
 
 // ofCrowd are the spans of (a part of the callers' crowds, the callee's crowd).
@@ -171,7 +196,7 @@ func (t *Table) spansBetween(from, to uint32, proto Proto) []span {
 		return t.met.compiler.spans(keyOf(from, to, proto))
 	}
 	caller, callee := &t.peers[from], &t.peers[to]
-	layers := [][]span{t.pairs.get(keyOf(from, to, proto))}
+	layers := [][]span{t.spansOf(keyOf(from, to, proto))}
 	if division := callee.asCallee.division; division != 0 {
 		layers = append(layers, t.ofPartFrom(caller, division, to, proto))
 	}
@@ -224,8 +249,8 @@ func (t *Table) Initiator(q Query, srcPort uint16) (d *Decision, reversed, ok bo
 // application.
 func (d *Decision) mayPass() bool { return !d.denied && (d.verdict == Allow || d.verdict == Undecided) }
 
-// Rules returns all rules; Judgement.Rule is an index into them. Do not change
-// them.
+// Rules returns rules by number; Judgement.Rule is an index into them. After With
+// some may be none any more, which Whole does not have. Do not change them.
 func (t *Table) Rules() []Rule { return t.rules }
 
 // RuleEnd is one peer, or one prefix, of a rule's end.
@@ -235,8 +260,9 @@ type RuleEnd struct {
 }
 
 // Flat lists the rules with one peer or prefix on each side, each with the index
-// of the rule that it is part of.
+// of the rule that it is part of, of a table as it is Whole.
 func (t *Table) Flat() iter.Seq2[int, Rule] {
+	t = t.Whole()
 	return func(yield func(int, Rule) bool) {
 		for i := range t.rules {
 			for r := range t.flat(&t.rules[i]) {
@@ -266,6 +292,9 @@ func (t *Table) flat(r *Rule) iter.Seq[Rule] {
 
 // FlatCount is how many rules Flat lists.
 func (t *Table) FlatCount() int {
+	if t.edited != nil {
+		return t.edited.flat
+	}
 	n := 0
 	for i := range t.rules {
 		n += t.flatCount(&t.rules[i])
@@ -304,19 +333,33 @@ func (t *Table) namedPrefixes(yield func(netip.Prefix) bool) {
 }
 
 // Statements returns what was compiled, pending ones included; Rule.Statement
-// is an index into them. Do not change them.
+// is an index into them. After With they are in no order, and some may be none any
+// more: Whole has them as they are. Do not change them.
 func (t *Table) Statements() []Statement { return t.statements }
 
 // Groups returns the groups that were compiled in. Do not change them.
 func (t *Table) Groups() []Group { return t.groups }
 
+// denseOf is the dense number of a group, 0 where there is none.
+func (t *Table) denseOf(id Identity) uint32 {
+	if t.byIdentity == nil {
+		return 0
+	}
+	dense, _ := t.byIdentity.Get(id)
+	return dense
+}
+
 // Group returns the group of a workload identity.
 func (t *Table) Group(id Identity) (Group, bool) {
-	dense, ok := t.byIdentity[id]
-	if !ok {
+	dense := t.denseOf(id)
+	if dense == 0 {
 		return Group{}, false
 	}
-	return t.groups[dense-uint32(FirstWorkloadIdentity)], true
+	at := int(dense - uint32(FirstWorkloadIdentity))
+	if t.edited != nil {
+		at = slices.IndexFunc(t.groups, func(g Group) bool { return g.Identity == id })
+	}
+	return t.groups[at], true
 }
 
 var identityNames = map[Identity]string{

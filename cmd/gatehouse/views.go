@@ -73,11 +73,12 @@ func statementViews(s *control.State) []StatementView {
 }
 
 func ruleViews(s *control.State) []RuleView {
-	statements := s.Table.Statements()
-	out := make([]RuleView, 0, len(s.Table.Rules()))
-	for _, r := range s.Table.Flat() {
+	t := s.Table.Whole()
+	statements := t.Statements()
+	out := make([]RuleView, 0, len(t.Rules()))
+	for _, r := range t.Flat() {
 		st := statements[r.Statement]
-		from, to := s.Table.RuleEnds(&r)
+		from, to := t.RuleEnds(&r)
 		verdict := r.Verdict.String()
 		if r.Except {
 			verdict = "except"

@@ -87,6 +87,7 @@ const (
 // Make reads records of flows by today's table. service, if not "", keeps only
 // what it takes part in.
 func Make(t *policy.Table, records []*history.Record, service string) Answer {
+	t = t.Whole()
 	m := maker{replayer: policy.NewReplayer(t), table: t, used: make(map[int]bool), groups: make(map[groupKey]*group), targets: make(map[string]map[target]bool), ids: make(map[string]bool)}
 	for _, s := range t.Statements() {
 		m.ids[s.ID] = true

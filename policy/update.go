@@ -1,0 +1,779 @@
+package policy
+
+import (
+	"net/netip"
+	"slices"
+	"sync"
+)
+
+// Update is how the input of a table differs from that of the one before it: by
+// workloads, by groups that came or are gone, and by statements. Networks, host
+// and settings are the same, and groups that stay differ in their members alone.
+type Update struct {
+	Epoch    uint32
+	Snapshot func() *Snapshot // called when somebody asks for it, which lookups do not
+	Groups   []Group          // all there are now
+	Came     []Group          // those of Groups that were not there before
+	Gone     []Identity       // of those that were, and are no more
+	Changes  []Change
+
+	Statements []Statement // all there are now, in order; nobody may change them
+	Removed    []int       // of the statements before: their places in the order, ascending
+	Added      []int       // the places of new ones in Statements, ascending
+}
+
+// edits reports whether more than workloads changed.
+func (u *Update) edits() bool { return len(u.Came)+len(u.Gone)+len(u.Removed)+len(u.Added) > 0 }
+
+// With is the table after changes, with what they share untouched: it takes as
+// long as what changes takes to compile, however many workloads there are, and
+// says what Compile would of the same input. Lookups in either table do not wait.
+// Of tables that follow from one another one goroutine at a time may ask.
+// Without ok a change reaches further, and Compile must be asked.
+func (t *Table) With(u *Update) (next *Table, ok bool) {
+	changed := *t
+	changed.epoch, changed.groups, changed.now = u.Epoch, u.Groups, sync.OnceValue(u.Snapshot)
+	newest := t.updater != nil && t.updater.newest == t && !t.updater.spoilt
+	switch {
+	case !newest && u.edits():
+		return nil, false
+	case !newest:
+		changed.updater = nil
+	case u.edits():
+		t.updater.spoilt = true // until all of it is done
+		e := edit{updater: t.updater, before: t, table: &changed, Update: u}
+		if !e.make() {
+			return nil, false
+		}
+	}
+	if !changed.move(t, u) {
+		return nil, false
+	}
+	if newest {
+		t.updater.newest, t.updater.spoilt = &changed, false
+	}
+	if changed.edited != nil {
+		changed.edited = changed.edited.with(u)
+	}
+	return &changed, true
+}
+
+// edited is what a table knows of itself that was changed in more than workloads.
+type edited struct {
+	settings *Input
+	order    []int32 // numbers of statements, in order
+	flat     int     // how many rules Flat lists
+	whole    func() *Table
+}
+
+func (e *edited) with(u *Update) *edited {
+	next := *e
+	in := *e.settings
+	in.Epoch, in.Groups, in.Statements = u.Epoch, u.Groups, u.Statements
+	next.whole = sync.OnceValue(func() *Table {
+		in.Snapshot = u.Snapshot()
+		t, err := Compile(in)
+		if err != nil {
+			return nil
+		}
+		return t
+	})
+	return &next
+}
+
+// Whole is the table as Compile makes it: what With changed has rules and
+// statements by number, in no order. It takes as long as Compile, the first time.
+func (t *Table) Whole() *Table {
+	if t.edited == nil {
+		return t
+	}
+	if w := t.edited.whole(); w != nil {
+		return w
+	}
+	return t
+}
+
+const (
+	// orderGap is between the orders of statements that Compile numbered: room for
+	// some twenty insertions at one place.
+	orderGap = 1 << 24
+	// maxLate bounds the places that are others than Compile made them, maxDead the
+	// rules that are none any more; then all is compiled anew.
+	maxLate = 1 << 13
+	maxDead = 1 << 15
+	// maxRelaid bounds the places that one update lays.
+	maxRelaid = 1 << 12
+)
+
+// updater compiles what changes of a table. It is the newest's of the tables that
+// follow from one another; those before share with it what is only appended to.
+type updater struct {
+	compiler *compiler
+	newest   *Table
+	spoilt   bool // a change was begun that could not be made
+	ready    bool // the rest is filled in
+
+	byFrom  map[uint32]map[toward]int     // how many rules lead there, by the end that they lead from
+	naming  map[ServiceKey]map[int32]bool // statements, by number, that name a service
+	byID    map[string]int32              // statements by id
+	written [][]int32                     // rules by statement
+	used    [2]map[uint32]bool            // large ends that tell crowds apart, by Side
+	crowds  [2]map[string]uint32          // by party.key
+	nowhere [2]uint32                     // a crowd that no large end means
+	first   uint32                        // the first peer that Compile did not number
+	spare   []uint32                      // peers from there on that are gone
+	alive   int                           // rules
+	flat    int                           // as Table.FlatCount
+	places  int                           // in Table.late
+}
+
+// newUpdater is nil where tables are changed in workloads alone: what flows that
+// are met or names that are learned still read of the compiler stays as it is.
+func (c *compiler) newUpdater() *updater {
+	if c.onMeeting || c.table.names.of != nil || len(c.table.names.patterns) > 0 {
+		return nil
+	}
+	c.member = nil
+	return &updater{compiler: c, newest: c.table}
+}
+
+func (u *updater) prepare() {
+	c := u.compiler
+	u.ready = true
+	u.byFrom, u.naming, u.byID = make(map[uint32]map[toward]int), make(map[ServiceKey]map[int32]bool), make(map[string]int32)
+	u.written = make([][]int32, len(c.table.statements))
+	u.first, u.alive = uint32(len(c.table.ids)), len(c.table.rules)
+	u.flat = c.table.FlatCount()
+	c.orders = make([]uint64, len(c.table.statements))
+	for i := range c.table.statements {
+		c.orders[i] = uint64(i+1) * orderGap
+		u.byID[c.table.statements[i].ID] = int32(i)
+		u.note(int32(i))
+	}
+	for i := range c.table.rules {
+		n := c.table.rules[i].Statement
+		u.written[n] = append(u.written[n], int32(i))
+		u.lead(int32(i), 1)
+	}
+	for side, others := range [2]map[uint32][]uint32{SideOut: c.wide.froms, SideIn: c.wide.tos} {
+		u.used[side], u.crowds[side] = make(map[uint32]bool), make(map[string]uint32)
+		for _, ends := range others {
+			for _, e := range ends {
+				u.used[side][e] = true
+			}
+		}
+		u.nowhere[side] = noCrowd
+		for i := range c.wide.crowds[side] {
+			p := &c.wide.crowds[side][i]
+			u.crowds[side][p.key()] = uint32(i)
+			if len(p.ends) == 0 {
+				u.nowhere[side] = uint32(i)
+			}
+		}
+	}
+}
+
+const noCrowd = 1<<32 - 1
+
+// note finds the services that a statement names.
+func (u *updater) note(n int32) {
+	s := &u.compiler.table.statements[n]
+	for p := range s.peers {
+		if p.Kind == PeerService {
+			if u.naming[p.Service] == nil {
+				u.naming[p.Service] = make(map[int32]bool)
+			}
+			u.naming[p.Service][n] = true
+		}
+	}
+}
+
+// peers are those of both sides and of the exceptions.
+func (s *Statement) peers(yield func(*Peer) bool) {
+	lists := [][]Peer{s.From, s.To}
+	for i := range s.Except {
+		lists = append(lists, s.Except[i].From, s.Except[i].To)
+	}
+	for _, list := range lists {
+		for i := range list {
+			if !yield(&list[i]) {
+				return
+			}
+		}
+	}
+}
+
+// lead counts a rule in or out.
+func (u *updater) lead(rule int32, n int) {
+	ends := u.compiler.ruleEnds[rule]
+	k := toward{ends.to, u.compiler.table.rules[rule].Ports.Proto}
+	to := u.byFrom[ends.from]
+	if to == nil {
+		to = make(map[toward]int)
+		u.byFrom[ends.from] = to
+	}
+	if to[k] += n; to[k] == 0 {
+		delete(to, k)
+	}
+}
+
+// edit makes the table of one update, in this order:
+//
+//	what is laid between the peers concerned is listed
+//	rules of removed statements, and of those that name a service of which groups
+//	came or are gone, are taken out
+//	groups that are gone lose their numbers, those that came get some
+//	statements are written
+//	what was laid and what is to be is laid anew, beside what Compile laid
+type edit struct {
+	*updater
+	*Update
+	before, table *Table
+	rewrite       []int32 // statements
+	touched       map[uint32]bool
+	relaid        map[pairKey]bool
+	gone          map[uint32]bool
+	freed         []uint32 // of gone: who may be somebody else next time
+}
+
+func (e *edit) make() bool {
+	if !e.ready {
+		e.prepare()
+	}
+	c, t := e.compiler, e.table
+	if e.places > maxLate || len(t.rules)-e.alive > maxDead || len(e.Came)+len(e.Gone) > 64 {
+		return false
+	}
+	e.touched, e.relaid, e.gone = make(map[uint32]bool), make(map[pairKey]bool), make(map[uint32]bool)
+	t.ids, t.peers, t.byIdentity = slices.Clone(t.ids), slices.Clone(t.peers), t.byIdentity.Copy()
+	order := t.edited.orderOf(len(t.statements))
+	c.table, c.inUse, c.errs, c.selected = t, false, nil, nil
+	defer func() { c.inUse = true }()
+	order, ok := e.remove(order)
+	if !ok || !e.number() {
+		return false
+	}
+	if order, ok = e.insert(order); !ok {
+		return false
+	}
+	if !e.write() || !e.lay() || c.overBudget() != nil {
+		return false
+	}
+	e.spare = append(e.spare, e.freed...)
+	t.edited = &edited{settings: c.in, order: order, flat: e.flat}
+	return true
+}
+
+// orderOf is the order of that many statements that Compile made where there is no
+// other.
+func (e *edited) orderOf(n int) []int32 {
+	if e != nil {
+		return e.order
+	}
+	out := make([]int32, n)
+	for i := range out {
+		out[i] = int32(i)
+	}
+	return out
+}
+
+// remove takes rules out, and removed statements out of the order.
+func (e *edit) remove(order []int32) ([]int32, bool) {
+	removed := make(map[int32]bool)
+	for _, at := range e.Removed {
+		n := order[at]
+		removed[n] = true
+		delete(e.byID, e.table.statements[n].ID)
+	}
+	rewrite := make(map[int32]bool)
+	services := make([]ServiceKey, 0, len(e.Came)+len(e.Gone))
+	for i := range e.Came {
+		services = append(services, e.Came[i].Service)
+	}
+	for _, id := range e.Gone {
+		g, known := e.before.Group(id)
+		if !known || e.stays(id, len(g.Members)) {
+			return nil, false
+		}
+		services = append(services, g.Service)
+		e.gone[e.before.denseOf(id)] = true
+	}
+	for _, k := range services {
+		for n := range e.naming[k] {
+			if !removed[n] {
+				rewrite[n] = true
+			}
+		}
+	}
+	for _, of := range []map[int32]bool{removed, rewrite} {
+		for n := range of {
+			for _, rule := range e.written[n] {
+				if !e.concern(rule) {
+					return nil, false
+				}
+			}
+		}
+	}
+	if !e.listLaid() {
+		return nil, false
+	}
+	for _, of := range []map[int32]bool{removed, rewrite} {
+		for n := range of {
+			e.takeOut(n)
+		}
+	}
+	for n := range removed {
+		for p := range e.table.statements[n].peers {
+			delete(e.naming[p.Service], n)
+		}
+	}
+	for n := range rewrite {
+		e.rewrite = append(e.rewrite, n)
+	}
+	out := make([]int32, 0, len(order)+len(e.Added))
+	last := 0
+	for _, at := range e.Removed {
+		out = append(out, order[last:at]...)
+		last = at + 1
+	}
+	return append(out, order[last:]...), true
+}
+
+// stays reports whether some of that many members of a group do not stop.
+func (e *edit) stays(group Identity, members int) bool {
+	for i := range e.Changes {
+		if c := &e.Changes[i]; c.Gone && c.Group == group {
+			members--
+		}
+	}
+	return members != 0
+}
+
+// concern notes between whom a rule changes what is laid.
+func (e *edit) concern(rule int32) bool {
+	c, ends := e.compiler, e.compiler.ruleEnds[rule]
+	proto := c.table.rules[rule].Ports.Proto
+	largeFrom, largeTo := c.isLarge(ends.from), c.isLarge(ends.to)
+	switch {
+	case largeFrom && largeTo:
+		return false
+	case largeFrom:
+		e.touch(ends.to)
+	case largeTo:
+		e.touch(ends.from)
+	default:
+		for _, f := range c.peersOf(ends.from) {
+			for _, t := range c.peersOf(ends.to) {
+				e.relaid[keyOf(f, t, proto)] = true
+			}
+		}
+	}
+	return true
+}
+
+func (e *edit) touch(end uint32) {
+	for _, peer := range e.compiler.peersOf(end) {
+		e.touched[peer] = true
+	}
+}
+
+// listLaid notes what is, or is to be, laid for those touched. It may note more.
+func (e *edit) listLaid() bool {
+	for peer := range e.touched {
+		if !e.listOf(peer) || len(e.relaid) > maxRelaid {
+			return false
+		}
+	}
+	return len(e.relaid) <= maxRelaid
+}
+
+func (e *edit) listOf(peer uint32) bool {
+	c := e.compiler
+	if len(c.placed.variants[peer]) > 0 || c.placed.base[peer] != peer {
+		return false
+	}
+	for _, proto := range nameProtos {
+		fromLarge, toLarge := e.hasLarge(peer, proto)
+		for _, end := range c.parties[peer].ends {
+			large := c.isLarge(end)
+			if large && !fromLarge {
+				continue
+			}
+			for f := range c.buckets[toward{end, proto}] {
+				if c.isLarge(f) {
+					continue
+				}
+				for _, other := range c.peersOf(f) {
+					e.relaid[keyOf(other, peer, proto)] = true
+				}
+			}
+		}
+		for _, end := range c.parties[peer].ends {
+			large := c.isLarge(end)
+			if large && !toLarge {
+				continue
+			}
+			for k := range e.byFrom[end] {
+				if k.proto != proto || c.isLarge(k.to) {
+					continue
+				}
+				for _, other := range c.peersOf(k.to) {
+					e.relaid[keyOf(peer, other, proto)] = true
+				}
+			}
+		}
+	}
+	return true
+}
+
+// hasLarge reports whether rules lead from a large end to a peer, and from it to one.
+func (e *edit) hasLarge(peer uint32, proto Proto) (from, to bool) {
+	c := e.compiler
+	for _, end := range c.parties[peer].ends {
+		if c.isLarge(end) {
+			continue
+		}
+		for f := range c.buckets[toward{end, proto}] {
+			from = from || c.isLarge(f)
+		}
+		for k := range e.byFrom[end] {
+			to = to || k.proto == proto && c.isLarge(k.to)
+		}
+	}
+	return from, to
+}
+
+// takeOut makes a statement one of no rules.
+func (e *edit) takeOut(n int32) {
+	c := e.compiler
+	for _, rule := range e.written[n] {
+		e.lead(rule, -1)
+		e.flat -= c.table.flatCount(&c.table.rules[rule])
+		ends := c.ruleEnds[rule]
+		k := toward{ends.to, c.table.rules[rule].Ports.Proto}
+		from := c.buckets[k]
+		from[ends.from] = slices.DeleteFunc(from[ends.from], func(r int32) bool { return r == rule })
+		if len(from[ends.from]) == 0 {
+			delete(from, ends.from)
+		}
+		if len(from) == 0 {
+			delete(c.buckets, k)
+		}
+	}
+	e.alive -= len(e.written[n])
+	e.written[n] = nil
+}
+
+// number takes the numbers of groups that are gone, and gives some to those that came.
+func (e *edit) number() bool {
+	c, t := e.compiler, e.table
+	for _, id := range e.Gone {
+		g, _ := e.before.Group(id)
+		dense := t.denseOf(id)
+		c.byService[g.Service] = slices.DeleteFunc(c.byService[g.Service], func(d uint32) bool { return d == dense })
+		t.byIdentity.Delete(id)
+		if slices.Contains(c.balanced, dense) || len(c.placed.variants[dense]) > 0 {
+			return false
+		}
+		if e.isMeant(dense) {
+			return false
+		}
+		if dense >= e.first && len(c.placed.above[dense]) == 0 {
+			e.freed = append(e.freed, dense)
+		}
+	}
+	for i := range e.Came {
+		if !e.come(&e.Came[i]) {
+			return false
+		}
+	}
+	return true
+}
+
+// isMeant reports whether some rule has the peer as its end.
+func (e *edit) isMeant(dense uint32) bool {
+	return len(e.byFrom[dense]) > 0 || slices.ContainsFunc(nameProtos[:], func(p Proto) bool { return len(e.compiler.buckets[toward{dense, p}]) > 0 })
+}
+
+func (e *edit) come(g *Group) bool {
+	c, t := e.compiler, e.table
+	if g.Identity < FirstWorkloadIdentity || t.denseOf(g.Identity) != 0 || g.Mode > Observe {
+		return false // Compile tells
+	}
+	dense := uint32(len(t.ids))
+	if n := len(e.spare); n > 0 {
+		dense, e.spare = e.spare[n-1], e.spare[:n-1]
+	} else {
+		t.ids, t.peers = append(t.ids, 0), append(t.peers, peerInfo{})
+		l := &c.placed
+		l.base, l.variants, l.above = append(l.base, dense), append(l.variants, nil), append(l.above, nil)
+		c.parties = append(c.parties, party{})
+	}
+	t.ids[dense], t.peers[dense] = g.Identity, peerInfo{class: classOfGroup(g)}
+	t.byIdentity.Set(g.Identity, dense)
+	if !g.Shut {
+		c.byService[g.Service] = append(c.byService[g.Service], dense)
+	}
+	c.parties[dense] = party{c.endsOf(dense), t.peers[dense].class}
+	for side := range e.crowds {
+		crowd, ok := e.crowdOf(dense, Side(side))
+		if !ok {
+			return false
+		}
+		t.peers[dense].side(Side(side)).crowd = crowd
+	}
+	e.touched[dense] = true
+	return true
+}
+
+// crowdOf is the crowd that a peer joins.
+func (e *edit) crowdOf(dense uint32, side Side) (uint32, bool) {
+	p := party{class: e.compiler.parties[dense].class}
+	for _, end := range e.compiler.parties[dense].ends {
+		if e.used[side][end] {
+			p.ends = append(p.ends, end)
+		}
+	}
+	if len(p.ends) == 0 {
+		return e.nowhere[side], e.nowhere[side] != noCrowd
+	}
+	crowd, known := e.crowds[side][p.key()]
+	return crowd, known
+}
+
+// insert numbers new statements and puts them in their places.
+func (e *edit) insert(order []int32) ([]int32, bool) {
+	c, t := e.compiler, e.table
+	for i := 0; i < len(e.Added); {
+		run := i + 1
+		for run < len(e.Added) && e.Added[run] == e.Added[run-1]+1 {
+			run++
+		}
+		at, n := e.Added[i], run-i
+		if at > len(order) {
+			return nil, false
+		}
+		before, step := uint64(0), uint64(orderGap)
+		if at > 0 {
+			before = c.orders[order[at-1]]
+		}
+		if at < len(order) {
+			step = (c.orders[order[at]] - before) / uint64(n+1)
+		}
+		if step == 0 {
+			return nil, false
+		}
+		numbers := make([]int32, n)
+		for j := range numbers {
+			s := &e.Statements[at+j]
+			number := int32(len(t.statements))
+			if _, again := e.byID[s.ID]; again || s.ID == "" || !e.canWrite(s) {
+				return nil, false
+			}
+			numbers[j] = number
+			t.statements, c.orders, c.costs = append(t.statements, *s), append(c.orders, before+uint64(j+1)*step), append(c.costs, Cost{})
+			e.written = append(e.written, nil)
+			e.byID[s.ID] = number
+			e.note(number)
+			e.rewrite = append(e.rewrite, number)
+		}
+		order = slices.Insert(order, at, numbers...)
+		i = run
+	}
+	return order, len(order) == len(e.Statements)
+}
+
+// canWrite: the statement has no fault, and names no DNS names and no prefixes but
+// those that are told apart already.
+func (e *edit) canWrite(s *Statement) bool {
+	if s.Pending != "" {
+		return true
+	}
+	if asksNames(*s) || len(statementFaults(s)) > 0 {
+		return false
+	}
+	isTold := func(p netip.Prefix) bool {
+		return e.compiler.regions != nil && e.compiler.regions.held[plain(p)] != nil
+	}
+	for p := range s.peers {
+		switch {
+		case p.Kind == PeerCIDR && !isTold(p.Prefix):
+			return false
+		case p.Kind == PeerSelector && p.Selected != nil && slices.ContainsFunc(p.Selected.Prefixes, func(p netip.Prefix) bool { return !isTold(p) }):
+			return false
+		}
+	}
+	return true
+}
+
+// write writes the rules of statements.
+func (e *edit) write() bool {
+	c := e.compiler
+	slices.Sort(e.rewrite)
+	for _, n := range e.rewrite {
+		s := &e.table.statements[n]
+		if s.Pending != "" {
+			continue
+		}
+		first := len(e.table.rules)
+		c.writeStatement(int(n), s)
+		for rule := int32(first); int(rule) < len(e.table.rules); rule++ {
+			if !e.lead1(rule) {
+				return false
+			}
+			e.written[n] = append(e.written[n], rule)
+		}
+	}
+	return len(c.errs) == 0 && e.listLaid()
+}
+
+// lead1 notes what a new rule says of ends.
+func (e *edit) lead1(rule int32) bool {
+	c, ends := e.compiler, e.compiler.ruleEnds[rule]
+	e.lead(rule, 1)
+	e.alive++
+	e.flat += c.table.flatCount(&c.table.rules[rule])
+	w, named := &c.wide, names(0)
+	if !c.isLarge(ends.from) {
+		named |= namesCaller
+	} else if !slices.Contains(w.froms[ends.to], ends.from) {
+		w.froms[ends.to] = append(w.froms[ends.to], ends.from)
+	}
+	if !c.isLarge(ends.to) {
+		named |= namesCallee
+	} else if !slices.Contains(w.tos[ends.from], ends.to) {
+		w.tos[ends.from] = append(w.tos[ends.from], ends.to)
+	}
+	w.ofRule = append(w.ofRule, named)
+	if named&namesCaller == 0 && !e.used[SideOut][ends.from] || named&namesCallee == 0 && !e.used[SideIn][ends.to] {
+		return false // it tells crowds apart
+	}
+	return e.concern(rule)
+}
+
+// lay lays what is to be laid anew.
+func (e *edit) lay() bool {
+	c, t := e.compiler, e.table
+	places := make(map[pairKey][]span, len(e.relaid))
+	put := func(k pairKey, p pairing, needs names) {
+		var spans []span
+		if c.isGuarded(p.caller.class) || c.isGuarded(p.callee.class) {
+			c.laidCells(&laidPlace{key: k, pairing: p, needs: needs}, func(lo, hi uint16, _ []int32, d *Decision) {
+				spans = appendSpan(spans, span{lo, hi, d})
+			})
+		}
+		places[k] = spans
+	}
+	for k := range e.relaid {
+		from, to := k.from(), k.to()
+		if e.gone[from] || e.gone[to] {
+			continue
+		}
+		put(k, c.pairing(k), namesCaller|namesCallee)
+		t.peers[from].layers |= lately
+		t.peers[to].layers |= lately
+		if len(places[k]) > 0 {
+			t.peers[from].layers |= pairFrom
+			t.peers[to].layers |= pairTo
+		}
+	}
+	for peer := range e.touched {
+		if !e.gone[peer] {
+			e.layParts(peer, put)
+		}
+	}
+	t.late = t.late.with(places, e.gone)
+	e.places = t.late.count
+	return true
+}
+
+// layParts lays the second and the third layer of a peer.
+func (e *edit) layParts(peer uint32, put func(pairKey, pairing, names)) {
+	c, t := e.compiler, e.table
+	self := c.parties[peer]
+	var from, to [len(nameProtos)]bool
+	for i, proto := range nameProtos {
+		from[i], to[i] = e.hasLarge(peer, proto)
+	}
+	info := &t.peers[peer]
+	info.layers |= lately
+	if slices.Contains(from[:], true) {
+		d := c.divide(SideOut, c.facing(self.ends, c.wide.froms))
+		info.asCallee.division = d.first
+		for i, caller := range d.parts {
+			for _, proto := range nameProtos {
+				put(keyOf(firstPart+uint32(i+1), peer, proto), pairing{caller, self, proto}, namesCallee)
+			}
+		}
+	} else {
+		info.asCallee.division = 0
+	}
+	if slices.Contains(to[:], true) {
+		d := c.divide(SideIn, c.facing(self.ends, c.wide.tos))
+		info.asCaller.division = d.first
+		for i, callee := range d.parts {
+			for _, proto := range nameProtos {
+				put(keyOf(peer, firstPart+uint32(i+1), proto), pairing{self, callee, proto}, namesCaller)
+			}
+		}
+	} else {
+		info.asCaller.division = 0
+	}
+}
+
+// latePairs are places that are others than those that Compile made; immutable.
+type latePairs struct {
+	seed   hashSeed
+	shards [lateShards][]latePlace
+	count  int
+}
+
+const lateShards = 256
+
+// latePlace without spans is one that is none any more.
+type latePlace struct {
+	key   pairKey
+	spans []span
+}
+
+func (l *latePairs) shard(k pairKey) uint8 { return uint8(fold(uint64(k)^l.seed.a, l.seed.b) >> 56) }
+
+func (l *latePairs) get(k pairKey) (spans []span, found bool) {
+	s := l.shards[l.shard(k)]
+	for i := range s {
+		if s[i].key == k {
+			return s[i].spans, true
+		}
+	}
+	return nil, false
+}
+
+// with is what there is after these places, without those of who is gone.
+func (l *latePairs) with(places map[pairKey][]span, gone map[uint32]bool) *latePairs {
+	out := &latePairs{seed: newHashSeed()}
+	if l != nil {
+		*out = *l
+	}
+	if len(gone) > 0 {
+		for i, s := range out.shards {
+			left := slices.DeleteFunc(slices.Clone(s), func(p latePlace) bool { return gone[p.key.from()] || gone[p.key.to()] })
+			out.count -= len(s) - len(left)
+			out.shards[i] = left
+		}
+	}
+	var fresh [lateShards]bool // a shard that is out's own
+	for k, spans := range places {
+		i := out.shard(k)
+		if !fresh[i] {
+			out.shards[i], fresh[i] = slices.Clone(out.shards[i]), true
+		}
+		s := &out.shards[i]
+		if at := slices.IndexFunc(*s, func(p latePlace) bool { return p.key == k }); at >= 0 {
+			(*s)[at].spans = spans
+			continue
+		}
+		*s = append(*s, latePlace{k, spans})
+		out.count++
+	}
+	return out
+}

@@ -1,0 +1,203 @@
+package policy
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// placeOf is the place of a rule's statement among all, in order.
+func (t *Table) placeOf(rule int32) int {
+	n := t.rules[rule].Statement
+	if t.edited == nil {
+		return n
+	}
+	return slices.Index(t.edited.order, int32(n))
+}
+
+// edit is a random update of a world in which groups and statements come and go: the
+// input after it, and how it differs.
+func (w world) edit(in Input, id int) (Input, Update) {
+	snap := *in.Snapshot
+	snap.Workloads, in.Groups, in.Statements = slices.Clone(snap.Workloads), slices.Clone(in.Groups), slices.Clone(in.Statements)
+	in.Snapshot, in.Epoch = &snap, in.Epoch+1
+	u := Update{Epoch: in.Epoch, Snapshot: func() *Snapshot { return in.Snapshot }}
+	before := slices.Clone(in.Statements)
+	put := func(g Group) {
+		at := w.IntN(len(in.Groups) + 1)
+		in.Groups = slices.Insert(in.Groups, at, g)
+		u.Came = append(u.Came, g)
+	}
+	identity := FirstWorkloadIdentity + Identity(1000+id)
+	switch kind := w.IntN(10); {
+	case kind < 3: // a service's first container
+		came := w.plain(fmt.Sprint("n", id), snap.Networks, id)
+		snap.Workloads = append(snap.Workloads, came)
+		put(Group{Identity: identity, Service: pick(w, worldServices), Mode: Mode(w.IntN(2)), Guarded: w.chance(93), Members: []string{came.ID}})
+		u.Changes = append(u.Changes, Change{Workload: &came, Group: identity})
+	case kind < 7 && len(in.Groups) > 1: // its last, or its mode
+		at := w.IntN(len(in.Groups))
+		if w.chance(60) && in.Groups[len(in.Groups)-1].Identity > FirstWorkloadIdentity+999 {
+			at = slices.IndexFunc(in.Groups, func(g Group) bool { return g.Identity > FirstWorkloadIdentity+999 })
+		}
+		g := in.Groups[at]
+		again := w.chance(40) || len(g.Members) >= len(snap.Workloads)-1
+		in.Groups = slices.Delete(in.Groups, at, at+1)
+		u.Gone = append(u.Gone, g.Identity)
+		now := Group{Identity: identity, Service: g.Service, Mode: Enforce + Observe - g.Mode, Guarded: g.Guarded, Members: g.Members}
+		if again {
+			put(now)
+		}
+		for _, member := range g.Members {
+			i := slices.IndexFunc(snap.Workloads, func(x Workload) bool { return x.ID == member })
+			x := snap.Workloads[i]
+			u.Changes = append(u.Changes, Change{Workload: &x, Group: g.Identity, Gone: true, Last: true})
+			if again {
+				u.Changes = append(u.Changes, Change{Workload: &x, Group: identity})
+			} else {
+				snap.Workloads = slices.Delete(snap.Workloads, i, i+1)
+			}
+		}
+		for i := range in.Statements { // who is gone is selected no more
+			in.Statements[i] = withoutIdentity(in.Statements[i], g.Identity)
+		}
+	}
+	slices.SortFunc(snap.Workloads, func(a, b Workload) int { return strings.Compare(a.ID, b.ID) })
+	if w.chance(30) && len(in.Statements) > 0 {
+		at := w.IntN(len(in.Statements))
+		in.Statements = slices.Delete(in.Statements, at, at+1)
+	}
+	for n := range w.some(2) {
+		s := w.statement(100+10*id+n, in.Groups)
+		if namesPrefix(s) && w.chance(90) {
+			continue
+		}
+		in.Statements = slices.Insert(in.Statements, w.IntN(len(in.Statements)+1), s)
+	}
+	u.Groups, u.Statements = in.Groups, in.Statements
+	u.Removed, u.Added = differing(before, in.Statements)
+	return in, u
+}
+
+func withoutIdentity(s Statement, id Identity) Statement {
+	peers := func(ps []Peer) []Peer {
+		ps = slices.Clone(ps)
+		for i := range ps {
+			if ps[i].Selected != nil {
+				sel := *ps[i].Selected
+				sel.Identities = slices.DeleteFunc(slices.Clone(sel.Identities), func(x Identity) bool { return x == id })
+				ps[i].Selected = &sel
+			}
+		}
+		return ps
+	}
+	s.From, s.To, s.Except = peers(s.From), peers(s.To), slices.Clone(s.Except)
+	for i := range s.Except {
+		s.Except[i].From, s.Except[i].To = peers(s.Except[i].From), peers(s.Except[i].To)
+	}
+	return s
+}
+
+// differing are the places of statements that are in one list only.
+func differing(before, after []Statement) (removed, added []int) {
+	text := func(s *Statement) string {
+		var b strings.Builder
+		fmt.Fprintf(&b, "%+v", *s)
+		for p := range s.peers {
+			if p.Selected != nil {
+				fmt.Fprintf(&b, "%+v", *p.Selected)
+			}
+		}
+		return b.String()
+	}
+	have := func(list []Statement) map[string]bool {
+		out := make(map[string]bool)
+		for i := range list {
+			out[text(&list[i])] = true
+		}
+		return out
+	}
+	was, is := have(before), have(after)
+	for i := range before {
+		if !is[text(&before[i])] {
+			removed = append(removed, i)
+		}
+	}
+	for i := range after {
+		if !was[text(&after[i])] {
+			added = append(added, i)
+		}
+	}
+	return removed, added
+}
+
+// plain is a workload at addresses that nobody else has.
+func (w world) plain(id string, networks []Network, n int) Workload {
+	x := w.workload(id, networks)
+	x.VIPs, x.Uncovered, x.SharedWith, x.DNS = nil, "", "", nil
+	if w.chance(60) {
+		x.Published = nil
+	}
+	for i := range x.Endpoints {
+		x.Endpoints[i].MAC[4] = byte(n)
+		for j, a := range x.Endpoints[i].Addresses {
+			b := a.As16()
+			b[15] += byte(n)
+			x.Endpoints[i].Addresses[j] = addressOf(&b).netip()
+		}
+	}
+	return x
+}
+
+// TestEditsEqualReference: whatever sequence of services and statements that come
+// and go a table has come through, it says what the specification says of what
+// there is now, and its former self what it said before.
+func TestEditsEqualReference(t *testing.T) {
+	seed := rand.Uint64()
+	spoken := everySpoken(worldApps)
+	steps, taken := 0, 0
+	for n := range 150 {
+		w := world{rand.New(rand.NewPCG(seed, uint64(n)))}
+		in := w.input()
+		in.PairsAhead = 0
+		if w.chance(70) {
+			in.Statements = slices.DeleteFunc(in.Statements, namesPrefix)
+		}
+		table, err := Compile(in)
+		if err != nil {
+			t.Fatalf("seed %d world %d: %v", seed, n, err)
+		}
+		for id := range 25 {
+			after, u := w.edit(in, 20+id)
+			steps++
+			before := table
+			next, ok := table.With(&u)
+			if ok {
+				taken++
+				table = next
+			} else if table, err = Compile(after); err != nil {
+				t.Fatalf("seed %d world %d: %v", seed, n, err)
+			}
+			for range 8 {
+				compareQuery(t, before, &oracle{in}, w.query(in.Snapshot), spoken, map[Verdict]int{}, map[Identity]int{})
+				compareQuery(t, table, &oracle{after}, w.query(after.Snapshot), spoken, map[Verdict]int{}, map[Identity]int{})
+			}
+			if a, b := table.FlatCount(), table.Whole().FlatCount(); a != b {
+				t.Errorf("%d rules, want %d", a, b)
+			}
+			if t.Failed() {
+				t.Fatalf("seed %d world %d step %d: %+v, shared %v", seed, n, id, u, ok)
+			}
+			if table.Epoch() != after.Epoch || table.snapshot() != after.Snapshot {
+				t.Fatal("the table is of another epoch or snapshot")
+			}
+			in = after
+		}
+	}
+	if taken < steps/4 {
+		t.Errorf("of %d steps %d were taken without Compile: the worlds are too odd", steps, taken)
+	}
+	t.Logf("%d steps, without Compile %d", steps, taken)
+}
