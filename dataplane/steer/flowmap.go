@@ -325,20 +325,22 @@ func (f *FlowMap) put(e *dataplane.FlowEntry) bool {
 	}
 	l, b := f.find(&w)
 	t := f.family(&w)
-	if l != nil && l.Flags&flowOpening != 0 && *answerOf(l) == 0 {
-		// A program may be about to note the answer where others have their proof
-		// of delivery.
-		f.takeOut(t, l, b, f.now())
-		l = nil
-	}
 	var counted steerFlow
 	if l != nil {
-		atomic.StoreUint32(&l.Epoch, 0)
-		f.ends.release(l.Ends[:], f.now())
+		suspend(l)
 		if l.Flags&flowBare != 0 {
 			counted.Packets, counted.Bytes = l.Packets, l.Bytes
 		}
-	} else {
+		if l.Flags&flowOpening != 0 || e.Opening {
+			// A program may be about to note an answer where others have their proof
+			// of delivery, or the other way round.
+			f.takeOut(t, l, b, f.now())
+			l = nil
+		} else {
+			f.ends.release(l.Ends[:], f.now())
+		}
+	}
+	if l == nil {
 		if l, b = f.room(&w); l == nil {
 			f.ends.release(ends[:], f.now())
 			return false
@@ -358,6 +360,13 @@ func (f *FlowMap) put(e *dataplane.FlowEntry) bool {
 	atomic.StoreUint32(&l.Epoch, e.Epoch)
 	atomic.StoreUint32(&l.Head, w.head)
 	return true
+}
+
+// suspend takes a line out of force, so that it can be written anew. Struct flow in
+// steer.bpf.c says why that needs a load: a release alone lets later stores pass it.
+func suspend(l *steerFlow) {
+	atomic.StoreUint32(&l.Epoch, 0)
+	atomic.LoadUint32(&l.Epoch)
 }
 
 // Delete removes entries; those that are not there are passed over.

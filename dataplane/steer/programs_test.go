@@ -989,3 +989,14 @@ func TestBentFrames(t *testing.T) {
 		t.Errorf("only %d of the frames left: the test has lost its point", left)
 	}
 }
+
+// TestUnordered: where loads and stores want to be ordered, the programs carry
+// and note the same.
+func TestUnordered(t *testing.T) {
+	unordered = !unordered
+	t.Cleanup(func() { unordered = !unordered })
+	t.Run("many", TestManyFlows)
+	t.Run("hit", TestHit)
+	t.Run("opening", TestOpening)
+	t.Run("slow path", TestSlowPath)
+}

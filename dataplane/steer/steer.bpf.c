@@ -155,6 +155,17 @@ struct flow_key {
 // stores do. It writes head last, and clears it first; a line that was taken out
 // stays so for longer than any program runs. Of a line that it writes anew while
 // it is in force it clears the epoch first and writes it last.
+//
+// Both sides keep to an order, on processors that keep none by themselves too:
+//  - User space stores head and epoch with release (Go's atomics), so that what was
+//    stored before is seen by whoever loads them and then, in order, the rest.
+//    Behind the clearing of an epoch it loads it again: an acquire, which what is
+//    written then cannot pass, and which cannot pass the release before it.
+//  - The programs look a key up in any order and, with order() between, once more;
+//    what they go by is loaded behind that, and behind the epoch with another. An
+//    answer's length is stored before its number, with order() between.
+//  - An end is written before the line that has its number is, and found by that
+//    number: a load of an address that a load gave keeps its place everywhere.
 struct flow {
 	__u32 head;  // FLOW_USED | proto << 8 | zone << 16
 	__u32 ports; // a | b << 16, host order
@@ -348,6 +359,7 @@ const volatile __u32 gh0;          // ifindex of the slow-path device there
 const volatile __u32 queues = 1;   // how many it has
 const volatile __u16 gateway[3];   // MAC of the network's bridge, as it lies in memory
 const volatile __u32 mask4, mask6; // buckets of the flow tables - 1
+const volatile bool unordered;     // the processor may let loads pass loads and stores pass stores
 
 // bpf2go generates Go types from these.
 const enum counter *unused_counter __attribute__((unused));
@@ -407,6 +419,20 @@ static __always_inline bool is_gateway(const void *mac)
 {
 	const __u16 *x = mac;
 	return x[0] == gateway[0] && x[1] == gateway[1] && x[2] == gateway[2];
+}
+
+// order keeps what memory is asked for before it before what is asked for after
+// it. An atomic exchange is a full barrier on every machine (the kernel's
+// Documentation/atomic_t.txt, which its BPF JITs follow); where loads and stores
+// keep their order anyhow the verifier takes it out.
+static __always_inline void order(void)
+{
+	if (unordered) {
+		__u64 any = 0, *word = &any;
+		asm volatile("" : "+r"(word)); // or the compiler would drop what nobody else sees
+		__sync_lock_test_and_set(word, 1);
+	}
+	asm volatile("" ::: "memory");
 }
 
 // frame is what carries a packet, a socket buffer's or a device's own.
@@ -748,6 +774,11 @@ static __always_inline __u64 words(const __be32 *x) { return x[0] | (__u64)x[1] 
 #define SECOND_BUCKET(h, mask) ((__u32)((h) ^ ((h) >> 24 | 1)) & (mask))
 #define PLACE(h) ((__u32)((h) >> 62))
 
+static __always_inline bool is4(const volatile struct flow *f, __u32 head, __u32 ports, __be32 a, __be32 b)
+{
+	return f->head == head && f->ports == ports && f->a4 == a && f->b4 == b;
+}
+
 static __always_inline struct flow *find4(struct packet *p, struct state *state)
 {
 	__u32 head = head_of(p), ports = ports_of(p), n;
@@ -767,26 +798,51 @@ static __always_inline struct flow *find4(struct packet *p, struct state *state)
 #pragma unroll
 		for (int i = 0; i < LINES; i++) {
 			f = &bucket->line[(PLACE(h) ^ i) & (LINES - 1)];
-			if (f->head == head && f->ports == ports && f->a4 == a && f->b4 == b)
-				return f;
+			if (is4(f, head, ports, a, b))
+				goto found;
 		}
 	}
 	return 0;
+
+found:
+	if (!unordered)
+		return f;
+	order();
+	return is4(f, head, ports, a, b) ? f : 0;
+}
+
+// words6 is a key with IPv6 addresses.
+struct words6 {
+	__u32 head, ports;
+	__u64 a[2], b[2];
+};
+
+typedef const volatile __u64 __attribute__((may_alias)) word;
+
+static __always_inline bool is6(const volatile struct flow6 *f, struct words6 *w)
+{
+	word *a = (word *)f->a, *b = (word *)f->b;
+
+	return f->flow.head == w->head && f->flow.ports == w->ports && a[0] == w->a[0] && a[1] == w->a[1] && b[0] == w->b[0] && b[1] == w->b[1];
 }
 
 static __always_inline struct flow *find6(struct packet *p, struct state *state)
 {
-	__u64 a0 = words(p->key.addr_a), a1 = words(p->key.addr_a + 2), b0 = words(p->key.addr_b), b1 = words(p->key.addr_b + 2);
-	__u32 head = head_of(p), ports = ports_of(p), n;
+	struct words6 w = {
+		head_of(p), ports_of(p),
+		{words(p->key.addr_a), words(p->key.addr_a + 2)},
+		{words(p->key.addr_b), words(p->key.addr_b + 2)},
+	};
 	struct bucket6 *bucket;
 	struct flow6 *f;
+	__u32 n;
 	__u64 h;
 
-	h = mix(state->seed[0], a0, state->seed[1]);
-	h = mix(h, a1, state->seed[2]);
-	h = mix(h, b0, state->seed[1]);
-	h = mix(h, b1, state->seed[2]);
-	h = mix(h, head | (__u64)ports << 32, state->seed[2]) * state->seed[1];
+	h = mix(state->seed[0], w.a[0], state->seed[1]);
+	h = mix(h, w.a[1], state->seed[2]);
+	h = mix(h, w.b[0], state->seed[1]);
+	h = mix(h, w.b[1], state->seed[2]);
+	h = mix(h, w.head | (__u64)w.ports << 32, state->seed[2]) * state->seed[1];
 #pragma unroll
 	for (int second = 0; second < 2; second++) {
 		n = second ? SECOND_BUCKET(h, mask6) : FIRST_BUCKET(h, mask6);
@@ -796,12 +852,17 @@ static __always_inline struct flow *find6(struct packet *p, struct state *state)
 #pragma unroll
 		for (int i = 0; i < LINES; i++) {
 			f = &bucket->line[(PLACE(h) ^ i) & (LINES - 1)];
-			if (f->flow.head == head && f->flow.ports == ports && words(f->a) == a0 && words(f->a + 2) == a1 &&
-			    words(f->b) == b0 && words(f->b + 2) == b1)
-				return &f->flow;
+			if (is6(f, &w))
+				goto found;
 		}
 	}
 	return 0;
+
+found:
+	if (!unordered)
+		return &f->flow;
+	order();
+	return is6(f, &w) ? &f->flow : 0;
 }
 
 static __always_inline struct end *end_of(struct flow *f, __u32 side)
@@ -830,6 +891,7 @@ static __always_inline bool is_mute(struct frame *fr, struct packet *p, struct f
 		return false;
 	if (!ANSWER(f)) {
 		ANSWER_LENGTH(f) = (p->v6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr)) + (tcp->offset >> 4) * 4;
+		order();
 		ANSWER(f) = tcp->seq;
 		p->answer = 1;
 	}
@@ -852,9 +914,9 @@ static __always_inline struct flow *hit(struct frame *fr, struct packet *p, __u3
 		return 0;
 	f = p->v6 ? find6(p, state) : find4(p, state);
 	// No table has the number 0.
-	if (!f || !state->epoch || f->epoch != state->epoch)
+	if (!f || !state->epoch || *(volatile __u32 *)&f->epoch != state->epoch)
 		return 0;
-	asm volatile("" ::: "memory"); // what follows was written before the epoch
+	order(); // what follows was written before the epoch
 	from = end_of(f, side);
 	to = end_of(f, !side);
 	if (!from || !to || (own == p->side ? from : to)->ifindex != fr->ifindex)

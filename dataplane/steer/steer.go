@@ -17,6 +17,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"sync"
 	"sync/atomic"
 
@@ -228,6 +229,10 @@ func fitsPinned(spec *ebpf.MapSpec, path string) bool {
 	return spec.Compatible(m) == nil
 }
 
+// unordered says that the processor may let loads pass loads and stores pass
+// stores. x86 does not (Intel SDM volume 3, 9.2.2).
+var unordered = runtime.GOARCH != "amd64"
+
 // specFor is what to load for tables of so many flows.
 func specFor(flows uint32) (*ebpf.CollectionSpec, error) {
 	spec, err := loadSteer()
@@ -236,7 +241,8 @@ func specFor(flows uint32) (*ebpf.CollectionSpec, error) {
 	}
 	v4, v6 := tableSizes(flows)
 	spec.Maps["flows"].MaxEntries, spec.Maps["flows6"].MaxEntries = v4, v6
-	return spec, errors.Join(spec.Variables["mask4"].Set(v4-1), spec.Variables["mask6"].Set(v6-1))
+	return spec, errors.Join(spec.Variables["mask4"].Set(v4-1), spec.Variables["mask6"].Set(v6-1),
+		spec.Variables["unordered"].Set(unordered))
 }
 
 // flowSeed is what the flow tables' hash is seeded with: drawn once, so that

@@ -190,6 +190,7 @@ const (
 	steerVarMask6         = "mask6"
 	steerVarQueues        = "queues"
 	steerVarSpace         = "space"
+	steerVarUnordered     = "unordered"
 	steerVarUnusedCounter = "unused_counter"
 	steerVarUnusedReason  = "unused_reason"
 	steerVarZone          = "zone"
@@ -272,6 +273,7 @@ type steerVariableSpecs struct {
 	Mask6         *ebpf.VariableSpec `ebpf:"mask6"`
 	Queues        *ebpf.VariableSpec `ebpf:"queues"`
 	Space         *ebpf.VariableSpec `ebpf:"space"`
+	Unordered     *ebpf.VariableSpec `ebpf:"unordered"`
 	UnusedCounter *ebpf.VariableSpec `ebpf:"unused_counter"`
 	UnusedReason  *ebpf.VariableSpec `ebpf:"unused_reason"`
 	Zone          *ebpf.VariableSpec `ebpf:"zone"`
@@ -339,6 +341,7 @@ type steerVariables struct {
 	Mask6         *ebpf.Variable `ebpf:"mask6"`
 	Queues        *ebpf.Variable `ebpf:"queues"`
 	Space         *ebpf.Variable `ebpf:"space"`
+	Unordered     *ebpf.Variable `ebpf:"unordered"`
 	UnusedCounter *ebpf.Variable `ebpf:"unused_counter"`
 	UnusedReason  *ebpf.Variable `ebpf:"unused_reason"`
 	Zone          *ebpf.Variable `ebpf:"zone"`

@@ -24,7 +24,7 @@ type Wire struct {
 }
 
 // OpenWire makes tables for so many flows, 0 = DefaultFlowEntries. It
-// carries nothing until Carry and SetEpoch say so. It needs root and Linux 5.11.
+// carries nothing until Carry and SetEpoch say so. It needs root and Linux 5.12.
 func OpenWire(flows uint32) (*Wire, error) {
 	flows = or(flows, DefaultFlowEntries)
 	if err := rlimit.RemoveMemlock(); err != nil {
