@@ -183,7 +183,8 @@ var measures = []measure{
 	{"connections", []string{httpMeasure}, nil, one(func(s *site) (float64, error) { return connectionRate(s, httpServer) })},
 	{"connections", []string{redisMeasure}, nil, one(func(s *site) (float64, error) { return connectionRate(s, redisServer) })},
 	{"flows", []string{newFlowsMeasure}, nil, newFlowRate},
-	{"flows", []string{calmMeasure, floodMeasure}, nil, rateUnderFlood},
+	{"flows", []string{calmMeasure, floodMeasure, calmUsedMeasure, floodUsedMeasure}, nil, rateUnderFlood},
+	{"flows", []string{pacedMeasure}, nil, arrivalUnderFlood},
 }
 
 const (
@@ -195,6 +196,11 @@ const (
 	newFlowsMeasure = "new flows/s, every packet a new flow"
 	calmMeasure     = "1,000 flows from A to B, kpps"
 	floodMeasure    = "the same while B floods A with new flows, kpps"
+	// By second of the sender's processor time: what it does not get of its core,
+	// because the flood's sender and the gateway want it too, is left out.
+	calmUsedMeasure  = "1,000 flows from A to B, by second of the sender's processor time, kpps"
+	floodUsedMeasure = "the same while B floods A with new flows, by second of the sender's processor time, kpps"
+	pacedMeasure     = "arrived of 1,000 flows at half the pace that A can send, while B floods A, %"
 )
 
 // Figure is one measure of one variant over all rounds.

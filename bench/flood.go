@@ -20,6 +20,9 @@ const (
 // newFlowRate is how many flows a second can be opened where every packet opens
 // one: those that A received. Plain ways carry every packet.
 func newFlowRate(s *site) (r reading, err error) {
+	if err := s.forget(); err != nil {
+		return r, err
+	}
 	sink, err := newSink(s.a, "eth0")
 	if err != nil {
 		return r, err
@@ -42,33 +45,74 @@ func newFlowRate(s *site) (r reading, err error) {
 }
 
 // rateUnderFlood is the packet rate of 1,000 established flows on core 0 before
-// and while B floods A with new flows from core 1.
+// and while B floods A with new flows from core 1, and both by second of the
+// sender's processor time.
 func rateUnderFlood(s *site) (r reading, err error) {
+	err = s.withFlood(func(sink *sink, g *source, flooded func(func() error) error) error {
+		calm, err := sink.watch(g, func() error { return g.sendFor(s.load.packets / 2) })
+		if err != nil {
+			return err
+		}
+		return flooded(func() error {
+			during, err := sink.watch(g, func() error { return g.sendFor(s.load.packets) })
+			r = reading{values: []float64{calm.kpps(), during.kpps(), calm.kppsUsed(), during.kppsUsed()}, lost: during.lost()}
+			return err
+		})
+	})
+	return r, err
+}
+
+// arrivalUnderFlood is what arrives of 1,000 established flows' packets, in percent
+// of those that were due, where A sends half as many a second as it can while B
+// floods it.
+func arrivalUnderFlood(s *site) (r reading, err error) {
+	err = s.withFlood(func(sink *sink, g *source, flooded func(func() error) error) error {
+		calm, err := sink.watch(g, func() error { return g.sendFor(s.load.packets / 2) })
+		if err != nil {
+			return err
+		}
+		var due uint64
+		return flooded(func() error {
+			p, err := sink.watch(g, func() (err error) {
+				due, err = g.sendPaced(s.load.packets, 1000*calm.kpps()/2)
+				return err
+			})
+			if err == nil && due == 0 {
+				return errors.New("nothing was due")
+			}
+			r = reading{values: []float64{100 * float64(p.arrived+p.late) / float64(due)}, lost: p.lost()}
+			return err
+		})
+	})
+	return r, err
+}
+
+// withFlood calls measure on core 0 with 1,000 flows from A to B that the gateway
+// has decided; flooded runs what it is given while B floods A from core 1.
+func (s *site) withFlood(measure func(to *sink, from *source, flooded func(func() error) error) error) error {
+	if err := s.forget(); err != nil {
+		return err
+	}
 	sinkA, err := newSink(s.a, "eth0")
 	if err != nil {
-		return r, err
+		return err
 	}
 	defer sinkA.close()
 	flood, err := newFlood(s)
 	if err != nil {
-		return r, err
+		return err
 	}
 	defer flood.Close()
-	t := Traffic{Flows: 1000, Size: smallFrame}
-	err = t.send(s, func(sink *sink, g *source) error {
-		calm, err := sink.rate(s.load.packets/2, g)
-		if err != nil {
-			return err
-		}
+	flooded := func(f func() error) error {
 		var over atomic.Bool
 		ended := make(chan error, 1)
 		go func() { ended <- pinned(1, func() error { return flood.sendUntil(&over) }) }()
-		r, err = sink.rate(s.load.packets, g)
+		time.Sleep(20 * time.Millisecond) // until it is there
+		err := f()
 		over.Store(true)
-		r.values = append(calm.values, r.values...)
 		return errors.Join(err, <-ended)
-	})
-	return r, err
+	}
+	return Traffic{Flows: 1000, Size: smallFrame}.send(s, func(to *sink, from *source) error { return measure(to, from, flooded) })
 }
 
 func (g *source) sendUntil(over *atomic.Bool) error {

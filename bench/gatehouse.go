@@ -32,9 +32,10 @@ const (
 // gateway is steering programs, standing default, AF_XDP worker, classifier and
 // a table in a site's host namespace, as run puts them there.
 type gateway struct {
-	kernel   *steer.Steer
-	plane    *dataplane.Dataplane
-	teardown []func() error
+	kernel    *steer.Steer
+	plane     *dataplane.Dataplane
+	endpoints []dataplane.Endpoint
+	teardown  []func() error
 }
 
 func newGateway(r gatewayRequest) (g *gateway, err error) {
@@ -95,7 +96,6 @@ func (g *gateway) admit(r gatewayRequest) error {
 	if err := g.kernel.Guard(network); err != nil {
 		return err
 	}
-	var endpoints []dataplane.Endpoint
 	for _, leg := range []struct {
 		id      string
 		ifindex int
@@ -107,11 +107,17 @@ func (g *gateway) admit(r gatewayRequest) error {
 		if err != nil {
 			return err
 		}
-		endpoints = append(endpoints, e)
+		g.endpoints = append(g.endpoints, e)
 	}
-	g.plane.SetEndpoints(endpoints)
+	g.plane.SetEndpoints(g.endpoints)
 	network.Closed = true
 	return g.kernel.Guard(network)
+}
+
+// forget ends all flows, as if both endpoints had gone and come back.
+func (g *gateway) forget() {
+	g.plane.SetEndpoints(nil)
+	g.plane.SetEndpoints(g.endpoints)
 }
 
 func slowPath(r gatewayRequest, device string) (dataplane.Port, error) {

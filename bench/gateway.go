@@ -28,6 +28,8 @@ type gatewayRequest struct {
 	Flows int
 	// Statements is how many the table has beside those that the measurements use.
 	Statements int
+	// Forget, of a gateway that runs, ends all its flows.
+	Forget bool
 }
 
 type gatewayAnswer struct {
@@ -96,6 +98,16 @@ func (p *gatewayProcess) ask(r gatewayRequest) (GatewayCounts, error) {
 // counts asks what the gateway has done so far.
 func (p *gatewayProcess) counts() (GatewayCounts, error) { return p.ask(gatewayRequest{}) }
 
+// forget makes the gateway's tables empty, if there is one: a flood goes on where
+// the last one found them full.
+func (s *site) forget() error {
+	if s.gateway == nil {
+		return nil
+	}
+	_, err := s.gateway.ask(gatewayRequest{Forget: true})
+	return err
+}
+
 func (p *gatewayProcess) stop() error {
 	if err := errors.Join(p.in.Close(), p.cmd.Wait()); err != nil {
 		return fmt.Errorf("gateway: %w", err)
@@ -118,6 +130,9 @@ func ServeGateway(in io.Reader, out io.Writer) error {
 	}
 	for err == nil {
 		var a gatewayAnswer
+		if r.Forget {
+			g.forget()
+		}
 		if a.Counts, err = g.counts(); err != nil {
 			a.Error = err.Error()
 		}

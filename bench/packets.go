@@ -246,6 +246,28 @@ func (t Traffic) warmUp(s *site, g *source) error {
 	return fmt.Errorf("of %d flows some still come to user space", t.Flows)
 }
 
+// sendPaced sends so many a second, whatever becomes of them, and returns how many
+// were due. It catches up with what it was late for.
+func (g *source) sendPaced(d time.Duration, perSecond float64) (due uint64, err error) {
+	start, sent := time.Now(), uint64(0)
+	for past := time.Duration(0); past < d; past = time.Since(start) {
+		due = uint64(perSecond * past.Seconds())
+		for sent < due {
+			n, err := g.Burst(int(min(due-sent, burstFrames)), g.change)
+			if err != nil {
+				return due, err
+			}
+			sent += uint64(n)
+			g.sent += uint64(n)
+			if time.Since(start) > d {
+				return due, nil
+			}
+		}
+		time.Sleep(100 * time.Microsecond)
+	}
+	return due, nil
+}
+
 func (g *source) sendFor(d time.Duration) error {
 	for end := time.Now().Add(d); time.Now().Before(end); {
 		for range 16 {
@@ -259,28 +281,57 @@ func (g *source) sendFor(d time.Duration) error {
 	return nil
 }
 
-// rate is what arrives of what g sends, in thousands a second.
-func (s *sink) rate(d time.Duration, g *source) (r reading, err error) {
+// passage is what came of the frames that were sent for a while.
+type passage struct {
+	sent, arrived uint64        // arrived: as the last was sent
+	late          uint64        // that arrived 20 ms after it at most
+	elapsed, used time.Duration // used: the sending thread's own processor time
+}
+
+// watch counts what g sends while send runs. It runs on a thread of its own, see
+// pinned.
+func (s *sink) watch(g *source, send func() error) (p passage, err error) {
 	before, err := s.count()
 	if err != nil {
-		return r, err
+		return p, err
 	}
-	start, sent := time.Now(), g.sent
-	if err := g.sendFor(d); err != nil {
-		return r, err
+	start, used, sent := time.Now(), threadTime(), g.sent
+	if err := send(); err != nil {
+		return p, err
 	}
-	elapsed := time.Since(start)
+	p.elapsed, p.used, p.sent = time.Since(start), threadTime()-used, g.sent-sent
 	after, err := s.count()
 	if err != nil {
-		return r, err
+		return p, err
 	}
-	r.values = []float64{float64(after-before) / elapsed.Seconds() / 1000}
 	time.Sleep(20 * time.Millisecond) // what is still on its way is not lost
 	last, err := s.count()
-	if sent = g.sent - sent; sent > last-before {
-		r.lost = 100 * float64(sent-(last-before)) / float64(sent)
+	p.arrived, p.late = after-before, last-after
+	return p, err
+}
+
+// kpps is what arrived in thousands a second.
+func (p *passage) kpps() float64 { return float64(p.arrived) / p.elapsed.Seconds() / 1000 }
+
+// kppsUsed is the same by second of the sender's processor time: what others took
+// of its core does not lower it.
+func (p *passage) kppsUsed() float64 { return float64(p.arrived) / p.used.Seconds() / 1000 }
+
+// lost is what did not arrive, in percent of what was sent.
+func (p *passage) lost() float64 {
+	if got := p.arrived + p.late; p.sent > got {
+		return 100 * float64(p.sent-got) / float64(p.sent)
 	}
-	return r, err
+	return 0
+}
+
+// rate is what arrives of what g sends, in thousands a second.
+func (s *sink) rate(d time.Duration, g *source) (reading, error) {
+	p, err := s.watch(g, func() error { return g.sendFor(d) })
+	if err != nil {
+		return reading{}, err
+	}
+	return reading{values: []float64{p.kpps()}, lost: p.lost()}, nil
 }
 
 // writeUDP writes a frame from A to B, all but its ports.
