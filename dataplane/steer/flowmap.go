@@ -304,10 +304,11 @@ func (f *FlowMap) Put(entries []dataplane.FlowEntry) error {
 	if f.closed {
 		return errFlowMapClosed
 	}
-	f.wake()
+	now := f.now() // a system call: once for all
+	f.wake(now)
 	refused := 0
 	for i := range entries {
-		if !f.put(&entries[i]) {
+		if !f.put(&entries[i], now) {
 			refused++
 		}
 	}
@@ -317,9 +318,9 @@ func (f *FlowMap) Put(entries []dataplane.FlowEntry) error {
 	return nil
 }
 
-func (f *FlowMap) put(e *dataplane.FlowEntry) bool {
+func (f *FlowMap) put(e *dataplane.FlowEntry, now time.Duration) bool {
 	w := wordsOf(&e.Key)
-	ends, ok := f.ends.take(e, f.now())
+	ends, ok := f.ends.take(e, now)
 	if !ok {
 		return false
 	}
@@ -334,15 +335,15 @@ func (f *FlowMap) put(e *dataplane.FlowEntry) bool {
 		if l.Flags&flowOpening != 0 || e.Opening {
 			// A program may be about to note an answer where others have their proof
 			// of delivery, or the other way round.
-			f.takeOut(t, l, b, f.now())
+			f.takeOut(t, l, b, now)
 			l = nil
 		} else {
-			f.ends.release(l.Ends[:], f.now())
+			f.ends.release(l.Ends[:], now)
 		}
 	}
 	if l == nil {
 		if l, b = f.room(&w); l == nil {
-			f.ends.release(ends[:], f.now())
+			f.ends.release(ends[:], now)
 			return false
 		}
 		t.used[b]++
@@ -376,8 +377,8 @@ func (f *FlowMap) Delete(keys []classify.FlowKey) error {
 	if f.closed {
 		return errFlowMapClosed
 	}
-	f.wake()
 	now := f.now()
+	f.wake(now)
 	for i := range keys {
 		w := wordsOf(&keys[i])
 		if l, b := f.find(&w); l != nil {
@@ -396,8 +397,7 @@ func (f *FlowMap) takeOut(t *family, l *steerFlow, bucket uint32, now time.Durat
 }
 
 // wake makes lines free that have rested.
-func (f *FlowMap) wake() {
-	now := f.now()
+func (f *FlowMap) wake(now time.Duration) {
 	for f.resting.len() > 0 && now-f.resting.front().at >= restFor {
 		atomic.StoreUint32(&f.resting.pop().line.Head, 0)
 	}

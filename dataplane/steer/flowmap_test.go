@@ -16,7 +16,7 @@ import (
 	"gatehouse/policy"
 )
 
-func testFlowMap(t *testing.T, entries uint32) *FlowMap {
+func testFlowMap(t testing.TB, entries uint32) *FlowMap {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("missing capability: root")
@@ -24,7 +24,7 @@ func testFlowMap(t *testing.T, entries uint32) *FlowMap {
 	return openTestMap(t, newTestMaps(t, entries), int(entries))
 }
 
-func newTestMaps(t *testing.T, entries uint32) flowMaps {
+func newTestMaps(t testing.TB, entries uint32) flowMaps {
 	t.Helper()
 	spec, err := loadSteer()
 	must(t, err)
@@ -39,7 +39,7 @@ func newTestMaps(t *testing.T, entries uint32) flowMaps {
 	return flowMaps{maps[0], maps[1], maps[2]}
 }
 
-func openTestMap(t *testing.T, m flowMaps, limit int) *FlowMap {
+func openTestMap(t testing.TB, m flowMaps, limit int) *FlowMap {
 	t.Helper()
 	f, err := openFlowMap(m, [3]uint64{11, 0x9e3779b97f4a7c15, 0xd6e8feb86659fd93}, limit)
 	must(t, err)
@@ -346,4 +346,35 @@ func TestFlowMapHalfFull(t *testing.T) {
 			t.Errorf("%s: %d of %d flows found no place", of.name, refused, of.n)
 		}
 	}
+}
+
+// BenchmarkPut inserts flows between two endpoints as a worker does: those of a
+// batch at once.
+func BenchmarkPut(b *testing.B) {
+	const flows, batch = 1 << 17, 64
+	f := testFlowMap(b, flows)
+	entries, keys := make([]dataplane.FlowEntry, batch), make([]classify.FlowKey, 0, flows)
+	n := 0
+	for b.Loop() {
+		for i := range entries {
+			entries[i] = numbered(n)
+			entries[i].Ifindex, entries[i].MAC = [2]uint32{3, 5}, [2]policy.MAC{{2, 1}, {2, 2}}
+			keys = append(keys, entries[i].Key)
+			n++
+		}
+		if err := f.Put(entries); err != nil {
+			b.Fatal(err)
+		}
+		if len(keys) < flows {
+			continue
+		}
+		b.StopTimer()
+		if err := f.Delete(keys); err != nil {
+			b.Fatal(err)
+		}
+		keys = keys[:0]
+		time.Sleep(restFor) // until the lines are free again
+		b.StartTimer()
+	}
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(n), "ns/flow")
 }

@@ -76,7 +76,7 @@ func newNetNS(t *testing.T) *netns {
 	return ns
 }
 
-func must(t *testing.T, err error) {
+func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)

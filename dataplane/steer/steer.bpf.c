@@ -71,6 +71,7 @@
 
 #define HEARTBEAT_NS 200000000ull // a worker that has not shown itself for longer is gone
 #define BURST_NS 100000000ull     // the miss budget's depth
+#define GRAIN_NS (1ull << 21)     // the time in steps of which it is given
 #define TICK_SHIFT 30             // a tick is 2^30 ns, the unit of seen and via
 #define VIA_TICKS 56              // 60 s
 #define ECHO_MAX 1472             // bytes of an echo's payload (R21)
@@ -990,7 +991,9 @@ static __always_inline int steer(struct __sk_buff *skb, struct port *port, __u32
 			return pass(COUNT_OPEN);
 		return blame(port, REASON_GATEWAY_DOWN);
 	}
-	if (due > now + BURST_NS) {
+	// Whoever has used it up gets the next frames at once and then none for a
+	// grain, so that the worker wakes up for many and not for each.
+	if (due > (now & ~(GRAIN_NS - 1)) + BURST_NS) {
 		if (port->flags & PORT_OPEN)
 			return pass(COUNT_OPEN);
 		return blame(port, REASON_MISS_BUDGET);
