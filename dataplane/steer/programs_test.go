@@ -832,6 +832,43 @@ func TestMissBudget(t *testing.T) {
 	}
 }
 
+// What is over the budget passes in bunches, a grain apart, and no more of it than
+// the budget has.
+func TestMissBudgetGrain(t *testing.T) {
+	const perSecond, grain = 2000, 1 << 21 // GRAIN_NS in steer.bpf.c
+	h := newHost(t)
+	h.s.cfg.MissBudget = perSecond
+	h.guard(true)
+	a, b := h.run("a", 2), h.run("b", 3)
+	h.admit(a)
+	from, frame := h.s.networks[testZone].from, datagram(t, a, b, false, 1, 2, "x")
+	steered, bunches := 0, 0
+	dropped := false
+	start := time.Now()
+	for steered < perSecond/10+100 { // its depth and fifty milliseconds more
+		h.beat(0, 0)
+		action, _, err := h.testRun(from, a, 0, frame)
+		must(t, err)
+		if action == redirect {
+			steered++
+			if dropped {
+				bunches++
+			}
+		}
+		dropped = action == shot
+	}
+	elapsed := time.Since(start)
+	if bunches == 0 {
+		t.Fatalf("%d frames in %v did not use up the budget, or nothing came after it", steered, elapsed)
+	}
+	if most := int(elapsed/grain) + 2; bunches > most {
+		t.Errorf("%d bunches in %v, want at most %d", bunches, elapsed, most)
+	}
+	if most := int((elapsed+100*time.Millisecond)*perSecond/time.Second) + 2; steered > most {
+		t.Errorf("%d frames in %v, want at most %d", steered, elapsed, most)
+	}
+}
+
 func TestHeartbeat(t *testing.T) {
 	h := newHost(t)
 	h.guard(true)
