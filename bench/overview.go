@@ -178,8 +178,10 @@ var goals = []goal{
 	{"Redis connections a second, app-ID on", true, 1.0, ofReport("connections", redisMeasure, gatehouseVariant, iptables10Variant)},
 	{"64-byte packets, every one through user space, 1,000 flows", true, 0.56, ofPackets(Traffic{Flows: 1000, Size: smallFrame}, userspaceVariant)},
 	{"new flows a second, every packet a new flow", true, 280_000, ofReport("flows", newFlowsMeasure, gatehouseVariant, "")},
-	{"what is left of 1,000 flows' rate during a flood of new ones", true, 0.95, underFlood(gatehouseVariant)},
-	{"the same with the budget of misses that run has", true, 0.95, underFlood(limitedVariant)},
+	{"what is left of 1,000 flows' rate during a flood of new ones", true, 0.95, underFlood(gatehouseVariant, calmMeasure, floodMeasure)},
+	{"the same with the budget of misses that run has", true, 0.95, underFlood(limitedVariant, calmMeasure, floodMeasure)},
+	{"the same by second of the sender's processor time", true, 0.95, underFlood(limitedVariant, calmUsedMeasure, floodUsedMeasure)},
+	{"arrived of 1,000 flows at half the pace that A can send, during such a flood", true, 95, ofReport("flows", pacedMeasure, limitedVariant, "")},
 	{"classify, published sets: geometric mean", false, 0.7, lookups(PublishedClassify, geometricMean)},
 	{"classify, published sets: the worst", false, 1.0, lookups(PublishedClassify, slices.Max[[]float64])},
 	{"classify, generated sets, dense ones too: geometric mean", false, 0.7, lookups("classify", geometricMean)},
@@ -290,34 +292,34 @@ func bulk(r *results) (Goal, bool) {
 }
 
 // underFlood is the rate during a flood beside the rate before it, round by round.
-func underFlood(name string) func(*results) (Goal, bool) {
+func underFlood(name, before, during string) func(*results) (Goal, bool) {
 	return func(r *results) (Goal, bool) {
-		left, f, ok := r.leftUnderFlood(name)
+		left, f, ok := r.leftUnderFlood(name, before, during)
 		if !ok {
 			return Goal{}, false
 		}
 		g := f.goal()
 		g.Peer, g.Value = "before the flood", left
-		if bridge, _, ok := r.leftUnderFlood(Baseline); ok {
+		if bridge, _, ok := r.leftUnderFlood(Baseline, before, during); ok {
 			g.Note = fmt.Sprintf("the plain bridge keeps %.2f", bridge)
 		}
 		return g, true
 	}
 }
 
-func (r *results) leftUnderFlood(name string) (float64, *Figure, bool) {
-	calm, ok := r.figure("flows", calmMeasure, name)
-	during, also := r.figure("flows", floodMeasure, name)
-	if !ok || !also || len(calm.Rounds) != len(during.Rounds) {
+func (r *results) leftUnderFlood(name, before, during string) (float64, *Figure, bool) {
+	calm, ok := r.figure("flows", before, name)
+	flooded, also := r.figure("flows", during, name)
+	if !ok || !also || len(calm.Rounds) != len(flooded.Rounds) {
 		return 0, nil, false
 	}
 	var left []float64
 	for i := range calm.Rounds {
 		if calm.Rounds[i] > 0 {
-			left = append(left, during.Rounds[i]/calm.Rounds[i])
+			left = append(left, flooded.Rounds[i]/calm.Rounds[i])
 		}
 	}
-	return median(left), during, len(left) > 0
+	return median(left), flooded, len(left) > 0
 }
 
 // lookups sums the ratios to librte_acl up.
