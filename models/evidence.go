@@ -120,7 +120,7 @@ func (l *Library) labelEvidence(out *evidenceList, w *policy.Workload, m Match) 
 	}
 	for _, key := range slices.Sorted(maps.Keys(w.Labels)) {
 		baked := w.Labels[key]
-		if key != LabelModel && baked.By != policy.SetByDeployer && strings.HasPrefix(key, labelPrefix) {
+		if key != LabelModel && strings.HasPrefix(key, labelPrefix) && !counts(key, baked) {
 			out.add(Evidence{Kind: "label", What: key + "=" + baked.Value, Why: "baked into the image, which proves nothing (I3)", Change: "set it on the container or service"})
 		}
 	}

@@ -107,9 +107,12 @@ func (a *assembly) reportLabels(w *policy.Workload) {
 	}
 	for _, key := range keys {
 		l := w.Labels[key]
-		if l.By != policy.SetByDeployer {
+		if !counts(key, l) {
 			a.population.findWorkload(FindingIgnoredLabel, w, "label %s is baked into the image and does not count", key)
 			continue
+		}
+		if l.By != policy.SetByDeployer {
+			a.population.findWorkload(FindingNote, w, "label %s is baked into the image, and counts all the same: it only tightens", key)
 		}
 		a.reportLabel(w, key, l.Value)
 	}

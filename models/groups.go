@@ -410,6 +410,36 @@ func deployerLabel(w *policy.Workload, key string) (string, bool) {
 	return l.Value, true
 }
 
+// labelThatCounts is the value of a label that the deployer set, or that tightens (I3).
+func labelThatCounts(w *policy.Workload, key string) (string, bool) {
+	l, ok := w.Labels[key]
+	if !ok || !counts(key, l) {
+		return "", false
+	}
+	return l.Value, true
+}
+
+// counts reports whether a label of Gatehouse's own has a say (I3). The engine
+// does not tell apart what the deployer set and what an image bakes with the same
+// value: if such a label gave nothing, an image could undo what its deployer
+// tightened by baking it.
+func counts(key string, l policy.Label) bool {
+	return l.By == policy.SetByDeployer || tightens(key, l.Value)
+}
+
+// tightens reports whether a label can only take away, whatever it stands beside.
+func tightens(key, value string) bool {
+	switch {
+	case key == LabelMode:
+		return value == policy.Enforce.String()
+	case key == LabelEnable:
+		return value == "true"
+	case key == LabelFeatures:
+		return !slices.ContainsFunc(splitList(value), func(name string) bool { return !strings.HasPrefix(name, "-") })
+	}
+	return strings.HasPrefix(key, "gatehouse.deny.")
+}
+
 func splitList(s string) []string {
 	return strings.FieldsFunc(s, func(r rune) bool { return r == ',' || r == ' ' })
 }
@@ -419,7 +449,7 @@ func (a *assembly) mode(w *policy.Workload) policy.Mode {
 	if m, ok := a.set.Modes[w.Service.String()]; ok {
 		return m
 	}
-	v, ok := deployerLabel(w, LabelMode)
+	v, ok := labelThatCounts(w, LabelMode)
 	if !ok {
 		return a.set.DefaultMode
 	}
@@ -437,7 +467,7 @@ func (a *assembly) mode(w *policy.Workload) policy.Mode {
 
 // disabled reports whether the deployer took this workload out (V5).
 func (a *assembly) disabled(w *policy.Workload) bool {
-	v, ok := deployerLabel(w, LabelEnable)
+	v, ok := labelThatCounts(w, LabelEnable)
 	if !ok {
 		return a.set.EnrollNone
 	}
@@ -458,7 +488,7 @@ func (a *assembly) features(w *policy.Workload, m *Model) map[string]bool {
 	for name, f := range m.Features {
 		on[name] = f.Default
 	}
-	if v, ok := deployerLabel(w, LabelFeatures); ok {
+	if v, ok := labelThatCounts(w, LabelFeatures); ok {
 		for _, item := range splitList(v) {
 			name, off := strings.CutPrefix(item, "-")
 			if _, known := m.Features[name]; !known {

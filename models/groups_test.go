@@ -149,9 +149,13 @@ func TestV5(t *testing.T) {
 		{"floor lets labels tighten", Settings{DefaultMode: policy.Observe, ModeFloorEnforce: true}, []option{label("gatehouse.mode=enforce")}, policy.Enforce, true, ""},
 		{"gatehouse mode beats the label", Settings{Modes: map[string]policy.Mode{"p/x": policy.Observe}}, []option{label("gatehouse.mode=enforce")}, policy.Observe, true, ""},
 		{"baked label (I3)", Settings{DefaultMode: policy.Enforce}, []option{imageLabel("gatehouse.mode=observe")}, policy.Enforce, true, FindingIgnoredLabel},
+		{"a baked label tightens (I3)", Settings{DefaultMode: policy.Observe}, []option{imageLabel("gatehouse.mode=enforce")}, policy.Enforce, true, FindingNote},
+		{"gatehouse mode beats a baked label", Settings{Modes: map[string]policy.Mode{"p/x": policy.Observe}}, []option{imageLabel("gatehouse.mode=enforce")}, policy.Observe, true, FindingNote},
 		{"malformed", Settings{DefaultMode: policy.Enforce}, []option{label("gatehouse.mode=off")}, policy.Enforce, true, FindingIgnoredLabel},
 		{"not enrolled", Settings{}, []option{label("gatehouse.enable=false")}, policy.Enforce, false, ""},
 		{"baked enable", Settings{}, []option{imageLabel("gatehouse.enable=false")}, policy.Enforce, true, FindingIgnoredLabel},
+		{"a baked one enrolls (I3)", Settings{EnrollNone: true}, []option{imageLabel("gatehouse.enable=true")}, policy.Enforce, true, FindingNote},
+		{"a baked one enrolls nothing", Settings{EnrollNone: true}, []option{imageLabel("gatehouse.enable=yes")}, policy.Enforce, false, FindingIgnoredLabel},
 		{"malformed enable", Settings{}, []option{label("gatehouse.enable=no")}, policy.Enforce, true, FindingIgnoredLabel},
 		{"uncovered", Settings{}, []option{onHost}, policy.Enforce, false, FindingUncovered},
 		{"malformed statement label", Settings{}, []option{label("gatehouse.allow.egress=1.2.3.4")}, policy.Enforce, true, FindingIgnoredLabel},
@@ -244,7 +248,8 @@ func TestFeatures(t *testing.T) {
 	}{
 		{"the model's default", Settings{}, nil, true},
 		{"off by label", Settings{}, []option{label("gatehouse.features=-updates")}, false},
-		{"a baked label does not count", Settings{}, []option{imageLabel("gatehouse.features=-updates")}, true},
+		{"a baked label takes away", Settings{}, []option{imageLabel("gatehouse.features=-updates")}, false},
+		{"a baked label that gives does not count", Settings{Features: nil}, []option{imageLabel("gatehouse.features=-updates,acme")}, true},
 		{"the operator beats the label", Settings{Features: map[string]bool{"updates": false}}, []option{label("gatehouse.features=updates")}, false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

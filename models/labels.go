@@ -195,19 +195,31 @@ func (i *labelItem) parseApp(name string) error {
 	return nil
 }
 
-// statementLabels are the deployer's, of all workloads of a namespace: "KEY=VALUE",
-// sorted. They are part of an identity (I9).
+// statementLabels are those that count, of all workloads of a namespace: "KEY=VALUE",
+// those first that stay where they are too many: the deployer's denies, an image's
+// denies, allows; each sorted. They are part of an
+// identity (I9).
 func (s *subject) statementLabels() []string {
-	var out []string
+	var denies, baked, allows []string
 	for _, w := range slices.Concat(s.members, s.within) {
 		for key, l := range w.Labels {
-			if l.By == policy.SetByDeployer && isStatementLabel(key) {
-				out = append(out, key+"="+l.Value)
+			text := key + "=" + l.Value
+			switch {
+			case !isStatementLabel(key) || !counts(key, l):
+			case !tightens(key, l.Value):
+				allows = append(allows, text)
+			case l.By == policy.SetByDeployer:
+				denies = append(denies, text)
+			default:
+				baked = append(baked, text)
 			}
 		}
 	}
-	slices.Sort(out)
-	out = slices.Compact(out)
+	var out []string
+	for _, some := range [][]string{denies, baked, allows} {
+		slices.Sort(some)
+		out = append(out, slices.Compact(some)...)
+	}
 	return out[:min(len(out), maxLabels+1)]
 }
 

@@ -99,6 +99,31 @@ func TestStatementLabelsAreTheDeployers(t *testing.T) {
 	}
 }
 
+// A deny counts whoever said it, and neither an image's denies nor allows push out
+// the deployer's (I3).
+func TestDenyLabels(t *testing.T) {
+	b := newTown(t).network("n", "p")
+	b.run("p/x", "x/x", "n", imageLabel("gatehouse.deny.egress=@internet:any"), label("gatehouse.deny.ingress=@site:any"))
+	check := func(want ...string) {
+		t.Helper()
+		ss, _ := Generate(b.groups(Settings{}))
+		said := lines(slices.DeleteFunc(ss, func(s policy.Statement) bool { return s.Tier != policy.TierLabel }))
+		for _, w := range want {
+			if !slices.Contains(said, w) {
+				t.Errorf("no %q among %d: %q...", w, len(said), said[:min(3, len(said))])
+			}
+		}
+	}
+	check("deny @site -> p/x : any any", "deny p/x -> @internet : any any")
+	w := &b.snap.Workloads[0]
+	for i := range 2 * maxLabels {
+		value := fmt.Sprintf("10.1.%d.%d:80", i/256, i%256)
+		w.Labels[fmt.Sprintf("gatehouse.deny.egress.%d", i)] = policy.Label{Value: value, By: policy.SetByImage}
+		w.Labels[fmt.Sprintf("gatehouse.allow.egress.%d", i)] = policy.Label{Value: value, By: policy.SetByDeployer}
+	}
+	check("deny @site -> p/x : any any")
+}
+
 func FuzzStatementLabel(f *testing.F) {
 	f.Add("gatehouse.allow.egress", "api.example.com:443, [2001:db8::/32]:1-2/udp dns")
 	f.Add("gatehouse.deny.ingress.7", "@any:any")

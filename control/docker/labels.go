@@ -50,7 +50,7 @@ func tellLabels(container map[string]string, img *image) (labels map[string]poli
 		return labels, nil
 	}
 	for _, key := range slices.Sorted(maps.Keys(img.labels)) {
-		if (strings.HasPrefix(key, "gatehouse.") || provesMembership(key)) && labels[key].By == policy.SetByImage {
+		if provesMembership(key) && labels[key].By == policy.SetByImage {
 			notes = append(notes, fmt.Sprintf("label %s is baked into the image: ignored", key))
 		}
 	}

@@ -101,7 +101,7 @@ func TestBakedLabels(t *testing.T) {
 			t.Errorf("%s: %+v", key, w.Labels[key])
 		}
 	}
-	want := []string{"label com.docker.swarm.task.id is baked into the image: ignored", "label gatehouse.mode is baked into the image: ignored"}
+	want := []string{"label com.docker.swarm.task.id is baked into the image: ignored"}
 	if !slices.Equal(w.Notes, want) {
 		t.Errorf("notes: %q", w.Notes)
 	}
