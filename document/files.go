@@ -37,7 +37,7 @@ func (f *File) Schema() string {
 
 // Collect reads one file, or all of a folder in the order of their names: *.yaml
 // and *.yml, those of folders below too, hidden ones left out. What cannot be
-// read is a fault.
+// read, and what is no regular file in a folder, is a fault.
 func Collect(name string, faults *Faults) []File {
 	info, err := os.Stat(name)
 	switch {
@@ -64,7 +64,7 @@ func CollectFS(fsys fs.FS, prefix string, faults *Faults) []File {
 		case d.IsDir(), hidden, path.Ext(name) != ".yaml" && path.Ext(name) != ".yml":
 			return nil
 		}
-		out = append(out, readFile(fsys, name, path.Join(filepath.ToSlash(prefix), name), faults)...)
+		out = append(out, readRegular(fsys, name, path.Join(filepath.ToSlash(prefix), name), faults)...)
 		return nil
 	})
 	if err != nil {
@@ -79,6 +79,16 @@ func plainError(err error) string {
 		return p.Err.Error()
 	}
 	return err.Error()
+}
+
+// readRegular reads what lies in a folder. Opening a pipe or a device can wait
+// without end for whoever is on its other side.
+func readRegular(fsys fs.FS, name, shown string, faults *Faults) []File {
+	if info, err := fs.Stat(fsys, name); err == nil && !info.Mode().IsRegular() {
+		faults.Add(&Fault{File: shown, Text: "no regular file"})
+		return nil
+	}
+	return readFile(fsys, name, shown, faults)
 }
 
 func readFile(fsys fs.FS, name, shown string, faults *Faults) []File {
