@@ -382,6 +382,9 @@ func (s *session) applyContainer(e event) {
 	case "die":
 		c := s.container(id)
 		c.running, c.down = false, true
+		if c.inspected != nil {
+			c.inspected.State.Running = false // its sandbox and host ports are not the next life's
+		}
 		for _, n := range s.state.networks {
 			n.leave(id)
 		}

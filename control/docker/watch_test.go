@@ -367,6 +367,42 @@ func TestDieWithdraws(t *testing.T) {
 	}
 }
 
+// What was told of a container's last life, such as its sandbox, is not told of
+// the next: a port that is admitted there by then would be shut again.
+func TestRestartForgetsTheSandbox(t *testing.T) {
+	f := newFakeEngine(t, "compose")
+	w, inv := startFake(t, f)
+	c := f.newContainer(t, 1)
+	f.change(func() { c.join(1); c.setState("running") })
+	c.send("container", "create", c.id, nil)
+	c.sendNetwork("connect")
+	c.send("container", "start", c.id, nil)
+	sandbox := func(s *policy.Snapshot) string {
+		if w := c.workload(s); w != nil && len(w.Endpoints) == 1 {
+			return w.Endpoints[0].Sandbox
+		}
+		return ""
+	}
+	s := await(t, inv, "the sandbox", func(s *policy.Snapshot) bool { return sandbox(s) != "" })
+	first := sandbox(s)
+
+	release := f.block(c.id)
+	defer release()
+	f.change(func() { c.leave() })
+	c.send("container", "die", c.id, nil)
+	c.sendNetwork("disconnect")
+	await(t, inv, "its end", func(s *policy.Snapshot) bool { return c.workload(s) == nil })
+	f.change(func() { c.join(2) })
+	c.sendNetwork("connect")
+	await(t, inv, "the next life", func(s *policy.Snapshot) bool { w := c.workload(s); return w != nil && len(w.Endpoints) == 1 })
+	before := w.Status().Events
+	c.send("container", "start", c.id, nil)
+	await(t, inv, "the start", func(*policy.Snapshot) bool { return w.Status().Events > before })
+	if got := c.workload(inv.Snapshot()); got == nil || len(got.Endpoints) != 1 || got.Endpoints[0].Sandbox != "" || !got.Started.IsZero() {
+		t.Errorf("after the start, and before the inspect: %+v, was in %s", got, first)
+	}
+}
+
 func TestHotConnectAndDisconnect(t *testing.T) {
 	f := newFakeEngine(t, "compose")
 	_, inv := startFake(t, f)
