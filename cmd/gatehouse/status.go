@@ -79,7 +79,7 @@ func (s *Status) writeGuarded(w io.Writer) {
 	row(w, "docker", docker)
 	row(w, "services", fmt.Sprintf("%d enforce, %d observe, %d not enrolled; default mode %s", s.Services.Enforce, s.Services.Observe, s.Services.Unenrolled, s.Mode))
 	if s.Services.Observe > 0 {
-		row(w, "", "observe drops nothing of its own service: `gatehouse mode SERVICE enforce` does")
+		row(w, "", "observe lets pass what policy does not allow: `gatehouse mode SERVICE enforce` drops it")
 	}
 	s.Situation.write(w)
 	row(w, "interfaces", fmt.Sprintf("%d guarded, %d waiting", s.Endpoints.Admitted, s.Endpoints.Waiting))
