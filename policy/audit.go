@@ -207,7 +207,7 @@ func (a *auditor) judge(i int) {
 	if s.Verdict == Allow && !a.hasPath(i) {
 		a.flaw(FlawNoPath, i, nil, "no network has both who may call and who is called; connect them to one, or publish a port")
 	}
-	if !a.present[i] || a.onMeeting { // what it does at places of prefixes was not looked at
+	if !a.present[i] || a.onMeeting != metNobodys { // what it does at places of prefixes was not looked at
 		return
 	}
 	var same, other []string

@@ -44,28 +44,31 @@ func (c *compiler) charge(rules []int32, bytes, spans int) {
 	}
 }
 
-// chargeRule notes what a rule takes before it is laid: itself, and its entry in
-// what it is found by.
-func (c *compiler) chargeRule(r *Rule) {
-	const bytes = int(unsafe.Sizeof(Rule{})) + 48
-	c.spent += bytes
+// chargeRules notes what n rules that differ in ports alone take before they are
+// laid: themselves, and their entries in what they are found by.
+func (c *compiler) chargeRules(r *Rule, n int) {
+	const bytes = int(unsafe.Sizeof(Rule{})) + int(unsafe.Sizeof(ruleEnds{})) + 48
+	c.spent += n * bytes
 	cost := &c.costs[r.Statement]
-	cost.Rules += c.table.flatCount(r)
-	cost.Bytes += bytes
+	cost.Rules += n * c.table.flatCount(r)
+	cost.Bytes += n * bytes
 }
 
 // chargeSet notes what an end of many peers takes, for the statement that is
 // expanded.
 func (c *compiler) chargeSet(e *collective) {
-	bytes := int(unsafe.Sizeof(collective{})) + 8*len(e.peers) + 4*len(e.ends)
+	bytes := int(unsafe.Sizeof(collective{})) + 16*len(e.peers) + (4+int(unsafe.Sizeof(RuleEnd{})))*len(e.ends)
 	c.spent += bytes
 	c.costs[c.expanding].Bytes += bytes
 }
 
+func (c *compiler) budget() int { return cmp.Or(c.in.MemoryBudget, memoryBudget) }
+
+func (c *compiler) isSpent() bool { return c.spent > c.budget() }
+
 // overBudget names the statement that takes most once the budget is spent.
 func (c *compiler) overBudget() error {
-	budget := cmp.Or(c.in.MemoryBudget, memoryBudget)
-	if c.spent <= budget {
+	if !c.isSpent() {
 		return nil
 	}
 	most := 0
@@ -76,7 +79,7 @@ func (c *compiler) overBudget() error {
 	}
 	s, cost := &c.table.statements[most], &c.costs[most]
 	return fmt.Errorf("statement %q%s: the compiled policy takes more than its memory budget of %s, this statement most of it, %s (%d rules): name fewer peers or ports there, or raise the budget",
-		s.ID, originText(s), bytesText(budget), bytesText(cost.Bytes), cost.Rules)
+		s.ID, originText(s), bytesText(c.budget()), bytesText(cost.Bytes), cost.Rules)
 }
 
 func bytesText(n int) string {

@@ -2,6 +2,8 @@ package policy
 
 import (
 	"fmt"
+	"math/rand/v2"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -139,5 +141,122 @@ func TestFirstFlows(t *testing.T) {
 	}
 	if table.met.count < 500 {
 		t.Errorf("only %d places were met", table.met.count)
+	}
+}
+
+// allocated is what f allocates in all: more than the heap ever grows by.
+func allocated(f func()) int {
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	f()
+	runtime.ReadMemStats(&after)
+	return int(after.TotalAlloc - before.TotalAlloc)
+}
+
+// TestCompileMemory: what a compile takes stays near the memory budget, whatever
+// statements say; of those that fit every flow gets what they say, and what does
+// not fit is refused by file and line.
+func TestCompileMemory(t *testing.T) {
+	const budget = 24 << 20
+	each := func(n int, of func(in Input, i int) Statement) Input {
+		in := site(n, n)
+		for i := range n {
+			s := of(in, i)
+			s.ID, s.Verdict, s.Tier, s.App, s.Origin = fmt.Sprint("st-", i), Allow, TierOperator, AnyApp, []string{fmt.Sprintf("ops.yaml:%d", 10+i)}
+			in.Statements = append(in.Statements, s)
+		}
+		return in
+	}
+	service := func(in Input, i int) []Peer { return []Peer{ServicePeer(in.Groups[i%len(in.Groups)].Service)} }
+	rnd := rand.New(rand.NewPCG(5, 5))
+	var manyPorts []PortRange
+	for p := range uint16(30_000) {
+		manyPorts = append(manyPorts, Port(ProtoTCP, 1+2*p))
+	}
+	for _, c := range []struct {
+		what    string
+		in      Input
+		refused bool
+	}{
+		{"halves of services on both sides", halves(1500, 24), false},
+		{"many halves of few services", halves(200, 1000), false},
+		{"more halves than fit", halves(1500, 2000), true},
+		{"each service may call all, and be called by all", each(1500, func(in Input, i int) Statement {
+			s := Statement{From: service(in, i), To: peersOf(PeerWorkload), Ports: tcp(9100)}
+			if i%2 == 0 {
+				s.From, s.To = s.To, s.From
+			}
+			return s
+		}), false},
+		{"a half of its own may call each service", each(600, func(in Input, i int) Statement {
+			return Statement{From: []Peer{half(in, rnd)}, To: service(in, i), Ports: tcp(80)}
+		}), false},
+		{"each service may call a half of its own", each(600, func(in Input, i int) Statement {
+			return Statement{From: service(in, i), To: []Peer{half(in, rnd)}, Ports: tcp(80)}
+		}), false},
+		{"more names of all services than fit", each(1500, func(in Input, i int) Statement {
+			return Statement{From: peersOf(PeerWorkload), To: []Peer{{Kind: PeerName, Name: fmt.Sprintf("h%d.example.com", i)}}, Ports: tcp(443)}
+		}), true},
+		{"more ports than fit", each(9, func(in Input, i int) Statement {
+			s := Statement{From: service(in, i), To: service(in, i+1), Ports: tcp(80)}
+			if i == 4 {
+				s.From, s.To, s.Ports = slices.Concat(service(in, 1), service(in, 2), service(in, 3)), slices.Concat(service(in, 4), service(in, 5)), manyPorts
+			}
+			return s
+		}), true},
+	} {
+		bare := c.in
+		bare.Statements = nil
+		rest := allocated(func() { mustCompile(t, bare) })
+		var table *Table
+		var err error
+		c.in.MemoryBudget = budget
+		took := allocated(func() { table, err = Compile(c.in) })
+		if took-rest > 4*budget {
+			t.Errorf("%s: the compile allocated %s, the budget is %s", c.what, bytesText(took-rest), bytesText(budget))
+		}
+		if c.refused {
+			if err == nil || table != nil || !strings.Contains(err.Error(), "ops.yaml:") {
+				t.Errorf("%s: %v", c.what, err)
+			}
+			continue
+		}
+		if err != nil {
+			t.Errorf("%s: %v", c.what, err)
+			continue
+		}
+		judgesAsStatements(t, c.what, table, rnd)
+	}
+}
+
+// judgesAsStatements asks, for random workloads, whether a flow passes as the
+// statements, all of them allowing, say one by one.
+func judgesAsStatements(t *testing.T, what string, table *Table, rnd *rand.Rand) {
+	t.Helper()
+	means := func(peers []Peer, g Group) bool {
+		return slices.ContainsFunc(peers, func(p Peer) bool {
+			return p.Kind == PeerWorkload || p.Kind == PeerService && p.Service == g.Service || p.Kind == PeerSelector && slices.Contains(p.Selected.Identities, g.Identity)
+		})
+	}
+	workloads, allowed := table.compiled.Workloads, 0
+	for range 400 {
+		i, k := rnd.IntN(len(workloads)), rnd.IntN(len(workloads))
+		port := []uint16{80, 9100, 1000, 1001, 1002}[rnd.IntN(5)]
+		want := Drop
+		for s := range slices.Values(table.statements) {
+			if s.Ports[0].Lo == port && means(s.From, table.groups[i]) && means(s.To, table.groups[k]) {
+				want = Allow
+			}
+		}
+		got := table.Lookup(Query{Zone: 1, Src: workloads[i].Endpoints[0].Addresses[0].As16(), Dst: workloads[k].Endpoints[0].Addresses[0].As16(), Proto: ProtoTCP, DstPort: port}).Verdict()
+		if got != want {
+			t.Fatalf("%s: %d -> %d tcp/%d is %v, want %v", what, i, k, port, got, want)
+		}
+		if got == Allow {
+			allowed++
+		}
+	}
+	if allowed < 20 {
+		t.Errorf("%s: only %d of 400 flows pass", what, allowed)
 	}
 }

@@ -35,11 +35,15 @@ type Input struct {
 	// tell apart are laid before the table is used; 0 = 65,536. Of more, each is
 	// laid when a flow first meets it (see prefixes.go).
 	PairsAhead int
-	// MemoryBudget is how many bytes rules and their places in the table may take;
-	// 0 = 256 MiB. Of more, no table is made.
+	// MemoryBudget is how many bytes compiling may take, and what it makes of the
+	// statements; 0 = 256 MiB. Of more rules than fit no table is made. Where the
+	// rules fit and their places in the table do not, places are laid when a flow
+	// first meets them (see met.go), and those that stand take what is left of the
+	// budget, an eighth of it at least.
 	MemoryBudget int
 
-	few int // up to how many peers an end of a rule is not large; 0 = fewEnds
+	few         int // up to how many peers an end of a rule is not large; 0 = fewEnds
+	placesAhead int // how many places that no rule names by itself are laid ahead; 0 = as many as is good
 }
 
 // These stand in a Rule for the peers that Compile does not write out; no
@@ -113,10 +117,12 @@ func compile(in Input) (*compiler, error) {
 		return nil, fmt.Errorf("compile: %w", err)
 	}
 	c.table.resolver = *res
-	if err := c.layRules(); err != nil {
+	callers := c.nameCallers()
+	if err := c.overBudget(); err != nil {
 		return nil, fmt.Errorf("compile: %w", err)
 	}
-	c.layNames()
+	c.layRules()
+	c.layNames(callers)
 	c.inUse = true
 	return c, nil
 }
@@ -130,7 +136,7 @@ type compiler struct {
 	regions   *regions        // nil where no statement names a prefix
 	callers   map[uint32]bool // regions from which workloads call
 	placed    placement
-	onMeeting bool                          // pairs of variants are laid when they are met
+	onMeeting whoseMet
 	buckets   map[toward]map[uint32][]int32 // rules by where to, then where from
 	ruleEnds  []ruleEnds                    // by rule
 	orders    []uint64                      // of statements, by number, once some came after others that were compiled before them
@@ -467,6 +473,11 @@ func (c *compiler) writePorts(from, to uint32, r Rule, ports []PortRange) {
 	} else {
 		r.To, r.ToPrefix, r.ToSet = c.nameEnd(to)
 	}
+	c.chargeRules(&r, len(ports))
+	if c.isSpent() { // what is left is only counted
+		return
+	}
+	c.table.rules = slices.Grow(c.table.rules, len(ports))
 	for _, p := range ports {
 		p.Proto = p.Proto.normal()
 		r.Ports = p
@@ -480,7 +491,6 @@ func (c *compiler) writeRule(from, to uint32, r Rule) {
 	}
 	index := int32(len(c.table.rules))
 	c.table.rules, c.ruleEnds = append(c.table.rules, r), append(c.ruleEnds, ruleEnds{from, to})
-	c.chargeRule(&r)
 	if isNameEnd(to) {
 		k := keyOf(from, to, r.Ports.Proto)
 		c.toNames[k] = append(c.toNames[k], index)

@@ -13,6 +13,7 @@ type decisions struct {
 	seed  hashSeed
 	slots []decided // a power of two, at most half full
 	count int
+	bytes int // of all that slots hold
 
 	made    slab[Decision]
 	terms   slab[term]
@@ -112,6 +113,7 @@ func (ds *decisions) get(c *compiler, from, to class, rules []int32) *Decision {
 		ds.grow(0)
 	}
 	size := unsafe.Sizeof(Decision{}) + 3*unsafe.Sizeof(decided{}) + uintptr(len(d.out.terms)+len(d.in.terms))*unsafe.Sizeof(term{}) + uintptr(len(rules))*4
+	ds.bytes += int(size)
 	c.charge(rules, int(size), 0)
 	return d
 }

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"encoding/binary"
 	"maps"
-	"math"
 	"slices"
 	"unsafe"
 )
@@ -67,14 +66,22 @@ type laidPlace struct {
 	pairing   pairing
 	needs     names
 	ofVariant bool
+	unnamed   bool // no rule names it by itself
 }
+
+// laidPlaceBytes is what the list of places, as it grows, and the keys of those
+// that are pairs take.
+const laidPlaceBytes = 2 * int(unsafe.Sizeof(laidPlace{}))
 
 // wideEnds is what the compiler knows of large ends.
 type wideEnds struct {
 	froms, tos map[uint32][]uint32 // by an end: the large ones that rules have at the other
 	ofRule     []names
 	crowds     [2][]party             // by Side
+	crowdsOf   [2]map[uint32][]uint32 // by a large end: the crowds that it means
 	divisions  [2]map[string]division // by the large ends that they are made by
+	forks      []fork                 // of the division that is being made
+	touched    []uint32
 }
 
 // division is how a peer tells crowds of the other end apart.
@@ -96,7 +103,7 @@ func (c *compiler) isLarge(end uint32) bool {
 		return true
 	case isCollective(end) && c.collective(end).set > 0:
 		return true
-	case c.onMeeting:
+	case c.onMeeting != metNobodys:
 		return false
 	case isCollective(end):
 		return len(c.collective(end).peers) > c.few()
@@ -123,41 +130,69 @@ func (c *compiler) gathered(ends []uint32) []uint32 {
 	return append(out, c.setEnd(many))
 }
 
-// layRules turns the buckets into the spans of the four layers.
-func (c *compiler) layRules() error {
+// whoseMet says whose places are laid when flows meet them.
+type whoseMet uint8
+
+const (
+	metNobodys  whoseMet = iota
+	metVariants          // see prefixes.go
+	metAll
+)
+
+// layRules turns the buckets into the spans of the four layers. Where those are too
+// many or take more than the memory budget, places are laid when flows meet them
+// (see met.go), if need be all: what they are made of, the rules, is within the
+// budget.
+func (c *compiler) layRules() {
+	for dense := range c.table.peers { // their rules are all written
+		c.parties = append(c.parties, party{c.endsOf(uint32(dense)), c.table.peers[dense].class})
+	}
+	spent, costs := c.spent, slices.Clone(c.costs)
+	for c.onMeeting = metNobodys; !c.layAhead(); c.onMeeting++ {
+		c.spent, c.decisions = spent, decisions{}
+		copy(c.costs, costs)
+	}
+	if c.onMeeting != metNobodys {
+		c.table.met = c.metPairs()
+		c.decisions.reserve(len(c.table.rules))
+	}
+}
+
+// layAhead lays what is not laid when flows meet it. It is false where that is too
+// much.
+func (c *compiler) layAhead() bool {
 	for f := range classCount {
 		for t := range classCount {
 			c.table.unruled[f][t] = c.decision(f, t, nil)
 		}
 	}
-	for dense := range c.table.peers { // their rules are all written
-		c.parties = append(c.parties, party{c.endsOf(uint32(dense)), c.table.peers[dense].class})
+	c.forgetPlaces()
+	c.findLarge()
+	switch {
+	case c.onMeeting == metAll:
+		c.table.pairs = newPairTable(nil, nil)
+		return true
+	case c.onMeeting == metVariants && c.regions == nil:
+		return false
 	}
-	spent, costs := c.spent, slices.Clone(c.costs)
-	ok := c.findPlaces()
-	if ok {
-		ok = c.lay()
+	if !c.findPlaces() || !c.lay() {
+		return false
 	}
-	if !ok {
-		c.spent, c.costs, c.onMeeting = spent, costs, true
-		c.table.met = c.metPairs()
-		c.findPlaces()
-		c.lay()
-		c.decisions.reserve(len(c.table.rules))
-	}
-	return c.overBudget()
+	c.spent -= laidPlaceBytes * len(c.laid) // which are let go
+	return true
 }
 
 // rulesAPair is how many rules, in the mean, may apply to pairs of variants that
 // are laid ahead.
 const rulesAPair = 16
 
-// lay makes the spans of all places. It stops where the memory budget is spent, and
-// is false where more rules meet at places of variants than are laid ahead.
+// lay makes the spans of all places. It is false where the memory budget is spent,
+// or where more rules meet at places of variants, or at those that none names by
+// itself, than are laid ahead.
 func (c *compiler) lay() bool {
 	var slots []pairSlot
 	var spans []span
-	t, rulesLeft := c.table, rulesAPair*c.pairsAhead()
+	t, left, unnamedLeft := c.table, rulesAPair*c.pairsAhead(), rulesAPlace*c.placesAhead()
 	for i := range c.laid {
 		p := &c.laid[i]
 		first := len(spans)
@@ -168,10 +203,13 @@ func (c *compiler) lay() bool {
 			}
 			c.charge(rules, int(unsafe.Sizeof(span{})), 1)
 			if p.ofVariant {
-				rulesLeft -= len(rules)
+				left -= len(rules)
+			}
+			if p.unnamed {
+				unnamedLeft -= len(rules)
 			}
 		})
-		if rulesLeft < 0 {
+		if left < 0 || unnamedLeft < 0 || c.isSpent() {
 			return false
 		}
 		if len(spans) == first {
@@ -182,9 +220,7 @@ func (c *compiler) lay() bool {
 			t.peers[p.key.from()].layers |= pairFrom
 			t.peers[p.key.to()].layers |= pairTo
 		}
-		if c.spent += slotBytes; c.overBudget() != nil {
-			break
-		}
+		c.spent += slotBytes
 	}
 	t.pairs = newPairTable(slots, spans)
 	return true
@@ -192,11 +228,20 @@ func (c *compiler) lay() bool {
 
 // pairsAhead is how many pairs of variants are laid ahead.
 func (c *compiler) pairsAhead() int {
-	if c.onMeeting {
-		return math.MaxInt / rulesAPair // there are none
-	}
 	return cmp.Or(c.in.PairsAhead, pairsAhead)
 }
+
+// placesAhead is how many places that no rule names by itself are laid ahead.
+func (c *compiler) placesAhead() int {
+	return cmp.Or(c.in.placesAhead, pairsAhead+placesARule*len(c.table.rules))
+}
+
+// placesARule is how many of those there may be for each rule, beside those that
+// any policy may have, and rulesAPlace how many rules may apply there in the mean.
+const (
+	placesARule = 4
+	rulesAPlace = 4
+)
 
 // slotBytes is what a key takes in a table that is between a quarter and half full.
 const slotBytes = 3 * int(unsafe.Sizeof(pairSlot{}))
@@ -206,17 +251,20 @@ func (c *compiler) laidCells(p *laidPlace, emit func(lo, hi uint16, rules []int3
 	c.cellsNaming(p.pairing, nil, p.needs, emit)
 }
 
-// findPlaces lists the places of all layers. It is false where there would be more
-// pairs of variants than are laid ahead.
-func (c *compiler) findPlaces() bool {
-	c.table.parts = []uint32{0} // no division is 0
+// forgetPlaces takes back what findPlaces says in the table.
+func (c *compiler) forgetPlaces() {
+	c.laid, c.table.crowds, c.table.parts = nil, nil, []uint32{0} // no division is 0
 	for i := range c.table.peers {
 		c.table.peers[i] = peerInfo{class: c.table.peers[i].class}
 	}
-	c.findLarge()
+}
+
+// findPlaces lists the places of all layers. It is false where there would be more
+// than are laid ahead.
+func (c *compiler) findPlaces() bool {
 	c.numberCrowds()
 	c.wide.divisions = [2]map[string]division{{}, {}}
-	l := placeList{compiler: c, have: make(map[pairKey]bool), left: c.pairsAhead(), again: 4 * c.pairsAhead()}
+	l := placeList{compiler: c, have: make(map[pairKey]bool), left: c.pairsAhead(), unnamed: c.placesAhead(), again: 4 * (c.pairsAhead() + c.placesAhead())}
 	ok := l.addNamed() && l.addMeeting() && l.addOfParts() && l.addOfCrowds()
 	c.laid = l.places
 	return ok
@@ -233,17 +281,23 @@ func (c *compiler) findLarge() {
 			var named names
 			if !c.isLarge(f) {
 				named |= namesCaller
-			} else if !slices.Contains(w.froms[k.to], f) {
+			} else {
 				w.froms[k.to] = append(w.froms[k.to], f)
 			}
 			if !c.isLarge(k.to) {
 				named |= namesCallee
-			} else if !slices.Contains(w.tos[f], k.to) {
+			} else {
 				w.tos[f] = append(w.tos[f], k.to)
 			}
 			for _, r := range rules {
 				w.ofRule[r] = named
 			}
+		}
+	}
+	for _, others := range [...]map[uint32][]uint32{w.froms, w.tos} {
+		for end, large := range others {
+			slices.Sort(large)
+			others[end] = slices.Compact(large) // an end has rules of several protocols
 		}
 	}
 }
@@ -258,7 +312,7 @@ func (c *compiler) numberCrowds() {
 			}
 		}
 		numbers := make(map[string]uint32)
-		c.wide.crowds[side] = nil
+		c.wide.crowds[side], c.wide.crowdsOf[side] = nil, make(map[uint32][]uint32)
 		for dense := range c.parties {
 			p := party{class: c.parties[dense].class}
 			if !c.isMet(uint32(dense)) {
@@ -273,11 +327,20 @@ func (c *compiler) numberCrowds() {
 			if !known {
 				n = uint32(len(c.wide.crowds[side]))
 				numbers[key] = n
-				c.wide.crowds[side] = append(c.wide.crowds[side], p)
+				c.addCrowd(Side(side), p)
 			}
 			c.table.peers[dense].side(Side(side)).crowd = n
 		}
 	}
+}
+
+func (c *compiler) addCrowd(side Side, p party) {
+	w := &c.wide
+	for _, e := range p.ends {
+		w.crowdsOf[side][e] = append(w.crowdsOf[side][e], uint32(len(w.crowds[side])))
+	}
+	w.crowds[side] = append(w.crowds[side], p)
+	c.spent += 3*int(unsafe.Sizeof(party{})) + 12*len(p.ends)
 }
 
 func (p *peerInfo) side(s Side) *sideInfo {
@@ -296,7 +359,7 @@ func (p *party) key() string {
 }
 
 // isMet reports whether the pairs of a peer are laid when they are met.
-func (c *compiler) isMet(dense uint32) bool { return c.onMeeting && c.placed.base[dense] != dense }
+func (c *compiler) isMet(dense uint32) bool { return c.onMeeting != metNobodys && c.isVariant(dense) }
 
 // isGuarded reports whether a class has a say.
 func (c *compiler) isGuarded(k class) bool { return c.table.unruled[k][k].out.guarded }
@@ -307,42 +370,47 @@ type placeList struct {
 	places  []laidPlace
 	have    map[pairKey]bool // pairs of peers
 	left    int              // how many pairs of variants may yet be laid
-	again   int              // how often one of those may yet be found again
+	unnamed int              // how many places that no rule names by itself
+	again   int              // how often a pair of either may yet be found again
 	callers map[sideProto]bool
 	callees map[sideProto]bool // who has rules of the third layer, and of the second
 }
 
 // add appends a place, unless nobody there is guarded: whatever rules say, those
 // flows pass. It is false where there are too many.
-func (l *placeList) add(k pairKey, p pairing, needs names, ofVariant bool) bool {
+func (l *placeList) add(k pairKey, p pairing, needs names, ofVariant, unnamed bool) bool {
 	if !l.isGuarded(p.caller.class) && !l.isGuarded(p.callee.class) {
 		return true
 	}
 	if ofVariant {
 		l.left--
 	}
-	l.places = append(l.places, laidPlace{k, p, needs, ofVariant})
-	return l.left >= 0
+	if unnamed {
+		l.unnamed--
+	}
+	l.places = append(l.places, laidPlace{k, p, needs, ofVariant, unnamed})
+	l.spent += laidPlaceBytes
+	return l.left >= 0 && l.unnamed >= 0 && !l.isSpent()
 }
 
-func (l *placeList) addPair(from, to uint32, proto Proto) bool {
+func (l *placeList) addPair(from, to uint32, proto Proto, unnamed bool) bool {
 	k := keyOf(from, to, proto)
 	ofVariant := l.isVariant(from) || l.isVariant(to)
 	if l.have[k] {
-		if ofVariant {
+		if ofVariant || unnamed {
 			l.again--
 		}
 		return l.again >= 0
 	}
 	l.have[k] = true
-	return l.add(k, l.pairing(k), namesCaller|namesCallee, ofVariant)
+	return l.add(k, l.pairing(k), namesCaller|namesCallee, ofVariant, unnamed)
 }
 
 func (c *compiler) isVariant(dense uint32) bool { return c.placed.base[dense] != dense }
 
 // laidAhead lists those of peersOf that have places in the table.
 func (c *compiler) laidAhead(end uint32) []uint32 {
-	if !c.onMeeting {
+	if c.onMeeting == metNobodys {
 		return c.peersOf(end)
 	}
 	return slices.DeleteFunc(slices.Clone(c.peersOf(end)), c.isVariant)
@@ -368,7 +436,7 @@ func (l *placeList) addNamed() bool {
 			default:
 				for _, f := range l.laidAhead(f) {
 					for _, t := range l.laidAhead(k.to) {
-						if !l.addPair(f, t, k.proto) {
+						if !l.addPair(f, t, k.proto, false) {
 							return false
 						}
 					}
@@ -452,7 +520,7 @@ func (l *placeList) addOverlaps(both []meeting, proto Proto) bool {
 			if m.side == SideIn {
 				from, to = to, from
 			}
-			if !l.addPair(from, to, proto) {
+			if !l.addPair(from, to, proto, true) {
 				return false
 			}
 		}
@@ -468,7 +536,7 @@ func (l *placeList) addOfParts() bool {
 		d := l.divide(SideOut, l.facing(callee.ends, l.wide.froms))
 		l.table.peers[k.peer].asCallee.division = d.first
 		for i, caller := range d.parts {
-			if !l.add(keyOf(firstPart+uint32(i+1), k.peer, k.proto), pairing{caller, callee, k.proto}, namesCallee, l.isVariant(k.peer)) {
+			if !l.add(keyOf(firstPart+uint32(i+1), k.peer, k.proto), pairing{caller, callee, k.proto}, namesCallee, l.isVariant(k.peer), true) {
 				return false
 			}
 		}
@@ -478,7 +546,7 @@ func (l *placeList) addOfParts() bool {
 		d := l.divide(SideIn, l.facing(caller.ends, l.wide.tos))
 		l.table.peers[k.peer].asCaller.division = d.first
 		for i, callee := range d.parts {
-			if !l.add(keyOf(k.peer, firstPart+uint32(i+1), k.proto), pairing{caller, callee, k.proto}, namesCaller, l.isVariant(k.peer)) {
+			if !l.add(keyOf(k.peer, firstPart+uint32(i+1), k.proto), pairing{caller, callee, k.proto}, namesCaller, l.isVariant(k.peer), true) {
 				return false
 			}
 		}
@@ -503,7 +571,7 @@ func (l *placeList) addOfCrowds() bool {
 		l.table.crowds = append(l.table.crowds, d.first)
 		for j, caller := range d.parts {
 			for proto := range protos {
-				if !l.add(keyOf(firstPart+uint32(j+1), firstCrowd+uint32(i), proto), pairing{caller, callee, proto}, 0, l.regions != nil) {
+				if !l.add(keyOf(firstPart+uint32(j+1), firstCrowd+uint32(i), proto), pairing{caller, callee, proto}, 0, l.regions != nil && l.onMeeting == metNobodys, true) {
 					return false
 				}
 			}
@@ -522,35 +590,65 @@ func (c *compiler) facing(ends []uint32, others map[uint32][]uint32) []uint32 {
 	return slices.Compact(out)
 }
 
+// fork is a set of ends by which crowds are told apart. The first stand for no ends,
+// one for each class.
+type fork struct {
+	next, by uint32 // that with one end more that was made last, and that end
+	part     uint32
+}
+
 // divide parts the crowds of one side by which of the ends mean them. Nobody is
 // of a part whom none means.
 func (c *compiler) divide(side Side, ends []uint32) division {
 	key := (&party{ends: ends}).key()
-	if d, known := c.wide.divisions[side][key]; known {
+	w, t := &c.wide, c.table
+	if d, known := w.divisions[side][key]; known {
 		return d
 	}
-	d := division{first: uint32(len(c.table.parts))}
-	numbers := make(map[string]uint32)
-	for i := range c.wide.crowds[side] {
-		p := party{common(c.wide.crowds[side][i].ends, ends), c.wide.crowds[side][i].class}
-		part := uint32(0)
-		if len(p.ends) > 0 {
-			key := p.key()
-			if part = numbers[key]; part == 0 {
-				d.parts = append(d.parts, p)
-				part = uint32(len(d.parts))
-				numbers[key] = part
+	crowds := w.crowds[side]
+	d := division{first: uint32(len(t.parts))}
+	t.parts = append(t.parts, make([]uint32, len(crowds))...)
+	row := t.parts[d.first:] // forks first, parts when all are known
+	w.forks, w.touched = append(w.forks[:0], make([]fork, classCount)...), w.touched[:0]
+	for _, e := range ends {
+		for _, i := range w.crowdsOf[side][e] {
+			if row[i] == 0 {
+				w.touched = append(w.touched, i)
+				row[i] = uint32(crowds[i].class) + 1
 			}
+			row[i] = w.forked(row[i]-1, e) + 1
 		}
-		c.table.parts = append(c.table.parts, part)
 	}
-	c.wide.divisions[side][key] = d
+	bytes := 8 * len(crowds) // as t.parts grows
+	for _, i := range w.touched {
+		f := &w.forks[row[i]-1]
+		if f.part == 0 {
+			d.parts = append(d.parts, party{common(crowds[i].ends, ends), crowds[i].class})
+			f.part = uint32(len(d.parts))
+			bytes += int(unsafe.Sizeof(party{})) + 4*min(len(crowds[i].ends), len(ends))
+		}
+		row[i] = f.part
+	}
+	w.divisions[side][key] = d
+	c.spent += bytes
 	return d
+}
+
+// forked is the fork of the ends of another and one more.
+func (w *wideEnds) forked(from, end uint32) uint32 {
+	f := &w.forks[from]
+	if f.by == end && f.next != 0 {
+		return f.next
+	}
+	n := uint32(len(w.forks))
+	f.next, f.by = n, end
+	w.forks = append(w.forks, fork{})
+	return n
 }
 
 // common is what both ascending lists have.
 func common(a, b []uint32) []uint32 {
-	var out []uint32
+	out := make([]uint32, 0, min(len(a), len(b)))
 	for len(a) > 0 && len(b) > 0 {
 		switch {
 		case a[0] < b[0]:

@@ -14,23 +14,29 @@ import (
 // rules apply. Only those wait who meet something new at the same moment. The
 // room for it is taken beforehand: a new pair allocates nothing, but that once in
 // some thousand the next room is.
+//
+// So it is with all pairs of peers where places that no rule names by itself are
+// too many (see layers.go): statements of many peers that overlap at random make as
+// many crowds as there are peers, on either side.
 
 const (
 	pairsAhead = 1 << 16
 	// metMax bounds the spans that stand, some 100 to 300 bytes each; when they are
-	// as many, all are forgotten, and laid again as they are met.
+	// as many, or their decisions take all that is left of the memory budget, all
+	// are forgotten, and laid again as they are met.
 	metMax = 1 << 18
 )
 
 // metPairs are the pairs that flows have met. Tables that differ in what With
 // changes share them.
 type metPairs struct {
-	first    uint32 // the lowest number of a variant
+	first    uint32 // the lowest number of a variant, or 0: pairs of all peers are met
 	compiler *compiler
 	seed     hashSeed
 	slots    atomic.Pointer[metSlots]
 
 	most  int        // spans that stand
+	bytes int        // that their decisions take
 	mu    sync.Mutex // held by whoever lays a span
 	pairs int
 	count int // of spans
@@ -57,7 +63,11 @@ type metSpans struct {
 }
 
 func (c *compiler) metPairs() *metPairs {
-	m := &metPairs{first: uint32(FirstWorkloadIdentity) + uint32(len(c.table.groups)), compiler: c, seed: newHashSeed(), most: metMax}
+	first := uint32(FirstWorkloadIdentity) + uint32(len(c.table.groups))
+	if c.onMeeting == metAll {
+		first = 0
+	}
+	m := &metPairs{first: first, compiler: c, seed: newHashSeed(), most: metMax, bytes: max(c.budget()-c.spent, c.budget()/8)}
 	m.forget()
 	m.made, m.more = slab[metPair]{make([]metPair, largeSlab), largeSlab}, slab[metSpans]{make([]metSpans, largeSlab/4), largeSlab / 4}
 	m.rules = make([]int32, 0, len(c.table.rules)) // a rule applies once
@@ -121,7 +131,7 @@ func (l *metSpans) at(port uint16) *Decision {
 func (m *metPairs) lay(k pairKey, port uint16) *Decision {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.count >= m.most {
+	if m.count >= m.most || m.compiler.decisionBytes() > m.bytes {
 		m.forget()
 		m.compiler.forgetDecisions()
 	}
@@ -204,5 +214,12 @@ func (m *metPairs) spanAt(k pairKey, port uint16) span {
 func (c *compiler) forgetDecisions() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.decisions.slots, c.decisions.count = nil, 0
+	c.decisions.slots, c.decisions.count, c.decisions.bytes = nil, 0, 0
+}
+
+// decisionBytes is what was made since they were last let go.
+func (c *compiler) decisionBytes() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.decisions.bytes
 }

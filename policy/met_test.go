@@ -12,26 +12,32 @@ import (
 func TestMetPairs(t *testing.T) {
 	seed := rand.Uint64()
 	spoken := everySpoken(worldApps)
-	met := 0
-	for n := range 60 {
+	met, all := 0, 0
+	for n := range 100 {
 		w := world{rand.New(rand.NewPCG(seed, uint64(n)))}
 		in := w.input()
-		in.PairsAhead = 1 << 30
+		in.PairsAhead, in.placesAhead = 1<<30, 1<<30
 		ahead := mustCompile(t, in)
-		in.PairsAhead = 1
+		in.PairsAhead, in.placesAhead = 1, 1<<30*w.IntN(2)+1
 		table := mustCompile(t, in)
 		if table.met == nil {
 			continue
 		}
 		met++
+		if table.met.first == 0 {
+			all++
+		}
 		table.met.most = 1 + w.IntN(6)
+		if w.chance(30) {
+			table.met.bytes = w.IntN(2000)
+		}
 		queries := make([]Query, 60)
 		for i := range queries {
 			queries[i] = w.query(in.Snapshot)
 		}
-		var all sync.WaitGroup
+		var flows sync.WaitGroup
 		for range 3 {
-			all.Go(func() {
+			flows.Go(func() {
 				for _, q := range queries {
 					got, want := table.Lookup(q), ahead.Lookup(q)
 					if got.Verdict() != want.Verdict() || got.Denied() != want.Denied() {
@@ -45,13 +51,13 @@ func TestMetPairs(t *testing.T) {
 				}
 			})
 		}
-		all.Wait()
+		flows.Wait()
 		if table.met.count > table.met.most {
 			t.Errorf("%d spans stand, the most is %d", table.met.count, table.met.most)
 		}
 	}
-	if met < 20 {
-		t.Errorf("in %d of 60 worlds flows met pairs: the worlds are too plain", met)
+	if met < 30 || all < 10 || met-all < 10 {
+		t.Errorf("in %d of 100 worlds flows met pairs, in %d of all peers: the worlds are too plain", met, all)
 	}
 }
 

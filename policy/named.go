@@ -309,10 +309,9 @@ func asksNames(s Statement) bool {
 }
 
 // layNames notes who may reach which names, and keeps what their rules are laid
-// from when an answer comes.
-func (c *compiler) layNames() {
+// from when an answer comes. of are the patterns that each group may reach.
+func (c *compiler) layNames(of map[uint32][]uint32) {
 	t := c.table
-	of := c.nameCallers()
 	for group, patterns := range of {
 		slices.Sort(patterns)
 		of[group] = slices.Compact(patterns)
@@ -335,11 +334,20 @@ func (c *compiler) layNames() {
 	}
 }
 
-// nameCallers lists the patterns that each group may reach.
+// nameCallers lists the patterns that each group may reach, as far as the memory
+// budget goes.
 func (c *compiler) nameCallers() map[uint32][]uint32 {
 	of := make(map[uint32][]uint32)
-	for k := range c.toNames {
+	for k, rules := range c.toNames {
+		if c.isSpent() {
+			break
+		}
 		pattern := k.to() - firstName
+		callers := len(c.table.groups)
+		if !isWildcard(k.from()) {
+			callers = len(c.peersOf(k.from()))
+		}
+		c.charge(rules, 12*callers, 0) // as the lists grow
 		if isWildcard(k.from()) {
 			for i := range c.table.groups {
 				group := uint32(FirstWorkloadIdentity) + uint32(i)

@@ -637,7 +637,7 @@ func (w world) input() Input {
 		}
 		snap.Networks = append(snap.Networks, n)
 	}
-	in := Input{Epoch: 7, Snapshot: snap, PairsAhead: pick(w, []int{0, 1}), few: pick(w, []int{0, 1, 2})}
+	in := Input{Epoch: 7, Snapshot: snap, PairsAhead: pick(w, []int{0, 1}), few: pick(w, []int{0, 1, 2}), placesAhead: pick(w, []int{0, 0, 0, 1, 4})}
 	for i := range 2 + w.IntN(4) {
 		in.Groups = append(in.Groups, Group{Identity: FirstWorkloadIdentity + Identity(i*3), Service: pick(w, worldServices), Mode: Mode(w.IntN(2)), Guarded: w.chance(93)})
 	}

@@ -130,7 +130,7 @@ type updater struct {
 // newUpdater is nil where tables are changed in workloads alone: what flows that
 // are met or names that are learned still read of the compiler stays as it is.
 func (c *compiler) newUpdater() *updater {
-	if c.onMeeting || c.table.names.of != nil || len(c.table.names.patterns) > 0 {
+	if c.onMeeting != metNobodys || c.table.names.of != nil || len(c.table.names.patterns) > 0 {
 		return nil
 	}
 	c.member = nil

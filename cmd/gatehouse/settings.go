@@ -50,7 +50,7 @@ type Settings struct {
 	NamesCeiling int      `yaml:"names.ceiling" help:"seconds that an address of a DNS answer counts at most"`
 	NamesPrivate []string `yaml:"names.private" help:"private prefixes in which names may have addresses"`
 
-	PolicyMemory int `yaml:"policy.memory" help:"MiB that the rules of the compiled policy and their places may take; a policy that would take more is refused, and the last one stays"`
+	PolicyMemory int `yaml:"policy.memory" help:"MiB that compiling the policy may take, and its rules; one with more rules is refused, and the last one stays. Where the rules fit and their places in the table do not, a place is laid when a flow first meets it"`
 
 	HistorySize int    `yaml:"history.size" help:"MiB of flows and violations to keep; the oldest flows go first"`
 	HistoryAge  string `yaml:"history.age" help:"how long flows and violations are kept, such as 24h or 7d"`
