@@ -72,6 +72,7 @@ type Ingress struct {
 	Zone         policy.Zone // below 65,536, as FlowKey has it
 	FromEndpoint bool        // at the hook of what the endpoint sends; else of what it is sent
 	Slot         uint16      // of that endpoint
+	Workload     uint16      // whose that is: the same for all slots of one
 	Mode         policy.Mode // of that endpoint
 	RanBefore    bool        // its workload ran before the gateway attached (V9)
 	Attached     int64       // when that was, on the clock of now
@@ -355,6 +356,7 @@ func (c *Classifier) open(p *Packet, in *Ingress, now int64, out *Result) *Flow 
 		return nil
 	}
 	c.count[in.Slot]++
+	c.initials.owner[in.Slot] = in.Workload
 	f.Decision, f.Epoch, f.Slot = d, c.table.Epoch(), in.Slot
 	f.First, f.Seen, f.State = now, now, Opening
 	f.MidStream, f.lenient = midStream, midStream && in.RanBefore
@@ -753,7 +755,7 @@ func (c *Classifier) read(f *Flow, p *Packet, out *Result) {
 }
 
 // mayFeed reports whether app-ID may read p now: a datagram that costs more than
-// others only within its endpoint's budget.
+// others only within its workload's budget.
 func (c *Classifier) mayFeed(f *Flow, s *appid.State, p *Packet) bool {
 	return p.Proto != policy.ProtoUDP || c.capture || !s.MayDecrypt(p.Payload) || c.initials.may(f.Slot, f.Seen)
 }

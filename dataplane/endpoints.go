@@ -26,9 +26,9 @@ type localEndpoint struct {
 
 type endpointLife struct {
 	// number stands for the endpoint in the classifiers' quotas; Slot is unique
-	// only in its space.
-	number  uint16
-	rejects rateLimit
+	// only in its space. workload stands there for all endpoints of one.
+	number, workload uint16
+	rejects          rateLimit
 }
 
 type zoneAddr struct {
@@ -96,9 +96,32 @@ func (e *endpoints) across(l *localEndpoint) *localEndpoint {
 
 // lives are the endpoints of an old snapshot by what they are known by again.
 type lives struct {
-	byKey map[lifeKey]*endpointLife
+	byKey     map[lifeKey]*endpointLife
+	workloads map[string]uint16
+	// Numbers in the old snapshot are not given again in the next.
+	endpoints, owners numbers
+}
+
+// numbers gives those that are not taken.
+type numbers struct {
 	taken map[uint16]bool
-	next  uint16
+	last  uint16
+}
+
+func (n *numbers) take(number uint16) {
+	n.taken[number] = true
+	n.last = max(n.last, number)
+}
+
+func (n *numbers) another() uint16 {
+	for {
+		n.last++
+		if !n.taken[n.last] || len(n.taken) > 1<<15 {
+			break
+		}
+	}
+	n.taken[n.last] = true
+	return n.last
 }
 
 type lifeKey struct {
@@ -107,16 +130,26 @@ type lifeKey struct {
 }
 
 func (e *endpoints) lives() *lives {
-	l := &lives{byKey: make(map[lifeKey]*endpointLife), taken: make(map[uint16]bool)}
+	l := &lives{byKey: make(map[lifeKey]*endpointLife), workloads: make(map[string]uint16)}
+	l.endpoints.taken, l.owners.taken = make(map[uint16]bool), make(map[uint16]bool)
 	if e == nil {
 		return l
 	}
 	for _, x := range e.all {
 		l.byKey[lifeKey{x.ID, x.Attached}] = x.endpointLife
-		l.taken[x.number] = true
-		l.next = max(l.next, x.number)
+		l.endpoints.take(x.number)
+		l.owners.take(x.workload)
+		l.workloads[x.owner()] = x.workload
 	}
 	return l
+}
+
+// owner is whose the endpoint is; an interface that is no workload's is its own.
+func (x *Endpoint) owner() string {
+	if x.Workload == "" {
+		return x.ID
+	}
+	return x.Workload
 }
 
 // of returns the endpoint's life so far, or a new one under a number that none
@@ -125,14 +158,12 @@ func (l *lives) of(x *Endpoint) *endpointLife {
 	if life := l.byKey[lifeKey{x.ID, x.Attached}]; life != nil {
 		return life
 	}
-	for {
-		l.next++
-		if !l.taken[l.next] || len(l.taken) > 1<<15 {
-			break
-		}
+	workload, known := l.workloads[x.owner()]
+	if !known {
+		workload = l.owners.another()
+		l.workloads[x.owner()] = workload
 	}
-	l.taken[l.next] = true
-	return &endpointLife{number: l.next}
+	return &endpointLife{number: l.endpoints.another(), workload: workload}
 }
 
 // gone returns the endpoints of e that next no longer has as they were.

@@ -38,6 +38,7 @@ func (w *worker) judge(p *servedPort, f *Frame, ep *localEndpoint, unread policy
 		Zone:         ep.Zone,
 		FromEndpoint: f.Dir == FromEndpoint && !ep.Transit, // routers may be behind that
 		Slot:         ep.number,
+		Workload:     ep.workload,
 		Mode:         ep.Mode,
 		RanBefore:    ep.RanBefore,
 		Attached:     ep.Attached,
