@@ -15,6 +15,7 @@ import (
 
 	"github.com/google/gopacket"
 	"github.com/google/gopacket/layers"
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"gatehouse/dataplane"
@@ -73,11 +74,29 @@ func newLane(t *testing.T, mtu int) lane {
 	t.Cleanup(func() { run(t, "ip", "netns", "del", name) })
 	l := lane{ns: "/var/run/netns/" + name, name: name}
 	l.ip(t, "link", "add", "gh0", "mtu", fmt.Sprint(mtu), "type", "veth", "peer", "name", "gh1", "mtu", fmt.Sprint(mtu))
-	for _, dev := range []string{"gh0", "gh1"} {
-		run(t, "ip", "netns", "exec", name, "sysctl", "-qw", "net.ipv6.conf."+dev+".disable_ipv6=1")
+	l.up(t, "gh0", "gh1")
+	return l
+}
+
+// up brings devices up and waits until they transmit: the kernel says that they
+// are up before its worker has given them queues, and drops until then.
+func (l lane) up(t *testing.T, devices ...string) {
+	t.Helper()
+	for _, dev := range devices {
+		run(t, "ip", "netns", "exec", l.name, "sysctl", "-qw", "net.ipv6.conf."+dev+".disable_ipv6=1")
 		l.ip(t, "link", "set", dev, "up")
 	}
-	return l
+	for _, dev := range devices {
+		for state := netlink.LinkOperState(netlink.OperUnknown); state != netlink.OperUp; time.Sleep(time.Millisecond) {
+			must(t, namespace.Run(l.ns, func() error {
+				link, err := netlink.LinkByName(dev)
+				if err == nil {
+					state = link.Attrs().OperState
+				}
+				return err
+			}))
+		}
+	}
 }
 
 func (l lane) ip(t *testing.T, args ...string) {
