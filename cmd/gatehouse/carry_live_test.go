@@ -6,7 +6,9 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"os/exec"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -179,6 +181,89 @@ func TestPairCarriesNoMore(t *testing.T) {
 		x.gateway.start()
 		for _, s := range speeches {
 			s.isCarried("when it is back")
+		}
+	})
+}
+
+// An interface that is replaced is found by events, and nothing is carried to
+// another that is given its index, not even while the gateway cannot look.
+func TestPairInterfaceReplaced(t *testing.T) {
+	x := newCarryingSite(t)
+	x.start()
+	speeches := []*speech{x.speak(false), x.speak(true)}
+	for _, s := range speeches {
+		s.isCarried("at first")
+	}
+	decoy := host{name: strings.TrimSuffix(x.mid, "mid") + "decoy"}
+	mustRun(t, "ip", "netns", "add", decoy.name)
+	t.Cleanup(func() { _ = exec.Command("ip", "netns", "del", decoy.name).Run() })
+	lay := func() {
+		x.lay(&x.right, "eth2", 1500, [2]string{"198.51.100.2/24", "2001:db8::2/64"})
+		mustRun(t, "ip", "netns", "exec", x.right.name, "ethtool", "-K", "eth0", "gro", "on")
+		x.ip(x.left.name, "neigh flush dev eth0") // another card, another MAC
+	}
+	carriedAgain := func(t *testing.T) {
+		t.Helper()
+		for _, s := range speeches {
+			s.isCarried("by the new interface")
+		}
+	}
+	signal := func(s syscall.Signal) {
+		t.Helper()
+		if err := x.gateway.child.cmd.Process.Signal(s); err != nil {
+			t.Fatal(err)
+		}
+	}
+
+	t.Run("another with its index", func(t *testing.T) {
+		var index int
+		if err := inside("/var/run/netns/"+x.mid, func() error {
+			i, err := net.InterfaceByName("eth2")
+			if err == nil {
+				index = i.Index
+			}
+			return err
+		}); err != nil {
+			t.Fatal(err)
+		}
+		signal(syscall.SIGSTOP)
+		x.ip(x.mid, "link del eth2")
+		x.ip(x.mid, fmt.Sprintf("link add decoy index %d type veth peer name eth0 netns %s", index, decoy.name))
+		x.ip(x.mid, "link set decoy up")
+		x.ip(decoy.name, "link set eth0 up")
+		mustRun(t, "ip", "netns", "exec", decoy.name, "ethtool", "-K", "eth0", "gro", "on")
+		w := x.watch(decoy, func(seen) bool { return true })
+		for _, s := range speeches {
+			if s.arrives() {
+				t.Errorf("IPv6 %v: it arrives behind an interface that is gone", s.v6)
+			}
+		}
+		signal(syscall.SIGCONT)
+		x.gateway.as(t).eventually("the loss is told", func() bool { return !x.gateway.status().Ready }, x.gateway.log)
+		for _, s := range speeches {
+			_ = s.arrives()
+		}
+		w.none("frames of a flow whose interface is gone, at another of its index")
+		lay()
+		carriedAgain(t)
+	})
+	t.Run("another with its name, at once", func(t *testing.T) {
+		signal(syscall.SIGSTOP)
+		x.ip(x.mid, "link del eth2")
+		lay()
+		signal(syscall.SIGCONT)
+		carriedAgain(t)
+	})
+	t.Run("another with its name, the first one still there", func(t *testing.T) {
+		signal(syscall.SIGSTOP)
+		x.ip(x.mid, "link set eth2 name was2")
+		x.ip(x.right.name, "link set eth0 name was0")
+		x.ip(x.right.name, "addr flush dev was0")
+		lay()
+		signal(syscall.SIGCONT)
+		carriedAgain(t)
+		if log := x.gateway.log(); !strings.Contains(log, "eth2 is another interface now") {
+			t.Errorf("the log does not say so:\n%s", log)
 		}
 	})
 }

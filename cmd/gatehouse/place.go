@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"slices"
 	"strings"
 	"sync"
@@ -31,12 +30,14 @@ type place struct {
 	wire   *steer.Wire // what the kernel carries of a pair; nil for a route
 	mode   policy.Mode
 	open   func() (dataplane.Port, []string, error)
-	hold   func() (notes []string, err error) // puts back what others took away
+	hold   func() (notes []string, err error)           // puts back what others took away
+	watch  func(context.Context, chan<- struct{}) error // hints when hold has something to look at; may be nil
 	remove func() error
 
-	lost  chan error
-	mu    sync.Mutex
-	fault string // why the port is not open
+	indexes [2]int // of a pair's interfaces, as the port has them
+	lost    chan error
+	mu      sync.Mutex
+	fault   string // why the port is not open
 }
 
 func (s *Settings) isPlace() bool { return len(s.Pair) > 0 || len(s.Route) > 0 }
@@ -94,25 +95,27 @@ func (p *place) bePair(set Settings) (err error) {
 	}
 	c := afxdp.PairConfig{Interfaces: [2]string(set.Pair), Load: p.wire.Load}
 	p.name, p.legs = "pair "+set.Pair[0]+", "+set.Pair[1], set.Pair
-	p.open = func() (dataplane.Port, []string, error) {
-		port, notes, err := afxdp.OpenPair(c)
-		if err != nil {
+	var pair *afxdp.Pair // that is open
+	p.open = func() (_ dataplane.Port, notes []string, err error) {
+		if pair, notes, err = afxdp.OpenPair(c); err != nil {
 			return nil, nil, err
 		}
-		why, _, err := p.carry(c)
+		p.indexes = pair.Indexes()
+		why, _, err := p.carry(pair)
 		if err != nil {
-			return nil, nil, errors.Join(err, port.Close())
+			return nil, nil, errors.Join(err, pair.Close())
 		}
 		if why != "" {
 			notes = append(notes, why)
 		}
-		return port, notes, nil
+		return pair, notes, nil
 	}
+	p.watch = func(ctx context.Context, hints chan<- struct{}) error { return afxdp.WatchPair(ctx, c, hints) }
 	p.hold = func() ([]string, error) {
-		if err := afxdp.HoldPair(c); err != nil {
+		if err := pair.Check(); err != nil {
 			return nil, err
 		}
-		why, changed, err := p.carry(c)
+		why, changed, err := p.carry(pair)
 		switch {
 		case !changed:
 			return nil, err
@@ -127,8 +130,8 @@ func (p *place) bePair(set Settings) (err error) {
 
 // carry lets the kernel carry decided flows where the interfaces can, and says
 // why it does not.
-func (p *place) carry(c afxdp.PairConfig) (why string, changed bool, err error) {
-	if why, err = afxdp.PairCarries(c); err != nil {
+func (p *place) carry(pair *afxdp.Pair) (why string, changed bool, err error) {
+	if why, err = pair.Carries(); err != nil {
 		return "", false, err
 	}
 	able := why == ""
@@ -148,9 +151,7 @@ func (p *place) endpoints() []dataplane.Endpoint {
 	for i, leg := range p.legs {
 		e := dataplane.Endpoint{ID: leg, Slot: uint16(i), Mode: p.mode, Transit: true}
 		if p.wire != nil {
-			if x, err := net.InterfaceByName(leg); err == nil { // else nothing comes by it
-				e.Ifindex = uint32(x.Index)
-			}
+			e.Ifindex = uint32(p.indexes[i])
 		}
 		out = append(out, e)
 	}
@@ -209,10 +210,14 @@ func (p *place) failed(_, _ int, err error) {
 }
 
 const (
-	// reopenEvery is how often a place whose port was lost is tried again.
+	// reopenEvery is how often a place whose port was lost is tried again without an
+	// event, reopenPause what comes between: to try makes events too.
 	reopenEvery = time.Second
-	// holdEvery is how often an open place is looked after.
+	reopenPause = 100 * time.Millisecond
+	// holdEvery is how often an open place is looked after without an event.
 	holdEvery = 3 * time.Second
+	// watchPause comes before events are asked for again that were lost.
+	watchPause = 100 * time.Millisecond
 )
 
 // keep opens the port again whenever the kernel has taken it away, and puts back
@@ -220,10 +225,18 @@ const (
 func (p *place) keep(ctx context.Context, plane *dataplane.Dataplane, log *slog.Logger) {
 	tick := time.NewTicker(holdEvery)
 	defer tick.Stop()
+	hints := make(chan struct{}, 1)
+	var watching sync.WaitGroup
+	defer watching.Wait()
+	watching.Go(func() { p.follow(ctx, hints, log) })
 	for {
 		select {
 		case <-ctx.Done():
 			return
+		case <-hints:
+			if p.lookAfter(log) {
+				continue
+			}
 		case <-tick.C:
 			if p.lookAfter(log) {
 				continue
@@ -238,11 +251,33 @@ func (p *place) keep(ctx context.Context, plane *dataplane.Dataplane, log *slog.
 			select {
 			case <-ctx.Done():
 				return
+			case <-time.After(reopenPause):
+			}
+			select {
+			case <-ctx.Done():
+				return
+			case <-hints:
 			case <-time.After(reopenEvery):
 			}
 		}
 		p.setFault("")
 		log.Info("passing again", "place", p.name)
+	}
+}
+
+// follow hints at what happens around the place until ctx ends.
+func (p *place) follow(ctx context.Context, hints chan<- struct{}, log *slog.Logger) {
+	if p.watch == nil {
+		return
+	}
+	for {
+		err := p.watch(ctx, hints)
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(watchPause):
+			log.Warn("events are asked for again", "place", p.name, "error", err)
+		}
 	}
 }
 

@@ -16,7 +16,7 @@ func TestNewPairFails(t *testing.T) {
 	gone := end{link: &netlink.Dummy{LinkAttrs: netlink.LinkAttrs{Name: "gone", Index: 1 << 30}}, queues: 1}
 	before := openFiles(t)
 	for _, size := range []int{2048, 3000} { // the second is no size of frames
-		if p, err := newPair([2]end{gone, gone}, size, 256); err == nil || p != nil {
+		if p, err := newPair("", [2]end{gone, gone}, size, 256); err == nil || p != nil {
 			t.Fatalf("frames of %d bytes, an interface that is not there: %v, %v", size, p, err)
 		}
 	}

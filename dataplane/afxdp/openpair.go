@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math/bits"
+	"slices"
 
 	"github.com/asavie/xdp"
 	"github.com/cilium/ebpf"
@@ -59,6 +60,17 @@ type end struct {
 	queues  int
 	program *ebpf.Program
 	sockets *ebpf.Map
+}
+
+// place is what is remembered of it.
+func (e *end) place() (l leg, err error) {
+	info, err := e.program.Info()
+	if err != nil {
+		return l, err
+	}
+	l.name, l.index = e.link.Attrs().Name, e.link.Attrs().Index
+	l.program, _ = info.ID()
+	return l, nil
 }
 
 // close lets go of the program; once it is attached, the kernel keeps it and its
@@ -122,11 +134,14 @@ func openPair(c PairConfig) (p *Pair, notes []string, err error) {
 	if err != nil {
 		return nil, nil, fmt.Errorf("%w: %w", ErrUnfit, err)
 	}
-	if p, err = newPair(ends, size, c.Frames); err != nil {
+	if p, err = newPair(c.NetNS, ends, size, c.Frames); err != nil {
 		return nil, nil, err
 	}
-	for _, e := range ends {
+	for i, e := range ends {
 		generic, err := e.attach()
+		if err == nil {
+			p.legs[i], err = e.place()
+		}
 		if err != nil {
 			return nil, nil, errors.Join(err, p.Close())
 		}
@@ -137,6 +152,9 @@ func openPair(c PairConfig) (p *Pair, notes []string, err error) {
 			}
 			notes = append(notes, note)
 		}
+	}
+	if err := p.check(); err != nil { // meanwhile
+		return nil, nil, errors.Join(err, p.Close())
 	}
 	return p, notes, nil
 }
@@ -208,7 +226,7 @@ func genericNote(name string) (string, error) {
 }
 
 // foreignProgram names the XDP program of an interface if it is not one like
-// own, as a pair leaves behind.
+// own, as a pair of this or another version leaves behind.
 func foreignProgram(a *netlink.LinkAttrs, own *ebpf.Program) (string, error) {
 	if a.Xdp == nil || !a.Xdp.Attached {
 		return "", nil
@@ -226,18 +244,33 @@ func foreignProgram(a *netlink.LinkAttrs, own *ebpf.Program) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if has.Tag == wants.Tag {
+	if has.Tag == wants.Tag || has.Name == wants.Name && hasSockets(has) {
 		return "", nil
 	}
 	return fmt.Sprintf("number %d, %q", a.Xdp.ProgId, has.Name), nil
 }
 
-func newPair(ends [2]end, size, frames int) (_ *Pair, err error) {
+// hasSockets reports whether a program has a map of sockets by the name that a
+// pair's has.
+func hasSockets(program *ebpf.ProgramInfo) bool {
+	ids, _ := program.MapIDs()
+	return slices.ContainsFunc(ids, func(id ebpf.MapID) bool {
+		m, err := ebpf.NewMapFromID(id)
+		if err != nil {
+			return false
+		}
+		defer m.Close()
+		info, err := m.Info()
+		return err == nil && info.Type == ebpf.XSKMap && info.Name == "sockets"
+	})
+}
+
+func newPair(netns string, ends [2]end, size, frames int) (_ *Pair, err error) {
 	queues := ends[0].queues + ends[1].queues
 	for frames *= queues; bits.OnesCount(uint(frames)) != 1; {
 		frames += frames & -frames
 	}
-	p := &Pair{epoll: -1, listen: -1, area: pageAligned(frames * size), frameSize: uint64(size), frames: frames}
+	p := &Pair{netns: netns, epoll: -1, listen: -1, area: pageAligned(frames * size), frameSize: uint64(size), frames: frames}
 	p.free, p.share = allFrames(frames, size), frames/2/queues
 	defer func() {
 		if err != nil {
@@ -301,59 +334,6 @@ func (e *end) attach() (generic bool, err error) {
 		return false, fmt.Errorf("%s: attach the XDP program: %w", a.Name, err)
 	}
 	return flags == unix.XDP_FLAGS_SKB_MODE, nil
-}
-
-// HoldPair says what has happened to the interfaces of an open Pair that its
-// sockets do not notice.
-func HoldPair(c PairConfig) error {
-	return namespace.Run(c.NetNS, func() error {
-		for _, name := range c.Interfaces {
-			link, err := netlink.LinkByName(name)
-			if err != nil {
-				return fmt.Errorf("%s: %w", name, err)
-			}
-			switch a := link.Attrs(); {
-			case a.RawFlags&unix.IFF_UP == 0:
-				return fmt.Errorf("%s is down", name)
-			case a.Xdp == nil || !a.Xdp.Attached:
-				return fmt.Errorf("somebody took the XDP program off %s", name)
-			}
-		}
-		return nil
-	})
-}
-
-// PairCarries reports whether the XDP program of each of the two interfaces can
-// send frames out of the other, and if not, why. Its answer is what the
-// interfaces are now: a veth's other end may change its mind.
-func PairCarries(c PairConfig) (why string, err error) {
-	err = namespace.Run(c.NetNS, func() error {
-		for i, name := range c.Interfaces {
-			link, err := netlink.LinkByName(c.Interfaces[1-i])
-			if err != nil {
-				return fmt.Errorf("%s: %w", c.Interfaces[1-i], err)
-			}
-			if x := link.Attrs().Xdp; x != nil && x.AttachMode == nl.XDP_ATTACHED_SKB {
-				continue // generic mode asks nothing of the interface it sends by
-			}
-			if link, err = netlink.LinkByName(name); err != nil {
-				return fmt.Errorf("%s: %w", name, err)
-			}
-			features, err := xdpFeatures(link.Attrs().Index)
-			if err != nil {
-				return fmt.Errorf("XDP features of %s: %w", name, err)
-			}
-			if features&xdpTransmit == 0 {
-				why = name + " takes no frames from XDP programs"
-				if link.Type() == "veth" {
-					why += ", as a veth whose other end has generic receive offload off: ethtool -K DEVICE gro on"
-				}
-				return nil
-			}
-		}
-		return nil
-	})
-	return why, err
 }
 
 // RemovePair takes the XDP programs that a pair left behind off its interfaces.

@@ -19,6 +19,9 @@ import (
 // All queues belong to one worker: network cards spread the two directions of a
 // conversation over different queues.
 type Pair struct {
+	netns string
+	legs  [2]leg
+
 	mu     sync.Mutex
 	closed bool
 	epoll  int

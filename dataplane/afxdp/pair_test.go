@@ -2,8 +2,10 @@ package afxdp
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"strings"
+	"sync"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -17,10 +19,7 @@ func newPairLane(t *testing.T) (l lane, p *Pair) {
 	l = newLane(t, 1500)
 	for _, n := range []string{"1", "2"} {
 		l.ip(t, "link", "add", "eth"+n, "numrxqueues", n, "numtxqueues", n, "type", "veth", "peer", "name", "far"+n, "numrxqueues", n, "numtxqueues", n)
-		for _, dev := range []string{"eth" + n, "far" + n} {
-			run(t, "ip", "netns", "exec", l.name, "sysctl", "-qw", "net.ipv6.conf."+dev+".disable_ipv6=1")
-			l.ip(t, "link", "set", dev, "up")
-		}
+		l.up(t, "eth"+n, "far"+n)
 		run(t, "ip", "netns", "exec", l.name, "ethtool", "-K", "far"+n, "txvlan", "off")
 	}
 	p, notes, err := OpenPair(PairConfig{NetNS: l.ns, Interfaces: [2]string{"eth1", "eth2"}, Frames: 512})
@@ -172,4 +171,43 @@ func TestPairConfig(t *testing.T) {
 	if err := RemovePair(PairConfig{Interfaces: [2]string{"ghx-a", "ghx-b"}}); err != nil {
 		t.Errorf("what is gone needs no removal: %v", err)
 	}
+}
+
+// What happens to an interface without the sockets' noticing is told when it
+// happens, and said.
+func TestPairCheck(t *testing.T) {
+	l, p := newPairLane(t)
+	config := PairConfig{NetNS: l.ns, Interfaces: [2]string{"eth1", "eth2"}}
+	hints := make(chan struct{}, 1)
+	ctx, cancel := context.WithCancel(t.Context())
+	var watching sync.WaitGroup
+	watching.Go(func() { _ = WatchPair(ctx, config, hints) })
+	t.Cleanup(func() { cancel(); watching.Wait() })
+	told := func(what, want string) {
+		t.Helper()
+		for range 100 {
+			<-hints
+			err := p.Check()
+			if err == nil && want == "" || err != nil && want != "" && strings.Contains(err.Error(), want) {
+				return
+			}
+		}
+		t.Fatalf("%s: %v, want %q", what, p.Check(), want)
+	}
+	told("at first", "")
+	l.ip(t, "link", "set", "eth2", "down")
+	told("down", "eth2 is down")
+	l.ip(t, "link", "set", "eth2", "up")
+	told("up", "")
+	l.ip(t, "link", "set", "eth1", "name", "was1")
+	told("renamed", "interface eth1 is gone")
+	l.ip(t, "link", "add", "eth1", "type", "veth", "peer", "name", "other1")
+	told("another in its place", "eth1 is another interface now")
+	l.ip(t, "link", "del", "eth1")
+	l.ip(t, "link", "set", "was1", "name", "eth1")
+	told("as before", "")
+	l.ip(t, "link", "set", "eth2", "xdp", "off")
+	told("without its program", "took the XDP program off eth2")
+	l.ip(t, "link", "del", "eth2")
+	told("gone", "interface eth2 is gone")
 }

@@ -1378,7 +1378,14 @@ struct {
 	__type(value, __u32);
 } sockets SEC(".maps");
 
-const volatile __u32 far; // the other interface of a bump in the wire
+// The other interface of a bump in the wire. The kernel takes it out when the
+// interface goes: another one that is given its index is not meant.
+struct {
+	__uint(type, BPF_MAP_TYPE_DEVMAP);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u32);
+} far SEC(".maps");
 
 // is_whole reports whether all that IP's header speaks of is there.
 static __always_inline bool is_whole(struct frame *fr, struct packet *p)
@@ -1415,7 +1422,7 @@ int wire(struct xdp_md *ctx)
 		return XDP_DROP;
 	}
 	count(COUNT_HIT);
-	return bpf_redirect(far, 0);
+	return bpf_redirect_map(&far, 0, XDP_DROP);
 }
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

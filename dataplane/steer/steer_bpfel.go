@@ -170,6 +170,7 @@ const (
 	steerMapBeats         = "beats"
 	steerMapCounters      = "counters"
 	steerMapEnds          = "ends"
+	steerMapFar           = "far"
 	steerMapFlows         = "flows"
 	steerMapFlows6        = "flows6"
 	steerMapOpenZones     = "open_zones"
@@ -183,7 +184,6 @@ const (
 	steerProgGhReturn     = "gh_return"
 	steerProgToEndpoint   = "to_endpoint"
 	steerProgWire         = "wire"
-	steerVarFar           = "far"
 	steerVarGateway       = "gateway"
 	steerVarGh0           = "gh0"
 	steerVarMask4         = "mask4"
@@ -251,6 +251,7 @@ type steerMapSpecs struct {
 	Beats     *ebpf.MapSpec `ebpf:"beats"`
 	Counters  *ebpf.MapSpec `ebpf:"counters"`
 	Ends      *ebpf.MapSpec `ebpf:"ends"`
+	Far       *ebpf.MapSpec `ebpf:"far"`
 	Flows     *ebpf.MapSpec `ebpf:"flows"`
 	Flows6    *ebpf.MapSpec `ebpf:"flows6"`
 	OpenZones *ebpf.MapSpec `ebpf:"open_zones"`
@@ -266,7 +267,6 @@ type steerMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type steerVariableSpecs struct {
-	Far           *ebpf.VariableSpec `ebpf:"far"`
 	Gateway       *ebpf.VariableSpec `ebpf:"gateway"`
 	Gh0           *ebpf.VariableSpec `ebpf:"gh0"`
 	Mask4         *ebpf.VariableSpec `ebpf:"mask4"`
@@ -302,6 +302,7 @@ type steerMaps struct {
 	Beats     *ebpf.Map `ebpf:"beats"`
 	Counters  *ebpf.Map `ebpf:"counters"`
 	Ends      *ebpf.Map `ebpf:"ends"`
+	Far       *ebpf.Map `ebpf:"far"`
 	Flows     *ebpf.Map `ebpf:"flows"`
 	Flows6    *ebpf.Map `ebpf:"flows6"`
 	OpenZones *ebpf.Map `ebpf:"open_zones"`
@@ -318,6 +319,7 @@ func (m *steerMaps) Close() error {
 		m.Beats,
 		m.Counters,
 		m.Ends,
+		m.Far,
 		m.Flows,
 		m.Flows6,
 		m.OpenZones,
@@ -334,7 +336,6 @@ func (m *steerMaps) Close() error {
 //
 // It can be passed to loadSteerObjects or ebpf.CollectionSpec.LoadAndAssign.
 type steerVariables struct {
-	Far           *ebpf.Variable `ebpf:"far"`
 	Gateway       *ebpf.Variable `ebpf:"gateway"`
 	Gh0           *ebpf.Variable `ebpf:"gh0"`
 	Mask4         *ebpf.Variable `ebpf:"mask4"`

@@ -61,14 +61,11 @@ func (w *Wire) shared() map[string]**ebpf.Map {
 	}
 }
 
-// Load makes the program of the interface that is across from far, with the map
-// of the sockets of its queues, both the caller's to close. The number of queues
-// is at most 64.
+// Load makes the program of the interface that is across from the one of index
+// far in the calling thread's network namespace, 0 = none, with the map of the
+// sockets of its queues, both the caller's to close. The number of queues is at
+// most 64.
 func (w *Wire) Load(far int) (program *ebpf.Program, sockets *ebpf.Map, err error) {
-	spec := w.spec.Copy()
-	if err := spec.Variables["far"].Set(uint32(far)); err != nil {
-		return nil, nil, fmt.Errorf("variable far of the XDP program: %w", err)
-	}
 	replaced := make(map[string]*ebpf.Map)
 	for name, m := range w.shared() {
 		replaced[name] = *m
@@ -76,9 +73,17 @@ func (w *Wire) Load(far int) (program *ebpf.Program, sockets *ebpf.Map, err erro
 	var loaded struct {
 		Wire    *ebpf.Program `ebpf:"wire"`
 		Sockets *ebpf.Map     `ebpf:"sockets"`
+		Far     *ebpf.Map     `ebpf:"far"`
 	}
-	if err := spec.LoadAndAssign(&loaded, &ebpf.CollectionOptions{MapReplacements: replaced}); err != nil {
+	if err := w.spec.Copy().LoadAndAssign(&loaded, &ebpf.CollectionOptions{MapReplacements: replaced}); err != nil {
 		return nil, nil, fmt.Errorf("load the XDP program: %w", err)
+	}
+	defer loaded.Far.Close() // the program keeps it
+	if far != 0 {
+		err = loaded.Far.Put(uint32(0), uint32(far))
+	}
+	if err != nil {
+		return nil, nil, errors.Join(fmt.Errorf("send frames to interface %d: %w", far, err), loaded.Wire.Close(), loaded.Sockets.Close())
 	}
 	return loaded.Wire, loaded.Sockets, nil
 }
