@@ -147,6 +147,43 @@ func (t *pairTable) get(k pairKey) []span {
 	}
 }
 
+// pairSet is a set of keys, none of which is 0.
+type pairSet struct {
+	seed  hashSeed
+	slots []pairKey // a power of two, at most half full
+	count int
+}
+
+func newPairSet() pairSet { return pairSet{seed: newHashSeed(), slots: make([]pairKey, 64)} }
+
+// add reports whether the key is new.
+func (s *pairSet) add(k pairKey) bool {
+	at := s.slot(k)
+	if *at == k {
+		return false
+	}
+	*at = k
+	if s.count++; 2*s.count > len(s.slots) {
+		old := s.slots
+		s.slots = make([]pairKey, 2*len(old))
+		for _, k := range old {
+			if k != 0 {
+				*s.slot(k) = k
+			}
+		}
+	}
+	return true
+}
+
+func (s *pairSet) slot(k pairKey) *pairKey {
+	mask := uint64(len(s.slots) - 1)
+	for i := fold(uint64(k)^s.seed.a, s.seed.b) & mask; ; i = (i + 1) & mask {
+		if at := &s.slots[i]; *at == 0 || *at == k {
+			return at
+		}
+	}
+}
+
 // at returns the decision of that key's span that holds port, or nil.
 func (t *pairTable) at(k pairKey, port uint16) *Decision {
 	for i := t.start(k); ; i = (i + 1) & (len(t.slots) - 1) {

@@ -264,7 +264,7 @@ func (c *compiler) forgetPlaces() {
 func (c *compiler) findPlaces() bool {
 	c.numberCrowds()
 	c.wide.divisions = [2]map[string]division{{}, {}}
-	l := placeList{compiler: c, have: make(map[pairKey]bool), left: c.pairsAhead(), unnamed: c.placesAhead(), again: 4 * (c.pairsAhead() + c.placesAhead())}
+	l := placeList{compiler: c, have: newPairSet(), left: c.pairsAhead(), again: 2 * c.pairsAhead(), unnamed: c.placesAhead()}
 	ok := l.addNamed() && l.addMeeting() && l.addOfParts() && l.addOfCrowds()
 	c.laid = l.places
 	return ok
@@ -368,10 +368,10 @@ func (c *compiler) isGuarded(k class) bool { return c.table.unruled[k][k].out.gu
 type placeList struct {
 	*compiler
 	places  []laidPlace
-	have    map[pairKey]bool // pairs of peers
-	left    int              // how many pairs of variants may yet be laid
-	unnamed int              // how many places that no rule names by itself
-	again   int              // how often a pair of either may yet be found again
+	have    pairSet // pairs of peers
+	left    int     // how many pairs of variants may yet be laid
+	again   int     // how often one of those may yet be found again
+	unnamed int     // how many places may yet be laid that no rule names by itself, or such pairs found again
 	callers map[sideProto]bool
 	callees map[sideProto]bool // who has rules of the third layer, and of the second
 }
@@ -396,13 +396,14 @@ func (l *placeList) add(k pairKey, p pairing, needs names, ofVariant, unnamed bo
 func (l *placeList) addPair(from, to uint32, proto Proto, unnamed bool) bool {
 	k := keyOf(from, to, proto)
 	ofVariant := l.isVariant(from) || l.isVariant(to)
-	if l.have[k] {
-		if ofVariant || unnamed {
+	if !l.have.add(k) {
+		if ofVariant {
 			l.again--
+		} else if unnamed {
+			l.unnamed--
 		}
-		return l.again >= 0
+		return l.again >= 0 && l.unnamed >= 0
 	}
-	l.have[k] = true
 	return l.add(k, l.pairing(k), namesCaller|namesCallee, ofVariant, unnamed)
 }
 
@@ -413,7 +414,19 @@ func (c *compiler) laidAhead(end uint32) []uint32 {
 	if c.onMeeting == metNobodys {
 		return c.peersOf(end)
 	}
-	return slices.DeleteFunc(slices.Clone(c.peersOf(end)), c.isVariant)
+	if !isCollective(end) {
+		return []uint32{end}
+	}
+	e := c.collective(end)
+	if e.ahead == nil {
+		e.ahead = make([]uint32, 0, len(e.ends))
+		for _, peer := range e.peers {
+			if !c.isVariant(peer) {
+				e.ahead = append(e.ahead, peer)
+			}
+		}
+	}
+	return e.ahead
 }
 
 // addNamed adds the pairs that rules of the first layer name, and notes who has

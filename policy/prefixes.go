@@ -216,6 +216,7 @@ type collective struct {
 	set   int // index into Table.sets; 0 = it is a prefix
 	ends  []uint32
 	peers []uint32
+	ahead []uint32 // those of peers that are no variants, once they are asked for
 }
 
 // numberVariants gives numbers to peers in regions, as the survey met them.
