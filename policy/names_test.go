@@ -514,6 +514,9 @@ func TestNamesRefusePrivateAddresses(t *testing.T) {
 		if refused := names.Refused()["private"]; (refused == 0) != c.want {
 			t.Errorf("%+v: %d refusals", c, refused)
 		}
+		if known := names.List(); (len(known) > 0) != c.want {
+			t.Errorf("%+v: known as %+v", c, known)
+		}
 	}
 }
 
