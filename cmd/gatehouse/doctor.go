@@ -44,7 +44,7 @@ func newDoctorCommand() *cobra.Command {
 		Use:   "doctor",
 		Short: "Check the kernel, Docker, settings and the gateway; what is wrong, and what to do",
 		Long: "Doctor changes nothing and works without a running gateway. Each line is ok, warn or fail; the exit code is 1 if any fails.\n" +
-			"Some checks need root.",
+			"With --pair or --route it looks at what that place needs in place of Docker. Some checks need root.",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			d := doctor{root: "/", cmd: cmd}
@@ -90,19 +90,30 @@ func (d *doctor) say(level, name, do, format string, args ...any) {
 }
 
 func (d *doctor) examine(ctx context.Context) []Check {
-	d.kernel()
-	d.forwarding()
-	d.resolvers()
-	d.clock()
 	set, err := loadSettings(d.cmd, os.LookupEnv)
+	d.kernel(set)
+	if !set.isPlace() {
+		d.forwarding()
+		d.resolvers()
+	}
+	d.clock()
 	if err != nil {
 		d.say(levelFail, "settings", "mend the setting; `gatehouse run --help` lists them", "%v", err)
 		return d.checks
 	}
 	d.say(levelOK, "settings", "", "good")
 	d.files(set)
-	d.pins(set)
-	d.docker(ctx, set)
+	switch {
+	case len(set.Pair) > 0:
+		d.pair(set)
+	case len(set.Route) > 0:
+		d.route(set)
+	default:
+		d.slowPath(set)
+		d.pins(set)
+		d.docker(ctx, set)
+	}
+	d.leftBehind()
 	d.gateway(ctx, set)
 	return d.checks
 }
@@ -112,21 +123,13 @@ func (d *doctor) read(path string) string {
 	return strings.TrimSpace(string(data))
 }
 
-// kernelNeeds is the first kernel with tcx (linux/bpf.h, BPF_TCX_INGRESS).
-var kernelNeeds = [2]int{6, 6}
-
-func (d *doctor) kernel() {
+func (d *doctor) kernel(set Settings) {
 	if os.Geteuid() != 0 {
 		d.say(levelWarn, "root", "run it with sudo", "not root: pins, the standing rule and the history's file cannot be checked")
 	}
-	release := d.read("proc/sys/kernel/osrelease")
-	switch major, minor, ok := parseRelease(release); {
-	case !ok:
-		d.say(levelWarn, "kernel", "", "release %q cannot be read", release)
-	case major < kernelNeeds[0] || major == kernelNeeds[0] && minor < kernelNeeds[1]:
-		d.say(levelFail, "kernel", "boot Linux 6.6 or later: the programs attach by tcx", "%s", release)
-	default:
-		d.say(levelOK, "kernel", "", "%s", release)
+	d.release(set)
+	if len(set.Route) > 0 { // which has no programs
+		return
 	}
 	if _, err := os.Stat(filepath.Join(d.root, "sys/kernel/btf/vmlinux")); err != nil {
 		d.say(levelFail, "kernel BTF", "use a kernel with CONFIG_DEBUG_INFO_BTF", "no /sys/kernel/btf/vmlinux")

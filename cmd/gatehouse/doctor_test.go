@@ -46,8 +46,9 @@ func TestDoctorReadsTheMachine(t *testing.T) {
 		level, name, text string
 	}{
 		{good, levelOK, "kernel", "6.6.1"},
-		{with("proc/sys/kernel/osrelease", "6.5.13-1\n"), levelFail, "kernel", "6.5.13"},
+		{with("proc/sys/kernel/osrelease", "6.5.13-1\n"), levelWarn, "kernel", "6.5.13"},
 		{with("proc/sys/kernel/osrelease", "5.10.0\n"), levelFail, "kernel", "5.10"},
+		{with("proc/sys/kernel/osrelease", "5.11.22\n"), levelFail, "kernel", "5.11"},
 		{with("proc/sys/kernel/osrelease", "10.1.0\n"), levelOK, "kernel", "10.1"},
 		{with("proc/sys/kernel/osrelease", "odd\n"), levelWarn, "kernel", "odd"},
 		{with("proc/sys/net/bridge/bridge-nf-call-iptables", "1\n"), levelWarn, "br_netfilter", "conntrack"},
@@ -57,7 +58,7 @@ func TestDoctorReadsTheMachine(t *testing.T) {
 		{good, levelOK, "names", ""},
 	} {
 		d := doctor{root: machine(t, tt.files), cmd: new(cobra.Command)}
-		d.kernel()
+		d.kernel(Settings{})
 		d.forwarding()
 		d.resolvers()
 		found := false
@@ -71,6 +72,31 @@ func TestDoctorReadsTheMachine(t *testing.T) {
 	d := doctor{root: machine(t, map[string]string{"proc/12/comm": "docker-proxy\n", "proc/13/comm": "init\n"})}
 	if !d.hasProcess("docker-proxy") || d.hasProcess("nothing") {
 		t.Error("processes")
+	}
+}
+
+// What a kernel lacks counts where it is needed.
+func TestDoctorKernel(t *testing.T) {
+	pair, route := Settings{Pair: []string{"a", "b"}}, Settings{Route: []string{"a", "b"}}
+	for _, tt := range []struct {
+		set                  Settings
+		release, level, text string
+	}{
+		{Settings{Attach: "auto"}, "6.5.0", levelWarn, "clsact"},
+		{Settings{Attach: "clsact"}, "6.5.0", levelWarn, "clsact"},
+		{Settings{Attach: "tcx"}, "6.5.0", levelFail, "no tcx"},
+		{Settings{Attach: "tcx"}, "6.6.0", levelOK, ""},
+		{Settings{}, "5.11.0", levelFail, "instructions"},
+		{pair, "5.11.0", levelFail, "instructions"},
+		{pair, "6.2.0", levelWarn, "through user space"},
+		{pair, "6.3.0", levelOK, ""},
+		{route, "5.4.0", levelOK, ""},
+	} {
+		d := doctor{root: machine(t, map[string]string{"proc/sys/kernel/osrelease": tt.release + "\n"}), cmd: new(cobra.Command)}
+		d.release(tt.set)
+		if c := d.checks[0]; len(d.checks) != 1 || c.Level != tt.level || !strings.Contains(c.Text, tt.text) || c.Level != levelOK && c.Do == "" {
+			t.Errorf("%+v on %s: %+v", tt.set, tt.release, d.checks)
+		}
 	}
 }
 

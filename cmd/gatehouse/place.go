@@ -71,7 +71,7 @@ func newPlace(set Settings) (*place, error) {
 	if len(set.Pair) > 0 {
 		return p, p.bePair(set)
 	}
-	r := tun.Route{Interfaces: set.Route, Device: set.Devices + "-route", Table: standingTable(set.Devices) + "-route"}
+	r := routeOf(set)
 	p.name, p.legs = "route "+strings.Join(set.Route, ", "), []string{r.Device}
 	p.open = func() (dataplane.Port, []string, error) {
 		port, notes, err := tun.OpenRoute(r)
@@ -86,6 +86,10 @@ func newPlace(set Settings) (*place, error) {
 	}
 	p.remove = func() error { return tun.RemoveRoute(r) }
 	return p, nil
+}
+
+func routeOf(set Settings) tun.Route {
+	return tun.Route{Interfaces: set.Route, Device: set.Devices + "-route", Table: standingTable(set.Devices) + "-route"}
 }
 
 // bePair makes it a bump in the wire.

@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/binary"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -721,4 +722,101 @@ func TestRouteRefuses(t *testing.T) {
 	if text := out.String(); code != exitReach || !strings.Contains(text, "there is no interface eth9") || !strings.Contains(text, "net.ipv4.ip_forward=1") {
 		t.Errorf("exit code %d\n%s", code, text)
 	}
+}
+
+// doctor's lines about the place, each as "LEVEL TEXT".
+func (x *site) doctor() (lines []string, code int) {
+	x.t.Helper()
+	dir := x.t.TempDir()
+	config := filepath.Join(dir, "empty.yaml")
+	if err := os.WriteFile(config, nil, 0o600); err != nil {
+		x.t.Fatal(err)
+	}
+	cmd := exec.Command("ip", "netns", "exec", x.mid, x.binary, "doctor", x.flag, "eth1,eth2", "-o", "json",
+		"--config", config, "--socket", filepath.Join(dir, "s"), "--state", dir, "--devices", livePrefix)
+	out, err := cmd.Output()
+	if exit := (*exec.ExitError)(nil); err != nil && !errors.As(err, &exit) {
+		x.t.Fatal(err)
+	}
+	for _, c := range checksOf(x.t, out) {
+		if c.Name == "docker" || c.Name == "pins" {
+			x.t.Errorf("what a place does not need is asked for: %+v", c)
+		}
+	}
+	var list []Check
+	if err := json.Unmarshal(out, &list); err != nil {
+		x.t.Fatal(err)
+	}
+	for _, c := range list {
+		if c.Name == "place" || c.Name == "places" {
+			lines = append(lines, c.Level+" "+c.Text+" "+c.Do)
+		}
+	}
+	return lines, cmd.ProcessState.ExitCode()
+}
+
+// finds fails unless doctor says that, with the exit code of a failure or of none.
+func (x *site) finds(when, want string) {
+	x.t.Helper()
+	lines, code := x.doctor()
+	if !strings.Contains(strings.Join(lines, "\n"), want) {
+		x.t.Errorf("%s: no %q in %q", when, want, lines)
+	}
+	if fails := strings.HasPrefix(want, levelFail); fails != (code == exitNo) {
+		x.t.Errorf("%s: exit code %d", when, code)
+	}
+}
+
+// doctor knows what a place needs, what is in the way and what was left behind, and
+// touches none of it.
+func TestDoctorAtAPair(t *testing.T) {
+	x := newPairSite(t, 1500)
+	x.finds("at first", "warn pair eth1, eth2: eth1 takes no frames from XDP programs")
+	for _, h := range []host{x.left, x.right} {
+		mustRun(t, "ip", "netns", "exec", h.name, "ethtool", "-K", "eth0", "gro", "on")
+	}
+	x.finds("with what XDP needs", "ok pair eth1, eth2")
+	x.ip(x.mid, "link set eth2 down")
+	x.finds("down", "fail pair eth1, eth2: eth2 is down: ip link set eth2 up")
+	x.ip(x.mid, "link set eth2 up")
+	x.ip(x.mid, "link set eth2 mtu 1400")
+	x.finds("another MTU", "fail pair eth1, eth2: not fit for a pair: eth1 has an MTU of 1500")
+	x.ip(x.mid, "link set eth2 mtu 1500")
+	attachXDP(t, x, "eth1")
+	x.finds("another's program", "fail pair eth1, eth2: not fit for a pair: eth1 has an XDP program of somebody else's")
+	x.ip(x.mid, "link set eth1 xdp off")
+	if links := mustRun(t, "ip", "-n", x.mid, "link", "show"); strings.Contains(links, "prog/xdp") {
+		t.Errorf("a program was attached:\n%s", links)
+	}
+	x.start()
+	if lines, _ := x.doctor(); len(lines) != 1 || lines[0] != "ok pair eth1, eth2 " {
+		t.Errorf("beside a running gateway: %q", lines)
+	}
+	if err := x.gateway.stop(); err != nil {
+		t.Fatal(err)
+	}
+	x.finds("after a stop", "warn nothing passes eth1, eth2: what a gateway with --pair left is there, and no gateway runs start")
+	x.uninstall()
+	if lines, _ := x.doctor(); len(lines) != 1 {
+		t.Errorf("uninstalled: %q", lines)
+	}
+}
+
+func TestDoctorAtARoute(t *testing.T) {
+	x := newRouteSite(t)
+	x.finds("at first", "ok route eth1, eth2")
+	mustRun(t, "ip", "netns", "exec", x.mid, "sysctl", "-qw", "net.ipv6.conf.all.forwarding=0")
+	x.finds("one family", "warn route eth1, eth2: IPv6 is not routed")
+	mustRun(t, "ip", "netns", "exec", x.mid, "sysctl", "-qw", "net.ipv4.ip_forward=0")
+	x.finds("no family", "fail route eth1, eth2: this host routes nothing")
+	mustRun(t, "ip", "netns", "exec", x.mid, "sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1")
+	x.ip(x.mid, "link set eth2 down")
+	x.finds("down", "fail route eth1, eth2: eth2 is down: ip link set eth2 up")
+	x.ip(x.mid, "link set eth2 up")
+	x.start()
+	if lines, _ := x.doctor(); len(lines) != 1 {
+		t.Errorf("beside a running gateway: %q", lines)
+	}
+	x.gateway.kill()
+	x.finds("after kill -9", "warn nothing passes eth1, eth2: what a gateway with --route left is there")
 }

@@ -61,36 +61,37 @@ const (
 	netdevGet      = 1 // NETDEV_CMD_DEV_GET
 	netdevIfindex  = 1 // NETDEV_A_DEV_IFINDEX
 	netdevFeatures = 3 // NETDEV_A_DEV_XDP_FEATURES
+	xdpBasic       = 1 // NETDEV_XDP_ACT_BASIC
 	xdpTransmit    = 4 // NETDEV_XDP_ACT_NDO_XMIT
 )
 
-// xdpFeatures is what a device can do for XDP at this moment, 0 where the kernel
-// does not say.
-func xdpFeatures(ifindex int) (uint64, error) {
+// xdpFeatures is what a device can do for XDP at this moment; known says whether
+// the kernel tells.
+func xdpFeatures(ifindex int) (features uint64, known bool, err error) {
 	family, err := netlink.GenlFamilyGet("netdev")
 	if errors.Is(err, unix.ENOENT) {
-		return 0, nil
+		return 0, false, nil
 	}
 	if err != nil {
-		return 0, err
+		return 0, false, err
 	}
 	request := nl.NewNetlinkRequest(int(family.ID), 0)
 	header := []byte{netdevGet, 1, 0, 0} // struct genlmsghdr, of version 1
 	request.AddRawData(append(header, nl.NewRtAttr(netdevIfindex, nl.Uint32Attr(uint32(ifindex))).Serialize()...))
 	answers, err := request.Execute(unix.NETLINK_GENERIC, 0)
 	if err != nil {
-		return 0, err
+		return 0, false, err
 	}
 	for _, a := range answers {
 		attributes, err := nl.ParseRouteAttr(a[nl.SizeofGenlmsg:])
 		if err != nil {
-			return 0, err
+			return 0, false, err
 		}
 		for _, x := range attributes {
 			if x.Attr.Type == netdevFeatures && len(x.Value) == 8 {
-				return binary.NativeEndian.Uint64(x.Value), nil
+				return binary.NativeEndian.Uint64(x.Value), true, nil
 			}
 		}
 	}
-	return 0, nil
+	return 0, false, nil
 }

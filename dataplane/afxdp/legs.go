@@ -87,7 +87,7 @@ func takes(index, from int) (why string, err error) {
 // linkTakes is takes for a program in native mode.
 func linkTakes(link netlink.Link) (why string, err error) {
 	name := link.Attrs().Name
-	features, err := xdpFeatures(link.Attrs().Index)
+	features, _, err := xdpFeatures(link.Attrs().Index)
 	if err != nil {
 		return "", fmt.Errorf("XDP features of %s: %w", name, err)
 	}
@@ -99,6 +99,34 @@ func linkTakes(link netlink.Link) (why string, err error) {
 		why += ", as a veth whose other end has generic receive offload off: ethtool -K DEVICE gro on"
 	}
 	return why, nil
+}
+
+// PairsLeft lists the interfaces, of the caller's network namespace, that a pair
+// has shut and nobody has open: its program is there and drops all that comes,
+// and the interface is not promiscuous, as an open pair makes it.
+func PairsLeft() (names []string, err error) {
+	links, err := netlink.LinkList()
+	if err != nil {
+		return nil, fmt.Errorf("list interfaces: %w", err)
+	}
+	for _, link := range links {
+		a := link.Attrs()
+		if a.Promisc == 0 && a.Xdp != nil && a.Xdp.Attached && isWire(ebpf.ProgramID(a.Xdp.ProgId)) {
+			names = append(names, a.Name)
+		}
+	}
+	return names, nil
+}
+
+// isWire reports whether a program is one that steer's Wire loads.
+func isWire(id ebpf.ProgramID) bool {
+	program, err := ebpf.NewProgramFromID(id)
+	if err != nil {
+		return false
+	}
+	defer program.Close()
+	info, err := program.Info()
+	return err == nil && info.Name == "wire" && hasSockets(info)
 }
 
 // WatchPair hints at each change of an interface that has, or had, one of the two

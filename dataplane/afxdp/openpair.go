@@ -108,11 +108,43 @@ func (c *PairConfig) load(far int) (*ebpf.Program, *ebpf.Map, error) {
 	return program, sockets, nil
 }
 
-func openPair(c PairConfig) (p *Pair, notes []string, err error) {
-	var ends [2]end
-	defer func() {
-		err = errors.Join(err, ends[0].close(), ends[1].close())
-	}()
+// FitPair says what stands in the way of OpenPair, and changes nothing. notes are
+// about what is slower than it could be, or is no longer to be had.
+func FitPair(c PairConfig) (notes []string, err error) {
+	err = namespace.Run(c.NetNS, func() error {
+		ends, fits, err := c.fit()
+		notes = fits
+		for i := range ends {
+			if err != nil {
+				break
+			}
+			var note string
+			if note, err = foreseen(ends[i].link); note != "" {
+				notes = append(notes, note)
+			}
+		}
+		return errors.Join(err, ends[0].close(), ends[1].close())
+	})
+	return notes, err
+}
+
+// foreseen is what attaching the program to an interface would tell.
+func foreseen(link netlink.Link) (note string, err error) {
+	features, known, err := xdpFeatures(link.Attrs().Index)
+	switch {
+	case err != nil:
+		return "", fmt.Errorf("XDP features of %s: %w", link.Attrs().Name, err)
+	case known && features&xdpBasic == 0:
+		return genericNote(link.Attrs().Name)
+	}
+	if note, err = linkTakes(link); note != "" {
+		note += ": every packet goes through user space"
+	}
+	return note, err
+}
+
+// fit looks at both interfaces and loads their programs. ends are to be closed.
+func (c *PairConfig) fit() (ends [2]end, notes []string, err error) {
 	var faults []error
 	for i, name := range c.Interfaces {
 		e, note, err := fit(name)
@@ -120,19 +152,33 @@ func openPair(c PairConfig) (p *Pair, notes []string, err error) {
 		faults = append(faults, err)
 	}
 	if err := errors.Join(faults...); err != nil {
-		return nil, nil, err
+		return ends, notes, err
 	}
 	a, b := ends[0].link.Attrs(), ends[1].link.Attrs()
-	if err := errors.Join(ends[0].prepare(&c, b.Index), ends[1].prepare(&c, a.Index)); err != nil {
-		return nil, nil, err
+	if err := errors.Join(ends[0].prepare(c, b.Index), ends[1].prepare(c, a.Index)); err != nil {
+		return ends, notes, err
 	}
 	if a.MTU != b.MTU {
-		return nil, nil, fmt.Errorf("%w: %s has an MTU of %d, %s of %d: what is too long for the other side would be lost; give both the same: ip link set %s mtu %d",
+		return ends, notes, fmt.Errorf("%w: %s has an MTU of %d, %s of %d: what is too long for the other side would be lost; give both the same: ip link set %s mtu %d",
 			ErrUnfit, a.Name, a.MTU, b.Name, b.MTU, b.Name, a.MTU)
 	}
-	size, err := frameSize(a.MTU)
+	if _, err := frameSize(a.MTU); err != nil {
+		return ends, notes, fmt.Errorf("%w: %w", ErrUnfit, err)
+	}
+	return ends, notes, nil
+}
+
+func openPair(c PairConfig) (p *Pair, notes []string, err error) {
+	ends, notes, err := c.fit()
+	defer func() {
+		err = errors.Join(err, ends[0].close(), ends[1].close())
+	}()
 	if err != nil {
-		return nil, nil, fmt.Errorf("%w: %w", ErrUnfit, err)
+		return nil, nil, err
+	}
+	size, err := frameSize(ends[0].link.Attrs().MTU)
+	if err != nil {
+		return nil, nil, err
 	}
 	if p, err = newPair(c.NetNS, ends, size, c.Frames); err != nil {
 		return nil, nil, err

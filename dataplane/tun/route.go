@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/google/nftables"
@@ -89,6 +90,51 @@ func (r Route) open() (*Port, []string, error) {
 		return nil, nil, errors.Join(err, p.Close())
 	}
 	return p, notes, nil
+}
+
+// FitRoute says what stands in the way of OpenRoute, and changes nothing.
+func FitRoute(r Route) (notes []string, err error) {
+	err = namespace.Run(r.NetNS, func() (err error) {
+		_, notes, err = r.fit()
+		return err
+	})
+	return notes, errors.Join(err, Available())
+}
+
+// Available says what keeps this host from having TUN and TAP devices.
+func Available() error {
+	f, err := os.OpenFile(devicePath, os.O_RDWR, 0) // which makes none
+	if err != nil {
+		return fmt.Errorf("%w: modprobe tun, as root; in a container give it the device", err)
+	}
+	return f.Close()
+}
+
+const devicePath = "/dev/net/tun"
+
+// RoutesLeft lists the interfaces, of the caller's network namespace, whose routed
+// traffic is led to a TUN that is not there: none of it passes.
+func RoutesLeft() (names []string, err error) {
+	for _, f := range families {
+		rules, err := ownRules(f.family)
+		if err != nil {
+			return nil, err
+		}
+		routes, err := netlink.RouteListFiltered(f.family, &netlink.Route{Table: routeTable}, netlink.RT_FILTER_TABLE)
+		if err != nil {
+			return nil, err
+		}
+		if slices.ContainsFunc(routes, func(r netlink.Route) bool { return r.Priority == throughTUN }) {
+			continue
+		}
+		for name := range rules {
+			if !slices.Contains(names, name) {
+				names = append(names, name)
+			}
+		}
+	}
+	slices.Sort(names)
+	return names, nil
 }
 
 // HoldRoute puts back what somebody took away of an open route's rules, routes
