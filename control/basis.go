@@ -54,8 +54,10 @@ func (b *Basis) derive(ids *policy.Identities, catalog *operator.Catalog) *State
 	p := b.Rules.Policy
 	s := &State{View: b.View, Rules: b.Rules, Situation: b.Situation, Compiled: time.Now(), Around: true, modes: b.Modes, catalog: catalog}
 	s.Population = models.Groups(b.Rules.Library, b.View.Snapshot(), b.settings(catalog), ids)
-	s.Statements, s.findings = models.Generate(s.Population)
-	s.Statements = append(s.Statements, p.Expand(s.Population, catalog, s.Situation.Moment)...)
+	s.Statements, s.findings = s.Population.Statements()
+	s.ofModels = len(s.Statements)
+	s.expansion = p.NewExpansion(s.Population, catalog, s.Situation.Moment)
+	s.Statements = append(s.Statements, s.expansion.Statements()...)
 	for _, subject := range slices.Sorted(maps.Keys(s.Situation.Quarantines)) {
 		isIt := func(w *policy.Workload) bool { return Belongs(subject, w) }
 		s.Statements = append(s.Statements, operator.Quarantine(subject, s.Population, isIt, []string{"quarantine " + s.Situation.Quarantines[subject].String()})...)

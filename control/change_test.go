@@ -219,6 +219,10 @@ func TestChangesEqualWhole(t *testing.T) {
 				t.Fatal(err)
 			}
 			w.compareTables(t, got.Table, want.Table, view)
+			w.compareExplanations(t, got.Table, want.Table)
+			if a, b := got.Table.FlatCount(), want.Table.FlatCount(); a != b {
+				t.Errorf("%d rules, want %d", a, b)
+			}
 			if t.Failed() {
 				t.Fatalf("seed %d world %d step %d: %s; workloads %+v", seed, n, i, what, got.Changes)
 			}
@@ -234,6 +238,29 @@ func TestChangesEqualWhole(t *testing.T) {
 	for _, kind := range []string{"start", "stop", "replace", "change"} {
 		if taken[kind] == 0 || whole[kind] == 0 {
 			t.Errorf("%s: %d by themselves, %d whole: the worlds are too odd", kind, taken[kind], whole[kind])
+		}
+	}
+}
+
+// decider is the statement that decided, and the name that it did by.
+func decider(t *policy.Table, j *policy.Judgement) string {
+	if j.Rule < 0 {
+		return ""
+	}
+	r := &t.Rules()[j.Rule]
+	return t.Statements()[r.Statement].ID + " " + r.Name
+}
+
+// compareExplanations asks for reasons in both.
+func (w *town) compareExplanations(t *testing.T, got, want *policy.Table) {
+	t.Helper()
+	ids := append(slices.Sorted(maps.Keys(w.running)), "@internet", "@site", "@host", "8.8.8.8", "nobody")
+	for range 5 {
+		from, to, port := pick(w, ids), pick(w, ids), policy.Port(policy.ProtoTCP, pick(w, []uint16{80, 3306, 5432, 6379}))
+		has, err := policy.Explain(got, from, to, port, policy.AppNone)
+		wants, wantErr := policy.Explain(want, from, to, port, policy.AppNone)
+		if fmt.Sprint(err) != fmt.Sprint(wantErr) || has.Text() != wants.Text() {
+			t.Errorf("%s to %s %s:\n%v\n%s\nwant %v\n%s", from, to, port, err, has.Text(), wantErr, wants.Text())
 		}
 	}
 }
@@ -259,8 +286,10 @@ func (w *town) compareTables(t *testing.T, got, want *policy.Table, view *invent
 		has, wants := got.Lookup(q), want.Lookup(q)
 		for _, app := range []policy.App{policy.AppNone, policy.AppHTTP, policy.AppDNS, policy.AppPostgreSQL, policy.AppRedis} {
 			s := policy.Spoken{App: app}
-			if a, b := has.Judge(s), wants.Judge(s); a != b {
-				t.Errorf("%v %v: %+v, want %+v", q, s, a, b)
+			a, b := has.Judge(s), wants.Judge(s)
+			by, wantBy := decider(got, &a), decider(want, &b)
+			if a.Rule, b.Rule = 0, 0; a != b || by != wantBy {
+				t.Errorf("%v %v: %+v by %s, want %+v by %s", q, s, a, by, b, wantBy)
 			}
 		}
 	}

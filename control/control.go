@@ -33,13 +33,16 @@ type State struct {
 	Table      *policy.Table
 	Compiled   time.Time
 	// Changes are the workloads by which it differs from the state published
-	// before, with the same groups, statements, host and networks, but for
+	// before, and by what follows from them, with the same host and networks, but for
 	// newcomers on those. nil where it was made whole.
-	Changes  []models.Transition
-	Around   bool             // networks or the host may be others than before
-	findings []models.Finding // that Generate returned
-	modes    map[string]policy.Mode
-	catalog  *operator.Catalog
+	Changes   []models.Transition
+	Around    bool             // networks or the host may be others than before
+	findings  []models.Finding // of services
+	ofModels  int              // how many statements are of models and labels; they come first
+	expansion *operator.Expansion
+	edited    bool // groups or statements are others than before
+	modes     map[string]policy.Mode
+	catalog   *operator.Catalog
 }
 
 // Snapshot is what the orchestrator told, in one piece. The first call after a
@@ -201,6 +204,9 @@ func (c *Control) refresh() error {
 	if last != nil && (!c.around || sameAround(last.View, view)) && last.follows(basis, c.catalog) {
 		if next, ok := c.changed(last, view); ok {
 			c.put(next, next != last)
+			if next.edited {
+				c.report(last, next)
+			}
 			return nil
 		}
 	}
@@ -247,8 +253,8 @@ func sameAround(a, b *inventory.View) bool {
 // maxChanges bounds how many workloads are changed one by one.
 const maxChanges = 256
 
-// changed is the state after the news of workloads, where those change no
-// statement: last itself where there are none.
+// changed is the state after the news of workloads, where those do not reach too
+// far: last itself where there are none.
 func (c *Control) changed(last *State, view *inventory.View) (next *State, ok bool) {
 	if len(c.news) > maxChanges {
 		return nil, false
@@ -269,16 +275,19 @@ func (c *Control) changed(last *State, view *inventory.View) (next *State, ok bo
 		s.Changes = []models.Transition{}
 		return &s, true
 	}
-	population, moved, ok := last.Population.With(changes)
+	population, d, ok := last.Population.Next(changes)
 	if !ok {
 		return nil, false
 	}
-	table, ok := last.Table.With(&policy.Update{Epoch: c.epoch + 1, Snapshot: view.Snapshot, Groups: population.Groups, Statements: last.Statements, Changes: moved})
-	if !ok {
+	s.Population = population
+	u := &policy.Update{Epoch: c.epoch + 1, Snapshot: view.Snapshot, Groups: population.Groups, Came: d.Came, Gone: d.Gone, Changes: d.Changes}
+	if !c.edit(&s, d, u) {
+		return nil, false
+	}
+	if s.Table, ok = last.Table.With(u); !ok {
 		return nil, false
 	}
 	c.epoch++
-	s.Population, s.Table = population, table
 	return &s, true
 }
 

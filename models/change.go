@@ -1,6 +1,7 @@
 package models
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -14,20 +15,44 @@ import (
 // there no more.
 type Transition struct{ Before, After *policy.Workload }
 
-// With is the population after changes that leave all statements as they are, with
-// what it shares untouched: it takes microseconds, however many workloads there
-// are. It equals what Groups would make, and Generate would say the same of both
-// but for the findings (Findings). moved are the changes of groups, as
-// policy.Table.With takes them.
+// Difference is what follows from changes of workloads, as policy.Update and
+// operator.Expansion take it.
+type Difference struct {
+	Changes []policy.Change
+	// Groups that came and that are gone.
+	Came []policy.Group
+	Gone []policy.Identity
+	// Statements of models and labels that are no more, and new ones, each sorted;
+	// findings about services that were and that are.
+	Removed, Added        []policy.Statement
+	FoundBefore, FoundNow []Finding
+	// Subjects that operators' statements may select, as they were and as they are:
+	// those alone that differ.
+	Were, Are []Subject
+}
+
+// Next is the population after changes, with what it shares untouched: it takes
+// as long as what may have to do with those who changed takes to understand, however
+// many workloads there are. It equals what Groups would make, and Generate would
+// say of that what it said of p, but for the difference.
+// Without ok the changes reach too far, and Groups must be asked. One goroutine at a
+// time may ask of populations that follow from one another.
+func (p *Population) Next(changes []Transition) (next *Population, d *Difference, ok bool) {
+	if next, moved, ok := p.with(changes); ok {
+		return next, &Difference{Changes: moved}, true
+	}
+	return p.edit(changes)
+}
+
+// with is Next for changes that leave all statements as they are.
 //
 // A workload's start or stop is such a change where another of its group, which is
 // there before and after, has the same print: all that policy reads of a workload
-// besides what is in its group's key. Without ok one of them is not, and Groups
-// must be asked.
-func (p *Population) With(changes []Transition) (next *Population, moved []policy.Change, ok bool) {
+// besides what is in its group's key.
+func (p *Population) with(changes []Transition) (next *Population, moved []policy.Change, ok bool) {
 	changed := *p
 	next = &changed
-	next.Groups, next.known = slices.Clone(p.Groups), p.known.Copy()
+	next.Groups, next.known, next.standing = slices.Clone(p.Groups), p.known.Copy(), p.standing.Copy()
 	for _, now := range []func(Transition) bool{Transition.comes, Transition.stays, Transition.goes} { // who stops is nobody's other
 		for _, c := range changes {
 			if !now(c) {
@@ -39,7 +64,7 @@ func (p *Population) With(changes []Transition) (next *Population, moved []polic
 				}
 			}
 			if c.After != nil {
-				if moved, ok = next.join(c.After, moved); !ok {
+				if moved, ok = next.enter(c.After, moved); !ok {
 					return nil, nil, false
 				}
 			}
@@ -54,41 +79,56 @@ func (c Transition) goes() bool  { return c.After == nil }
 
 func (p *Population) leave(w *policy.Workload, moved []policy.Change) ([]policy.Change, bool) {
 	k, ok := p.known.Get(w.ID)
-	if !ok || k.print == "" {
+	if !ok || k.kind.print == "" {
 		return nil, false
 	}
-	g := &p.Groups[k.rank]
+	g := p.groupOf(k.key)
 	members := slices.DeleteFunc(slices.Clone(g.Members), func(id string) bool { return id == w.ID })
-	beside := p.beside(members, k.print)
-	if beside == nil || p.printOf(members[0]) != p.printOf(g.Members[0]) {
+	beside := p.beside(members, k.kind)
+	if beside == nil || p.kindOf(members[0]) != p.kindOf(g.Members[0]) {
 		return nil, false
 	}
 	g.Members = members
 	p.known.Delete(w.ID)
+	p.count(k, -1)
 	return append(moved, policy.Change{Workload: k.Workload, Group: g.Identity, Gone: true, Beside: beside}), p.isReplicated(k)
 }
 
-func (p *Population) join(w *policy.Workload, moved []policy.Change) ([]policy.Change, bool) {
+func (p *Population) enter(w *policy.Workload, moved []policy.Change) ([]policy.Change, bool) {
 	k := &known{Workload: w, match: p.match(w)}
 	s, findings := p.assembly.alone(k)
-	rank, ok := p.ranks[s.key]
+	st, ok := p.standing.Get(s.key)
 	if !ok {
 		return nil, false
 	}
-	k.rank, k.findings = rank, findings
-	k.print = p.print(k, p.index.subjects[rank])
-	g := &p.Groups[rank]
-	beside := p.beside(g.Members, k.print)
-	if k.print == "" || beside == nil || !p.isReplicated(k) {
+	k.key, k.findings = s.key, findings
+	print := p.print(k, st.subject)
+	at := slices.IndexFunc(st.kinds, func(c counted) bool { return c.kind.print == print })
+	if print == "" || at < 0 {
 		return nil, false
 	}
-	at, _ := slices.BinarySearch(g.Members, w.ID)
-	if at == 0 && k.print != p.printOf(g.Members[0]) {
+	k.kind = st.kinds[at].kind
+	g := p.groupOf(s.key)
+	beside := p.beside(g.Members, k.kind)
+	if beside == nil || !p.isReplicated(k) {
+		return nil, false
+	}
+	if at, _ = slices.BinarySearch(g.Members, w.ID); at == 0 && k.kind != p.kindOf(g.Members[0]) {
 		return nil, false
 	}
 	g.Members = slices.Insert(slices.Clone(g.Members), at, w.ID)
 	p.known.Set(w.ID, k)
+	p.count(k, 1)
 	return append(moved, policy.Change{Workload: w, Group: g.Identity, Beside: beside}), true
+}
+
+// count counts a workload of its kind in its group in or out.
+func (p *Population) count(k *known, n int) {
+	st, _ := p.standing.Get(k.key)
+	next := &standing{st.subject, slices.Clone(st.kinds)}
+	at := slices.IndexFunc(next.kinds, func(c counted) bool { return c.kind == k.kind })
+	next.kinds[at].n += n
+	p.standing.Set(k.key, next)
 }
 
 // alone is what policy knows of one workload by itself, and what is odd about it.
@@ -103,31 +143,58 @@ func (a *assembly) alone(k *known) (*subject, []Finding) {
 	return s, p.findings
 }
 
-// beside is one of the members that has that print.
-func (p *Population) beside(members []string, print string) *policy.Workload {
+// beside is one of the members that is of that kind.
+func (p *Population) beside(members []string, is *kind) *policy.Workload {
 	for _, id := range members {
-		if k, ok := p.known.Get(id); ok && k.print == print {
+		if k, ok := p.known.Get(id); ok && k.kind == is {
 			return k.Workload
 		}
 	}
 	return nil
 }
 
-func (p *Population) printOf(id string) string {
+func (p *Population) kindOf(id string) *kind {
 	k, _ := p.known.Get(id)
-	return k.print
+	return k.kind
+}
+
+// groupOf is the one with that key, which there is.
+func (p *Population) groupOf(key string) *policy.Group {
+	st, _ := p.standing.Get(key)
+	return &p.Groups[p.place(st.subject)]
+}
+
+// place is where a subject's group stands, or would stand, in Groups.
+func (p *Population) place(s *subject) int {
+	service := s.service.String()
+	at, _ := slices.BinarySearchFunc(p.keys, s.key, func(key, want string) int {
+		st, _ := p.standing.Get(key)
+		return cmp.Or(cmp.Compare(st.subject.service.String(), service), cmp.Compare(key, want))
+	})
+	return at
 }
 
 // isReplicated is that of the index, by who is there now: whether a service has
 // more than one workload is said in statements (R11).
 func (p *Population) isReplicated(k *known) bool {
 	n := 0
-	for _, s := range p.index.services[k.Service] {
-		if !s.group.Shut {
-			n += len(p.Groups[s.rank].Members) - len(s.within)
+	for _, key := range p.keysOf(projectText(k.Service)) {
+		st, _ := p.standing.Get(key)
+		s := st.subject
+		if s.group.Shut || s.service != k.Service && !slices.ContainsFunc(s.within, func(w *policy.Workload) bool { return w.Service == k.Service }) {
+			continue
 		}
+		n += st.count() - len(s.within)
 	}
 	return n > 1 || k.Swarm
+}
+
+func isHostMode(w *policy.Workload) bool { return strings.HasPrefix(w.Uncovered, "network_mode host") }
+
+// isLate reports whether somebody looks for a name or an address since all was made.
+func (p *Population) isLate(what string) bool {
+	_, is := p.late.Get(what)
+	return is
 }
 
 // print is what statements, groups and others' references may depend on of a
@@ -136,8 +203,8 @@ func (p *Population) isReplicated(k *known) bool {
 // looks for. Where it has to do with the namespaces of others or with the host's,
 // or cannot be used, there is none.
 func (p *Population) print(k *known, s *subject) string {
-	x, w := p.index, k.Workload
-	if w.SharedWith != "" || x.sought.owners[w.ID] || len(s.within) > 0 || s.group.Shut || strings.HasPrefix(w.Uncovered, "network_mode host") {
+	sought, w := &p.sought, k.Workload
+	if w.SharedWith != "" || sought.owners[w.ID] || len(s.within) > 0 || s.group.Shut || isHostMode(w) {
 		return ""
 	}
 	var b strings.Builder
@@ -148,7 +215,7 @@ func (p *Population) print(k *known, s *subject) string {
 		}
 	}
 	name := func(where, n string) {
-		if n = plainName(n); x.sought.names[n] {
+		if n = plainName(n); sought.names[n] || p.isLate(n) {
 			fmt.Fprintf(&b, "name %q %q\n", where, n)
 		}
 	}
@@ -157,14 +224,14 @@ func (p *Population) print(k *known, s *subject) string {
 	}
 	for i := range w.Endpoints {
 		e := &w.Endpoints[i]
-		if x.networks[e.Network] == nil {
+		if !p.networks[e.Network] {
 			continue
 		}
 		ipv6 := false
 		for _, a := range e.Addresses {
 			a = a.Unmap()
 			ipv6 = ipv6 || a.Is6() && !a.IsLinkLocalUnicast()
-			if x.sought.addresses[a] {
+			if sought.addresses[a] || p.isLate(a.String()) {
 				fmt.Fprintf(&b, "at %s %s\n", e.Network, a)
 			}
 		}

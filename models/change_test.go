@@ -109,7 +109,7 @@ func TestWith(t *testing.T) {
 			lib := library(t)
 			before := Groups(lib, snap, set, ids)
 			was := slices.Clone(before.Groups)
-			got, moved, ok := before.With(tc.changes)
+			got, moved, ok := before.with(tc.changes)
 			if ok != tc.want {
 				t.Fatalf("%v, want %v", ok, tc.want)
 			}

@@ -206,7 +206,9 @@ func (p *Population) Evidence(id string) []Evidence {
 	if !ok {
 		return nil
 	}
-	s, w := p.index.subjects[k.rank], k.Workload
+	p = p.near([]policy.ServiceKey{k.Service}, k.Workload)
+	st, _ := p.standing.Get(k.key)
+	s, w := st.subject, k.Workload
 	var out evidenceList
 	if p.identify != nil {
 		p.identify(&out, w, k.match)

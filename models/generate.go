@@ -9,6 +9,13 @@ import (
 // Generate makes the statements that follow from the models and the metadata
 // of a population, sorted, and the findings about both. It is deterministic:
 // equal populations give equal statements with equal IDs.
+func Generate(p *Population) ([]policy.Statement, []Finding) {
+	out, findings := p.Statements()
+	return out, p.Findings(findings)
+}
+
+// Statements are those that Generate makes, with the findings about services. They
+// are of populations that Groups made, not of those that followed (Next).
 //
 // The order of events, for each subject:
 //
@@ -20,8 +27,8 @@ import (
 //
 // then the fronts by which a service reaches itself (R12), then one statement
 // per application, ports and pair.
-func Generate(p *Population) ([]policy.Statement, []Finding) {
-	g := generator{index: p.index, drafts: make(map[pair]*[]draft), findings: p.ownFindings(slices.Clone(p.findings))}
+func (p *Population) Statements() ([]policy.Statement, []Finding) {
+	g := generator{index: p.index, drafts: make(map[pair]*[]draft), findings: slices.Clone(p.findings)}
 	for _, s := range p.index.subjects {
 		if s.group.Shut {
 			continue

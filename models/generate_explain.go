@@ -13,6 +13,7 @@ import (
 // management; peer @site". A port with protocol 0 stands for every port.
 // It does not say that there is a statement; ask the table for that first.
 func (p *Population) WhyNot(from, to policy.Peer, port policy.PortRange) []string {
+	p = p.near([]policy.ServiceKey{from.Service, to.Service})
 	callers, callees := p.index.of(from), p.index.of(to)
 	var out []string
 	add := func(lines ...string) {

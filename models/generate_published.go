@@ -134,6 +134,7 @@ func (p *Population) HiddenSource(from, to policy.Peer, port policy.PortRange) s
 	if from.Kind != policy.PeerHost && from.Kind != policy.PeerIngress {
 		return ""
 	}
+	p = p.near([]policy.ServiceKey{to.Service})
 	for _, s := range p.index.of(to) {
 		for _, e := range s.exposures() {
 			byMesh := from.Kind == policy.PeerIngress

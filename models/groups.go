@@ -48,23 +48,30 @@ type Settings struct {
 type Population struct {
 	Groups []policy.Group // sorted by service, then by what tells them apart
 
-	known    *btree.Map[string, *known] // by Workload.ID; those of shared namespaces too
-	findings []Finding                  // of services
-	ranks    map[string]int             // places in Groups, by key
-	offers   map[string]bool            // sources of references that are none: what callees offer themselves to proxies by (R9)
+	keys     []string                      // of Groups, what tells them apart
+	known    *btree.Map[string, *known]    // by Workload.ID; those of shared namespaces too
+	standing *btree.Map[string, *standing] // of groups, by key
+	findings []Finding                     // of services
+	offers   map[string]bool               // sources of references that are none: what callees offer themselves to proxies by (R9)
 	match    func(*policy.Workload) Match
 	identify func(*evidenceList, *policy.Workload, Match) // what its models were matched by
+	number   func(key string) policy.Identity
 	assembly *assembly
-	index    *index
+	around   *policy.Snapshot         // host and networks
+	networks map[string]bool          // by id
+	sought   sought                   // by whom there was when all was made
+	late     *btree.Map[string, bool] // and what others look for since
+	ties     *btree.Map[string, int]
+	index    *index // nil where it followed from another (Next)
 }
 
 // known is one workload of a population.
 type known struct {
 	*policy.Workload
 	match    Match
-	rank     int // of its group
+	key      string // of its group
+	kind     *kind
 	findings []Finding
-	print    string // what of it others may depend on; "" = more than can be said (With)
 }
 
 // Match says of which model a workload is; ok is false where there is none of
@@ -91,7 +98,11 @@ func Groups(lib *Library, snap *policy.Snapshot, set Settings, ids interface {
 }
 
 func populate(match func(*policy.Workload) Match, offers map[string]bool, snap *policy.Snapshot, set Settings, number func(string) policy.Identity) *Population {
-	p := &Population{known: new(btree.Map[string, *known]), offers: offers, match: match}
+	p := &Population{offers: offers, match: match, number: number, around: &policy.Snapshot{Host: snap.Host, Networks: snap.Networks}}
+	p.known, p.late, p.networks, p.sought = new(btree.Map[string, *known]), new(btree.Map[string, bool]), make(map[string]bool), newSought(snap)
+	for i := range snap.Networks {
+		p.networks[snap.Networks[i].ID] = true
+	}
 	models := make(map[*Model]bool)
 	for i := range snap.Workloads {
 		w := &snap.Workloads[i]
@@ -100,19 +111,25 @@ func populate(match func(*policy.Workload) Match, offers map[string]bool, snap *
 		p.known.Set(w.ID, k)
 	}
 	a := &assembly{population: p, set: set, problems: snap.Check(), selected: selectedLabels(models, set.SelectedLabels), routes: routesInUse(models)}
+	p.join(a, snap)
+	p.tie()
+	return p
+}
+
+// join makes groups of a snapshot's workloads, which are known, and resolves what
+// they name.
+func (p *Population) join(a *assembly, snap *policy.Snapshot) {
 	p.assembly = a
 	subjects := a.subjects(a.namespaces(snap))
-	p.Groups = make([]policy.Group, len(subjects))
-	p.ranks = make(map[string]int, len(subjects))
+	p.Groups, p.keys = make([]policy.Group, len(subjects)), make([]string, len(subjects))
+	p.standing = new(btree.Map[string, *standing])
 	for i, s := range subjects {
-		p.ranks[s.key] = i
-		s.rank, s.group.Identity = i, number(s.key)
-		p.Groups[i] = s.group
+		s.rank, s.group.Identity = i, p.number(s.key)
+		p.Groups[i], p.keys[i] = s.group, s.key
 	}
 	p.index = newIndex(snap, subjects)
 	p.index.resolveAll(p)
 	p.settle()
-	return p
 }
 
 // Group is the one that a workload is in, nil where there is no such workload.
@@ -121,7 +138,7 @@ func (p *Population) Group(id string) *policy.Group {
 	if !ok {
 		return nil
 	}
-	return &p.Groups[k.rank]
+	return p.groupOf(k.key)
 }
 
 // settle hands the findings of single workloads over to those, and notes what
@@ -138,11 +155,13 @@ func (p *Population) settle() {
 	}
 	p.findings = sortFindings(services)
 	for _, s := range p.index.subjects {
+		st := &standing{subject: s}
 		for _, w := range slices.Concat(s.members, s.within) {
 			k, _ := p.known.Get(w.ID)
-			k.rank, k.findings = s.rank, of[w.ID]
-			k.print = p.print(k, s)
+			k.key, k.findings = s.key, of[w.ID]
+			k.kind = st.kindOf(p.print(k, s), func() []string { return p.tiesOf(k.Workload) })
 		}
+		p.standing.Set(s.key, st)
 	}
 }
 
@@ -164,7 +183,7 @@ func (p *Population) ownFindings(out []Finding) []Finding {
 // Live reports whether some identity of the population has that key: what
 // policy.Identities.Keep asks.
 func (p *Population) Live(key string) bool {
-	_, ok := p.ranks[key]
+	_, ok := p.standing.Get(key)
 	return ok
 }
 

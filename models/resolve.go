@@ -56,6 +56,14 @@ type network struct {
 	addresses map[netip.Addr][]*subject
 }
 
+// use makes room for who is on the network: most have nobody where few workloads are
+// indexed.
+func (n *network) use() {
+	if n.names == nil {
+		n.names, n.addresses = make(map[string][]*subject), make(map[netip.Addr][]*subject)
+	}
+}
+
 type projectID struct {
 	key  policy.ProjectKey
 	solo string // the service, where it has no project
@@ -81,7 +89,6 @@ type index struct {
 	networks  map[string]*network
 	frontends map[frontendKey][]frontend
 	fronts    []*subject
-	sought    sought
 }
 
 // sought is what somebody looks for: whoever comes or goes under such a name,
@@ -98,19 +105,23 @@ func newSought(snap *policy.Snapshot) sought {
 		a.addresses[addr.Unmap()] = true
 	}
 	for i := range snap.Workloads {
-		w := &snap.Workloads[i]
-		a.owners[w.SharedWith] = true
-		for _, addr := range w.DNS {
-			a.addresses[addr.Unmap()] = true
-		}
-		for _, name := range w.DependsOn {
-			a.names[plainName(name)] = true
-		}
-		for _, r := range w.References {
-			a.add(r.Host)
-		}
+		a.by(&snap.Workloads[i])
 	}
 	return a
+}
+
+// by adds what a workload looks for.
+func (a *sought) by(w *policy.Workload) {
+	a.owners[w.SharedWith] = true
+	for _, addr := range w.DNS {
+		a.addresses[addr.Unmap()] = true
+	}
+	for _, name := range w.DependsOn {
+		a.names[plainName(name)] = true
+	}
+	for _, r := range w.References {
+		a.add(r.Host)
+	}
 }
 
 // add takes "NAME.NETWORK" for NAME too, whatever the networks are called.
@@ -134,11 +145,11 @@ func newIndex(snap *policy.Snapshot, subjects []*subject) *index {
 		projects:  make(map[projectID]*project),
 		services:  make(map[policy.ServiceKey][]*subject),
 		networks:  make(map[string]*network),
-		frontends: make(map[frontendKey][]frontend), sought: newSought(snap),
+		frontends: make(map[frontendKey][]frontend),
 	}
 	for i := range snap.Networks {
 		n := &snap.Networks[i]
-		x.networks[n.ID] = &network{Network: n, names: make(map[string][]*subject), addresses: make(map[netip.Addr][]*subject)}
+		x.networks[n.ID] = &network{Network: n}
 	}
 	for _, s := range subjects {
 		x.add(s)
@@ -164,6 +175,7 @@ func (x *index) add(s *subject) {
 		}
 		for net, vips := range w.VIPs {
 			if n := x.networks[net]; n != nil {
+				n.use()
 				for _, a := range vips {
 					n.addresses[a.Unmap()] = appendRun(n.addresses[a.Unmap()], s)
 				}
@@ -247,6 +259,7 @@ func (x *index) addEndpoint(s *subject, w *policy.Workload, e policy.Endpoint) {
 		s.networks = append(s.networks, n.Network)
 	}
 	n.subjects = appendRun(n.subjects, s)
+	n.use()
 	names := append([]string{w.Name}, e.Aliases...)
 	if w.Compose || w.Swarm {
 		names = append(append(names, w.Service.Name), swarmNames(w)...)

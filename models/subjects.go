@@ -1,6 +1,7 @@
 package models
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 
@@ -18,34 +19,45 @@ type Subject struct {
 	Front    bool              // R12
 	Kin      string            // equal for siblings (R11)
 	Members  []*policy.Workload
+	key      string
+}
+
+// Compare orders subjects as groups are.
+func (s *Subject) Compare(o *Subject) int {
+	return cmp.Or(cmp.Compare(s.Services[0].String(), o.Services[0].String()), cmp.Compare(s.key, o.key))
 }
 
 // Subjects are the identities of the population, in the order of Groups. The
 // caller must not change them.
 func (p *Population) Subjects() []Subject {
-	out := make([]Subject, 0, len(p.index.subjects))
-	for _, s := range p.index.subjects {
-		v := Subject{
-			Identity: s.group.Identity, Services: []policy.ServiceKey{s.service}, Roles: s.group.Roles, Labels: s.labels, Front: s.isFront(),
-			Kin: fmt.Sprintf("%q %q %q %q", s.service.Project, s.group.Model, s.repository(), withoutNumber(s.service.Name)),
-		}
-		for _, id := range p.Groups[s.rank].Members {
-			k, _ := p.known.Get(id)
-			v.Members = append(v.Members, k.Workload)
-		}
-		for _, w := range s.within {
-			if !slices.Contains(v.Services, w.Service) {
-				v.Services = append(v.Services, w.Service)
-			}
-		}
-		for i := range s.parts {
-			m := s.parts[i].model
-			v.Models = append(append(v.Models, m.Name), m.Ancestors...)
-		}
-		for _, n := range s.networks {
-			v.Networks = append(v.Networks, n.ID)
-		}
-		out = append(out, v)
+	out := make([]Subject, 0, len(p.Groups))
+	for i := range p.Groups {
+		st, _ := p.standing.Get(p.keys[i])
+		out = append(out, p.subjectOf(st.subject, p.Groups[i].Members))
 	}
 	return out
+}
+
+func (p *Population) subjectOf(s *subject, members []string) Subject {
+	v := Subject{
+		key: s.key, Identity: s.group.Identity, Services: []policy.ServiceKey{s.service}, Roles: s.group.Roles, Labels: s.labels, Front: s.isFront(),
+		Kin: fmt.Sprintf("%q %q %q %q", s.service.Project, s.group.Model, s.repository(), withoutNumber(s.service.Name)),
+	}
+	for _, id := range members {
+		k, _ := p.known.Get(id)
+		v.Members = append(v.Members, k.Workload)
+	}
+	for _, w := range s.within {
+		if !slices.Contains(v.Services, w.Service) {
+			v.Services = append(v.Services, w.Service)
+		}
+	}
+	for i := range s.parts {
+		m := s.parts[i].model
+		v.Models = append(append(v.Models, m.Name), m.Ancestors...)
+	}
+	for _, n := range s.networks {
+		v.Networks = append(v.Networks, n.ID)
+	}
+	return v
 }

@@ -16,29 +16,35 @@ import (
 // application a statement of its own. A statement whose condition does not hold is
 // pending.
 func (p *Policy) Expand(pop *models.Population, c *Catalog, m Moment) []policy.Statement {
-	x := expansion{catalog: c, subjects: pop.Subjects(), match: pop.Match, byID: make(map[policy.Identity]*models.Subject),
+	return p.NewExpansion(pop, c, m).Statements()
+}
+
+func newExpansion(pop *models.Population, c *Catalog) *expansion {
+	subjects := pop.Subjects()
+	x := &expansion{catalog: c, subjects: make([]*models.Subject, len(subjects)), match: pop.Match, byID: make(map[policy.Identity]*models.Subject),
 		byService: make(map[string][]*models.Subject), meant: make(map[meaning]policy.Peer), said: make(map[saying][]value)}
-	for i := range x.subjects {
-		s := &x.subjects[i]
-		x.byID[s.Identity] = s
-		for _, k := range s.Services {
-			for _, name := range []string{k.Name, k.String()} {
-				if had := x.byService[name]; len(had) == 0 || had[len(had)-1] != s {
-					x.byService[name] = append(had, s)
-				}
-			}
+	for i := range subjects {
+		s := &subjects[i]
+		x.subjects[i], x.byID[s.Identity] = s, s
+		for name := range namesOf(s) {
+			x.byService[name] = append(x.byService[name], s)
 		}
 	}
-	var out []policy.Statement
-	for i := range p.Statements {
-		out = append(out, x.statement(&p.Statements[i], m)...)
+	return x
+}
+
+// namesOf are those by which terms mean the services of a subject.
+func namesOf(s *models.Subject) map[string]bool {
+	out := make(map[string]bool)
+	for _, k := range s.Services {
+		out[k.Name], out[k.String()] = true, true
 	}
 	return out
 }
 
 type expansion struct {
 	catalog  *Catalog
-	subjects []models.Subject
+	subjects []*models.Subject // in the order of groups
 	match    func(id string) (models.Match, bool)
 	byID     map[policy.Identity]*models.Subject
 	// byService is by NAME and by PROJECT/NAME.
@@ -256,17 +262,21 @@ func (x *expansion) peer(t *Term, loosens bool) policy.Peer {
 	case t.Peer != policy.PeerNone && len(t.Categories) == 0 && t.onlyPeer():
 		return policy.Peer{Kind: t.Peer}
 	}
-	text, err := json.Marshal(t)
-	if err != nil {
-		panic(err) // a term is texts and numbers
-	}
-	m := meaning{string(text), loosens}
+	m := meaning{t.text(), loosens}
 	p, known := x.meant[m]
 	if !known {
 		p = policy.Peer{Kind: policy.PeerSelector, Name: t.String(), Selected: x.selection(t, loosens)}
 		x.meant[m] = p
 	}
 	return p
+}
+
+func (t *Term) text() string {
+	text, err := json.Marshal(t)
+	if err != nil {
+		panic(err) // a term is texts and numbers
+	}
+	return string(text)
 }
 
 // selection is who a term means.
@@ -281,7 +291,7 @@ func (x *expansion) selection(t *Term, loosens bool) *policy.Selection {
 		return sel
 	}
 	for i := range x.subjects {
-		if x.fits(&x.subjects[i], t, loosens) {
+		if x.fits(x.subjects[i], t, loosens) {
 			sel.Identities = append(sel.Identities, x.subjects[i].Identity)
 		}
 	}

@@ -1,7 +1,6 @@
 package policy
 
 import (
-	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -210,18 +209,36 @@ func portsText(ports []PortRange, anyPort bool) string {
 
 // SortStatements orders by from, to, application, port, as they are printed.
 func SortStatements(ss []Statement) {
+	type keyed struct {
+		key [5]string
+		Statement
+	}
+	all := make([]keyed, len(ss))
+	for i := range ss {
+		all[i] = keyed{ss[i].sortKey(), ss[i]}
+	}
+	slices.SortStableFunc(all, func(a, b keyed) int { return slices.Compare(a.key[:], b.key[:]) })
+	for i := range all {
+		ss[i] = all[i].Statement
+	}
+}
+
+func (s *Statement) sortKey() [5]string {
 	text := func(ps []Peer) string {
 		if len(ps) == 0 {
 			return ""
 		}
 		return ps[0].String()
 	}
-	slices.SortStableFunc(ss, func(a, b Statement) int {
-		return cmp.Or(
-			cmp.Compare(text(a.From), text(b.From)),
-			cmp.Compare(text(a.To), text(b.To)),
-			cmp.Compare(a.App.String(), b.App.String()),
-			cmp.Compare(PortsText(a.Ports), PortsText(b.Ports)),
-			cmp.Compare(a.ID, b.ID))
+	return [5]string{text(s.From), text(s.To), s.App.String(), PortsText(s.Ports), s.ID}
+}
+
+// FindStatement returns where a statement stands, or would stand, among sorted ones.
+func FindStatement(sorted []Statement, s *Statement) int {
+	key := s.sortKey()
+	at, _ := slices.BinarySearchFunc(sorted, key[:], func(o Statement, key []string) int {
+		other := o.sortKey()
+		return slices.Compare(other[:], key)
 	})
+	return at
 }

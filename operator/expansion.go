@@ -1,0 +1,147 @@
+package operator
+
+import (
+	"maps"
+	"slices"
+
+	"gatehouse/models"
+	"gatehouse/policy"
+)
+
+// Expansion is what the statements of a policy mean at a moment, and how to tell
+// what that becomes as services come and go.
+type Expansion struct {
+	policy *Policy
+	moment Moment
+	of     [][]policy.Statement // by statement of the policy
+	shared *expanding
+}
+
+// expanding is the newest expansion's of those that follow from one another.
+type expanding struct {
+	*expansion
+	newest  *Expansion
+	naming  map[string][]int // statements by a service that terms name
+	looking []int            // statements with a term that means services by something else
+}
+
+// NewExpansion expands all statements.
+func (p *Policy) NewExpansion(pop *models.Population, c *Catalog, m Moment) *Expansion {
+	shared := &expanding{expansion: newExpansion(pop, c), naming: make(map[string][]int)}
+	e := &Expansion{policy: p, moment: m, of: make([][]policy.Statement, len(p.Statements)), shared: shared}
+	shared.newest = e
+	for i := range p.Statements {
+		s := &p.Statements[i]
+		e.of[i] = shared.statement(s, m)
+		looks := false
+		for t := range s.terms {
+			if t.Service != "" && t.Within == WithinAll {
+				shared.naming[t.Service] = append(shared.naming[t.Service], i)
+			} else {
+				looks = looks || t.selectsWorkloads() || len(t.Categories) > 0
+			}
+		}
+		if looks || s.parts() {
+			shared.looking = append(shared.looking, i)
+		}
+	}
+	return e
+}
+
+// parts reports whether some term of the statement reaches less than everywhere: then
+// who is anybody counts too.
+func (s *Statement) parts() bool {
+	for t := range s.terms {
+		if t.Within != WithinAll {
+			return true
+		}
+	}
+	return false
+}
+
+// Statements are all, in the order of the files.
+func (e *Expansion) Statements() []policy.Statement { return slices.Concat(e.of...) }
+
+// Edit is how statements of an expansion differ from those of the one before it.
+type Edit struct {
+	At      int // of the statements before: the place where
+	Removed int // so many are no more
+	Added   []policy.Statement
+}
+
+// Next is the expansion after subjects became others, and what differs, in order.
+// Without ok e is not the newest.
+func (e *Expansion) Next(pop *models.Population, were, are []models.Subject) (next *Expansion, edits []Edit, ok bool) {
+	x := e.shared
+	if x.newest != e {
+		return nil, nil, false
+	}
+	next = &Expansion{e.policy, e.moment, slices.Clone(e.of), x}
+	x.newest, x.match = next, pop.Match
+	if len(were)+len(are) == 0 {
+		return next, nil, true
+	}
+	concerned := make(map[int]bool)
+	for i := range were {
+		x.concern(&were[i], concerned)
+		x.forget(&were[i])
+	}
+	for i := range are {
+		x.concern(&are[i], concerned)
+		x.learn(&are[i])
+	}
+	for i := range concerned {
+		for t := range e.policy.Statements[i].terms {
+			text := t.text()
+			delete(x.meant, meaning{text, true})
+			delete(x.meant, meaning{text, false})
+		}
+	}
+	at, last := 0, 0
+	for _, i := range slices.Sorted(maps.Keys(concerned)) {
+		for ; last < i; last++ {
+			at += len(e.of[last])
+		}
+		next.of[i] = x.statement(&e.policy.Statements[i], e.moment)
+		edits = append(edits, Edit{at, len(e.of[i]), next.of[i]})
+	}
+	return next, edits, true
+}
+
+// concern notes the statements that may mean a subject.
+func (x *expanding) concern(s *models.Subject, concerned map[int]bool) {
+	for name := range namesOf(s) {
+		for _, i := range x.naming[name] {
+			concerned[i] = true
+		}
+	}
+	for _, i := range x.looking {
+		for t := range x.newest.policy.Statements[i].terms {
+			if t.Within != WithinAll || x.fits(s, t, true) || x.fits(s, t, false) {
+				concerned[i] = true
+				break
+			}
+		}
+	}
+}
+
+func (x *expanding) forget(s *models.Subject) {
+	is := func(o *models.Subject) bool { return o.Identity == s.Identity }
+	x.subjects = slices.DeleteFunc(x.subjects, is)
+	delete(x.byID, s.Identity)
+	maps.DeleteFunc(x.said, func(k saying, _ []value) bool { return k.id == s.Identity })
+	for name := range namesOf(s) {
+		x.byService[name] = slices.DeleteFunc(x.byService[name], is)
+	}
+}
+
+func (x *expanding) learn(s *models.Subject) {
+	put := func(list []*models.Subject) []*models.Subject {
+		at, _ := slices.BinarySearchFunc(list, s, (*models.Subject).Compare)
+		return slices.Insert(list, at, s)
+	}
+	x.subjects, x.byID[s.Identity] = put(x.subjects), s
+	for name := range namesOf(s) {
+		x.byService[name] = put(x.byService[name])
+	}
+}
