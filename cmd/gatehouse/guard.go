@@ -35,8 +35,7 @@ type guard struct {
 
 	mu        sync.Mutex
 	wanted    map[string]*waiting // all that should be admitted, by endpoint id
-	inhabited map[string]bool     // networks on which somebody is, by id
-	enforcing map[string]bool     // and those on which somebody enforces
+	inhabited inhabitants
 	networks  map[policy.Zone]guarded
 	spaces    map[int]string        // slow-path pairs in use: number → namespace
 	admitted  map[string]*admission // by endpoint id
@@ -80,10 +79,10 @@ func newGuard(s *steer.Steer, dp *dataplane.Dataplane, set Settings, ranBefore f
 func (g *guard) publish(s *control.State) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	news := g.want(s)
+	news, moved := g.want(s)
 	lost := g.notice()
 	g.removeGone()
-	if s.Around || lost {
+	if s.Around || lost || moved {
 		g.guardNetworks(s, nil)
 	}
 	g.dataplane.SetTable(s.Table)
@@ -110,12 +109,21 @@ func (g *guard) publish(s *control.State) {
 }
 
 // want takes over which endpoints a state wants admitted and which networks
-// closed, and returns the endpoints that it may want otherwise than before.
-func (g *guard) want(s *control.State) (news []string) {
+// closed, and returns the endpoints that it may want otherwise than before, and
+// whether it may want so of networks.
+func (g *guard) want(s *control.State) (news []string, moved bool) {
 	if s.Changes == nil {
 		g.wanted = wantedBy(s, g.ranBefore)
-		g.inhabited, g.enforcing = inhabited(s)
-		return slices.Collect(maps.Keys(g.wanted))
+		g.inhabited = inhabited(s)
+		return slices.Collect(maps.Keys(g.wanted)), true
+	}
+	for _, c := range s.Changes {
+		if c.Before != nil {
+			moved = g.inhabited.set(c.Before.ID, dwelling{}) || moved
+		}
+		if c.After != nil {
+			moved = g.inhabited.set(c.After.ID, dwellingOf(s, c.After)) || moved
+		}
 	}
 	for _, c := range s.Changes {
 		if c.Before != nil {
@@ -133,7 +141,7 @@ func (g *guard) want(s *control.State) (news []string) {
 			news = append(news, id)
 		}
 	}
-	return news
+	return news, moved
 }
 
 // adjust makes an endpoint be as it is wanted, or wait for that.
@@ -259,26 +267,61 @@ func addBalancers(wanted map[string]*waiting, v *inventory.View, n *policy.Netwo
 	}
 }
 
-// inhabited are the ids of networks on which somebody is, and of those on which
-// somebody enforces.
-func inhabited(s *control.State) (all, enforcing map[string]bool) {
-	all, enforcing = map[string]bool{}, map[string]bool{}
+// inhabitants tells on which networks somebody is, and on which somebody enforces.
+type inhabitants struct {
+	dwellings      map[string]dwelling // by workload
+	all, enforcing map[string]int      // how many are there, by network
+}
+
+// dwelling is on which networks a workload is.
+type dwelling struct {
+	networks []string
+	enforces bool
+}
+
+func dwellingOf(s *control.State, w *policy.Workload) dwelling {
+	g := s.Population.Group(w.ID)
+	d := dwelling{enforces: g != nil && g.Guarded && g.Mode == policy.Enforce}
+	for _, e := range w.Endpoints {
+		d.networks = append(d.networks, e.Network)
+	}
+	return d
+}
+
+func inhabited(s *control.State) inhabitants {
+	in := inhabitants{map[string]dwelling{}, map[string]int{}, map[string]int{}}
 	for w := range s.View.Workloads {
-		g := s.Population.Group(w.ID)
-		for _, e := range w.Endpoints {
-			all[e.Network] = true
-			if g != nil && g.Guarded && g.Mode == policy.Enforce {
-				enforcing[e.Network] = true
+		in.set(w.ID, dwellingOf(s, w))
+	}
+	return in
+}
+
+// set notes where a workload is now, the zero dwelling where it is no more, and
+// reports whether that makes a network one where somebody is, or enforces, or where
+// nobody does.
+func (in *inhabitants) set(id string, now dwelling) (moved bool) {
+	count := func(d dwelling, n int) {
+		for _, network := range d.networks {
+			in.all[network] += n
+			moved = moved || in.all[network] == max(n, 0)
+			if d.enforces {
+				in.enforcing[network] += n
+				moved = moved || in.enforcing[network] == max(n, 0)
 			}
 		}
 	}
-	return all, enforcing
+	count(in.dwellings[id], -1)
+	count(now, 1)
+	if in.dwellings[id] = now; len(now.networks) == 0 {
+		delete(in.dwellings, id)
+	}
+	return moved
 }
 
 // isClosed: somebody enforces on the network, or a newcomer would, so that its
 // ports stay shut until admitted.
 func (g *guard) isClosed(n *policy.Network) bool {
-	return g.settings.defaultMode() == policy.Enforce || g.enforcing[n.ID] || n.Newcomer
+	return g.settings.defaultMode() == policy.Enforce || g.inhabited.enforcing[n.ID] > 0 || n.Newcomer
 }
 
 func (g *guard) removeGone() {
@@ -348,7 +391,7 @@ func (g *guard) guardNetworks(s *control.State, again map[policy.Zone]bool) {
 			want.Closed = false // a first start cuts nobody off while it admits
 		}
 		present[n.Zone], objects[want.object()] = true, true
-		g.guardNetwork(want, again[n.Zone], g.inhabited[n.ID])
+		g.guardNetwork(want, again[n.Zone], g.inhabited.all[n.ID] > 0)
 	}
 	for zone, n := range g.networks {
 		if !present[zone] {
