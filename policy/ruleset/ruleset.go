@@ -17,8 +17,11 @@
 // overlay that a background rebuild folds in.
 //
 // All methods are safe for concurrent use. Readers never wait and never
-// allocate; writers wait for each other. A build yields its processor often, so
-// that on few of them writers do not wait for it.
+// allocate. Writers wait for each other alone: a rebuild follows what they change
+// and takes no lock, so that it may stand still as long as it likes, and a change
+// asks for memory only behind the first of many, so that it seldom has to do a
+// garbage collection's work. A build yields its processor often, as there may be
+// few.
 package ruleset
 
 import (

@@ -24,29 +24,38 @@ const defaultMemory = 64 << 20
 type Set struct {
 	view    atomic.Pointer[View]
 	opts    Options
-	mu      sync.Mutex     // held by writers
-	recent  map[uint32]int // id -> its place in the view's overlay
-	log     []change       // since the rebuild under way began
-	rebuild chan struct{}  // closed when that is done; nil = none is
-	refused error          // why the last rebuild was
-}
-
-// change is a rule that came, or the id of one that went.
-type change struct {
-	rule Rule
-	gone bool
+	mu      sync.Mutex              // held by writers, never by a rebuild
+	rebuild atomic.Pointer[rebuild] // under way; nil = none is. Writers begin it
+	refused atomic.Pointer[error]   // why the last rebuild was; nil = it was not
 }
 
 // View is a Set at one moment: immutable. Lookups on one View agree.
 type View struct {
 	base    *base
-	dead    [familyCount][]uint64 // by box of the base: deleted
-	buried  int                   // rules that dead marks
-	overlay []recent              // inserted since the base was built
-	added   []Rule                // the same, as they came
-	gone    []uint64              // by place in overlay, as far as it goes: deleted again
-	lost    int                   // rules that gone marks
+	since   *history
+	seq     uint64   // changes to the Set until here
+	overlay []recent // inserted since the base was built
+	added   []Rule   // the same, as they came
+	buried  int      // rules of the base that were deleted
+	lost    int      // rules of the overlay that were deleted again
 }
+
+// history is what happened to a base, shared by its Views. Whoever makes the next
+// View writes it; readers of a View pass over what is younger than that.
+type history struct {
+	dead  [familyCount]deaths
+	begin uint64 // the View of this seq has no changes
+	first *changes
+
+	// For writers alone:
+	last  *changes
+	place map[uint32]int // id -> its place in the latest View's overlay
+	views []View         // not used yet
+}
+
+// deaths are the deletions of a base's rules, by box: whether there was one, and
+// with which change it came.
+type deaths struct{ any, at []uint64 }
 
 // base is the compiled part of a View.
 type base struct {
@@ -66,6 +75,7 @@ type compiled struct {
 // recent is a rule that is compared field by field.
 type recent struct {
 	key                uint64
+	gone               uint64 // the change that deleted it, 0 = none; read and written atomically
 	families           [familyCount]bool
 	src, dst           uint128
 	srcMask, dstMask   uint128
@@ -104,8 +114,8 @@ func New(rules []Rule, opts Options) (*Set, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Set{opts: opts, recent: map[uint32]int{}}
-	s.view.Store(b.view())
+	s := &Set{opts: opts}
+	s.view.Store(b.view(0))
 	return s, nil
 }
 
@@ -164,14 +174,36 @@ func (c *compiled) compile(f family, rules []Rule, only Engine, memory, taken in
 	return err
 }
 
-func (b *base) view() *View {
-	v := &View{base: b}
-	for f := range v.dead {
+// view is b after seq changes, none of which came since. There is room for some,
+// as writers that ask for memory may have to help the garbage collector first, or
+// to wait for it.
+func (b *base) view(seq uint64) *View {
+	room := max(2*foldAt, len(b.rules)/4)
+	h := &history{begin: seq, first: &changes{list: make([]change, room)}, place: make(map[uint32]int, room), views: make([]View, room)}
+	h.last = h.first
+	for f := range h.dead {
 		if s := b.families[f].space; s != nil {
-			v.dead[f] = make([]uint64, (len(s.boxes)+63)/64)
+			h.dead[f] = deaths{make([]uint64, (len(s.boxes)+63)/64), make([]uint64, len(s.boxes))}
 		}
 	}
-	return v
+	return &View{base: b, since: h, seq: seq, overlay: make([]recent, 0, room), added: make([]Rule, 0, room)}
+}
+
+// holds reports whether box i was deleted by change seq at the latest.
+func (d *deaths) holds(i uint32, seq uint64) bool {
+	return atomic.LoadUint64(&d.any[i>>6])>>(i&63)&1 != 0 && atomic.LoadUint64(&d.at[i]) <= seq
+}
+
+// add tells of change seq. There is one writer.
+func (d *deaths) add(i uint32, seq uint64) {
+	atomic.StoreUint64(&d.at[i], seq)
+	atomic.StoreUint64(&d.any[i>>6], d.any[i>>6]|1<<(i&63))
+}
+
+// isGone reports whether change seq, or one before it, deleted r.
+func (r *recent) isGone(seq uint64) bool {
+	at := atomic.LoadUint64(&r.gone)
+	return at != 0 && at <= seq
 }
 
 // View returns the rules as they are now.
@@ -215,7 +247,7 @@ func (v *View) inBase(c *compiled, f family, h *Header, after uint64) uint64 {
 	} else {
 		i = c.engine.next(&p, uint32(n-1))
 	}
-	for i != none && marked(v.dead[f], int(i)) {
+	for i != none && v.since.dead[f].holds(i, v.seq) {
 		i = c.engine.next(&p, i)
 	}
 	if i == none {
@@ -234,15 +266,12 @@ func (v *View) inOverlay(f family, h *Header, after, key uint64) uint64 {
 			(src.hi^r.src.hi)&r.srcMask.hi|(src.lo^r.src.lo)&r.srcMask.lo|(dst.hi^r.dst.hi)&r.dstMask.hi|(dst.lo^r.dst.lo)&r.dstMask.lo == 0 &&
 			r.srcPorts.Lo <= h.SrcPort && h.SrcPort <= r.srcPorts.Hi &&
 			r.dstPorts.Lo <= h.DstPort && h.DstPort <= r.dstPorts.Hi &&
-			(r.anyProto || r.proto == h.Proto) && !marked(v.gone, i) {
+			(r.anyProto || r.proto == h.Proto) && !r.isGone(v.seq) {
 			key = r.key
 		}
 	}
 	return key
 }
-
-// marked reports whether bit i is set.
-func marked(bits []uint64, i int) bool { return i>>6 < len(bits) && bits[i>>6]>>(i&63)&1 != 0 }
 
 func words(a *[16]byte) uint128 {
 	return uint128{binary.BigEndian.Uint64(a[:8]), binary.BigEndian.Uint64(a[8:])}

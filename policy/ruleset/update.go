@@ -3,7 +3,8 @@ package ruleset
 import (
 	"fmt"
 	"net/netip"
-	"slices"
+	"runtime"
+	"sync/atomic"
 )
 
 // How many changes a View carries before a rebuild folds them in, and how many
@@ -35,168 +36,225 @@ func (s *Set) Insert(r Rule) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	v := s.view.Load()
-	if s.has(v, r.ID) {
-		return fmt.Errorf("rule %d: another rule has this id", r.ID)
+	for {
+		v := s.view.Load()
+		if v.has(r.ID) {
+			return fmt.Errorf("rule %d: another rule has this id", r.ID)
+		}
+		if refused := s.refused.Load(); refused != nil && len(v.overlay) >= overlayMax {
+			return *refused
+		}
+		n := v.copied()
+		n.insert(&r)
+		if s.publish(v, n) {
+			return nil
+		}
 	}
-	if s.refused != nil && len(v.overlay) >= overlayMax {
-		return s.refused
-	}
-	n := *v
-	n.insert(&r, s.recent)
-	s.publish(&n, change{rule: r})
-	return nil
 }
 
 // Delete removes a rule. No lookup that begins after Delete returns finds it.
 func (s *Set) Delete(id uint32) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	v := s.view.Load()
-	if !s.has(v, id) {
-		return fmt.Errorf("rule %d: there is none", id)
-	}
-	n := *v
-	if _, ok := s.recent[id]; ok {
-		n.gone = slices.Clone(v.gone)
-	} else {
-		for f := range n.dead {
-			n.dead[f] = slices.Clone(v.dead[f])
+	for {
+		v := s.view.Load()
+		if !v.has(id) {
+			return fmt.Errorf("rule %d: there is none", id)
+		}
+		n := v.copied()
+		n.delete(id)
+		if s.publish(v, n) {
+			return nil
 		}
 	}
-	n.delete(id, s.recent)
-	s.publish(&n, change{rule: Rule{ID: id}, gone: true})
-	return nil
 }
 
-// has reports whether the rule is in v, the latest View.
-func (s *Set) has(v *View, id uint32) bool {
-	if _, ok := s.recent[id]; ok {
+// publish makes n, which is v with a change, the latest View. It does not if a
+// rebuild has published its own meanwhile: then the change is to be made to that.
+// s.mu is held.
+func (s *Set) publish(v, n *View) bool {
+	if !s.view.CompareAndSwap(v, n) {
+		return false
+	}
+	if s.rebuild.Load() == nil && s.isDue(n) {
+		r := &rebuild{make(chan struct{})}
+		s.rebuild.Store(r)
+		go s.fold(n, r)
+	}
+	return true
+}
+
+// rebuild is one or several in a row.
+type rebuild struct {
+	done chan struct{} // closed when it is over
+}
+
+// isDue reports whether v carries so many changes that its base is to be built
+// anew. After a refusal that waits for deletes.
+func (s *Set) isDue(v *View) bool {
+	return len(v.overlay)+v.buried >= max(foldAt, len(v.base.rules)/256) && (s.refused.Load() == nil || v.Len() <= len(v.base.rules))
+}
+
+// fold builds a base out of v, and out of what that has become until none is due.
+// What is due a moment later begins with the next change.
+func (s *Set) fold(v *View, r *rebuild) {
+	defer close(r.done)
+	defer s.rebuild.Store(nil)
+	for again := true; again; again = s.isDue(v) {
+		b, err := newBase(v.Rules(), s.opts, v.base)
+		if err != nil {
+			s.refused.Store(&err)
+			return
+		}
+		v = s.install(b.view(v.seq), v)
+		s.refused.Store(nil)
+	}
+}
+
+// install publishes n, which is built out of v, once it has what changed since,
+// and returns it. Writers do not wait for it, whatever it waits for: it follows
+// them.
+func (s *Set) install(n, v *View) *View {
+	log := v.since.after(v.seq)
+	for {
+		for c := log.next(); c != nil; c = log.next() {
+			n.apply(c)
+		}
+		if v := s.view.Load(); v.seq == n.seq && s.view.CompareAndSwap(v, n) {
+			return n
+		}
+		runtime.Gosched()
+	}
+}
+
+// change is a rule that came, or the id of one that went.
+type change struct {
+	rule Rule
+	gone bool
+}
+
+// changes are a part of a list that one goroutine appends to while others read.
+type changes struct {
+	n    atomic.Uint32
+	list []change
+	next atomic.Pointer[changes]
+}
+
+// note appends a change.
+func (h *history) note(c change) {
+	n := h.last.n.Load()
+	if int(n) == len(h.last.list) {
+		next := &changes{list: make([]change, foldAt)}
+		h.last.next.Store(next)
+		h.last, n = next, 0
+	}
+	h.last.list[n] = c
+	h.last.n.Store(n + 1)
+}
+
+// logCursor is where somebody reads a list of changes.
+type logCursor struct {
+	at   *changes
+	read uint32 // of those
+}
+
+// after is where the changes that followed that one begin.
+func (h *history) after(seq uint64) logCursor {
+	c := logCursor{at: h.first}
+	for range seq - h.begin {
+		c.next()
+	}
+	return c
+}
+
+// next is the change at the cursor, which it passes, or nil if there is none yet.
+func (c *logCursor) next() *change {
+	if int(c.read) == len(c.at.list) {
+		next := c.at.next.Load()
+		if next == nil {
+			return nil
+		}
+		c.at, c.read = next, 0
+	}
+	if c.read == c.at.n.Load() {
+		return nil
+	}
+	c.read++
+	return &c.at.list[c.read-1]
+}
+
+// Settle waits until no rebuild is under way.
+func (s *Set) Settle() {
+	for r := s.rebuild.Load(); r != nil; r = s.rebuild.Load() {
+		<-r.done
+	}
+}
+
+// has reports whether the rule is in v, the latest View. It is for writers.
+func (v *View) has(id uint32) bool {
+	if _, ok := v.since.place[id]; ok {
 		return true
 	}
 	at, ok := v.base.at[id]
 	return ok && !v.isDead(at)
 }
 
-func (s *Set) publish(v *View, c change) {
-	s.view.Store(v)
-	if s.rebuild != nil {
-		s.log = append(s.log, c)
-		return
-	}
-	s.foldIfDue(v)
-}
-
-// foldIfDue starts a rebuild of the base where v carries many changes. s.mu is
-// held. After a refusal it waits for deletes.
-func (s *Set) foldIfDue(v *View) {
-	changes := len(v.overlay) + v.buried
-	if changes < max(foldAt, len(v.base.rules)/256) || s.refused != nil && v.Len() > len(v.base.rules) {
-		return
-	}
-	s.rebuild = make(chan struct{})
-	go s.fold(v, s.rebuild)
-}
-
-// fold builds a new base out of v, and publishes it with what changed meanwhile.
-func (s *Set) fold(v *View, done chan struct{}) {
-	defer close(done)
-	b, err := newBase(v.Rules(), s.opts, v.base)
-	var n *View
-	recent := map[uint32]int{}
-	if err == nil {
-		n = b.view()
-	}
-	for n != nil && s.catchUp(n, recent, finishAt) {
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if n != nil {
-		n.apply(s.log, recent)
-		s.recent = recent
-		s.view.Store(n)
-	}
-	s.log, s.rebuild, s.refused = nil, nil, err
-	if n != nil {
-		s.foldIfDue(n)
-	}
-}
-
-// finishAt is how many changes are applied while writers wait.
-const finishAt = 64
-
-// catchUp applies to n what has been logged, if it is more than few changes.
-func (s *Set) catchUp(n *View, recent map[uint32]int, few int) bool {
-	s.mu.Lock()
-	log := s.log
-	if len(log) <= few {
-		s.mu.Unlock()
-		return false
-	}
-	s.log = nil
-	s.mu.Unlock()
-	n.apply(log, recent)
-	return true
-}
-
-// Settle waits until no rebuild is under way.
-func (s *Set) Settle() {
-	for {
-		s.mu.Lock()
-		done := s.rebuild
-		s.mu.Unlock()
-		if done == nil {
-			return
-		}
-		<-done
-	}
-}
-
 // isDead reports whether a rule of the base was deleted.
 func (v *View) isDead(at uint32) bool {
-	for f := range v.dead {
+	for f := range v.since.dead {
 		if i := v.base.families[f].boxOf[at]; i != none {
-			return marked(v.dead[f], int(i))
+			return v.since.dead[f].holds(i, v.seq)
 		}
 	}
 	return false
 }
 
-// apply makes changes to a View that nobody else has yet.
-func (v *View) apply(log []change, recent map[uint32]int) {
-	for i := range log {
-		if c := &log[i]; c.gone {
-			v.delete(c.rule.ID, recent)
-		} else {
-			v.insert(&c.rule, recent)
-		}
+// apply makes a change to a View that nobody else has yet.
+func (v *View) apply(c *change) {
+	if c.gone {
+		v.delete(c.rule.ID)
+	} else {
+		v.insert(&c.rule)
 	}
+}
+
+// copied is a View to make a change to, after v, the latest.
+func (v *View) copied() *View {
+	h := v.since
+	if len(h.views) == 0 {
+		h.views = make([]View, foldAt)
+	}
+	n := &h.views[0]
+	h.views = h.views[1:]
+	*n = *v
+	return n
 }
 
 // insert adds a rule to a View that nobody else has yet. The overlay's memory is
 // shared with the View it grew from, whose readers do not look behind its end;
 // only the latest View grows.
-func (v *View) insert(r *Rule, recent map[uint32]int) {
-	recent[r.ID] = len(v.overlay)
+func (v *View) insert(r *Rule) {
+	v.seq++
+	v.since.note(change{rule: *r})
+	v.since.place[r.ID] = len(v.overlay)
 	v.overlay, v.added = append(v.overlay, newRecent(r)), append(v.added, *r)
 }
 
-// delete marks a rule of a View whose marks nobody else has yet.
-func (v *View) delete(id uint32, recent map[uint32]int) {
-	if i, ok := recent[id]; ok {
-		delete(recent, id)
-		for i>>6 >= len(v.gone) {
-			v.gone = append(v.gone, 0)
-		}
-		v.gone[i>>6] |= 1 << (i & 63)
+// delete marks a rule for a View that nobody else has yet, and those that follow.
+func (v *View) delete(id uint32) {
+	v.seq++
+	v.since.note(change{rule: Rule{ID: id}, gone: true})
+	if i, ok := v.since.place[id]; ok {
+		delete(v.since.place, id)
+		atomic.StoreUint64(&v.overlay[i].gone, v.seq)
 		v.lost++
 		return
 	}
 	at := v.base.at[id]
 	v.buried++
-	for f := range v.dead {
+	for f := range v.since.dead {
 		if i := v.base.families[f].boxOf[at]; i != none {
-			v.dead[f][i>>6] |= 1 << (i & 63)
+			v.since.dead[f].add(i, v.seq)
 		}
 	}
 }
@@ -210,7 +268,7 @@ func (v *View) Rules() []Rule {
 		}
 	}
 	for i := range v.added {
-		if !marked(v.gone, i) {
+		if !v.overlay[i].isGone(v.seq) {
 			out = append(out, v.added[i])
 		}
 	}
