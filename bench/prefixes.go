@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"gatehouse/policy"
+	"gatehouse/policy/ruleset"
 	"gatehouse/policy/ruleset/rulesettest"
 )
 
@@ -37,16 +38,80 @@ func prefixWorld(shape prefixShape, n int, v6 bool) policy.Input {
 		e.Addresses = append(e.Addresses, workloadAddr6(i))
 	}
 	rnd := rand.New(rand.NewPCG(uint64(n), 9))
-	for i, r := range rulesettest.Generate(rulesettest.Firewall, n, v6, 5) {
+	for i, r := range operatorRules(n, v6) {
 		s := policy.Statement{ID: fmt.Sprint("p", i), Verdict: policy.Allow, Tier: policy.TierOperator, App: policy.AnyApp,
 			From: []policy.Peer{shape.from(r.Src, rnd.IntN(services))}, To: []policy.Peer{shape.to(r.Dst, rnd.IntN(services))},
-			Ports: []policy.PortRange{{Proto: policy.ProtoTCP, Lo: max(1, r.DstPorts.Lo), Hi: max(1, r.DstPorts.Hi)}}}
-		if i%5 == 0 {
+			Ports: []policy.PortRange{{Proto: policy.ProtoTCP, Lo: r.DstPorts.Lo, Hi: r.DstPorts.Hi}}}
+		if r.Priority == denied {
 			s.Verdict = policy.Drop
 		}
 		w.in.Statements = append(w.in.Statements, s)
 	}
 	return w.in
+}
+
+// What a rule of operatorRules says is its priority, as a deny goes before an
+// allow.
+const (
+	denied = iota
+	allowed
+)
+
+// operatorRules are generated rules as far as a statement has their fields, every
+// fifth a deny.
+func operatorRules(n int, v6 bool) []ruleset.Rule {
+	rules := rulesettest.Generate(rulesettest.Firewall, n, v6, 5)
+	for i := range rules {
+		r := &rules[i]
+		r.ID, r.Priority = uint32(i), allowed
+		if i%5 == 0 {
+			r.Priority = denied
+		}
+		r.SrcPorts, r.DstPorts = ruleset.AnyPort, ruleset.Ports{Lo: max(1, r.DstPorts.Lo), Hi: max(1, r.DstPorts.Hi)}
+		r.Proto, r.AnyProto = uint8(policy.ProtoTCP), false
+	}
+	return rules
+}
+
+// beside are the lookups of a table that knows no prefixes, and for each a
+// lookup of the statements as one set of rules: the first that matches, or every
+// one. A verdict would want more of them: each side's, of its own tier, for an
+// application that is not known yet.
+func beside(plain *policy.Table, queries []policy.Query, v6 bool) ([]contender, error) {
+	s, err := ruleset.New(operatorRules(10_000, v6), ruleset.Options{})
+	if err != nil {
+		return nil, err
+	}
+	v := s.View()
+	found := 0
+	run := func(find func(h *ruleset.Header)) func() (float64, error) {
+		return func() (float64, error) {
+			return perOp(len(queries), func() {
+				for i := range queries {
+					q := &queries[i]
+					if plain.Lookup(*q).Verdict() == policy.Allow {
+						found++
+					}
+					find(&ruleset.Header{Src: q.Src, Dst: q.Dst, DstPort: q.DstPort, Proto: uint8(q.Proto)})
+				}
+			}), nil
+		}
+	}
+	first := func(h *ruleset.Header) {
+		if v.First(h).OK() {
+			found++
+		}
+	}
+	every := func(h *ruleset.Header) {
+		for m := v.First(h); m.OK(); m = v.Next(h, m) {
+			found++
+		}
+	}
+	const name = "none, and beside it the 10000 as rules, "
+	return []contender{
+		{name: name + "the first match", unit: "ns a lookup", run: run(first)},
+		{name: name + "every match", unit: "ns a lookup", run: run(every)},
+	}, nil
 }
 
 func workloadAddr6(i int) netip.Addr {
@@ -83,13 +148,13 @@ func prefixes(ctx context.Context, c *Comparison, progress io.Writer) error {
 		if err != nil {
 			return err
 		}
-		allowed := 0
+		passed := 0
 		lookups := func(t *policy.Table) func() (float64, error) {
 			return func() (float64, error) {
 				return perOp(len(queries), func() {
 					for i := range queries {
 						if t.Lookup(queries[i]).Verdict() == policy.Allow {
-							allowed++
+							passed++
 						}
 					}
 				}), nil
@@ -123,6 +188,11 @@ func prefixes(ctx context.Context, c *Comparison, progress io.Writer) error {
 				}
 			}
 		}
+		wired, err := beside(plain, queries, v6)
+		if err != nil {
+			return err
+		}
+		contenders = append(contenders, wired...)
 		if err := c.measure(ctx, "operator's statements of prefixes, "+family, "", 0, contenders, progress); err != nil {
 			return err
 		}
