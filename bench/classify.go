@@ -16,6 +16,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"gatehouse/policy/ruleset"
 	"gatehouse/policy/ruleset/rulesettest"
 )
@@ -61,6 +63,7 @@ const (
 	ours  = "Gatehouse"
 	// changeVariant is what measureChanges adds.
 	changeVariant = ours + ": insert or delete beside a reader"
+	idleVariant   = "a loop of a microsecond that does nothing, between those"
 	linearScan    = "linear scan"
 	// headersPerSet is as many as the published traces have.
 	headersPerSet = 50_000
@@ -247,6 +250,26 @@ func scanned(rules []ruleset.Rule, h *ruleset.Header) uint32 {
 	return ruleset.NoRule
 }
 
+// timings are of many events of one kind, in microseconds.
+type timings struct {
+	took, ran []float64 // by the clock; of the processor
+	waited    []float64 // by the clock, of those whose thread gave the processor up by itself
+}
+
+// add times f, whose goroutine is locked to its thread.
+func (t *timings) add(f func() error) error {
+	waits, ran := gaveUp(), threadTime()
+	begin := time.Now()
+	err := f()
+	took := micros(time.Since(begin))
+	t.ran = append(t.ran, micros(threadTime()-ran))
+	t.took = append(t.took, took)
+	if gaveUp() != waits {
+		t.waited = append(t.waited, took)
+	}
+	return err
+}
+
 // measureChanges deletes and inserts random rules while another goroutine looks
 // up, and adds the latencies to the last case of c: as the clock has them; in
 // processor time, which leaves out who else was let run; and by the clock those of
@@ -269,44 +292,64 @@ func (k *rulesCase) measureChanges(c *Comparison) error {
 		}
 	}()
 	rnd := rand.New(rand.NewPCG(1, 1))
-	var took, ran, idle []float64
+	const changes = 10_000
+	changed, idle := newTimings(2*changes), newTimings(2*changes)
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	timed := func(f func() error) {
-		begin, beginRan := time.Now(), threadTime()
-		err = errors.Join(err, f())
-		ran = append(ran, float64((threadTime()-beginRan).Nanoseconds())/1000)
-		took = append(took, float64(time.Since(begin).Nanoseconds())/1000)
-		begin = time.Now()
-		nothing(begin)
-		idle = append(idle, float64(time.Since(begin).Nanoseconds())/1000)
-	}
-	for i := range 10_000 {
+	for i := range changes {
 		if i%10 == 0 { // some 10,000 a second, so that many rebuilds are met
 			time.Sleep(time.Millisecond)
 		}
 		r := k.rules[rnd.IntN(len(k.rules))]
-		timed(func() error { return s.Delete(r.ID) })
-		timed(func() error { return s.Insert(r) })
+		err = errors.Join(err, changed.add(func() error { return s.Delete(r.ID) }), idle.add(nothing),
+			changed.add(func() error { return s.Insert(r) }), idle.add(nothing))
 	}
 	close(stop)
 	<-stopped
 	s.Settle()
 	last := &c.Cases[len(c.Cases)-1]
-	for _, x := range []struct {
-		name string
-		us   []float64
-	}{{changeVariant, took}, {changeVariant + ", processor time", ran}, {"a loop of a microsecond that does nothing, between those", idle}} {
-		slices.Sort(x.us)
-		last.Results = append(last.Results, latencies(x.name, x.us))
-	}
+	last.Results = append(last.Results, changed.result(changeVariant), latencies(changeVariant+", processor time", sorted(changed.ran)), idle.result(idleVariant))
 	return err
 }
 
-// nothing passes a microsecond.
-func nothing(begin time.Time) {
-	for time.Since(begin) < time.Microsecond {
+// newTimings has room for n events, so that none is timed with the growth.
+func newTimings(n int) timings {
+	return timings{make([]float64, 0, n), make([]float64, 0, n), make([]float64, 0, n)}
+}
+
+// result is by the clock.
+func (t *timings) result(variant string) Result {
+	r := latencies(variant, sorted(t.took))
+	if len(t.waited) == 0 {
+		r.Note += "; none gave the processor up"
+	} else {
+		r.Note += fmt.Sprintf("; %d gave the processor up, at most %.1f µs", len(t.waited), slices.Max(t.waited))
 	}
+	return r
+}
+
+func sorted(us []float64) []float64 {
+	slices.Sort(us)
+	return us
+}
+
+func micros(d time.Duration) float64 { return float64(d.Nanoseconds()) / 1000 }
+
+// gaveUp is how often this thread has let others run because it waited for
+// something: not how often it was made to.
+func gaveUp() int64 {
+	var u unix.Rusage
+	if unix.Getrusage(unix.RUSAGE_THREAD, &u) != nil {
+		return 0
+	}
+	return int64(u.Nvcsw)
+}
+
+// nothing passes a microsecond.
+func nothing() error {
+	for begin := time.Now(); time.Since(begin) < time.Microsecond; {
+	}
+	return nil
 }
 
 // summarise notes the geometric mean of our ratios, and the worst.

@@ -376,6 +376,9 @@ func changes(figure func(*Result) float64) func(*results) (Goal, bool) {
 				}
 				if v := figure(x); !ok || v > g.Value {
 					g, ok = Goal{Unit: "µs", Min: x.Min, Median: x.Median, Max: x.Max, Value: v, Note: k.Name}, true
+					if idle := k.result(idleVariant, "µs"); idle != nil {
+						g.Note += fmt.Sprintf("; %s: %.0f µs", idleVariant, figure(idle))
+					}
 				}
 			}
 		}
