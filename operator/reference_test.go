@@ -25,6 +25,13 @@ type slow struct {
 	quarantined string // a service
 	moment      Moment
 	active      []bool // by statement
+
+	labels  map[string][]slowLabel // by workload
+	models  []policy.Statement     // of the model tier
+	is      map[string]policy.Identity
+	enabled func(*policy.Workload) bool
+	told    []slowTold
+	server  policy.ServerName // what the flow says its server is
 }
 
 // slowEnd is an end of a flow: a workload, or nobody of them.
@@ -197,6 +204,12 @@ func (r *slow) covers(f *Flows, from, to slowEnd, port policy.PortRange, spoken 
 	for i := range f.From {
 		for j := range f.To {
 			a, b := &f.From[i], &f.To[j]
+			if b.Name != "" {
+				if r.fits(a, from, loosens) && r.named(b.Name, b.CIDR, f.Apps, from, to, spoken) {
+					return true
+				}
+				continue
+			}
 			if r.fits(a, from, loosens) && r.fits(b, to, loosens) && slowTogether(a.Within, from, to) && slowTogether(b.Within, from, to) {
 				return true
 			}
@@ -238,7 +251,7 @@ func (r *slow) inForce(s *Statement) bool {
 // side says whether an end lets the flow pass, and else whether that is enforced
 // and by which verdict.
 func (r *slow) side(e slowEnd, from, to slowEnd, port policy.PortRange, spoken policy.Spoken) (no, enforced bool, v policy.Verdict) {
-	if e.w == nil {
+	if e.w == nil || r.enabled != nil && !r.enabled(e.w) {
 		return false, false, policy.Allow
 	}
 	enforced = r.modes[e.w.Service.String()] == policy.Enforce
@@ -261,6 +274,13 @@ func (r *slow) side(e slowEnd, from, to slowEnd, port policy.PortRange, spoken p
 		if s := &r.statements[i]; s.Verdict == policy.Allow && r.active[i] && r.covers(&s.Flows, from, to, port, spoken, true) {
 			return false, false, policy.Allow
 		}
+	}
+	out := e == from
+	switch {
+	case r.labelled(false, out, from, to, port, spoken):
+		return true, enforced, policy.Drop
+	case r.labelled(true, out, from, to, port, spoken) || r.modelled(from, to, port, spoken):
+		return false, false, policy.Allow
 	}
 	return true, enforced, policy.Drop
 }
