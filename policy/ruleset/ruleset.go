@@ -2,12 +2,20 @@
 // port ranges, protocols and priorities, IPv4 and IPv6. It knows nothing of
 // identities.
 //
-// Its caller is `gatehouse bench classify`, which holds it against librte_acl; the
-// lookups of a policy.Table do not use it. It finds the first rule that matches,
-// and a verdict needs all that do: both sides' rules of every rank, each for an
-// application that is not known yet. Package policy finds them laid out by the
-// numbers of both ends, which it must find for every flow in any case, so that
-// this lookup would come on top of those (bench/classify.md, bench/table.md).
+// It is not in the product's path, and nothing but `gatehouse bench classify`,
+// which holds it against librte_acl, and `gatehouse bench table` call it. It finds
+// the first rule that matches, and a verdict needs all that do: both sides' rules
+// of every rank, each for an application that is not known yet. Package policy
+// finds them laid out by the numbers of both ends, which it must find for every
+// flow in any case, so that this lookup comes on top of those.
+//
+// Measured (the rows `none, and beside it the 10000 as rules` of bench table,
+// 10,000 statements of prefix to prefix and a port, ratios to a table without
+// them in the same run): over IPv4 2.98 as the compiled table has them, 3.34 with
+// a lookup of the first match beside it, 50 with every match; over IPv6 3.79,
+// 2.15 and 49. The first match alone, which is half the price over IPv6, answers
+// only where its statement names no application and the other side's rules and
+// lower ranks have no say. So the compiled table stays.
 //
 // New maps every field to a class number (all values that no rule tells
 // apart), then builds three engines over the classes (cross-product tables, a
