@@ -5,8 +5,10 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
+	"math/bits"
 	"math/rand/v2"
 	"runtime"
+	"unsafe"
 
 	"github.com/hashicorp/golang-lru/v2/simplelru"
 
@@ -30,6 +32,9 @@ const (
 
 	batched     = ", 64 keys a call"
 	oursBatched = ours + batched
+
+	// floorPeer is what newFloor is: no table, but the wait that none can do without.
+	floorPeer = "one load for each, where the key alone says"
 )
 
 // flowPeer is something that finds flows by key.
@@ -47,7 +52,7 @@ type flowPeer struct {
 func Table(ctx context.Context, cfg TableConfig) (*Comparison, error) {
 	c := newComparison("Tables", lruPeer, cfg.Rounds)
 	c.Notes = append(c.Notes, "Keys of 40 bytes, looked up in random order; what is found is read. Misses are of keys that were never there. A turnover removes one flow and adds another. Memory by key and index is what finds a flow; the heap is everything that was allocated for it, ours with the whole flow (counters, TCP state, verdict), the peers' with an 8-byte pointer in its place.")
-	c.Notes = append(c.Notes, "A hit by itself waits twice, for its bucket's cache line and then for its flow's; of a million flows the second is in memory, and all that a loop of single lookups can do is to begin the next one meanwhile. Those of one call wait together.")
+	c.Notes = append(c.Notes, "A hit by itself waits twice, for its bucket's cache line and then for its flow's; of a million flows both are in memory, and all that a loop of single lookups can do is to begin the next one meanwhile. Those of one call wait together. One load for each reads a byte of as many records of a flow's size, each at a place that its key alone gives: no index, no comparison, and in huge pages as our table is. No table whose flows are in memory takes less for single lookups.")
 	if len(cfg.Flows) == 0 {
 		cfg.Flows = []int{1000, 100_000, 1_000_000}
 	}
@@ -110,6 +115,7 @@ func measureFlows(ctx context.Context, c *Comparison, n int, progress io.Writer)
 			Result{Variant: p.name, Unit: "bytes a flow, heap", Min: all, Median: all, Max: all})
 		contenders = append(contenders, p.contenders(present, absent)...)
 	}
+	contenders = append(contenders, newFloor(present))
 	if err := c.measure(ctx, fmt.Sprintf("%d flows", n), "", n, contenders, progress); err != nil {
 		return err
 	}
@@ -117,6 +123,29 @@ func measureFlows(ctx context.Context, c *Comparison, n int, progress io.Writer)
 	last.Results = append(last.Results, memory...)
 	last.compare(c.Baseline)
 	return nil
+}
+
+type flowRecord [unsafe.Sizeof(classify.Flow{})]byte
+
+// newFloor reads, for every key, of a record that a multiplication of the key
+// chooses.
+func newFloor(keys []classify.FlowKey) contender {
+	records := make([]flowRecord, len(keys))
+	policy.WantHugePages(records)
+	for i := range records {
+		records[i][0] = 1
+	}
+	read := 0
+	return contender{name: floorPeer, unit: "ns a hit", run: func() (float64, error) {
+		return perOp(len(keys), func() {
+			for i := range keys {
+				k := &keys[i]
+				h := (binary.LittleEndian.Uint64(k.AddrA[8:]) ^ binary.BigEndian.Uint64(k.AddrB[8:]) ^ uint64(k.PortA)<<40) * 0x9e3779b97f4a7c15
+				at, _ := bits.Mul64(h, uint64(len(records)))
+				read += int(records[at][0])
+			}
+		}), nil
+	}}
 }
 
 func (p *flowPeer) contenders(present, absent []classify.FlowKey) []contender {

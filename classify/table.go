@@ -292,7 +292,7 @@ func (t *flowTable) findAll(keys []FlowKey, out []*Flow) {
 }
 
 // likely is where a flow of that tag stands if it stands in b: some place of the
-// slab in any case. It does not branch on what b holds.
+// slab in any case, so that its caller can load from there before it knows.
 func (b *bucket) likely(tag uint8) int32 {
 	all := uint64(tag) * everyByte
 	low, high := zeros(b.low^all), zeros(uint64(b.high)^all)
