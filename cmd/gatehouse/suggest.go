@@ -159,6 +159,9 @@ func (a *SuggestAnswer) file(doubtful bool) ([]byte, error) {
 
 // watched is how long the record is, in words.
 func (a *SuggestAnswer) watched() string {
+	if a.Since.IsZero() {
+		return "these flows" // a file that names no times
+	}
 	until := a.Until
 	if until.IsZero() {
 		until = time.Now()

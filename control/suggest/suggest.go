@@ -151,7 +151,7 @@ func (m *maker) add(r *history.Record, service string) {
 	}
 	from, okFrom := peerOf(&r.From, r.Src, "")
 	to, okTo := peerOf(&r.To, r.Dst, r.Name)
-	if !okFrom || !okTo || r.Summed {
+	if !okFrom || !okTo || r.Summed || portless(r) {
 		m.inexpressible += f.Flows
 		return
 	}
@@ -175,6 +175,10 @@ func (m *maker) add(r *history.Record, service string) {
 	g.add(r, &f, from, caller, form)
 	m.doubt(g, r, side)
 }
+
+// portless reports whether no statement can name r's port: those of TCP and UDP
+// begin at 1.
+func portless(r *history.Record) bool { return r.Port == 0 && normal(r.Proto) != policy.ProtoICMP }
 
 func (g *group) add(r *history.Record, f *policy.Recorded, from Peer, caller string, form policy.TLSForms) {
 	g.callers[caller] = true

@@ -104,6 +104,7 @@ func TestMake(t *testing.T) {
 		{"a service that calls another", nil, []*history.Record{seen("web", "db", 5432, pg)}, []string{"allow shop/web -> shop/db : postgresql tcp/5432"}, ""},
 		{"both forms", nil, []*history.Record{seen("web", "db", 5432, pg), seen("web", "db", 5432, pgs)}, []string{"allow shop/web -> shop/db : postgresql tls starttls tcp/5432"}, ""},
 		{"two ports", nil, []*history.Record{seen("web", "db", 5433, pg), seen("web", "db", 5432, pg)}, []string{"allow shop/web -> shop/db : postgresql tcp/5432,tcp/5433"}, ""},
+		{"port 0, which no statement can name", nil, []*history.Record{seen("web", "db", 0, pg)}, nil, ""},
 		{"what is allowed", []policy.Statement{allow("a", "web", "db", plain, 5432)}, []*history.Record{seen("web", "db", 5432, pg)}, nil, ""},
 		{"outside by its name", nil, []*history.Record{seen("web", "198.51.100.7", 443, h2, named("API.example.com.")), seen("web", "198.51.100.8", 443, h2, named("api.example.com"))},
 			[]string{"allow shop/web -> name:api.example.com : http tls only tcp/443"}, ""},
