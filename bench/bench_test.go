@@ -42,6 +42,24 @@ func TestMedian(t *testing.T) {
 	}
 }
 
+func TestPassage(t *testing.T) {
+	for _, tc := range []struct {
+		name                string
+		p                   passage
+		kpps, used, percent float64
+	}{
+		{"all arrived", passage{sent: 1000, arrived: 1000, elapsed: time.Second, used: time.Second}, 1, 1, 0},
+		{"the core was another's for half the time", passage{sent: 1000, arrived: 1000, elapsed: time.Second, used: time.Second / 2}, 1, 2, 0},
+		{"some were late", passage{sent: 1000, arrived: 900, late: 100, elapsed: time.Second, used: time.Second}, 0.9, 0.9, 0},
+		{"some were lost", passage{sent: 1000, arrived: 700, late: 50, elapsed: time.Second, used: time.Second}, 0.7, 0.7, 25},
+		{"others' frames arrived too", passage{sent: 1000, arrived: 1010, elapsed: time.Second, used: time.Second}, 1.01, 1.01, 0},
+	} {
+		if kpps, used, percent := tc.p.kpps(), tc.p.kppsUsed(), tc.p.lost(); kpps != tc.kpps || used != tc.used || percent != tc.percent {
+			t.Errorf("%s: %v kpps, %v by processor time, %v %% lost; want %v, %v and %v", tc.name, kpps, used, percent, tc.kpps, tc.used, tc.percent)
+		}
+	}
+}
+
 func TestChoose(t *testing.T) {
 	for _, tc := range []struct {
 		topic string

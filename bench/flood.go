@@ -71,16 +71,10 @@ func arrivalUnderFlood(s *site) (r reading, err error) {
 		if err != nil {
 			return err
 		}
-		var due uint64
 		return flooded(func() error {
-			p, err := sink.watch(g, func() (err error) {
-				due, err = g.sendPaced(s.load.packets, 1000*calm.kpps()/2)
-				return err
-			})
-			if err == nil && due == 0 {
-				return errors.New("nothing was due")
-			}
-			r = reading{values: []float64{100 * float64(p.arrived+p.late) / float64(due)}, lost: p.lost()}
+			pace := 1000 * calm.kpps() / 2
+			p, err := sink.watch(g, func() error { return g.sendPaced(s.load.packets, pace) })
+			r = reading{values: []float64{100 * float64(p.arrived+p.late) / (pace * s.load.packets.Seconds())}, lost: p.lost()}
 			return err
 		})
 	})

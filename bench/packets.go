@@ -246,26 +246,24 @@ func (t Traffic) warmUp(s *site, g *source) error {
 	return fmt.Errorf("of %d flows some still come to user space", t.Flows)
 }
 
-// sendPaced sends so many a second, whatever becomes of them, and returns how many
-// were due. It catches up with what it was late for.
-func (g *source) sendPaced(d time.Duration, perSecond float64) (due uint64, err error) {
-	start, sent := time.Now(), uint64(0)
+// sendPaced sends so many a second by the clock, and catches up with what it was
+// late for as long as there is time.
+func (g *source) sendPaced(d time.Duration, perSecond float64) error {
+	start, sent := time.Now(), 0
 	for past := time.Duration(0); past < d; past = time.Since(start) {
-		due = uint64(perSecond * past.Seconds())
-		for sent < due {
-			n, err := g.Burst(int(min(due-sent, burstFrames)), g.change)
-			if err != nil {
-				return due, err
-			}
-			sent += uint64(n)
-			g.sent += uint64(n)
-			if time.Since(start) > d {
-				return due, nil
-			}
+		left := int(perSecond*past.Seconds()) - sent
+		if left <= 0 {
+			time.Sleep(100 * time.Microsecond)
+			continue
 		}
-		time.Sleep(100 * time.Microsecond)
+		n, err := g.Burst(min(left, burstFrames), g.change)
+		if err != nil {
+			return err
+		}
+		sent += n
+		g.sent += uint64(n)
 	}
-	return due, nil
+	return nil
 }
 
 func (g *source) sendFor(d time.Duration) error {
