@@ -44,6 +44,7 @@ const (
 	gatehouseVariant  = "gatehouse"
 	limitedVariant    = "limited"
 	userspaceVariant  = "userspace"
+	pairVariant       = "pair"
 )
 
 // Variants are the ways from A to B that are measured, and the generator alone.
@@ -93,11 +94,16 @@ var variants = []variant{
 	{name: limitedVariant, title: "Gatehouse, 50,000 misses a second and endpoint", gateway: &gatewayRequest{Offload: true, MissBudget: steer.DefaultMissBudget}, topics: []string{"flows"}},
 	{name: userspaceVariant, title: "Gatehouse, every packet in user space", gateway: &gatewayRequest{}, topics: inUserSpace},
 	{name: "tap", title: "Gatehouse, every packet in user space, by a TAP", gateway: &gatewayRequest{TAP: true}, topics: inUserSpace},
+	{name: pairVariant, title: "Gatehouse between two interfaces, decided flows in XDP", prepare: unbridge, gateway: &gatewayRequest{Offload: true, Pair: true}, topics: []string{"packets"}},
 }
 
 // mainVariants are those that more than the packet rate of small packets is
 // asked of.
-var mainVariants = []string{Baseline, "bridge2", "generator", iptables10Variant, "nftmap", gatehouseVariant, userspaceVariant}
+var mainVariants = []string{Baseline, "bridge2", "generator", iptables10Variant, "nftmap", gatehouseVariant, userspaceVariant, pairVariant}
+
+// connectionVariants are those that are asked for a server that takes a process for
+// each connection.
+var connectionVariants = []string{Baseline, "bridge2", iptables10Variant, gatehouseVariant, userspaceVariant}
 
 // iptables makes the host side what Docker's users run: bridged packets meet
 // iptables with conntrack, established flows are accepted first, new ones walk
@@ -142,8 +148,9 @@ func nftMap(s *site, n int) error {
 // measure is one figure, or two that one run gives.
 type measure struct {
 	topic string
-	names []string // with the unit
-	only  []string // variants; nil = all of the topic
+	names []string     // with the unit
+	only  []string     // variants; nil = all of the topic
+	need  func() error // what the machine must have; nil = nothing
 	run   func(*site) (reading, error)
 }
 
@@ -161,7 +168,15 @@ func one(f func(*site) (float64, error)) func(*site) (reading, error) {
 }
 
 func packets(only []string, t Traffic) measure {
-	return measure{"packets", []string{t.String() + ", kpps"}, only, func(s *site) (reading, error) { return packetRate(s, t) }}
+	return measure{"packets", []string{t.String() + ", kpps"}, only, nil, func(s *site) (reading, error) { return packetRate(s, t) }}
+}
+
+// connections are asked of a server, each with one request; beside the rate stands
+// the time that all processors together were busy for each.
+func connections(srv server, name string, only []string, need func() error) measure {
+	app, _, _ := strings.Cut(name, " ")
+	return measure{"connections", []string{name, app + ": processor time of the whole machine a connection, µs"}, only, need,
+		func(s *site) (reading, error) { return connectionRate(s, srv) }}
 }
 
 // flatMeasure is where the number of statements and rules is varied.
@@ -175,27 +190,30 @@ var measures = []measure{
 	packets(mainVariants, Traffic{Flows: 60000, Size: smallFrame, Order: InRandomOrder}),
 	packets(mainVariants, Traffic{Flows: 1000}),
 	packets(mainVariants, Traffic{Flows: 1000, Size: largeFrame}),
-	{"tcp", []string{bulkMeasure}, nil, one(bulkRate)},
-	{"latency", []string{p50Measure, p99Measure}, nil, func(s *site) (reading, error) {
+	{"tcp", []string{bulkMeasure}, nil, nil, one(bulkRate)},
+	{"latency", []string{p50Measure, p99Measure}, nil, nil, func(s *site) (reading, error) {
 		p50, p99, err := roundTrips(s)
 		return reading{values: []float64{p50, p99}}, err
 	}},
-	{"connections", []string{httpMeasure}, nil, one(func(s *site) (float64, error) { return connectionRate(s, httpServer) })},
-	{"connections", []string{redisMeasure}, nil, one(func(s *site) (float64, error) { return connectionRate(s, redisServer) })},
-	{"flows", []string{newFlowsMeasure}, nil, newFlowRate},
-	{"flows", []string{calmMeasure, floodMeasure, calmUsedMeasure, floodUsedMeasure}, nil, rateUnderFlood},
-	{"flows", []string{pacedMeasure}, nil, arrivalUnderFlood},
+	connections(httpServer, httpMeasure, nil, nil),
+	connections(redisServer, redisMeasure, nil, nil),
+	connections(postgresql, postgresqlMeasure, connectionVariants, needPostgreSQL),
+	{"flows", []string{newFlowsMeasure}, nil, nil, newFlowRate},
+	{"flows", []string{calmMeasure, floodMeasure, calmUsedMeasure, floodUsedMeasure}, nil, nil, rateUnderFlood},
+	{"flows", []string{pacedMeasure}, nil, nil, arrivalUnderFlood},
 }
 
 const (
-	bulkMeasure     = "TCP bulk, Mbit/s"
-	p50Measure      = "request-response p50, µs"
-	p99Measure      = "request-response p99, µs"
-	httpMeasure     = "HTTP connections/s, app-ID on"
-	redisMeasure    = "Redis connections/s, app-ID on"
-	newFlowsMeasure = "new flows/s, every packet a new flow"
-	calmMeasure     = "1,000 flows from A to B, kpps"
-	floodMeasure    = "the same while B floods A with new flows, kpps"
+	bulkMeasure  = "TCP bulk, Mbit/s"
+	p50Measure   = "request-response p50, µs"
+	p99Measure   = "request-response p99, µs"
+	httpMeasure  = "HTTP connections/s, app-ID on"
+	redisMeasure = "Redis connections/s, app-ID on"
+	// PostgreSQL takes most of the machine for itself: what the way costs is a small part.
+	postgresqlMeasure = "PostgreSQL connections/s, app-ID on"
+	newFlowsMeasure   = "new flows/s, every packet a new flow"
+	calmMeasure       = "1,000 flows from A to B, kpps"
+	floodMeasure      = "the same while B floods A with new flows, kpps"
 	// By second of the sender's processor time: what it does not get of its core,
 	// because the flood's sender and the gateway want it too, is left out.
 	calmUsedMeasure  = "1,000 flows from A to B, by second of the sender's processor time, kpps"
@@ -281,12 +299,14 @@ func run(ctx context.Context, cfg Config, size load) (r *Report, err error) {
 	if err != nil {
 		return nil, err
 	}
+	wanted, lacking := available(wanted)
 	release, err := alone()
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, release()) }()
 	b := &benchRun{cfg: cfg, chosen: chosen, sites: make([]*site, len(chosen)), samples: map[sample][]reading{}, report: newReport(cfg)}
+	b.report.Skipped = lacking
 	defer func() {
 		for i, s := range b.sites {
 			if s != nil {
@@ -392,10 +412,10 @@ func (b *benchRun) countGateways() (err error) {
 // begin makes a site the variant.
 func (v *variant) begin(s *site, cfg Config) (err error) {
 	if v.prepare != nil {
-		return v.prepare(s)
+		err = v.prepare(s)
 	}
-	if v.gateway == nil {
-		return nil
+	if err != nil || v.gateway == nil {
+		return err
 	}
 	r := *v.gateway
 	r.Site, r.Host, r.VethA, r.VethB = s.name, s.host, s.ifindexA, s.ifindexB
@@ -483,6 +503,20 @@ func (l *load) of(topic string) time.Duration {
 		return 0
 	}
 	return l.warmUp + l.packets
+}
+
+// available leaves measures out that the machine cannot do, and says why.
+func available(wanted []measure) (out []measure, lacking []string) {
+	for _, m := range wanted {
+		if m.need != nil {
+			if err := m.need(); err != nil {
+				lacking = append(lacking, fmt.Sprintf("%s: %v", m.names[0], err))
+				continue
+			}
+		}
+		out = append(out, m)
+	}
+	return out, lacking
 }
 
 func newReport(cfg Config) *Report {
@@ -599,9 +633,9 @@ const howSites = "Each variant is two containers, A and B, on a bridge of its ow
 
 // howMeasured says of each topic where its figures come from.
 var howMeasured = map[string]string{
-	"packets":     "Packets are real socket buffers that an AF_XDP generator makes in A and a tcx program counts and drops at B's eth0, generator, bridge and sink on core 0; the generator alone has its packets counted and dropped at the host's end of A's veth, and is as fast as anything here can be. Lost is the share of the packets sent that had not arrived 20 ms after the last; a packet that goes to user space is lost where the worker does not keep up. One-way UDP stays new to conntrack, so each packet walks the list of rules; an established flow meets its first rule alone.",
+	"packets":     "Packets are real socket buffers that an AF_XDP generator makes in A and a tcx program counts and drops at B's eth0, generator, bridge and sink on core 0; between two interfaces there is no bridge, and XDP sends from the one to the other; the generator alone has its packets counted and dropped at the host's end of A's veth, and is as fast as anything here can be. Lost is the share of the packets sent that had not arrived 20 ms after the last; a packet that goes to user space is lost where the worker does not keep up. One-way UDP stays new to conntrack, so each packet walks the list of rules; an established flow meets its first rule alone.",
 	"tcp":         "One stream, the client on core 0, the server on core 1, system calls that block.",
 	"latency":     "64 bytes each way on one connection, client and server on core 0, system calls that block. Across cores the wake-up of a sleeping core is most of what a guest would measure.",
-	"connections": "Eight dialers, a connection for each request, closed with RST; clients and servers are one Go program on all cores, and so is the gateway's worker. Gatehouse allows the port to its application alone, which it finds in each flow; Suricata drops what is not HTTP on the port of HTTP, and has no parser for Redis; iptables and nftables look at addresses and ports.",
+	"connections": "Eight dialers, a connection for each request, closed with RST; clients and servers are one Go program on all cores, and so is the gateway's worker; PostgreSQL is Debian's server, a process for each connection, which is asked for one row. Processor time is what all cores together were not idle (/proc/stat, so with all else that runs on the machine) by connection; less is better. Gatehouse allows the port to its application alone, which it finds in each flow; Suricata drops what is not HTTP on the port of HTTP, and has no parser for Redis; iptables and nftables look at addresses and ports.",
 	"flows":       "A generator in B sends 64-byte UDP to A, each packet a flow of its own; new flows are those whose packet arrived. A plain way carries every packet. Lost are new flows that found the worker busy, or the endpoint's budget of misses used up. In the others the flood comes from core 1 and meets 1,000 flows that A sends from core 0, as fast as it can, before the flood and during it. On two cores the flood's sender and the gateway's worker take time of core 0 from A: by second of A's own processor time, the way's share in what flows of others lose is left. The last is what arrives of packets that A sends at half that pace, by the clock; what a way loses is lost there, what A could not send in time is not there either.",
 }

@@ -67,7 +67,7 @@ func TestChoose(t *testing.T) {
 		want  string
 	}{
 		{"tcp", []string{"userspace", "bridge"}, "bridge userspace"},
-		{"packets", []string{"generator", "limited", "tap"}, "generator tap"},
+		{"packets", []string{"generator", "limited", "pair", "tap"}, "generator tap pair"},
 		{"flows", nil, "bridge bridge2 iptables10 iptables1000 iptables10000 nftmap gatehouse gatehouse10 gatehouse1000 gatehouse10000 limited"},
 	} {
 		chosen, err := choose(tc.topic, tc.names)
@@ -193,7 +193,7 @@ func testRound(t *testing.T, topic string, brief load) {
 	r, err := run(context.Background(), Config{
 		Rounds:   1,
 		Topic:    topic,
-		Variants: []string{"bridge", "generator", "suricata", "gatehouse", "userspace"},
+		Variants: []string{"bridge", "generator", "suricata", "gatehouse", "userspace", "pair"},
 		Gateway:  func(string) []string { return []string{gatewayArgument} },
 	}, brief)
 	if err != nil {
@@ -217,6 +217,9 @@ func testRound(t *testing.T, topic string, brief load) {
 	}
 	if g := r.Gateways["gatehouse"]; topic == "packets" && (g.Hits == 0 || g.Peer == 0 || g.Offloaded < 1000 || g.Steered == 0 || g.Steered > g.Hits) {
 		t.Errorf("decided flows in the kernel: %+v", g)
+	}
+	if g := r.Gateways["pair"]; topic == "packets" && (g.Hits == 0 || g.Offloaded < 1000 || g.Steered == 0 || g.Steered > g.Hits) {
+		t.Errorf("decided flows in XDP: %+v", g)
 	}
 	if g := r.Gateways["userspace"]; topic == "packets" && (g.Hits != 0 || g.Steered < 1000 || g.Returned == 0) {
 		t.Errorf("every packet in user space: %+v", g)

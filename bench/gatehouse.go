@@ -2,7 +2,6 @@ package bench
 
 import (
 	"cmp"
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -33,6 +32,7 @@ const (
 // a table in a site's host namespace, as run puts them there.
 type gateway struct {
 	kernel    *steer.Steer
+	wire      *steer.Wire // in place of kernel, of a pair
 	plane     *dataplane.Dataplane
 	endpoints []dataplane.Endpoint
 	teardown  []func() error
@@ -69,10 +69,7 @@ func newGateway(r gatewayRequest) (g *gateway, err error) {
 	if err != nil {
 		return g, err
 	}
-	ctx, cancel := context.WithCancel(context.Background())
-	ran := make(chan error, 1)
-	go func() { ran <- g.plane.Run(ctx) }()
-	g.teardown = append(g.teardown, func() error { cancel(); return <-ran })
+	g.run()
 	if err := g.admit(r); err != nil {
 		return g, err
 	}
@@ -136,11 +133,18 @@ func slowPath(r gatewayRequest, device string) (dataplane.Port, error) {
 }
 
 func (g *gateway) counts() (GatewayCounts, error) {
-	k, err := g.kernel.Counters()
+	counters := g.kernel.Counters
+	if g.wire != nil {
+		counters = g.wire.Counters
+	}
+	k, err := counters()
 	c := GatewayCounts{Steered: k.Steered, Returned: k.Returned, Hits: k.Hits, Peer: k.Peer, Offloaded: g.plane.Counters().Offloaded}
 	for _, p := range g.plane.PortStats() {
 		c.NoFrame += p.NoFrame + p.RingFull
 		c.Kicks += p.Kicks
+		if g.wire != nil { // its programs do not count what they hand over
+			c.Steered, c.Returned = c.Steered+p.Received, c.Returned+p.Sent
+		}
 	}
 	var used unix.Rusage
 	err = errors.Join(err, unix.Getrusage(unix.RUSAGE_SELF, &used))
@@ -174,6 +178,7 @@ func benchTable(more int) (*policy.Table, error) {
 		statement("packets", policy.AnyApp, policy.PortRange{Proto: policy.ProtoUDP, Lo: packetPort, Hi: packetPort + packetPorts - 1}),
 		statement("streams", policy.AnyApp, policy.Port(policy.ProtoTCP, bulkPort), policy.Port(policy.ProtoTCP, echoPort)),
 		statement("http", policy.AppMatch{App: policy.AppHTTP, Forms: policy.TLSNone}, policy.Port(policy.ProtoTCP, httpPort)),
+		statement("postgresql", policy.AppMatch{App: policy.AppPostgreSQL, Forms: policy.TLSNone}, policy.Port(policy.ProtoTCP, postgresqlPort)),
 		statement("redis", policy.AppMatch{App: policy.AppRedis, Forms: policy.TLSNone}, policy.Port(policy.ProtoTCP, redisPort)),
 	}
 	flood := statement("flood", policy.AnyApp, policy.PortRange{Proto: policy.ProtoUDP, Lo: floodPort, Hi: 65535})

@@ -22,6 +22,7 @@ type gatewayRequest struct {
 	VethB      int
 	Offload    bool   // false: no flow is handed to the kernel
 	TAP        bool   // the slow path is a TAP
+	Pair       bool   // a bump in the wire between the two legs, which no bridge joins
 	MissBudget uint32 // 0 = none
 	// Flows is how many at once the tables must have room for, where that is more
 	// than they have by themselves.
@@ -124,7 +125,11 @@ func ServeGateway(in io.Reader, out io.Writer) error {
 	if err := requests.Decode(&r); err != nil {
 		return fmt.Errorf("read the site: %w", err)
 	}
-	g, err := newGateway(r)
+	build := newGateway
+	if r.Pair {
+		build = newPairGateway
+	}
+	g, err := build(r)
 	if err != nil {
 		return answers.Encode(gatewayAnswer{Error: err.Error()})
 	}

@@ -176,6 +176,8 @@ var goals = []goal{
 	{"request-response p99", false, 1.1, ofReport("latency", p99Measure, gatehouseVariant, Baseline)},
 	{"HTTP connections a second, app-ID on", true, 1.0, ofReport("connections", httpMeasure, gatehouseVariant, iptables10Variant)},
 	{"Redis connections a second, app-ID on", true, 1.0, ofReport("connections", redisMeasure, gatehouseVariant, iptables10Variant)},
+	{"PostgreSQL connections a second, app-ID on", true, 1.0, ofReport("connections", postgresqlMeasure, gatehouseVariant, iptables10Variant)},
+	{"64-byte packets between two interfaces, 1,000 flows", true, 0, ofPackets(Traffic{Flows: 1000, Size: smallFrame}, pairVariant)},
 	{"64-byte packets, every one through user space, 1,000 flows", true, 0.56, ofPackets(Traffic{Flows: 1000, Size: smallFrame}, userspaceVariant)},
 	{"new flows a second, every packet a new flow", true, 280_000, ofReport("flows", newFlowsMeasure, gatehouseVariant, "")},
 	{"what is left of 1,000 flows' rate during a flood of new ones", true, 0.95, underFlood(gatehouseVariant, calmMeasure, floodMeasure)},
@@ -594,7 +596,8 @@ func (r *results) charts() map[string][]byte {
 	flat := flatMeasure.names[0]
 	add("packets.svg", "packets", map[string]string{flat: "64-byte UDP, 1,000 flows, thousand packets a second (more is better)"}, flat)
 	add("latency.svg", "latency", map[string]string{p50Measure: "Request-response, median, µs (less is better)", p99Measure: "Request-response, 99th percentile, µs (less is better)"}, p50Measure, p99Measure)
-	add("connections.svg", "connections", map[string]string{httpMeasure: "HTTP, connections a second (more is better)", redisMeasure: "Redis, connections a second (more is better)"}, httpMeasure, redisMeasure)
+	add("connections.svg", "connections", map[string]string{httpMeasure: "HTTP, connections a second (more is better)", redisMeasure: "Redis, connections a second (more is better)",
+		postgresqlMeasure: "PostgreSQL, connections a second (more is better)"}, httpMeasure, redisMeasure, postgresqlMeasure)
 	if svg := r.statementChart(); svg != nil {
 		out["statements.svg"] = svg
 	}

@@ -46,6 +46,7 @@ type site struct {
 	gateway       *gatewayProcess // nil = none
 	sinkPath      string          // where packets from A are counted
 	sinkDevice    string
+	database      string // PostgreSQL's folder, once it was needed
 	load          load
 	teardown      []func() error
 }
@@ -208,7 +209,12 @@ func (s *site) close() error {
 
 // command runs a program inside the site's host namespace.
 func (s *site) command(stdin string, name string, args ...string) error {
-	cmd := exec.Command("nsenter", append([]string{"--net=" + s.host, name}, args...)...)
+	return command(s.host, stdin, name, args...)
+}
+
+// command runs a program inside the namespace at path.
+func command(path, stdin, name string, args ...string) error {
+	cmd := exec.Command("nsenter", append([]string{"--net=" + path, name}, args...)...)
 	cmd.Stdin = strings.NewReader(stdin)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("%s %s: %w: %s", name, strings.Join(args, " "), err, strings.TrimSpace(string(out)))

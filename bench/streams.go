@@ -240,15 +240,27 @@ func roundTripTimes(fd, n int) ([]time.Duration, error) {
 // server is what answers in B, and how a client asks it.
 type server struct {
 	port  uint16
-	serve func(net.Listener)
+	start func(*site) (stop func() error, err error)
 	ask   func(net.Conn) error
+}
+
+// inProcess starts a server of this very process.
+func inProcess(port uint16, serve func(net.Listener)) func(*site) (func() error, error) {
+	return func(s *site) (func() error, error) {
+		l, err := listenInside(s.b, port)
+		if err != nil {
+			return nil, err
+		}
+		go serve(l) // ends with l
+		return l.Close, nil
+	}
 }
 
 var httpServer = server{
 	port: httpPort,
-	serve: func(l net.Listener) {
-		_ = http.Serve(l, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("ok\n")) })) // ends with l
-	},
+	start: inProcess(httpPort, func(l net.Listener) {
+		_ = http.Serve(l, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("ok\n")) }))
+	}),
 	ask: func(c net.Conn) error {
 		if _, err := io.WriteString(c, "GET / HTTP/1.1\r\nHost: b\r\n\r\n"); err != nil {
 			return err
@@ -269,7 +281,7 @@ const (
 
 var redisServer = server{
 	port: redisPort,
-	serve: func(l net.Listener) {
+	start: inProcess(redisPort, func(l net.Listener) {
 		for {
 			c, err := l.Accept()
 			if err != nil {
@@ -283,7 +295,7 @@ var redisServer = server{
 				}
 			}()
 		}
-	},
+	}),
 	ask: func(c net.Conn) error {
 		if _, err := io.WriteString(c, redisPing); err != nil {
 			return err
@@ -304,15 +316,18 @@ func expect(c net.Conn, text string) error {
 }
 
 // connectionRate is requests a second, each on a connection of its own, from
-// eight dialers: the application of each flow must be found.
-func connectionRate(s *site, srv server) (float64, error) {
-	l, err := listenInside(s.b, srv.port)
+// eight dialers: the application of each flow must be found. Its second value is
+// the processors' time for each, in µs.
+func connectionRate(s *site, srv server) (r reading, err error) {
+	stop, err := srv.start(s)
 	if err != nil {
-		return 0, err
+		return r, err
 	}
-	defer l.Close()
-	go srv.serve(l)
-
+	defer func() { err = errors.Join(err, stop()) }()
+	before, err := busy()
+	if err != nil {
+		return r, err
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), s.load.http)
 	defer cancel()
 	var served atomic.Int64
@@ -333,10 +348,28 @@ func connectionRate(s *site, srv server) (float64, error) {
 		})
 	}
 	wg.Wait()
-	if err := errors.Join(errs...); err != nil {
-		return 0, fmt.Errorf("connections: %w", err)
+	took := time.Since(start)
+	after, err := busy()
+	if err := errors.Join(append(errs, err)...); err != nil {
+		return r, fmt.Errorf("connections: %w", err)
 	}
-	return float64(served.Load()) / time.Since(start).Seconds(), nil
+	n := max(float64(served.Load()), 1)
+	return reading{values: []float64{n / took.Seconds(), float64((after - before).Microseconds()) / n}}, nil
+}
+
+// busy is how long all processors together have worked, in user space, in the
+// kernel and in interrupts (proc(5)). It grows in steps of 10 ms.
+func busy() (time.Duration, error) {
+	const tick = 10 * time.Millisecond // USER_HZ, 100 on every architecture that Go has
+	data, err := os.ReadFile("/proc/stat")
+	if err != nil {
+		return 0, err
+	}
+	var user, nice, system, idle, wait, irq, softirq int64
+	if _, err := fmt.Sscanf(string(data), "cpu %d %d %d %d %d %d %d", &user, &nice, &system, &idle, &wait, &irq, &softirq); err != nil {
+		return 0, fmt.Errorf("/proc/stat: %w", err)
+	}
+	return time.Duration(user+nice+system+irq+softirq) * tick, nil
 }
 
 // request is one connection with one request. It closes with RST, so that ports

@@ -74,7 +74,9 @@ gcc gcc
 pkg-config pkgconf
 /usr/include/dpdk/rte_acl.h libdpdk-dev
 ndpiReader libndpi-bin
-xz xz-utils" ;;
+xz xz-utils
+ethtool ethtool
+/usr/share/doc/postgresql postgresql" ;;
 	generate) echo "clang-14 clang-14
 llvm-strip-14 llvm-14
 /usr/include/bpf/bpf_helpers.h libbpf-dev

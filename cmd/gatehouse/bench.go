@@ -60,7 +60,7 @@ var networkTopics = map[string]string{
 	"packets":     "Measure packets a second from container to container beside plain bridge, iptables, nftables and Suricata. Needs root",
 	"tcp":         "Measure one TCP stream beside the same peers. Needs root",
 	"latency":     "Measure requests and answers on one connection beside the same peers. Needs root",
-	"connections": "Measure connections a second of HTTP and Redis beside the same peers. Needs root",
+	"connections": "Measure connections a second of HTTP, Redis and PostgreSQL beside the same peers. Needs root",
 	"flows":       "Measure new flows a second, and what a flood of them leaves of others. Needs root",
 }
 
