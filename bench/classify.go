@@ -63,6 +63,7 @@ const (
 	ours  = "Gatehouse"
 	// changeVariant is what measureChanges adds.
 	changeVariant = ours + ": insert or delete beside a reader"
+	ownVariant    = changeVariant + ", without what other processes ran"
 	idleVariant   = "a loop of a microsecond that does nothing, between those"
 	linearScan    = "linear scan"
 	// headersPerSet is as many as the published traces have.
@@ -252,8 +253,9 @@ func scanned(rules []ruleset.Rule, h *ruleset.Header) uint32 {
 
 // timings are of many events of one kind, in microseconds.
 type timings struct {
-	took, ran []float64 // by the clock; of the processor
-	waited    []float64 // by the clock, of those whose thread gave the processor up by itself
+	took   []float64 // by the clock
+	own    []float64 // by the clock if the thread gave the processor up by itself, else of the processor
+	waited []float64 // by the clock, of those that did
 }
 
 // add times f, whose goroutine is locked to its thread.
@@ -261,19 +263,20 @@ func (t *timings) add(f func() error) error {
 	waits, ran := gaveUp(), threadTime()
 	begin := time.Now()
 	err := f()
-	took := micros(time.Since(begin))
-	t.ran = append(t.ran, micros(threadTime()-ran))
-	t.took = append(t.took, took)
+	took, own := micros(time.Since(begin)), micros(threadTime()-ran)
 	if gaveUp() != waits {
+		own = took
 		t.waited = append(t.waited, took)
 	}
+	t.took, t.own = append(t.took, took), append(t.own, own)
 	return err
 }
 
 // measureChanges deletes and inserts random rules while another goroutine looks
-// up, and adds the latencies to the last case of c: as the clock has them; in
-// processor time, which leaves out who else was let run; and by the clock those of
-// a loop between the changes that does nothing, which only others can hold up.
+// up, and adds the latencies to the last case of c: as the clock has them; without
+// the time in which the kernel let other processes run in the midst of one; and by
+// the clock those of a loop between the changes that does nothing, which only
+// others can hold up.
 func (k *rulesCase) measureChanges(c *Comparison) error {
 	s, err := ruleset.New(k.rules, ruleset.Options{})
 	if err != nil {
@@ -308,7 +311,7 @@ func (k *rulesCase) measureChanges(c *Comparison) error {
 	<-stopped
 	s.Settle()
 	last := &c.Cases[len(c.Cases)-1]
-	last.Results = append(last.Results, changed.result(changeVariant), latencies(changeVariant+", processor time", sorted(changed.ran)), idle.result(idleVariant))
+	last.Results = append(last.Results, changed.result(changeVariant), latencies(ownVariant, sorted(changed.own)), idle.result(idleVariant))
 	return err
 }
 
