@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"net/netip"
 	"os"
@@ -35,8 +36,8 @@ type ChangesConfig struct {
 func Changes(ctx context.Context, cfg ChangesConfig) (*Comparison, error) {
 	c := newComparison("One container's start or stop", "", cfg.Rounds)
 	c.Notes = append(c.Notes,
-		"A replica of a service that has others starts or stops: from the call that tells the inventory until the table that follows is published. The running gateway also lets go of, or admits, the container's interfaces in the kernel, which is not in these figures.",
-		"Made whole is what every other change takes: a new service, another mode, another network.")
+		"From the call that tells the inventory until the table that follows is published; in the first row a replica of a service that has others starts or stops. The running gateway also lets go of, or admits, the container's interfaces in the kernel, which is not in these figures.",
+		"Made whole is what the first state takes, and every change that reaches too far to be made by itself: of names, of networks, of files, of a mode set by hand.")
 	if len(cfg.Workloads) == 0 {
 		cfg.Workloads = []int{10_000, 100_000}
 	}
@@ -50,9 +51,6 @@ func Changes(ctx context.Context, cfg ChangesConfig) (*Comparison, error) {
 	}
 	return c, nil
 }
-
-// changesPerRound starts and stops are measured in a round, half of them each.
-const changesPerRound = 500
 
 func measureChanges(ctx context.Context, c *Comparison, n int, progress io.Writer) error {
 	w, err := newChangingWorld(n)
@@ -73,29 +71,101 @@ func measureChanges(ctx context.Context, c *Comparison, n int, progress io.Write
 		defer close(done)
 		w.control.Run(ctx)
 	}()
-	var took []float64
+	took := make([][]float64, len(changeKinds))
+	wholes := make([]int, len(changeKinds))
 	for range c.Rounds {
-		if took, err = w.round(ctx, took); err != nil {
-			return err
+		for i := range changeKinds {
+			if err = w.round(ctx, &changeKinds[i], &took[i], &wholes[i]); err != nil {
+				return err
+			}
 		}
 	}
 	stop()
 	<-done
-	slices.Sort(took)
 	state := w.control.State()
-	c.Cases = append(c.Cases, Case{
-		Name: fmt.Sprintf("%d workloads, %d services, %d statements", n, len(state.Population.Groups), len(state.Statements)),
-		Size: n,
-		Results: []Result{
-			latencies(publishedVariant, took),
-			{Variant: "made whole", Unit: "ms", Min: whole, Median: whole, Max: whole},
-		},
-	})
+	k := Case{Name: fmt.Sprintf("%d workloads, %d services, %d statements", n, len(state.Population.Groups), len(state.Statements)), Size: n}
+	for i := range changeKinds {
+		slices.Sort(took[i])
+		r := latencies(changeKinds[i].variant, took[i])
+		if wholes[i] > 0 {
+			r.Note += fmt.Sprintf(", %d of them made whole", wholes[i])
+		}
+		k.Results = append(k.Results, r)
+	}
+	k.Results = append(k.Results, Result{Variant: "made whole", Unit: "ms", Min: whole, Median: whole, Max: whole})
+	c.Cases = append(c.Cases, k)
 	fmt.Fprintf(progress, "%d workloads: measured\n", n)
 	return nil
 }
 
 const publishedVariant = "one container's start or stop, event to table published"
+
+// changeKind is what changes in one row: steps are taken one after the other, of
+// which those that are not the measured ones make the world ready or tidy it.
+type changeKind struct {
+	variant  string
+	perRound int // measured changes
+	steps    func(*changingWorld) []changeStep
+	mustStay bool // none may be made whole
+}
+
+type changeStep struct {
+	change   func()
+	measured bool
+}
+
+var changeKinds = []changeKind{
+	{publishedVariant, 500, func(w *changingWorld) []changeStep {
+		x := changingWorkload(w.IntN(w.workloads))
+		return []changeStep{{func() { w.inventory.Delete(x.ID) }, true}, {func() { w.inventory.Put(x) }, true}}
+	}, true},
+	{"a service's first or last container starts or stops", 100, func(w *changingWorld) []changeStep {
+		x := w.alone(0)
+		return []changeStep{{func() { w.inventory.Put(x) }, true}, {func() { w.inventory.Delete(x.ID) }, true}}
+	}, false},
+	{"the same with a published port", 100, func(w *changingWorld) []changeStep {
+		x := w.alone(0)
+		x.Published = []policy.Published{{HostIP: netip.IPv4Unspecified(), HostPort: 8080, Port: 8080, Proto: policy.ProtoTCP}}
+		return []changeStep{{func() { w.inventory.Put(x) }, true}, {func() { w.inventory.Delete(x.ID) }, true}}
+	}, false},
+	{"a service goes from one container to two, or back", 100, func(w *changingWorld) []changeStep {
+		x, y := w.alone(0), w.alone(1)
+		y.Service, y.Image, y.References = x.Service, x.Image, x.References
+		y.Endpoints[0].Network, y.Endpoints[0].Addresses = x.Endpoints[0].Network, []netip.Addr{x.Endpoints[0].Addresses[0].Next()}
+		return []changeStep{{func() { w.inventory.Put(x) }, false}, {func() { w.inventory.Put(y) }, true},
+			{func() { w.inventory.Delete(y.ID) }, true}, {func() { w.inventory.Delete(x.ID) }, false}}
+	}, false},
+	{"a label changes one container's mode", 100, func(w *changingWorld) []changeStep {
+		x := changingWorkload(w.IntN(w.workloads))
+		y := x
+		y.Labels = maps.Clone(x.Labels)
+		y.Labels[models.LabelMode] = policy.Label{Value: "enforce", By: policy.SetByDeployer}
+		return []changeStep{{func() { w.inventory.Put(y) }, true}, {func() { w.inventory.Put(x) }, true}}
+	}, false},
+	{"a label moves a container to another service", 100, func(w *changingWorld) []changeStep {
+		x := changingWorkload(w.IntN(w.workloads))
+		y := x
+		y.Service.Name = "moved"
+		return []changeStep{{func() { w.inventory.Put(y) }, true}, {func() { w.inventory.Put(x) }, true}}
+	}, false},
+	{"a service that reaches a DNS name starts or stops", 2, func(w *changingWorld) []changeStep {
+		x := w.alone(0)
+		x.Labels = map[string]policy.Label{"gatehouse.allow.egress": {Value: "api.example.com:443", By: policy.SetByDeployer}}
+		return []changeStep{{func() { w.inventory.Put(x) }, true}, {func() { w.inventory.Delete(x.ID) }, true}}
+	}, false},
+}
+
+// alone is the only container of a service of its own, in some project, at an address
+// that nobody else has.
+func (w *changingWorld) alone(n int) policy.Workload {
+	x := changingWorkload(w.IntN(changingServices))
+	x.ID, x.Name, x.Service.Name = fmt.Sprintf("ff%06x%s", n, x.ID), "alone", "alone"
+	e := &x.Endpoints[0]
+	e.ID, e.MAC[1], e.MAC[5] = "e"+x.ID, 1, byte(n)
+	e.Addresses = []netip.Addr{changingAddr(int(e.Addresses[0].As4()[1]), 60_000)}
+	e.Aliases = []string{"alone", x.ID[:12]}
+	return x
+}
 
 // changingWorld is a gateway's loop over projects of five services each.
 type changingWorld struct {
@@ -205,25 +275,30 @@ func changingAddr(project, i int) netip.Addr {
 	return netip.AddrFrom4([4]byte{10, byte(project), byte(i >> 8), byte(i)})
 }
 
-// round stops and starts random containers one at a time, and adds how long each
-// took, in microseconds.
-func (w *changingWorld) round(ctx context.Context, took []float64) ([]float64, error) {
-	for range changesPerRound / 2 {
-		x := changingWorkload(w.IntN(w.workloads))
-		for _, change := range []func(){func() { w.inventory.Delete(x.ID) }, func() { w.inventory.Put(x) }} {
+// round makes changes of one kind, one at a time, and adds how long each took, in
+// microseconds, and how many were made whole.
+func (w *changingWorld) round(ctx context.Context, kind *changeKind, took *[]float64, wholes *int) error {
+	for n := 0; n < kind.perRound; {
+		for _, step := range kind.steps(w) {
 			time.Sleep(20 * time.Millisecond) // longer than the loop rests after a publication
 			begin := time.Now()
-			change()
+			step.change()
 			select {
 			case <-ctx.Done():
-				return nil, ctx.Err()
+				return ctx.Err()
 			case p := <-w.published:
-				if p.whole {
-					return nil, errors.New("a replica's start or stop made the state whole")
+				switch {
+				case !step.measured:
+					continue
+				case p.whole && kind.mustStay:
+					return errors.New("a replica's start or stop made the state whole")
+				case p.whole:
+					*wholes++
 				}
-				took = append(took, float64(p.at.Sub(begin).Nanoseconds())/1000)
+				n++
+				*took = append(*took, float64(p.at.Sub(begin).Nanoseconds())/1000)
 			}
 		}
 	}
-	return took, nil
+	return nil
 }

@@ -219,7 +219,9 @@ func TestChangesEqualWhole(t *testing.T) {
 				t.Fatal(err)
 			}
 			w.compareTables(t, got.Table, want.Table, view)
-			w.compareExplanations(t, got.Table, want.Table)
+			if i%5 == 0 { // each compiles a table
+				w.compareExplanations(t, got.Table, want.Table)
+			}
 			if a, b := got.Table.FlatCount(), want.Table.FlatCount(); a != b {
 				t.Errorf("%d rules, want %d", a, b)
 			}

@@ -210,6 +210,7 @@ func (c *Control) refresh() error {
 			return nil
 		}
 	}
+	c.cfg.Log.Debug("policy is made whole", "workloads changed", len(c.news), "networks or host", c.around)
 	next := basis.derive(c.ids, c.catalog)
 	if last != nil && same(last, next) {
 		next.Table, next.Compiled = last.Table, last.Compiled

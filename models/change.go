@@ -125,7 +125,7 @@ func (p *Population) enter(w *policy.Workload, moved []policy.Change) ([]policy.
 // count counts a workload of its kind in its group in or out.
 func (p *Population) count(k *known, n int) {
 	st, _ := p.standing.Get(k.key)
-	next := &standing{st.subject, slices.Clone(st.kinds)}
+	next := &standing{st.subject, slices.Clone(st.kinds), st.said}
 	at := slices.IndexFunc(next.kinds, func(c counted) bool { return c.kind == k.kind })
 	next.kinds[at].n += n
 	p.standing.Set(k.key, next)

@@ -34,11 +34,37 @@ func (p *Population) edit(changes []Transition) (*Population, *Difference, bool)
 		}
 		return p.number(key)
 	}
-	was, is := p.alike(slices.Concat(e.stay, e.left), number), next.alike(slices.Concat(e.stay, e.came), number)
+	is := next.alike(slices.Concat(e.stay, e.came), number)
+	e.said = sayingsOf(is)
 	d := new(Difference)
-	e.compare(d, was, is)
-	e.regroup(d, was, is)
+	e.compare(d, e.saidBefore(number))
+	e.regroup(d, is)
 	return e.Population, d, true
+}
+
+func sayingsOf(p *Population) *sayings {
+	s := &sayings{groups: len(p.Groups)}
+	s.statements, s.findings = p.Statements()
+	s.findings = ofServices(s.findings)
+	return s
+}
+
+// saidBefore is what the vicinity came to before the change.
+func (e *edit) saidBefore(number func(string) policy.Identity) *sayings {
+	var all *sayings
+	for i, key := range e.vicinal {
+		st, _ := e.before.standing.Get(key)
+		if i == 0 {
+			all = st.said
+		}
+		if st.said != all {
+			all = nil
+		}
+	}
+	if all != nil && all.groups == len(e.vicinal) {
+		return all
+	}
+	return sayingsOf(e.before.alike(slices.Concat(e.stay, e.left), number))
 }
 
 type edit struct {
@@ -49,6 +75,7 @@ type edit struct {
 	stay        []*known // who stand for those that stay
 	vicinal     []string // keys of groups of the vicinity
 	regrouped   []keyedGroup
+	said        *sayings // of the vicinity as it is to be
 }
 
 // takes notes one change. It is false for one that has to do with the network
@@ -157,10 +184,9 @@ func (e *edit) lookedFor(others []*known) bool {
 }
 
 // compare lists the statements and findings that differ.
-func (e *edit) compare(d *Difference, was, is *Population) {
-	before, foundBefore := was.Statements()
-	now, foundNow := is.Statements()
-	d.FoundBefore, d.FoundNow = ofServices(foundBefore), ofServices(foundNow)
+func (e *edit) compare(d *Difference, was *sayings) {
+	before, now := was.statements, e.said.statements
+	d.FoundBefore, d.FoundNow = was.findings, e.said.findings
 	byID := make(map[string]*policy.Statement, len(before))
 	for i := range before {
 		byID[before[i].ID] = &before[i]
@@ -186,7 +212,7 @@ func ofServices(all []Finding) []Finding {
 
 // regroup makes the groups of the vicinity what they are now, and tells what of them
 // differs.
-func (e *edit) regroup(d *Difference, was, is *Population) {
+func (e *edit) regroup(d *Difference, is *Population) {
 	for _, k := range e.left {
 		old := e.before.groupOf(k.key)
 		d.Changes = append(d.Changes, policy.Change{Workload: k.Workload, Group: old.Identity, Gone: true})
@@ -245,7 +271,7 @@ func (e *edit) regroup(d *Difference, was, is *Population) {
 // stand notes of which kinds the members of a group are.
 func (e *edit) stand(key string, members []string, is *Population) {
 	made, _ := is.standing.Get(key)
-	st := &standing{subject: made.subject}
+	st := &standing{subject: made.subject, said: e.said}
 	old, _ := e.before.standing.Get(key)
 	anew := make(map[*kind]*kind) // kinds of before, by what those who stand for them are now
 	for _, id := range members {

@@ -28,6 +28,15 @@ type kind struct {
 type standing struct {
 	subject *subject
 	kinds   []counted
+	said    *sayings // nil where its vicinity was never understood by itself
+}
+
+// sayings is what a vicinity came to: it holds for as long as all its groups refer to it,
+// and no others are there.
+type sayings struct {
+	groups     int
+	statements []policy.Statement
+	findings   []Finding // of services
 }
 
 type counted struct {
