@@ -149,8 +149,10 @@ func newQuestion(t *Table, from, to string, port PortRange) (*question, error) {
 // ExplainFlow answers for a flow as it was seen at a hook, with what it said of
 // the server that it is for.
 func ExplainFlow(t *Table, q Query, s Spoken, server ServerName) Explanation {
-	t = t.Whole()
 	q.Proto = q.Proto.normal()
+	if t.NameUse(q) == nil { // else what was learned is t's
+		t = t.Whole()
+	}
 	from, to, port := t.resolver.peers(&q)
 	return t.explain(from, to, q.Proto, q.DstPort, port, t.lookup(&q, nil), s, server)
 }

@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"maps"
 	"net/netip"
 	"slices"
 	"sync"
@@ -127,17 +128,53 @@ type updater struct {
 	places  int                           // in Table.late
 }
 
-// newUpdater is nil where tables are changed in workloads alone: what flows that
-// are met or names that are learned still read of the compiler stays as it is.
+// newUpdater is nil where tables are changed in workloads alone: what flows that are
+// met still read of the compiler stays as it is.
 func (c *compiler) newUpdater() *updater {
-	if c.onMeeting != metNobodys || c.table.names.of != nil || len(c.table.names.patterns) > 0 {
+	if c.onMeeting != metNobodys {
 		return nil
 	}
 	c.member = nil
 	return &updater{compiler: c, newest: c.table}
 }
 
+// apart is a compiler that may go on while names that are learned are laid by c.
+func (c *compiler) apart() *compiler {
+	o := &compiler{in: c.in, table: c.table, byService: maps.Clone(c.byService), balanced: c.balanced, regions: c.regions, callers: c.callers,
+		placed: c.placed, buckets: make(map[toward]map[uint32][]int32, len(c.buckets)), ruleEnds: slices.Clip(c.ruleEnds), toNames: c.toNames,
+		patterns: c.patterns, parties: slices.Clone(c.parties), wide: c.wide, costs: slices.Clone(c.costs), spent: c.spent}
+	for k, list := range o.byService {
+		o.byService[k] = slices.Clone(list)
+	}
+	for k, from := range c.buckets {
+		o.buckets[k] = make(map[uint32][]int32, len(from))
+		for f, rules := range from {
+			o.buckets[k][f] = slices.Clone(rules)
+		}
+	}
+	l, w := &o.placed, &o.wide
+	l.base, l.variants, l.above, l.collectives = slices.Clone(l.base), slices.Clone(l.variants), slices.Clone(l.above), slices.Clip(l.collectives)
+	for i := range l.above {
+		l.above[i] = slices.Clip(l.above[i])
+	}
+	l.ofPrefix, l.ofEnds = maps.Clone(l.ofPrefix), maps.Clone(l.ofEnds)
+	w.ofRule = slices.Clip(w.ofRule)
+	for _, ends := range []*map[uint32][]uint32{&w.froms, &w.tos} {
+		*ends = maps.Clone(*ends)
+		for k, list := range *ends {
+			(*ends)[k] = slices.Clip(list)
+		}
+	}
+	for side := range w.divisions {
+		w.divisions[side] = maps.Clone(w.divisions[side])
+	}
+	return o
+}
+
 func (u *updater) prepare() {
+	if u.compiler.table.names.of != nil {
+		u.compiler = u.compiler.apart()
+	}
 	c := u.compiler
 	u.ready = true
 	u.byFrom, u.naming, u.byID = make(map[uint32]map[toward]int), make(map[ServiceKey]map[int32]bool), make(map[string]int32)
@@ -203,9 +240,12 @@ func (s *Statement) peers(yield func(*Peer) bool) {
 	}
 }
 
-// lead counts a rule in or out.
+// lead counts a rule in or out, but for those to names, which stay.
 func (u *updater) lead(rule int32, n int) {
 	ends := u.compiler.ruleEnds[rule]
+	if isNameEnd(ends.to) {
+		return
+	}
 	k := toward{ends.to, u.compiler.table.rules[rule].Ports.Proto}
 	to := u.byFrom[ends.from]
 	if to == nil {
@@ -256,7 +296,7 @@ func (e *edit) make() bool {
 	if order, ok = e.insert(order); !ok {
 		return false
 	}
-	if !e.write() || !e.lay() || c.overBudget() != nil {
+	if !e.write() || e.concernsNames() || !e.lay() || c.overBudget() != nil {
 		return false
 	}
 	e.spare = append(e.spare, e.freed...)
@@ -307,8 +347,11 @@ func (e *edit) remove(order []int32) ([]int32, bool) {
 	}
 	for _, of := range []map[int32]bool{removed, rewrite} {
 		for n := range of {
+			if asksNames(e.table.statements[n]) {
+				return nil, false
+			}
 			for _, rule := range e.written[n] {
-				if !e.concern(rule) {
+				if isNameEnd(e.compiler.ruleEnds[rule].to) || !e.concern(rule) {
 					return nil, false
 				}
 			}
@@ -539,6 +582,41 @@ func (e *edit) crowdOf(dense uint32, side Side) (uint32, bool) {
 	}
 	crowd, known := e.crowds[side][p.key()]
 	return crowd, known
+}
+
+// concernsNames reports whether what is said of names that somebody learned, or may
+// learn, could be something else afterwards: that is laid by what Compile made.
+func (e *edit) concernsNames() bool {
+	c, of := e.compiler, e.table.names.of
+	for k := range c.toNames {
+		if len(e.Came) > 0 && isWildcard(k.from()) {
+			return true
+		}
+	}
+	if of == nil {
+		return false
+	}
+	outside := func(peer uint32) bool { return c.placed.base[peer] < uint32(FirstWorkloadIdentity) }
+	asks := func(peer uint32) bool {
+		_, is := of[c.placed.base[peer]]
+		return is
+	}
+	for peer := range e.touched {
+		if outside(peer) || asks(peer) {
+			return true
+		}
+	}
+	for peer := range e.gone {
+		if asks(peer) {
+			return true
+		}
+	}
+	for k := range e.relaid {
+		if asks(k.from()) && outside(k.to()) {
+			return true
+		}
+	}
+	return false
 }
 
 // insert numbers new statements and puts them in their places.

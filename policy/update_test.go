@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 )
 
 // placeOf is the place of a rule's statement among all, in order.
@@ -200,4 +201,79 @@ func TestEditsEqualReference(t *testing.T) {
 		t.Errorf("of %d steps %d were taken without Compile: the worlds are too odd", steps, taken)
 	}
 	t.Logf("%d steps, without Compile %d", steps, taken)
+}
+
+// TestEditsKeepNames: services and statements that come and go beside those that
+// reach names leave what was learned of names as it is, for a table as for one that
+// is compiled of what there is now.
+func TestEditsKeepNames(t *testing.T) {
+	seed := rand.Uint64()
+	spoken := everySpoken([]App{AppHTTP, AppSSH})
+	servers := []ServerName{{}, {State: NameHidden}}
+	for _, n := range refNames {
+		servers = append(servers, ServerName{State: NameGiven, Text: []byte(n)})
+	}
+	now := time.Unix(1_000_000, 0)
+	taken, named := 0, 0
+	for n := range 150 {
+		w := world{rand.New(rand.NewPCG(seed, uint64(n)))}
+		in := w.input()
+		in.PairsAhead = 0
+		for i := range 1 + w.some(3) {
+			in.Statements = append(in.Statements, w.nameStatement(i, in.Groups[:1]))
+		}
+		names, learned := NewNames(NameLimits{}), []told{}
+		table := names.compiled(t, in, now)
+		note := func(names *Names, table *Table, k told) {
+			if i := table.AskerOf(k.workload); i >= 0 {
+				names.Note(table, i, &Answer{Name: k.name, Addresses: []AnswerAddress{{IP: k.ip}}}, now)
+			}
+		}
+		for id := range 15 {
+			after, u := w.edit(in, 20+id)
+			next, ok := table.With(&u)
+			if ok {
+				table = next
+				names.Attach(table, now)
+			} else {
+				table = names.compiled(t, after, now)
+			}
+			k := told{pick(w, after.Snapshot.Workloads).ID, pick(w, refNames), pick(w, namePlaces), now.Add(time.Minute)}
+			learned = append(learned, k)
+			note(names, table, k)
+			fresh := NewNames(NameLimits{})
+			want := fresh.compiled(t, after, now)
+			for _, k := range learned {
+				note(fresh, want, k)
+			}
+			learned = slices.DeleteFunc(learned, func(k told) bool { return want.AskerOf(k.workload) < 0 })
+			for range 12 {
+				q := w.nameQuery(w.query(after.Snapshot), learned, after.Snapshot)
+				a, b := table.Lookup(q), want.Lookup(q)
+				for _, s := range spoken {
+					for _, server := range servers {
+						has, wants := a.JudgeServer(s, server), b.JudgeServer(s, server)
+						by := [2]int{-1, -1}
+						if has.Rule >= 0 && wants.Rule >= 0 {
+							by = [2]int{table.placeOf(has.Rule), want.placeOf(wants.Rule)}
+						}
+						if has.Rule, wants.Rule = min(has.Rule, 0), min(wants.Rule, 0); has != wants || by[0] != by[1] {
+							t.Fatalf("seed %d world %d step %d, shared %v: %v %+v %+v: %+v by %d, want %+v by %d", seed, n, id, ok, q, s, server, has, by[0], wants, by[1])
+						}
+					}
+				}
+				if ok && b.Named() {
+					named++
+				}
+			}
+			if ok && len(u.Came)+len(u.Gone)+len(u.Added)+len(u.Removed) > 0 {
+				taken++
+			}
+			in = after
+		}
+	}
+	if taken < 20 || named < 20 {
+		t.Errorf("%d edits were taken without Compile, %d flows were by name: the worlds are too odd", taken, named)
+	}
+	t.Logf("%d edits without Compile, %d flows by name", taken, named)
 }
