@@ -4,8 +4,9 @@ import (
 	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
-	"fmt"
+	"maps"
 	"slices"
+	"strconv"
 	"strings"
 
 	"gatehouse/policy"
@@ -15,7 +16,7 @@ import (
 type bundle struct {
 	draft
 	from, to side
-	pairs    map[[2]*subject]bool
+	pairs    [][2]*subject
 }
 
 // side is one end of a bundle: a service, or a peer that is none.
@@ -35,26 +36,39 @@ func (e end) side() side {
 // have in common is said of the service.
 func (g *generator) statements() []policy.Statement {
 	type key struct {
-		from, to side
+		from, to int // sides, as they are numbered
 		app      policy.AppMatch
 		ports    string
 		names    bool
 	}
+	numbers := make(map[side]int)
+	numberOf := func(s side) int {
+		n, known := numbers[s]
+		if !known {
+			n = len(numbers)
+			numbers[s] = n
+		}
+		return n
+	}
 	bundles := make(map[key]*bundle)
 	var order []*bundle
 	for _, k := range g.pairsInOrder() {
+		from, to := k.from.side(), k.to.side()
+		id := key{from: numberOf(from), to: numberOf(to)}
 		for _, d := range *g.drafts[k] {
-			id := key{k.from.side(), k.to.side(), d.app, policy.PortsText(d.ports), d.namesOnly}
+			id.app, id.ports, id.names = d.app, policy.PortsText(d.ports), d.namesOnly
 			b := bundles[id]
 			if b == nil {
-				b = &bundle{draft: d, from: id.from, to: id.to, pairs: make(map[[2]*subject]bool)}
+				b = &bundle{draft: d, from: from, to: to}
 				bundles[id] = b
 				order = append(order, b)
 			}
-			b.pairs[[2]*subject{k.from.subject, k.to.subject}] = true
+			if pair := [2]*subject{k.from.subject, k.to.subject}; len(b.pairs) == 0 || b.pairs[len(b.pairs)-1] != pair {
+				b.pairs = append(b.pairs, pair)
+			}
 		}
 	}
-	var out []policy.Statement
+	out := make([]policy.Statement, 0, len(order))
 	for _, b := range order {
 		out = append(out, g.write(b)...)
 	}
@@ -92,23 +106,24 @@ func (g *generator) write(b *bundle) []policy.Statement {
 	if len(b.pairs) == len(from)*len(to) {
 		return []policy.Statement{b.statement(nil, nil)}
 	}
+	said := make(map[[2]*subject]bool, len(b.pairs))
+	for _, k := range b.pairs {
+		said[k] = true
+	}
 	full := func(f *subject, i int, others []*subject) bool {
 		for _, o := range others {
 			k := [2]*subject{f, o}
 			if i == 1 {
 				k = [2]*subject{o, f}
 			}
-			if !b.pairs[k] {
+			if !said[k] {
 				return false
 			}
 		}
 		return true
 	}
 	var out []policy.Statement
-	rest := make(map[[2]*subject]bool)
-	for k := range b.pairs {
-		rest[k] = true
-	}
+	rest := maps.Clone(said)
 	for _, f := range from {
 		if full(f, 0, to) {
 			out = append(out, b.statement(f, nil))
@@ -172,18 +187,18 @@ func (s side) text(one *subject) string {
 	if s.peer.Kind != policy.PeerService {
 		return s.peer.String()
 	}
-	text := fmt.Sprintf("%q %q %q", s.service.Project.Domain, s.service.Project.Name, s.service.Name)
+	text := strconv.Quote(s.service.Project.Domain) + " " + strconv.Quote(s.service.Project.Name) + " " + strconv.Quote(s.service.Name)
 	if one != nil {
-		text += fmt.Sprintf(" %q", one.key)
+		text += " " + strconv.Quote(one.key)
 	}
 	return text
 }
 
 // statementID is the same as long as the statement says the same.
 func statementID(s *policy.Statement, from, to string) string {
-	h := sha256.New()
-	fmt.Fprintf(h, "%v %v\n%s\n%s\n%v %s %v\n%s\n", s.Verdict, s.Tier, from, to, s.App, policy.PortsText(s.Ports), s.Speaks, s.Pending)
-	return "model-" + hex.EncodeToString(h.Sum(nil)[:8])
+	text := strings.Join([]string{s.Verdict.String() + " " + s.Tier.String(), from, to, s.App.String() + " " + policy.PortsText(s.Ports) + " " + s.Speaks.String(), s.Pending, ""}, "\n")
+	h := sha256.Sum256([]byte(text))
+	return "model-" + hex.EncodeToString(h[:8])
 }
 
 // Text writes statements as people read them, one line each, with their

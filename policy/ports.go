@@ -50,10 +50,11 @@ func (r PortRange) String() string {
 	if r.Proto == ProtoICMP || r.Proto == ProtoICMPv6 {
 		return r.Proto.String()
 	}
+	text := r.Proto.String() + "/" + strconv.Itoa(int(r.Lo))
 	if r.Lo == r.Hi {
-		return fmt.Sprintf("%s/%d", r.Proto, r.Lo)
+		return text
 	}
-	return fmt.Sprintf("%s/%d-%d", r.Proto, r.Lo, r.Hi)
+	return text + "-" + strconv.Itoa(int(r.Hi))
 }
 
 // MarshalText makes ranges words in JSON and YAML.

@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -209,18 +210,16 @@ func portsText(ports []PortRange, anyPort bool) string {
 
 // SortStatements orders by from, to, application, port, as they are printed.
 func SortStatements(ss []Statement) {
-	type keyed struct {
-		key [5]string
-		Statement
-	}
-	all := make([]keyed, len(ss))
+	keys, order := make([][5]string, len(ss)), make([]int32, len(ss))
 	for i := range ss {
-		all[i] = keyed{ss[i].sortKey(), ss[i]}
+		keys[i], order[i] = ss[i].sortKey(), int32(i)
 	}
-	slices.SortStableFunc(all, func(a, b keyed) int { return slices.Compare(a.key[:], b.key[:]) })
-	for i := range all {
-		ss[i] = all[i].Statement
+	slices.SortFunc(order, func(a, b int32) int { return cmp.Or(slices.Compare(keys[a][:], keys[b][:]), cmp.Compare(a, b)) })
+	sorted := make([]Statement, len(ss))
+	for i, at := range order {
+		sorted[i] = ss[at]
 	}
+	copy(ss, sorted)
 }
 
 func (s *Statement) sortKey() [5]string {
