@@ -139,7 +139,7 @@ type Statement struct {
 	// statement allows the same workload (R18, dns: names).
 	NamesOnly bool `json:"namesOnly,omitempty"`
 	// Except is what a deny does not speak of.
-	Except []Exception `json:"except,omitempty"`
+	Except []Exception `json:"except,omitzero"`
 	Origin []string    `json:"origin"` // "mariadb@1#sql serves app-server", "env WORDPRESS_DB_HOST"
 	// While says what keeps a conditional statement in force, and until when; "" =
 	// no condition. One whose condition does not hold is pending.
