@@ -33,7 +33,7 @@ const (
 	batched     = ", 64 keys a call"
 	oursBatched = ours + batched
 
-	// floorPeer is what newFloor is: no table, but the wait that none can do without.
+	// floorPeer is no table, but the wait that none can do without.
 	floorPeer = "one load for each, where the key alone says"
 )
 
@@ -52,7 +52,7 @@ type flowPeer struct {
 func Table(ctx context.Context, cfg TableConfig) (*Comparison, error) {
 	c := newComparison("Tables", lruPeer, cfg.Rounds)
 	c.Notes = append(c.Notes, "Keys of 40 bytes, looked up in random order; what is found is read. Misses are of keys that were never there. A turnover removes one flow and adds another. Memory by key and index is what finds a flow; the heap is everything that was allocated for it, ours with the whole flow (counters, TCP state, verdict), the peers' with an 8-byte pointer in its place.")
-	c.Notes = append(c.Notes, "A hit by itself waits twice, for its bucket's cache line and then for its flow's; of a million flows both are in memory, and all that a loop of single lookups can do is to begin the next one meanwhile. Those of one call wait together. One load for each reads a byte of as many records of a flow's size, each at a place that its key alone gives: no index, no comparison, and in huge pages as our table is. No table whose flows are in memory takes less for single lookups.")
+	c.Notes = append(c.Notes, "A hit by itself waits twice, for its bucket's cache line and then for its flow's; of a million flows both are in memory, and all that a loop of single lookups can do is to begin the next one meanwhile. Those of one call wait together. One load for each reads a byte of as many records of a flow's size, each at a place that its key alone gives: no index, no comparison, a hash of one multiplication, and in huge pages as our table is. It is the least that any table of so many flows waits for.")
 	if len(cfg.Flows) == 0 {
 		cfg.Flows = []int{1000, 100_000, 1_000_000}
 	}
