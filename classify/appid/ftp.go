@@ -18,24 +18,8 @@ var ftpVerbs = []string{"USER", "AUTH TLS", "AUTH SSL", "AUTH GSSAPI", "FEAT", "
 var ftpCommands = []string{"QUIT", "NOOP", "HELP", "STAT", "SITE", "MODE", "STRU", "PORT", "EPSV", "EPRT", "LANG", "CWD", "XPWD", "LIST", "SIZE", "ADAT", "PROT", "CCC", "ALLO", "REST", "ABOR"}
 
 func ftpCommand(v *view) match {
-	m := word(v.c, ftpVerbs)
-	if m != yes && len(v.s) > 0 && ftpGreeting(v) == yes {
-		m = max(m, word(v.c, ftpCommands))
-	}
-	if m != yes {
-		return m
-	}
-	l, _, ok := line(v.c)
-	if !ok {
-		if !text(v.c) || len(v.c) > 512 {
-			return no
-		}
-		return until(v.cFull)
-	}
-	if !text(l) {
-		return no
-	}
-	return fits
+	m, _ := firstCommand(v, ftpVerbs, ftpCommands, ftpGreeting)
+	return m
 }
 
 func ftpGreeting(v *view) match {

@@ -19,27 +19,34 @@ var smtpVerbs = []string{"EHLO", "HELO", "LHLO", "AUTH LOGIN", "AUTH PLAIN", "AU
 var smtpCommands = []string{"QUIT", "NOOP", "RSET", "HELP", "VRFY", "EXPN", "STARTTLS", "MAIL", "RCPT", "ETRN", "AUTH"}
 
 func smtpHello(v *view) match {
-	m := word(v.c, smtpVerbs)
-	if m != yes && len(v.s) > 0 && smtpGreeting(v) == yes {
-		m = max(m, word(v.c, smtpCommands))
-	}
-	if m != yes {
-		return m
-	}
-	l, rest, ok := line(v.c)
-	if !ok {
-		if !text(v.c) || len(v.c) > 512 {
-			return no
-		}
-		return until(v.cFull)
-	}
-	if !text(l) {
-		return no
-	}
-	if beginsFold(rest, "MAIL FROM:") == yes {
+	m, rest := firstCommand(v, smtpVerbs, smtpCommands, smtpGreeting)
+	if m == fits && beginsFold(rest, "MAIL FROM:") == yes {
 		return yes
 	}
-	return fits
+	return m
+}
+
+// firstCommand says whether the client's first line is one of the verbs, or where
+// the greeting is known one of the commands, as SMTP and FTP have them; rest is
+// what follows the line.
+func firstCommand(v *view, verbs, commands []string, greeting func(*view) match) (m match, rest []byte) {
+	m = word(v.c, verbs)
+	if m != yes && len(v.s) > 0 && greeting(v) == yes {
+		m = max(m, word(v.c, commands))
+	}
+	if m != yes {
+		return m, nil
+	}
+	l, rest, ok := line(v.c)
+	switch {
+	case !ok && (!text(v.c) || len(v.c) > 512):
+		return no, nil
+	case !ok:
+		return until(v.cFull), nil
+	case !text(l):
+		return no, nil
+	}
+	return fits, rest
 }
 
 func smtpGreeting(v *view) match {
