@@ -65,17 +65,24 @@ statements:
 	for _, a := range hosts {
 		forbidden["http://"+port(a, 2375).String()+"/_ping"] = "@orchestrator"
 	}
-	for url, who := range forbidden { // that there is something to protect
-		if said, err := fetch(app.netns, url); err != nil || said == "" {
-			t.Fatalf("observed, %s (%s): %q %v", url, who, said, err)
-		}
+	// That there is something to protect. A new bridge has no IPv6 address to call
+	// from until it knows that nobody else has it.
+	var err error
+	why := func() string { return err.Error() }
+	for url := range forbidden {
+		gw.eventually("observed, "+url, func() bool {
+			_, err = fetch(app.netns, url)
+			return err == nil
+		}, why)
 	}
 	for _, family := range []int{4, 6} {
-		if conn, err := dial("", "tcp", port(shut.leg().at(family), 9000).String(), 2*time.Second); err != nil {
-			t.Fatalf("observed, host to container: %v", err)
-		} else {
-			conn.Close()
-		}
+		gw.eventually(fmt.Sprintf("observed, host to container over IPv%d", family), func() bool {
+			var conn net.Conn
+			if conn, err = dial("", "tcp", port(shut.leg().at(family), 9000).String(), time.Second); err == nil {
+				conn.Close()
+			}
+			return err == nil
+		}, why)
 	}
 
 	gw.enforce("ghe-host/app", "ghe-shut/app")
