@@ -89,14 +89,17 @@ func (c *Comparison) Same() bool {
 // Diff compares what two tables say of every pair of peers that both know, every
 // port and every application that either can tell apart. Workloads are the same
 // if they have one id, else if their services have one name. Where statements name
-// prefixes, workloads are compared at their own addresses, and what is outside at
-// an address of each prefix. Neither table may be in use by others meanwhile.
+// prefixes, workloads are compared at their own addresses, and what is outside in
+// every stretch of addresses that the prefixes of both policies cut. Neither table may be in use by others meanwhile.
 func Diff(before, after *Table) Comparison {
 	before, after = before.Whole(), after.Whole()
-	d := differ{tables: [2]*Table{before, after}, judged: make(map[[2]*Decision][]change), found: make(map[string]*Difference)}
+	d := differ{tables: [2]*Table{before, after}, paired: make(map[[2]uint32]bool), judged: make(map[[2]*Decision][]change), found: make(map[string]*Difference)}
 	d.statements[0], d.statements[1] = byID(before), byID(after)
 	d.pairUp()
 	for _, from := range d.ends {
+		if from.silent {
+			continue
+		}
 		for _, to := range d.ends {
 			if from.at[0] < uint32(FirstWorkloadIdentity) && to.at[0] < uint32(FirstWorkloadIdentity) {
 				continue // neither is guarded
@@ -123,15 +126,11 @@ type differ struct {
 	statements [2]map[string]*Statement
 	ends       []bothEnds
 	came, left []string
+	paired     map[[2]uint32]bool        // workloads, without what prefixes tell apart
+	ownPorts   map[Proto]map[uint16]bool // of the host, where they may be another's
 	judged     map[[2]*Decision][]change
 	found      map[string]*Difference
 	order      []string
-}
-
-// bothEnds is a peer as both tables number it.
-type bothEnds struct {
-	name string
-	at   [2]uint32
 }
 
 // change is applications of which two decisions say different things for one
@@ -146,36 +145,10 @@ type change struct {
 // pairUp finds the peers that both tables know, at each address that prefixes of
 // statements tell apart.
 func (d *differ) pairUp() {
-	seen := make(map[[2]uint32]bool)
-	add := func(name string, at [2]uint32) {
-		if !seen[at] {
-			seen[at] = true
-			d.ends = append(d.ends, bothEnds{name, at})
-		}
-	}
-	d.pairWorkloads(add)
-	for id := IDUnknown; id <= IDIngress; id++ {
-		name := identityNames[id]
-		add(name, [2]uint32{d.tables[0].somewhere(uint32(id)), d.tables[1].somewhere(uint32(id))})
-	}
-	for _, ip := range d.tables[1].singles() {
-		var at [2]uint32
-		for i, t := range d.tables {
-			at[i] = t.whoIs(ip)
-		}
-		add(fmt.Sprintf("%s at %s", d.tables[1].IdentityName(d.tables[1].ids[at[1]]), ip), at)
-	}
-	for _, p := range d.prefixes() {
-		ip, ok := representative(p, d.prefixes())
-		if !ok {
-			continue
-		}
-		var at [2]uint32
-		for i, t := range d.tables {
-			at[i] = t.whoIs(ip)
-		}
-		add(fmt.Sprintf("%s at %s", d.tables[1].IdentityName(d.tables[1].ids[at[1]]), p), at)
-	}
+	d.findOwnPorts()
+	s := &endSet{differ: d, by: make(map[[2]uint32]int)}
+	d.pairWorkloads(s)
+	d.pairOutside(s)
 }
 
 // whoIs is who is at an address that is no workload's, seen from everywhere.
@@ -188,19 +161,27 @@ func (t *Table) whoIs(ip netip.Addr) uint32 {
 	return t.resolver.elsewhere(0, a, s)
 }
 
-func (d *differ) pairWorkloads(add func(string, [2]uint32)) {
+func (d *differ) pairWorkloads(s *endSet) {
 	groups := [2]map[string]uint32{memberGroups(d.tables[0]), memberGroups(d.tables[1])}
 	met := [2]map[uint32]bool{{}, {}}
 	pair := func(at [2]uint32, w *Workload) {
-		met[0][at[0]], met[1][at[1]] = true, true
+		met[0][at[0]], met[1][at[1]], d.paired[at] = true, true, true
 		name := d.tables[1].IdentityName(d.tables[1].ids[at[1]])
+		placed := func(ip netip.Addr) [2]uint32 {
+			return [2]uint32{d.tables[0].placed(at[0], ip), d.tables[1].placed(at[1], ip)}
+		}
 		if w == nil || !slices.ContainsFunc(w.Endpoints, func(e Endpoint) bool { return len(e.Addresses) > 0 }) {
-			add(name, at)
+			s.add(bothEnds{name: name, at: at})
 			return
+		}
+		for _, vips := range w.VIPs {
+			for _, ip := range vips {
+				s.add(bothEnds{name: name, at: placed(ip), silent: true})
+			}
 		}
 		for _, e := range w.Endpoints {
 			for _, ip := range e.Addresses {
-				add(name, [2]uint32{d.tables[0].placed(at[0], ip), d.tables[1].placed(at[1], ip)})
+				s.add(bothEnds{name: name, at: placed(ip)})
 			}
 		}
 	}
@@ -249,33 +230,6 @@ func memberGroups(t *Table) map[string]uint32 {
 	return out
 }
 
-// prefixes are those that statements of either table name.
-func (d *differ) prefixes() []netip.Prefix {
-	all := make(map[netip.Prefix]bool)
-	for _, t := range d.tables {
-		for p := range t.namedPrefixes {
-			all[p.Masked()] = true
-		}
-	}
-	return slices.SortedFunc(maps.Keys(all), func(a, b netip.Prefix) int {
-		return cmp.Or(a.Addr().Compare(b.Addr()), cmp.Compare(a.Bits(), b.Bits()))
-	})
-}
-
-// representative is an address of p that no longer prefix of all holds; false
-// where those cover it.
-func representative(p netip.Prefix, all []netip.Prefix) (netip.Addr, bool) {
-	ip := p.Addr()
-	for ip.IsValid() && p.Contains(ip) {
-		inner := slices.IndexFunc(all, func(q netip.Prefix) bool { return q.Bits() > p.Bits() && q.Contains(ip) })
-		if inner < 0 {
-			return ip, true
-		}
-		ip = lastIn(all[inner]).Next()
-	}
-	return netip.Addr{}, false
-}
-
 // lastIn is the last address of a prefix.
 func lastIn(p netip.Prefix) netip.Addr {
 	b := p.Addr().AsSlice()
@@ -294,7 +248,7 @@ func (d *differ) compare(from, to bothEnds, proto Proto) {
 	if len(spans[0])+len(spans[1]) == 0 {
 		return // where no rule speaks only modes can differ
 	}
-	d.merge(from, to.name, proto, spans, d.unruled(from, to))
+	d.merge(from, to, proto, spans, d.unruled(from, to))
 }
 
 func (d *differ) unruled(from, to bothEnds) [2]*Decision {
@@ -306,13 +260,14 @@ func (d *differ) unruled(from, to bothEnds) [2]*Decision {
 }
 
 // merge compares port by port, in pieces in which neither table changes its mind.
-func (d *differ) merge(from bothEnds, to string, proto Proto, spans [2][]span, unruled [2]*Decision) {
+func (d *differ) merge(from, to bothEnds, proto Proto, spans [2][]span, unruled [2]*Decision) {
 	edges := map[uint32]bool{0: true}
 	for _, list := range spans {
 		for _, s := range list {
 			edges[uint32(s.lo)], edges[uint32(s.hi)+1] = true, true
 		}
 	}
+	to.addEdges(d, proto, edges)
 	sorted := slices.Sorted(maps.Keys(edges))
 	for i, lo := range sorted {
 		hi := uint32(65535)
@@ -321,6 +276,9 @@ func (d *differ) merge(from bothEnds, to string, proto Proto, spans [2][]span, u
 		}
 		if lo > 65535 || proto == ProtoICMP && lo > 0 {
 			break
+		}
+		if !to.isCalled(d, proto, uint16(lo)) {
+			continue
 		}
 		ports := PortRange{proto, uint16(lo), uint16(hi)}
 		if proto == ProtoICMP {
@@ -332,7 +290,7 @@ func (d *differ) merge(from bothEnds, to string, proto Proto, spans [2][]span, u
 				pair[side] = found
 			}
 		}
-		d.judge(from, to, ports, pair)
+		d.judge(from, to.name, ports, pair)
 	}
 }
 
@@ -344,14 +302,15 @@ func (d *differ) compareNames(from bothEnds) {
 			names[p.text] = true
 		}
 	}
-	internet := bothEnds{"", [2]uint32{d.tables[0].somewhere(uint32(IDInternet)), d.tables[1].somewhere(uint32(IDInternet))}}
+	internet := bothEnds{at: [2]uint32{d.tables[0].somewhere(uint32(IDInternet)), d.tables[1].somewhere(uint32(IDInternet))}}
 	for _, name := range slices.Sorted(maps.Keys(names)) {
 		for _, proto := range nameProtos {
 			var spans [2][]span
 			for i, t := range d.tables {
 				spans[i] = t.spansToName(from.at[i], internet.at[i], proto, name)
 			}
-			d.merge(from, "name:"+name, proto, spans, d.unruled(from, internet))
+			internet.name = "name:" + name
+			d.merge(from, internet, proto, spans, d.unruled(from, internet))
 		}
 	}
 }

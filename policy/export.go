@@ -154,6 +154,20 @@ func comparePrefix(a, b netip.Prefix) int {
 
 var multicastPrefixes = []netip.Prefix{netip.MustParsePrefix("224.0.0.0/4"), netip.MustParsePrefix("ff00::/8")}
 
+// representative is an address of p that no longer prefix of all holds; false
+// where those cover it.
+func representative(p netip.Prefix, all []netip.Prefix) (netip.Addr, bool) {
+	ip := p.Addr()
+	for ip.IsValid() && p.Contains(ip) {
+		inner := slices.IndexFunc(all, func(q netip.Prefix) bool { return q.Bits() > p.Bits() && q.Contains(ip) })
+		if inner < 0 {
+			return ip, true
+		}
+		ip = lastIn(all[inner]).Next()
+	}
+	return netip.Addr{}, false
+}
+
 // findNetworks makes ends of prefixes, the longest first: multicast, what is in a
 // container network and nobody's, what statements name, the site; the internet
 // is all that is left.

@@ -1,25 +1,32 @@
 package policy
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"math/rand/v2"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
 )
 
-// verbWorld is a random input without names and prefixes: which addresses those
-// lead to is not the table's.
+// verbWorld is a random input without names: which addresses those lead to is not
+// the table's.
 func verbWorld(seed uint64, n int) (world, Input) {
 	w := world{rand.New(rand.NewPCG(seed, uint64(n)))}
 	for {
 		in := w.input()
 		in.Statements = slices.DeleteFunc(in.Statements, func(s Statement) bool {
-			return namesPrefix(s) || slices.ContainsFunc(s.To, func(p Peer) bool { return p.Kind == PeerName })
+			return slices.ContainsFunc(s.To, func(p Peer) bool { return p.Kind == PeerName })
 		})
 		for i := range in.Statements {
 			in.Statements[i].ID = fmt.Sprint("s", i)
+		}
+		for i := range in.Groups { // a name for each
+			if slices.ContainsFunc(in.Groups[:i], func(g Group) bool { return g.Service == in.Groups[i].Service }) {
+				in.Groups[i].Service = key("c", fmt.Sprint("one-more-", i))
+			}
 		}
 		if _, err := Compile(in); err == nil {
 			return w, in
@@ -27,11 +34,90 @@ func verbWorld(seed uint64, n int) (world, Input) {
 	}
 }
 
-// TestDiffEqualsVerdicts: of two random policies for the same workloads, what
-// differs for a flow is in the diff of whose it is, and what is in the diff differs.
+// plainWorld is a verbWorld without prefixes.
+func plainWorld(seed uint64, n int) (world, Input) {
+	w, in := verbWorld(seed, n)
+	in.Statements = slices.DeleteFunc(in.Statements, namesPrefix)
+	return w, in
+}
+
+// diffAddresses are those at which peers may differ: each side of every edge of the
+// prefixes in a world, one inside, and all that mean something.
+func (w world) diffAddresses(in Input) []netip.Addr {
+	out := slices.Concat(worldPlaces, worldHosts)
+	ranges := slices.Concat(worldPrefixes, refSite, in.ExtraSite, in.NotSite)
+	for _, n := range in.Snapshot.Networks {
+		ranges = append(ranges, n.Subnets...)
+		out = append(append(out, n.LB...), n.Gateways...)
+	}
+	for _, p := range ranges {
+		p = plain(p)
+		b := p.Addr().AsSlice()
+		for bit := p.Bits(); bit < 8*len(b); bit++ {
+			b[bit/8] |= byte(w.IntN(2)) << (7 - bit%8)
+		}
+		inside, _ := netip.AddrFromSlice(b)
+		out = append(out, p.Addr(), p.Addr().Prev(), lastIn(p), lastIn(p).Next(), inside)
+	}
+	for i := range in.Snapshot.Workloads {
+		c := &in.Snapshot.Workloads[i]
+		out = append(out, c.DNS...)
+		for _, vips := range c.VIPs {
+			out = append(out, vips...)
+		}
+		for _, e := range c.Endpoints {
+			out = append(out, e.Addresses...)
+		}
+	}
+	out = slices.DeleteFunc(out, func(a netip.Addr) bool { return !a.IsValid() })
+	slices.SortFunc(out, netip.Addr.Compare)
+	return slices.Compact(out)
+}
+
+// namedAt is how a diff names who is at an address: with the longest prefix that
+// either policy's statements know it by.
+func namedAt(ref *oracle, others []Statement, e refEnd) string {
+	name := table0.IdentityName(e.id)
+	if e.id >= FirstWorkloadIdentity {
+		return ""
+	}
+	longest := netip.Prefix{}
+	note := func(p netip.Prefix) {
+		if p = plain(p); refHolds(p, e.ip) && (!longest.IsValid() || p.Bits() > longest.Bits()) {
+			longest = p
+		}
+	}
+	for _, s := range slices.Concat(ref.in.Statements, others) {
+		if s.Pending != "" {
+			continue
+		}
+		lists := [][]Peer{s.From, s.To}
+		for _, x := range s.Except {
+			lists = append(lists, x.From, x.To)
+		}
+		for _, p := range slices.Concat(lists...) {
+			switch {
+			case p.Kind == PeerCIDR:
+				note(p.Prefix)
+			case p.Kind == PeerSelector && p.Selected != nil:
+				for _, prefix := range p.Selected.Prefixes {
+					note(prefix)
+				}
+			}
+		}
+	}
+	if longest.IsValid() {
+		name += " at " + longest.String()
+	}
+	return name
+}
+
+// TestDiffEqualsVerdicts: of two random policies for the same workloads, what the
+// slow reference says differently of a packet is in the diff, of whose it is and at
+// which prefix; and whom the diff names is at some address, with those ports.
 func TestDiffEqualsVerdicts(t *testing.T) {
 	seed := rand.Uint64()
-	differing := 0
+	differing, outside, told := 0, 0, 0
 	for n := range 150 {
 		w, in := verbWorld(seed, n)
 		before := mustCompile(t, in)
@@ -45,39 +131,113 @@ func TestDiffEqualsVerdicts(t *testing.T) {
 		}
 		at := w.IntN(len(changed.Statements))
 		changed.Statements = slices.Delete(changed.Statements, at, at+1)
-		after := mustCompile(t, changed)
-		c := Diff(before, after)
+		x := diffCase{before: &oracle{in}, after: &oracle{changed}, tables: [2]*Table{before, mustCompile(t, changed)}, addresses: w.diffAddresses(in)}
+		x.diff = Diff(x.tables[0], x.tables[1])
 		for range 400 {
 			q := w.anyQuery(in.Snapshot)
+			if w.chance(70) {
+				q.Src = pick(w, x.addresses).As16()
+			}
+			if w.chance(70) {
+				q.Dst = pick(w, x.addresses).As16()
+			}
 			if q.Proto.normal() == ProtoICMP && q.DstPort != 0 {
 				continue // there is no such flow
 			}
-			d, e := before.Lookup(q), after.Lookup(q)
-			from, to, port := after.Resolve(q)
-			for _, s := range append(d.spoken(), e.spoken()...) {
-				if s.App == AppDTLS || s.ALPN == AppUnknown {
-					continue
-				}
-				jb, ja := d.Judge(s), e.Judge(s)
-				if jb.Outcome() == ja.Outcome() {
-					continue
-				}
-				differing++
-				told := slices.ContainsFunc(c.Differences, func(x Difference) bool {
-					return strings.HasPrefix(x.From, after.IdentityName(from)) && strings.HasPrefix(x.To, after.IdentityName(to)) &&
-						x.Before == jb.Outcome() && x.After == ja.Outcome() && (slices.Contains(x.Apps, "any") || slices.Contains(x.Apps, appOf(s))) &&
-						slices.ContainsFunc(x.Ports, func(p PortRange) bool { return p.Contains(q.Proto.normal(), port) })
-				})
-				if !told {
-					t.Fatalf("seed %d/%d: %s -> %s %s/%d %s: %s before, %s now, and the diff does not say so: %+v", seed, n,
-						after.IdentityName(from), after.IdentityName(to), q.Proto, port, s, jb.Outcome(), ja.Outcome(), c.Differences)
-				}
+			missing, found := x.untold(q)
+			if missing != "" {
+				t.Fatalf("seed %d/%d: %s, and the diff does not say so: %+v", seed, n, missing, x.diff.Differences)
+			}
+			differing += found
+		}
+		for i := range x.diff.Differences {
+			d := &x.diff.Differences[i]
+			told++
+			if strings.Contains(d.From+d.To, " at ") {
+				outside++
+			}
+			if i < 50 && !x.isMet(d) {
+				t.Fatalf("seed %d/%d: nobody is there of whom the diff tells: %+v", seed, n, *d)
 			}
 		}
 	}
-	if differing < 20 {
-		t.Errorf("only %d verdicts differed: the worlds are too tame", differing)
+	if differing < 20 || outside < 20 {
+		t.Errorf("only %d verdicts differed, and %d of %d differences at prefixes: the worlds are too tame", differing, outside, told)
 	}
+}
+
+type diffCase struct {
+	before, after *oracle
+	tables        [2]*Table
+	addresses     []netip.Addr
+	diff          Comparison
+}
+
+// judged is what the reference says of a packet, before and after.
+func (x *diffCase) judged(q Query, s Spoken) (outcomes [2]Outcome) {
+	for i, ref := range [...]*oracle{x.before, x.after} {
+		from, to, port := ref.resolve(q)
+		v, denied, _, _ := ref.judge(from.id, to.id, ref.matches(from, to, q.Proto.normal(), port), s)
+		j := Judgement{Verdict: v, Denied: denied}
+		outcomes[i] = j.Outcome()
+	}
+	return outcomes
+}
+
+// spoken is what either table tells apart there.
+func (x *diffCase) spoken(q Query) []Spoken {
+	all := append(x.tables[0].Lookup(q).spoken(), x.tables[1].Lookup(q).spoken()...)
+	return slices.DeleteFunc(append(all, Spoken{App: AppUnknown}), func(s Spoken) bool { return s.App == AppDTLS || s.ALPN == AppUnknown })
+}
+
+func (x *diffCase) untold(q Query) (missing string, differing int) {
+	from, to, port := x.after.resolve(q)
+	for _, s := range x.spoken(q) {
+		o := x.judged(q, s)
+		if o[0] == o[1] {
+			continue
+		}
+		differing++
+		if !slices.ContainsFunc(x.diff.Differences, func(d Difference) bool {
+			return x.is(d.From, from) && x.is(d.To, to) && d.Before == o[0] && d.After == o[1] &&
+				(slices.Contains(d.Apps, "any") || slices.Contains(d.Apps, appOf(s))) &&
+				slices.ContainsFunc(d.Ports, func(p PortRange) bool { return p.Contains(q.Proto.normal(), port) })
+		}) {
+			return fmt.Sprintf("%s %s -> %s %s %s/%d %s: %s before, %s now", x.name(from), from.ip, x.name(to), to.ip, q.Proto, port, s, o[0], o[1]), differing
+		}
+	}
+	return "", differing
+}
+
+func (x *diffCase) name(e refEnd) string {
+	return cmp.Or(namedAt(x.after, x.before.in.Statements, e), x.tables[1].IdentityName(e.id))
+}
+
+func (x *diffCase) is(name string, e refEnd) bool { return name == x.name(e) }
+
+// isMet reports whether who is outside, by the name of either end, is at some
+// address, and called there at the ports told. Which name servers are whose callers'
+// is not the diff's.
+func (x *diffCase) isMet(d *Difference) bool {
+	from := !strings.HasPrefix(d.From, "@") || x.isAt(d.From, false, Port(ProtoTCP, 80))
+	to := !strings.HasPrefix(d.To, "@") || strings.HasPrefix(d.To, "@resolver")
+	return from && (to || slices.ContainsFunc(d.Ports, func(p PortRange) bool { return x.isAt(d.To, true, p) }))
+}
+
+func (x *diffCase) isAt(name string, isDestination bool, at PortRange) bool {
+	known := false // whose address nobody knows is named without one
+	kind, _, placed := strings.Cut(name, " at ")
+	for zone := range Zone(len(x.after.in.Snapshot.Networks) + 1) {
+		for _, ip := range x.addresses {
+			p, _ := x.after.at(zone, refInner(ip), isDestination, nil, at.Proto, at.Lo)
+			end := refEnd{p.id, refInner(ip)}
+			if x.is(name, end) {
+				return true
+			}
+			known = known || x.tables[1].IdentityName(p.id) == kind
+		}
+	}
+	return !known && !placed
 }
 
 // TestAuditIsRight: a statement of which an audit says that it never acts, adds
@@ -86,7 +246,7 @@ func TestAuditIsRight(t *testing.T) {
 	seed := rand.Uint64()
 	gone := map[FlawKind]int{}
 	for n := range 150 {
-		w, in := verbWorld(seed, n)
+		w, in := plainWorld(seed, n)
 		if len(in.Statements) > 0 { // said twice
 			twin := in.Statements[w.IntN(len(in.Statements))]
 			twin.ID += " again"
@@ -121,7 +281,7 @@ func TestAuditIsRight(t *testing.T) {
 func TestExportKeepsEmptySetsEmpty(t *testing.T) {
 	seed := rand.Uint64()
 	for n := range 60 {
-		w, in := verbWorld(seed, n)
+		w, in := plainWorld(seed, n)
 		for i := range in.Groups {
 			in.Groups[i].Mode = Enforce
 		}
@@ -172,7 +332,7 @@ var exports = map[string]func(*Table) string{
 // TestExportNobodyAllowed: where policy allows nothing, each target shuts every
 // service both ways.
 func TestExportNobodyAllowed(t *testing.T) {
-	_, in := verbWorld(1, 1)
+	_, in := plainWorld(1, 1)
 	in.Statements = nil
 	for i := range in.Groups {
 		in.Groups[i].Mode, in.Groups[i].Guarded, in.Groups[i].Shut = Enforce, true, false
