@@ -216,12 +216,14 @@ func (x *diffCase) name(e refEnd) string {
 func (x *diffCase) is(name string, e refEnd) bool { return name == x.name(e) }
 
 // isMet reports whether who is outside, by the name of either end, is at some
-// address, and called there at the ports told. Which name servers are whose callers'
+// address, begins flows there, or is called there at the ports told. Which name servers are whose callers'
 // is not the diff's.
 func (x *diffCase) isMet(d *Difference) bool {
 	from := !strings.HasPrefix(d.From, "@") || x.isAt(d.From, false, Port(ProtoTCP, 80))
 	to := !strings.HasPrefix(d.To, "@") || strings.HasPrefix(d.To, "@resolver")
-	return from && (to || slices.ContainsFunc(d.Ports, func(p PortRange) bool { return x.isAt(d.To, true, p) }))
+	return from && (to || slices.ContainsFunc(d.Ports, func(p PortRange) bool {
+		return x.isAt(d.To, true, p) || x.isAt(d.To, false, p) // a load balancer's address may be a virtual one too
+	}))
 }
 
 func (x *diffCase) isAt(name string, isDestination bool, at PortRange) bool {
