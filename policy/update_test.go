@@ -5,6 +5,8 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -276,4 +278,63 @@ func TestEditsKeepNames(t *testing.T) {
 		t.Errorf("%d edits were taken without Compile, %d flows were by name: the worlds are too odd", taken, named)
 	}
 	t.Logf("%d edits without Compile, %d flows by name", taken, named)
+}
+
+// TestEditsBesideReaders: whoever asks a table while the next ones are made of it
+// is told what the specification says of its own. The race detector looks on.
+func TestEditsBesideReaders(t *testing.T) {
+	seed := rand.Uint64()
+	spoken := everySpoken(worldApps)
+	type published struct {
+		table *Table
+		in    Input
+	}
+	taken := 0
+	for n := range 15 {
+		w := world{rand.New(rand.NewPCG(seed, uint64(n)))}
+		in := w.input()
+		in.PairsAhead = 0
+		in.Statements = slices.DeleteFunc(in.Statements, namesPrefix)
+		table, err := Compile(in)
+		if err != nil {
+			t.Fatalf("seed %d world %d: %v", seed, n, err)
+		}
+		var now atomic.Pointer[published]
+		now.Store(&published{table, in})
+		var over atomic.Bool
+		var readers sync.WaitGroup
+		for r := range 2 {
+			readers.Go(func() {
+				w := world{rand.New(rand.NewPCG(seed, uint64(1000+10*n+r)))}
+				for !over.Load() && !t.Failed() {
+					p := now.Load()
+					for range 20 {
+						compareQuery(t, p.table, &oracle{p.in}, w.query(p.in.Snapshot), spoken, map[Verdict]int{}, map[Identity]int{})
+					}
+				}
+			})
+		}
+		for id := range 25 {
+			after, u := w.edit(in, 20+id)
+			next, ok := table.With(&u)
+			if ok {
+				taken++
+				table = next
+			} else if table, err = Compile(after); err != nil {
+				t.Errorf("seed %d world %d: %v", seed, n, err)
+				break
+			}
+			in = after
+			now.Store(&published{table, in})
+			time.Sleep(time.Millisecond) // readers meet some of each
+		}
+		over.Store(true)
+		readers.Wait()
+		if t.Failed() {
+			t.Fatalf("seed %d world %d", seed, n)
+		}
+	}
+	if taken == 0 {
+		t.Error("all was compiled: nothing was shared")
+	}
 }
