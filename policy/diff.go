@@ -180,7 +180,7 @@ func (d *differ) pairWorkloads(s *endSet) {
 			}
 		}
 		for _, e := range w.Endpoints {
-			for _, ip := range e.Addresses {
+			for _, ip := range e.all() {
 				s.add(bothEnds{name: name, at: placed(ip)})
 			}
 		}
@@ -354,11 +354,26 @@ func (d *differ) add(from, to string, ports PortRange, c *change) {
 		d.found[key] = have
 		d.order = append(d.order, key)
 	}
-	if n := len(have.Ports); n > 0 && have.Ports[n-1].Proto == ports.Proto && have.Ports[n-1].Hi < 65535 && have.Ports[n-1].Hi+1 == ports.Lo {
-		have.Ports[n-1].Hi = ports.Hi
-	} else if !slices.Contains(have.Ports, ports) {
+	if !slices.Contains(have.Ports, ports) {
 		have.Ports = append(have.Ports, ports)
 	}
+}
+
+// joined are ranges in order, those that meet as one.
+func joined(ranges []PortRange) []PortRange {
+	slices.SortFunc(ranges, func(a, b PortRange) int {
+		return cmp.Or(cmp.Compare(slices.Index(nameProtos[:], a.Proto), slices.Index(nameProtos[:], b.Proto)), cmp.Compare(a.Lo, b.Lo))
+	})
+	out := ranges[:1]
+	for _, r := range ranges[1:] {
+		last := &out[len(out)-1]
+		if r.Proto != last.Proto || uint32(r.Lo) > uint32(last.Hi)+1 {
+			out = append(out, r)
+			continue
+		}
+		last.Hi = max(last.Hi, r.Hi)
+	}
+	return out
 }
 
 // changes lists what two decisions say differently, by cause.
@@ -446,7 +461,9 @@ func (d *differ) behind(table int, rule int32) *Statement {
 func (d *differ) comparison() Comparison {
 	out := Comparison{Differences: []Difference{}, Modes: []string{}, Came: append([]string{}, d.came...), Left: append([]string{}, d.left...)}
 	for _, key := range d.order {
-		out.Differences = append(out.Differences, *d.found[key])
+		found := d.found[key]
+		found.Ports = joined(found.Ports)
+		out.Differences = append(out.Differences, *found)
 	}
 	slices.SortStableFunc(out.Differences, func(a, b Difference) int {
 		return cmp.Or(cmp.Compare(a.From, b.From), cmp.Compare(a.To, b.To))

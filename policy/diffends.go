@@ -163,8 +163,8 @@ func (s *endSet) addCalled(a address) {
 	if resolver {
 		called(IDResolver, []PortRange{Port(ProtoUDP, 53), Port(ProtoTCP, 53)})
 	}
-	if managed {
-		called(IDOrchestrator, s.orchestratorPorts(a))
+	if ports := s.orchestratorPorts(a); managed && len(ports) > 0 {
+		called(IDOrchestrator, ports)
 	}
 	s.addBehind(a)
 }
@@ -196,15 +196,29 @@ func (s *endSet) addBehind(a address) {
 	}
 }
 
-func (d *differ) orchestratorPorts(a address) []PortRange {
-	var out []PortRange
-	for proto, ports := range d.ownPorts {
+// orchestratorPorts are those at which the orchestrator is called at an address,
+// from anywhere or on a network that holds it.
+func (s *endSet) orchestratorPorts(a address) []PortRange {
+	zones := []Zone{0}
+	for _, z := range s.zones {
+		if z.prefix.Contains(a.netip()) {
+			zones = append(zones, z.zone)
+		}
+	}
+	isCalled := func(proto Proto, port uint16) bool {
+		return slices.ContainsFunc(zones, func(zone Zone) bool {
+			q := Query{Zone: zone, Proto: proto, DstPort: port}
+			return slices.ContainsFunc(s.tables[:], func(t *Table) bool {
+				who, _ := t.resolver.destination(&q, a, 0)
+				return t.ids[who] == IDOrchestrator
+			})
+		})
+	}
+	out := []PortRange{}
+	for proto, ports := range s.ownPorts {
 		for port := range ports {
-			for _, t := range d.tables {
-				if spot := t.resolver.spotAt(a); (spot.host || spot.node) && t.resolver.isOrchestrator(a, &spot, proto, port) {
-					out = append(out, Port(proto, port))
-					break
-				}
+			if isCalled(proto, port) {
+				out = append(out, Port(proto, port))
 			}
 		}
 	}
