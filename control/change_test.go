@@ -14,7 +14,9 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"gatehouse/control/inventory"
+	"gatehouse/document"
 	"gatehouse/models"
+	"gatehouse/operator"
 	"gatehouse/policy"
 )
 
@@ -49,6 +51,72 @@ var townImages = []string{"postgres", "wordpress", "nginx", "redis", "traefik", 
 func pick[T any](w *town, of []T) T { return of[w.IntN(len(of))] }
 
 func (w *town) chance(percent int) bool { return w.IntN(100) < percent }
+
+// townStatements select by all that services can be selected by, and hold at times.
+const townStatements = `schema: gatehouse.statements/v1
+statements:
+  - {id: by-label, verdict: allow, from: [{label: tier=odd}], to: [{service: s1}], app: [any], ports: [tcp/3306, tcp/9090], why: a test}
+  - {id: by-service, verdict: deny, from: [{service: a/s0}, {service: s5}], to: [{service: s3}, {project: c}], app: [any], ports: [tcp/6379], why: a test}
+  - {id: by-model, verdict: allow, from: [{model: wordpress}, {label: tier=even}], to: [{service: s7}], app: [http], ports: [tcp/80-90], why: a test}
+  - {id: within-project, verdict: allow, from: [{service: s7, within: project}], to: [{service: s0, within: project}], app: [any], ports: [tcp/5432], why: a test}
+  - {id: within-shared, verdict: deny, from: [{peer: workload, within: shared}], to: [{service: s6, within: shared}], app: [redis], ports: [any]}
+  - {id: siblings, verdict: deny, from: [{peer: siblings}], to: [{peer: workload}], app: [any], ports: [tcp/9090]}
+  - {id: front, verdict: deny, from: [{peer: internet}], to: [{peer: front}], app: [any], ports: [tcp/443]}
+  - {id: by-category, verdict: deny, from: [{category: {risk: {gte: medium, unknown: true}}, peer: workload}], to: [{service: s2}], app: [any], ports: [tcp/80],
+     except: [{from: [{label: tier=odd}], app: [http]}]}
+  - {id: under-threat, verdict: deny, from: [{peer: any}], to: [{service: s0}], app: [any], ports: [any], when: {threat: {gte: elevated}}}
+  - {id: in-peace, verdict: allow, from: [{project: b}], to: [{service: c/s7}], app: [any], ports: [tcp/80], why: a test, when: {threat: {lte: normal}}}
+`
+
+const townCategories = `schema: gatehouse.categories/v1
+source: cmdb
+categories: {risk: {ordered: [low, medium, high]}}
+records:
+  - {match: {image: redis}, set: {risk: low}}
+  - {match: {service: a/s1}, set: {risk: high}}
+  - {match: {label: tier=odd}, set: {risk: medium}}
+`
+
+// rule puts an operator's statements in force, of which each town has others.
+func (w *town) rule(t *testing.T) {
+	t.Helper()
+	head, rest, _ := strings.Cut(townStatements, "  - ")
+	text := head
+	for _, s := range strings.Split(rest, "\n  - ") {
+		if w.chance(60) {
+			text += "  - " + strings.TrimSuffix(s, "\n") + "\n"
+		}
+	}
+	if text == head {
+		text = townStatements
+	}
+	of := func(name, text string) []document.File { return []document.File{{Name: name, Data: []byte(text)}} }
+	rules, err := Sources{Statements: of("s.yaml", text), Categories: of("c.yaml", townCategories)}.Rules()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := w.SetRules(rules); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// hold changes the threat level, or who is in quarantine.
+func (w *town) hold(t *testing.T) {
+	t.Helper()
+	if err := w.cfg.Holds.change(func(h *held) {
+		subject := fmt.Sprintf("%s/s%d", pick(w, []string{"a", "b", "c"}), w.IntN(8))
+		switch {
+		case w.chance(60):
+			h.Threat = ThreatHold{operator.Threat(w.IntN(4)), Hold{By: "test"}}
+		case len(h.Quarantines) > 0:
+			clear(h.Quarantines)
+		default:
+			h.Quarantines[subject] = Hold{By: "test"}
+		}
+	}); err != nil {
+		t.Fatal(err)
+	}
+}
 
 // start is one more container of a service, most of which are equal.
 func (w *town) start() policy.Workload {
@@ -98,7 +166,7 @@ func (w *town) odd(x *policy.Workload) {
 		break
 	}
 	x.Endpoints = slices.Clone(x.Endpoints)
-	switch w.IntN(17) {
+	switch w.IntN(20) {
 	case 0:
 		x.Name = fmt.Sprint("renamed", w.IntN(3))
 	case 1:
@@ -140,6 +208,12 @@ func (w *town) odd(x *policy.Workload) {
 		x.VIPs = map[string][]netip.Addr{w.networks[3].ID: {netip.AddrFrom4([4]byte{10, 3, 255, byte(w.IntN(4))})}}
 	case 16:
 		x.Uncovered, x.Endpoints = "network_mode host", nil
+	case 17:
+		label("tier", pick(w, []string{"odd", "even"}))
+	case 18:
+		label(pick(w, []string{"gatehouse.deny.egress", "gatehouse.deny.ingress"}), pick(w, []string{"b/s1:3306", "s3:80", "c/s7:5432"}))
+	case 19:
+		x.Service.Project.Domain = "swarm"
 	}
 }
 
@@ -176,7 +250,10 @@ func (w *town) step(t *testing.T) (what string) {
 			put(w.start())
 		}
 		return "three start"
-	case n < 97:
+	case n < 96:
+		w.hold(t)
+		return "a hold"
+	case n < 98:
 		if err := w.cfg.Modes.Set([]string{pick(w, []string{"a", "b", "c"}) + "/" + fmt.Sprint("s", w.IntN(8))}, policy.Mode(w.IntN(2))); err != nil {
 			t.Fatal(err)
 		}
@@ -196,6 +273,9 @@ func TestChangesEqualWhole(t *testing.T) {
 	for n := range uint64(8) {
 		w := newTown(t, seed, n)
 		w.oddity = pick(w, []int{0, 5, 25})
+		if n%2 == 1 {
+			w.rule(t)
+		}
 		for range 60 {
 			w.step(t)
 		}
@@ -240,6 +320,37 @@ func TestChangesEqualWhole(t *testing.T) {
 	for _, kind := range []string{"start", "stop", "replace", "change"} {
 		if taken[kind] == 0 || whole[kind] == 0 {
 			t.Errorf("%s: %d by themselves, %d whole: the worlds are too odd", kind, taken[kind], whole[kind])
+		}
+	}
+}
+
+// TestBakedDenyFollowsWhoComes: a deny that an image bakes, which counts (I3), means
+// the service of that name in whichever domain it comes.
+func TestBakedDenyFollowsWhoComes(t *testing.T) {
+	w := newTown(t, 1, 1)
+	project := func(domain, name string) policy.ServiceKey {
+		return policy.ServiceKey{Project: policy.ProjectKey{Domain: domain, Name: name}, Name: "s1"}
+	}
+	put := func(id string, service policy.ServiceKey, network int, labels map[string]policy.Label) {
+		x := policy.Workload{ID: id, Name: id, Compose: true, Service: service, Labels: labels, Image: policy.Image{Ref: "acme/app", Repository: "docker.io/acme/app"}}
+		x.Endpoints = []policy.Endpoint{w.endpoint(&x, network)}
+		w.inv.Put(x)
+	}
+	put("caller", project("n1", "a"), 0, map[string]policy.Label{"gatehouse.deny.egress": {Value: "b/s1:3306", By: policy.SetByImage}})
+	put("other", project("n1", "c"), 2, nil)
+	w.refresh(t)
+	for _, step := range []func(){
+		func() { put("callee", project("swarm", "b"), 1, nil) },
+		func() { w.inv.Delete("callee") },
+	} {
+		step()
+		got := w.refresh(t)
+		want := w.basis(w.inv.View()).derive(w.ids, w.catalog)
+		if got.Changes == nil {
+			t.Error("the change was not made by itself")
+		}
+		if !reflect.DeepEqual(got.Statements, want.Statements) {
+			t.Errorf("statements: %s", cmp.Diff(got.Statements, want.Statements, cmp.Exporter(func(reflect.Type) bool { return true })))
 		}
 	}
 }

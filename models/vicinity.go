@@ -148,7 +148,7 @@ func (p *Population) tiesOf(w *policy.Workload) []string {
 	p.tiesByReference(w, func(what string) { add(seeks, what) })
 	add(has, "service "+w.Service.String())
 	for key, l := range w.Labels {
-		if l.By != policy.SetByDeployer || !isStatementLabel(key) {
+		if !isStatementLabel(key) || !counts(key, l) {
 			continue
 		}
 		items, _ := parseStatementLabel(key, l.Value)
