@@ -99,7 +99,7 @@ const (
 	// some twenty insertions at one place.
 	orderGap = 1 << 24
 	// maxLate bounds the places that are others than Compile made them, maxDead the
-	// rules that are none any more; then all is compiled anew.
+	// rules, and the statements, that are none any more; then all is compiled anew.
 	maxLate = 1 << 13
 	maxDead = 1 << 15
 	// maxRelaid bounds the places that one update lays.
@@ -281,12 +281,12 @@ func (e *edit) make() bool {
 		e.prepare()
 	}
 	c, t := e.compiler, e.table
-	if e.places > maxLate || len(t.rules)-e.alive > maxDead || len(e.Came)+len(e.Gone) > 64 {
+	order := t.edited.orderOf(len(t.statements))
+	if e.places > maxLate || len(t.rules)-e.alive > maxDead || len(t.statements)-len(order) > maxDead || len(e.Came)+len(e.Gone) > 64 {
 		return false
 	}
 	e.touched, e.relaid, e.gone = make(map[uint32]bool), make(map[pairKey]bool), make(map[uint32]bool)
 	t.ids, t.peers, t.byIdentity = slices.Clone(t.ids), slices.Clone(t.peers), t.byIdentity.Copy()
-	order := t.edited.orderOf(len(t.statements))
 	c.table, c.inUse, c.errs, c.selected = t, false, nil, nil
 	defer func() { c.inUse = true }()
 	order, ok := e.remove(order)
@@ -367,7 +367,9 @@ func (e *edit) remove(order []int32) ([]int32, bool) {
 	}
 	for n := range removed {
 		for p := range e.table.statements[n].peers {
-			delete(e.naming[p.Service], n)
+			if delete(e.naming[p.Service], n); len(e.naming[p.Service]) == 0 {
+				delete(e.naming, p.Service)
+			}
 		}
 	}
 	for n := range rewrite {

@@ -338,3 +338,38 @@ func TestEditsBesideReaders(t *testing.T) {
 		t.Error("all was compiled: nothing was shared")
 	}
 }
+
+// TestEditsAreBounded: however long statements of no rules come and go, a table does
+// not keep those that are no more.
+func TestEditsAreBounded(t *testing.T) {
+	pending := func(round int) []Statement {
+		out := make([]Statement, maxDead/4)
+		for i := range out {
+			out[i] = Statement{ID: fmt.Sprint(round, "-", i), Verdict: Allow, Tier: TierModel, From: []Peer{{Kind: PeerAny}}, To: []Peer{{Kind: PeerAny}},
+				App: AnyApp, AnyPort: true, Speaks: SpeaksBoth, Pending: "its time"}
+		}
+		return out
+	}
+	all := make([]int, maxDead/4)
+	for i := range all {
+		all[i] = i
+	}
+	in := Input{Epoch: 1, Snapshot: &Snapshot{}, Statements: pending(0)}
+	table, err := Compile(in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for round := 1; ; round++ {
+		next, ok := table.With(&Update{Epoch: in.Epoch + uint32(round), Snapshot: func() *Snapshot { return in.Snapshot }, Statements: pending(round), Removed: all, Added: all})
+		if !ok {
+			break
+		}
+		table = next
+		if n := len(table.Statements()); n > 2*maxDead {
+			t.Fatalf("after %d changes %d statements are kept for %d", round, n, len(all))
+		}
+	}
+	if n := len(table.Statements()); n <= len(all) {
+		t.Errorf("%d statements are kept: no change was taken", n)
+	}
+}
