@@ -9,6 +9,8 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -405,5 +407,54 @@ func (w *town) compareTables(t *testing.T, got, want *policy.Table, view *invent
 				t.Errorf("%v %v: %+v by %s, want %+v by %s", q, s, a, by, b, wantBy)
 			}
 		}
+	}
+}
+
+// TestStatesBesideReaders: whoever asks a state while the next ones are made of it
+// is told of its own. The race detector looks on.
+func TestStatesBesideReaders(t *testing.T) {
+	w := newTown(t, rand.Uint64(), 1)
+	w.oddity = 5
+	w.rule(t)
+	for range 40 {
+		w.step(t)
+	}
+	w.refresh(t)
+	var over atomic.Bool
+	var readers sync.WaitGroup
+	for r := range 2 {
+		readers.Go(func() {
+			own := rand.New(rand.NewPCG(1, uint64(r)))
+			for !over.Load() {
+				s := w.State()
+				workloads := s.Snapshot().Workloads
+				x, y := workloads[own.IntN(len(workloads))].ID, workloads[own.IntN(len(workloads))].ID
+				from, to := s.Population.Group(x), s.Population.Group(y)
+				if from == nil || to == nil || !slices.Contains(from.Members, x) {
+					t.Errorf("%s is of group %v, %s of %v", x, from, y, to)
+					return
+				}
+				s.Population.Evidence(x)
+				s.Findings()
+				port := policy.Port(policy.ProtoTCP, 5432)
+				a := policy.Peer{Kind: policy.PeerService, Service: from.Service, Identity: from.Identity}
+				b := policy.Peer{Kind: policy.PeerService, Service: to.Service, Identity: to.Identity}
+				s.Population.WhyNot(a, b, port)
+				s.Population.HiddenSource(policy.Peer{Kind: policy.PeerHost}, b, port)
+				_, _ = policy.Explain(s.Table, x, y, port, policy.AppNone) // who shares a namespace cannot be asked for
+			}
+		})
+	}
+	by := 0
+	for range 150 {
+		w.step(t)
+		if w.refresh(t).Changes != nil {
+			by++
+		}
+	}
+	over.Store(true)
+	readers.Wait()
+	if by == 0 {
+		t.Error("all was made whole: nothing was shared")
 	}
 }
