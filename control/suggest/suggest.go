@@ -140,6 +140,10 @@ func (m *maker) add(r *history.Record, service string) {
 	if j.Unknown != "" {
 		return // who it was is not here now
 	}
+	if r.Reason == policy.ReasonNameRefused {
+		m.addLookup(r, service)
+		return
+	}
 	side, _ := j.Deciding(nil)
 	for _, s := range j.Sides {
 		if s.Statement >= 0 && !s.No {
@@ -167,13 +171,39 @@ func (m *maker) add(r *history.Record, service string) {
 	if k.outside {
 		k.from = Peer{}
 	}
+	g := m.groupOf(k, r)
+	g.add(r, &f, from, caller, form)
+	m.doubt(g, r, side)
+}
+
+func (m *maker) groupOf(k groupKey, r *history.Record) *group {
 	g := m.groups[k]
 	if g == nil {
 		g = &group{key: k, callers: make(map[string]bool), doubts: make(map[string]bool), first: r.First, last: r.Last}
 		m.groups[k] = g
 	}
-	g.add(r, &f, from, caller, form)
-	m.doubt(g, r, side)
+	return g
+}
+
+// addLookup is for a query of a name that no statement lets the workload reach
+// (R18). What it would have spoken there is not known.
+func (m *maker) addLookup(r *history.Record, service string) {
+	asker := m.table.AskerOf(r.Workload[0])
+	if asker >= 0 && m.table.MayAsk(asker, r.Name) || service != "" && r.From.Name != service {
+		return
+	}
+	from, ok := peerOf(&r.From, r.Src, "")
+	if !ok || !isHostName(r.Name) {
+		m.inexpressible += max(r.Flows, 1)
+		return
+	}
+	https := *r
+	https.Proto, https.Port = policy.ProtoTCP, 443
+	app, form := appOf(policy.Spoken{App: policy.AppTLS, ALPN: policy.AppHTTP})
+	f := Recorded(&https)
+	g := m.groupOf(groupKey{from: from, to: Peer{Name: strings.ToLower(strings.TrimSuffix(r.Name, "."))}, app: app}, r)
+	g.add(&https, &f, from, r.From.Name, form)
+	g.doubts["only its lookup was seen: that it wants HTTPS there is a guess"] = true
 }
 
 // portless reports whether no statement can name r's port: those of TCP and UDP

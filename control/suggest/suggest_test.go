@@ -75,6 +75,14 @@ func seen(from, to string, port uint16, s policy.Spoken, edit ...func(*history.R
 
 func named(host string) func(*history.Record) { return func(r *history.Record) { r.Name = host } }
 
+// lookedUp is a query for a name that no statement allows.
+func lookedUp(from, name string) *history.Record {
+	return seen(from, "10.0.0.53", 53, policy.Spoken{App: policy.AppDNS}, func(r *history.Record) {
+		r.Proto, r.Reason, r.Verdict, r.Packets = policy.ProtoUDP, policy.ReasonNameRefused, policy.Drop, [2]uint64{1, 0}
+		r.Workload[0], r.Name, r.To.Name = from, name, "@resolver"
+	})
+}
+
 func dropped(flows uint64) func(*history.Record) {
 	return func(r *history.Record) { r.Verdict, r.Flows, r.Packets = policy.Drop, flows, [2]uint64{10 * flows, 0} }
 }
@@ -123,6 +131,10 @@ func TestMake(t *testing.T) {
 		{"never answered", nil, []*history.Record{seen("web", "db", 5432, pg, func(r *history.Record) { r.Packets[1] = 0 })}, []string{"?allow shop/web -> shop/db : postgresql tcp/5432"}, "never answered"},
 		{"the metadata service", nil, []*history.Record{seen("web", "169.254.169.254", 80, http)}, []string{"?allow shop/web -> @metadata : http tcp/80"}, "not for containers"},
 		{"a tunnel", nil, []*history.Record{seen("web", "db", 3128, policy.Spoken{App: policy.AppHTTP, Inner: policy.AppSSH})}, []string{"?allow shop/web -> shop/db : ssh tcp/3128"}, "tunnel"},
+		{"a lookup that was refused", nil, []*history.Record{lookedUp("web", "API.example.com."), lookedUp("web", "api.example.com")}, []string{"?allow shop/web -> name:api.example.com : http tls only tcp/443"}, "only its lookup was seen"},
+		{"one that is allowed by now", []policy.Statement{{ID: "n", Tier: policy.TierOperator, Verdict: policy.Allow, From: []policy.Peer{policy.ServicePeer(service("web"))}, To: []policy.Peer{{Kind: policy.PeerName, Name: "*.example.com"}},
+			App: policy.AppMatch{App: policy.AppHTTP, Forms: policy.TLSDirect}, Ports: []policy.PortRange{policy.Port(policy.ProtoTCP, 443)}, Origin: []string{"x"}}}, []*history.Record{lookedUp("web", "api.example.com")}, nil, ""},
+		{"a lookup of what is no host's name", nil, []*history.Record{lookedUp("web", "a b\n- id: x")}, nil, ""},
 		{"who is gone", nil, []*history.Record{seen("web", "db", 5432, pg, func(r *history.Record) { r.From.Name = "shop/old" })}, nil, ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
