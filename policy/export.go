@@ -33,8 +33,6 @@ type exportEnd struct {
 	name     string
 	who      uint32
 	prefixes []netip.Prefix
-	// isDefault is who has every address that no other end has.
-	isDefault bool
 }
 
 func newExporter(t *Table) *exporter {
@@ -169,8 +167,8 @@ func representative(p netip.Prefix, all []netip.Prefix) (netip.Addr, bool) {
 }
 
 // findNetworks makes ends of prefixes, the longest first: multicast, what is in a
-// container network and nobody's, what statements name, the site; the internet
-// is all that is left.
+// container network and nobody's, what statements name, the site, the internet and
+// what is none of it. Every address is in one.
 func (x *exporter) findNetworks() {
 	x.ends = append(x.ends, exportEnd{name: "@multicast", who: uint32(IDMulticast), prefixes: multicastPrefixes})
 	var subnets []netip.Prefix
@@ -186,6 +184,9 @@ func (x *exporter) findNetworks() {
 		x.ends = append(x.ends, exportEnd{name: "@unknown", who: uint32(IDUnknown), prefixes: subnets})
 	}
 	named := make(map[netip.Prefix]bool)
+	for _, p := range everywhere {
+		named[p] = true
+	}
 	for p := range x.t.resolver.outside.All() {
 		named[p] = true
 	}
@@ -207,7 +208,6 @@ func (x *exporter) findNetworks() {
 		}
 		x.ends = append(x.ends, exportEnd{name: name, who: who, prefixes: []netip.Prefix{p}})
 	}
-	x.ends = append(x.ends, exportEnd{name: "@internet", who: x.t.somewhere(uint32(IDInternet)), isDefault: true})
 }
 
 // loseStatements tells what of statements no target of addresses and ports says.
@@ -355,7 +355,7 @@ func ExportNFTables(t *Table) (text string, losses []Loss) {
 	write("\t\tiif lo accept")
 	write("\t\ticmpv6 type { nd-router-solicit, nd-neighbor-solicit, nd-neighbor-advert, mld-listener-query, mld-listener-report, mld2-listener-report } accept")
 	for i := range x.ends {
-		x.nftMatch(&b, "saddr", x.ends[i].prefixes, x.ends[i].isDefault, "", fmt.Sprintf("goto from_%d", i))
+		x.nftMatch(&b, "saddr", x.ends[i].prefixes, "", fmt.Sprintf("goto from_%d", i))
 	}
 	write("\t}")
 	for _, hook := range []string{"forward", "input", "output"} {
@@ -399,7 +399,7 @@ func (x *exporter) nftFrom(b, pairs *strings.Builder, from int) {
 					v = p.verdict
 				}
 			}
-			x.nftMatch(b, "daddr", servers, false, fmt.Sprintf("%s dport 53 ", proto), nftVerdict(v))
+			x.nftMatch(b, "daddr", servers, fmt.Sprintf("%s dport 53 ", proto), nftVerdict(v))
 		}
 	}
 	for to := range x.ends {
@@ -409,10 +409,10 @@ func (x *exporter) nftFrom(b, pairs *strings.Builder, from int) {
 		}
 		list, other := x.between(f.who, t.who, allows)
 		if len(list) == 0 {
-			x.nftMatch(b, "daddr", t.prefixes, t.isDefault, "", nftVerdict(other))
+			x.nftMatch(b, "daddr", t.prefixes, "", nftVerdict(other))
 			continue
 		}
-		x.nftMatch(b, "daddr", t.prefixes, t.isDefault, "", fmt.Sprintf("goto pair_%d_%d", from, to))
+		x.nftMatch(b, "daddr", t.prefixes, "", fmt.Sprintf("goto pair_%d_%d", from, to))
 		fmt.Fprintf(pairs, "\tchain pair_%d_%d { # %s to %s\n", from, to, nftComment(f.name), nftComment(t.name))
 		for _, p := range list {
 			for _, line := range nftPorts(p.ports) {
@@ -433,20 +433,16 @@ func (x *exporter) nftOrchestrator(b *strings.Builder, f, t *exportEnd) {
 	for _, proto := range []Proto{ProtoTCP, ProtoUDP} {
 		for _, p := range list {
 			if p.ports.Proto == proto {
-				x.nftMatch(b, "daddr", t.prefixes, false, fmt.Sprintf("%s dport { %s } %s dport %s ", proto, strings.Join(ports, ", "), proto, portText(p.ports)), nftVerdict(p.verdict))
+				x.nftMatch(b, "daddr", t.prefixes, fmt.Sprintf("%s dport { %s } %s dport %s ", proto, strings.Join(ports, ", "), proto, portText(p.ports)), nftVerdict(p.verdict))
 			}
 		}
-		x.nftMatch(b, "daddr", t.prefixes, false, fmt.Sprintf("%s dport { %s } ", proto, strings.Join(ports, ", ")), nftVerdict(other))
+		x.nftMatch(b, "daddr", t.prefixes, fmt.Sprintf("%s dport { %s } ", proto, strings.Join(ports, ", ")), nftVerdict(other))
 	}
 }
 
 // nftMatch writes a line for each family in which there are addresses; none
 // without any, as an empty set matches nothing.
-func (x *exporter) nftMatch(b *strings.Builder, field string, ps []netip.Prefix, all bool, also, verdict string) {
-	if all {
-		fmt.Fprintf(b, "\t\t%s%s\n", also, verdict)
-		return
-	}
+func (x *exporter) nftMatch(b *strings.Builder, field string, ps []netip.Prefix, also, verdict string) {
 	for _, family := range []struct {
 		word string
 		is4  bool

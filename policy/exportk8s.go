@@ -2,7 +2,6 @@ package policy
 
 import (
 	"fmt"
-	"net/netip"
 	"slices"
 	"strings"
 )
@@ -271,12 +270,8 @@ type block struct {
 
 // blocks are the addresses of an end, without those of ends that come before it.
 func (x *exporter) blocks(e *exportEnd) []block {
-	prefixes := e.prefixes
-	if e.isDefault {
-		prefixes = []netip.Prefix{netip.PrefixFrom(netip.IPv4Unspecified(), 0), netip.PrefixFrom(netip.IPv6Unspecified(), 0)}
-	}
 	var out []block
-	for _, p := range prefixes {
+	for _, p := range e.prefixes {
 		b := block{cidr: p.String()}
 		for i := range x.ends {
 			if &x.ends[i] == e {

@@ -129,7 +129,9 @@ func TestAgentSandbox(t *testing.T) {
 		}
 	}
 	suggested := func() string { out, _ := p.cli("policy", "suggest", "--service", "ghe-agent/agent"); return out }
-	p.eventually("what it looked up in vain is suggested", func() bool { return strings.Contains(suggested(), "name:udp.evil.names.example : http tls only tcp/443") }, suggested)
+	p.eventually("what it looked up in vain is suggested", func() bool {
+		return strings.Contains(suggested(), "name:udp.evil.names.example : http tls only tcp/443")
+	}, suggested)
 	t.Run("ContainerAsNameServer", func(t *testing.T) { asksContainer(t, p.as(t), o, dns, inner, agent, unbound) })
 	t.Run("Tunnel", func(t *testing.T) { tunnelled(t, p.as(t), o, dns, agent, plain) })
 }
