@@ -62,7 +62,14 @@ unpack() {
 	done
 }
 
+# foreign reports whether TAG names an image that was not made here.
+foreign() { [[ -n $(docker image ls -q "$1") && -z $(docker image ls -q --filter label=demo.recipe "$1") ]]; }
+
 build() { # NAME TAG: builds $work/NAME
+	if foreign "$2"; then
+		say "$2 is an image of yours, and the demo would put its own in its place: run it on another machine, or \`docker tag $2 OTHER && docker rmi $2\` first"
+		return 1
+	fi
 	DOCKER_BUILDKIT=0 docker build -q --network none --build-arg RECIPE="$3" -t "$2" "$work/$1" >"$work/build.log" 2>&1 ||
 		{ say "$2 cannot be built:"; tail -n 20 "$work/build.log" >&2; return 1; }
 }
