@@ -51,14 +51,18 @@ func (p *Policy) check(s *Statement, library *models.Library, faults *document.F
 			faults.Add(s.fault("id", "%s: ids that begin with %s are not for files", s.ID, prefix))
 		}
 	}
+	unknown := make(map[string]bool) // told once a statement
 	for t := range s.terms {
 		if t.Model != "" && library.Model(t.Model) == nil {
 			faults.Add(s.fault("model", "no model named %s", t.Model))
 		}
 		for _, c := range t.Categories {
 			kind, known := p.Kinds[c.Category]
+			if !known && !unknown[c.Category] {
+				unknown[c.Category] = true
+				faults.Add(s.fault("category", "no category %q is declared: declare it in a file of categories (schema %s)", c.Category, CategoriesSchema))
+			}
 			if !known {
-				faults.Add(s.fault("category", "no category %q is declared", c.Category))
 				continue
 			}
 			for _, problem := range kind.faults(c.Tests) {
