@@ -20,6 +20,7 @@ type flowSource struct {
 	path         string // of flows or a capture; "-" = standard input
 	history      string
 	since, until string
+	lookups      bool // a history's refused lookups too
 }
 
 func addHistoryFlag(cmd *cobra.Command) {
@@ -97,9 +98,16 @@ func (src *flowSource) fromHistory() (records []*history.Record, since time.Time
 	q.Kinds = []history.Kind{history.Flow}
 	err = history.Read(src.history, func(s *history.Store) error {
 		var err error
-		records, truncated, err = s.Rollup(q.Filter, 0)
+		if records, truncated, err = s.Rollup(q.Filter, 0); err != nil {
+			return err
+		}
 		since = s.Began()
-		return err
+		if src.lookups {
+			lookups, more, err := refusedLookups(s, q.Filter)
+			records, truncated = append(records, lookups...), truncated || more
+			return err
+		}
+		return nil
 	})
 	if err != nil {
 		return nil, since, false, &exitError{exitUsage, err}

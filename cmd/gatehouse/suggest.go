@@ -10,7 +10,9 @@ import (
 	"github.com/spf13/cobra"
 	"go.yaml.in/yaml/v3"
 
+	"gatehouse/control/history"
 	"gatehouse/control/suggest"
+	"gatehouse/policy"
 )
 
 func newPolicySuggestCommand() *cobra.Command {
@@ -74,6 +76,7 @@ func suggested(cmd *cobra.Command, args []string) (*SuggestAnswer, error) {
 	if req.Service != "" && !knowsService(st, req.Service) {
 		return nil, &exitError{exitUsage, noSuchService(req.Service)}
 	}
+	src.lookups = true
 	records, since, truncated, err := src.records(cmd, st)
 	if err != nil {
 		return nil, err
@@ -111,7 +114,18 @@ func (g *gateway) suggest(req SuggestRequest) (*SuggestAnswer, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &SuggestAnswer{Answer: suggest.Make(st.Table, records, req.Service), Since: g.knownSince(q.Since), Truncated: truncated}, nil
+	lookups, more, err := refusedLookups(g.recorder.store, q.Filter)
+	if err != nil {
+		return nil, err
+	}
+	return &SuggestAnswer{Answer: suggest.Make(st.Table, append(records, lookups...), req.Service), Since: g.knownSince(q.Since), Truncated: truncated || more}, nil
+}
+
+// refusedLookups are the queries that were refused for their names, of which flows
+// do not tell.
+func refusedLookups(s *history.Store, f history.Filter) (records []*history.Record, truncated bool, err error) {
+	f.Kinds, f.Reason = []history.Kind{history.Violation}, policy.ReasonNameRefused.String()
+	return s.Rollup(f, 0)
 }
 
 // file is the answer as a file of statements; what is not in it stands in
