@@ -290,7 +290,9 @@ func (t *Table) flat(r *Rule) iter.Seq[Rule] {
 	}
 }
 
-// FlatCount is how many rules Flat lists.
+// FlatCount is how many rules Flat lists. Of a table that With made it may be more:
+// a workload counts once for each region of prefixes that it is in, and those of
+// statements that are gone stay until Compile is asked.
 func (t *Table) FlatCount() int {
 	if t.edited != nil {
 		return t.edited.flat
