@@ -90,7 +90,8 @@ func (c *Comparison) Same() bool {
 // port and every application that either can tell apart. Workloads are the same
 // if they have one id, else if their services have one name. Where statements name
 // prefixes, workloads are compared at their own addresses, and what is outside in
-// every stretch of addresses that the prefixes of both policies cut. Neither table may be in use by others meanwhile.
+// every stretch of addresses that the prefixes of both policies cut. Neither table
+// may be in use by others meanwhile.
 func Diff(before, after *Table) Comparison {
 	before, after = before.Whole(), after.Whole()
 	d := differ{tables: [2]*Table{before, after}, paired: make(map[[2]uint32]bool), judged: make(map[[2]*Decision][]change), found: make(map[string]*Difference)}
@@ -149,16 +150,6 @@ func (d *differ) pairUp() {
 	s := &endSet{differ: d, by: make(map[[2]uint32]int)}
 	d.pairWorkloads(s)
 	d.pairOutside(s)
-}
-
-// whoIs is who is at an address that is no workload's, seen from everywhere.
-func (t *Table) whoIs(ip netip.Addr) uint32 {
-	a := addressFrom(ip)
-	s := t.resolver.spotAt(a)
-	if s.metadata {
-		return t.placed(uint32(IDMetadata), ip)
-	}
-	return t.resolver.elsewhere(0, a, s)
 }
 
 func (d *differ) pairWorkloads(s *endSet) {

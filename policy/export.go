@@ -112,6 +112,16 @@ func (x *exporter) findAddresses() {
 	}
 }
 
+// whoIs is who is at an address that is no workload's, seen from everywhere.
+func (t *Table) whoIs(ip netip.Addr) uint32 {
+	a := addressFrom(ip)
+	s := t.resolver.spotAt(a)
+	if s.metadata {
+		return t.placed(uint32(IDMetadata), ip)
+	}
+	return t.resolver.elsewhere(0, a, s)
+}
+
 // singles are the addresses that mean something of their own.
 func (t *Table) singles() map[address]netip.Addr {
 	out := make(map[address]netip.Addr)

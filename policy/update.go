@@ -84,6 +84,7 @@ func (e *edited) with(u *Update) *edited {
 
 // Whole is the table as Compile makes it: what With changed has rules and
 // statements by number, in no order. It takes as long as Compile, the first time.
+// Where Compile refuses now what it did not before, for want of memory, it is t.
 func (t *Table) Whole() *Table {
 	if t.edited == nil {
 		return t
