@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"hash/fnv"
 	"net"
 	"net/netip"
 	"os"
@@ -147,34 +148,58 @@ func (l leg) at(family int) netip.Addr {
 	return l.v4
 }
 
-// makeNetwork makes a bridge network with both families until the test ends.
+// makeNetwork makes a bridge network with both families until the test ends,
+// or takes the one that an earlier test could not remove. A name always has
+// the same prefix, or that one could be in another's way.
 func makeNetwork(t *testing.T, name string, options ...string) string {
 	t.Helper()
-	nets++
-	args := []string{"network", "create", "--label", liveLabel, "--ipv6", "--subnet", fmt.Sprintf("fd00:6768:6500:%x::/64", nets)}
-	mustRun(t, "docker", append(append(args, options...), name)...)
 	t.Cleanup(func() { removeNetwork(t, name) })
+	if _, err := command("docker", "network", "inspect", name); err == nil {
+		return name
+	}
+	args := []string{"network", "create", "--label", liveLabel, "--ipv6", "--subnet", prefixOf(name) + "::/64"}
+	mustRun(t, "docker", append(append(args, options...), name)...)
 	return name
 }
 
+// prefixOf is the first half of a network's IPv6 addresses.
+func prefixOf(network string) string {
+	h := fnv.New32a()
+	h.Write([]byte(network))
+	return fmt.Sprintf("fd00:6768:6500:%x", uint16(h.Sum32()))
+}
+
 // removeNetwork waits for the engine, which refuses while it still takes
-// containers down, and disconnects those that it forgot. What stays would fail
-// the next test, so this one tells.
+// containers down, and disconnects those that it forgot.
 func removeNetwork(t *testing.T, name string) {
 	var err error
 	for until := time.Now().Add(livePatience); time.Now().Before(until); time.Sleep(200 * time.Millisecond) {
 		if _, err = command("docker", "network", "rm", name); err == nil {
 			return
 		}
-		left, _ := command("docker", "network", "inspect", "-f", "{{range .Containers}}{{.Name}} {{end}}", name)
-		for _, c := range strings.Fields(left) {
+		for _, c := range attached(name) {
 			_, _ = command("docker", "network", "disconnect", "-f", name, c)
 		}
+	}
+	if miscounted(name, err) {
+		t.Log("left, for the engine to count anew:", err)
+		return
 	}
 	t.Error(err)
 }
 
-var nets int
+// miscounted says whether the engine keeps a network for endpoints that it
+// does not list. Docker 20.10 loses count at times when hundreds of containers
+// come and go at once, and counts anew when it starts.
+func miscounted(network string, refusal error) bool {
+	return refusal != nil && strings.Contains(refusal.Error(), "has active endpoints") && len(attached(network)) == 0
+}
+
+// attached is the names of the containers that the engine lists on a network.
+func attached(network string) []string {
+	out, _ := command("docker", "network", "inspect", "-f", "{{range .Containers}}{{.Name}} {{end}}", network)
+	return strings.Fields(out)
+}
 
 func ofProject(project string) []string {
 	return []string{"--label", "com.docker.compose.project=" + project, "--label", "com.docker.compose.network=default"}

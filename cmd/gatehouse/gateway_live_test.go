@@ -172,9 +172,12 @@ func (r *rig) sweep() error {
 		_, err := command("docker", append([]string{"rm", "-f"}, strings.Fields(out)...)...)
 		errs = append(errs, err)
 	}
-	if out, err := command("docker", "network", "ls", "-q", "--filter", "label="+liveLabel); err == nil && out != "" {
-		_, err := command("docker", append([]string{"network", "rm"}, strings.Fields(out)...)...)
-		errs = append(errs, err)
+	if out, err := command("docker", "network", "ls", "-q", "--filter", "label="+liveLabel); err == nil {
+		for _, id := range strings.Fields(out) {
+			if _, err := command("docker", "network", "rm", id); !miscounted(id, err) {
+				errs = append(errs, err)
+			}
+		}
 	}
 	if _, err := os.Stat(livePins); err == nil {
 		_, err := command(r.binary, "uninstall", "--socket", filepath.Join(filepath.Dir(r.binary), "none.sock"),

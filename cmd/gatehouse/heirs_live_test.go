@@ -1,7 +1,6 @@
 package main
 
 import (
-	"fmt"
 	"net/http"
 	"net/netip"
 	"slices"
@@ -22,7 +21,7 @@ func TestHeirsOfTheDead(t *testing.T) {
 	gw := startGateway(t)
 	network := makeNetwork(t, "ghe-heir_default", append(ofProject("ghe-heir"), "--subnet", "10.216.0.0/16")...)
 	fixed := func(last string) []string {
-		return []string{"--ip", "10.216.9." + last, "--ip6", fmt.Sprintf("fd00:6768:6500:%x::9:%s", nets, last)}
+		return []string{"--ip", "10.216.9." + last, "--ip6", prefixOf(network) + "::9:" + last}
 	}
 	member := func(service, last, server string) *container {
 		p := play{project: "ghe-heir", service: service, network: network, options: fixed(last), labels: []string{enforced}}
