@@ -84,6 +84,30 @@ func TestRefreshPublishesOnlyNews(t *testing.T) {
 	}
 }
 
+// A label that denies an address which another one allows is in force at once, and
+// no longer than it is there.
+func TestDenyOfAnAllowedAddress(t *testing.T) {
+	l := newLoop(t, filepath.Join(t.TempDir(), "modes.json"))
+	l.put("db", "172.30.0.2")
+	l.put("web", "172.30.0.3")
+	label := func(text string) {
+		w := l.workload("web", "172.30.0.3")
+		w.Labels = map[string]policy.Label{"gatehouse.allow.egress": {Value: "172.30.0.2:8000", By: policy.SetByDeployer}}
+		if text != "" {
+			w.Labels["gatehouse.deny.egress"] = policy.Label{Value: text, By: policy.SetByDeployer}
+		}
+		l.inv.Put(w)
+	}
+	q := policy.Query{Zone: 3, Src: netip.MustParseAddr("172.30.0.3").As16(), Dst: netip.MustParseAddr("172.30.0.2").As16(), Proto: policy.ProtoTCP, DstPort: 8000}
+	for _, deny := range []string{"", "172.30.0.2:any", "", "172.30.0.0/24:8000", "", "172.30.0.2:8000", "", "db:any", ""} {
+		label(deny)
+		j := l.refresh(t).Table.Lookup(q).Judge(policy.Spoken{App: policy.AppHTTP})
+		if denied := j.Side == policy.SideOut && j.Reason == policy.ReasonDenied; denied != (deny != "") {
+			t.Errorf("deny %q: %+v", deny, j)
+		}
+	}
+}
+
 // A workload of which the engine told what cannot be is its own trouble: it is
 // reported, and the others' changes come into force.
 func TestBadWorkloadIsItsOwnTrouble(t *testing.T) {

@@ -687,9 +687,11 @@ func (e *edit) canWrite(s *Statement) bool {
 	return true
 }
 
-// write writes the rules of statements.
+// write writes the rules of statements. A prefix that is to reach further than in
+// any rule before is an end that no peer is known by: Compile makes it one.
 func (e *edit) write() bool {
 	c := e.compiler
+	known := len(c.placed.collectives)
 	slices.Sort(e.rewrite)
 	for _, n := range e.rewrite {
 		s := &e.table.statements[n]
@@ -705,7 +707,7 @@ func (e *edit) write() bool {
 			e.written[n] = append(e.written[n], rule)
 		}
 	}
-	return len(c.errs) == 0 && e.listLaid()
+	return len(c.errs) == 0 && len(c.placed.collectives) == known && e.listLaid()
 }
 
 // lead1 notes what a new rule says of ends.

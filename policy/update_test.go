@@ -79,9 +79,25 @@ func (w world) edit(in Input, id int) (Input, Update) {
 		}
 		in.Statements = slices.Insert(in.Statements, w.IntN(len(in.Statements)+1), s)
 	}
+	canTurn := func(s Statement) bool { return namesPrefix(s) && !asksNames(s) }
+	if at := slices.IndexFunc(in.Statements, canTurn); at >= 0 && w.chance(20) {
+		in.Statements = slices.Insert(in.Statements, w.IntN(len(in.Statements)+1), turned(in.Statements[at], id))
+	}
 	u.Groups, u.Statements = in.Groups, in.Statements
 	u.Removed, u.Added = differing(before, in.Statements)
 	return in, u
+}
+
+// turned is a statement that says the opposite: of a prefix, a deny reaches further
+// than an allow.
+func turned(s Statement, id int) Statement {
+	s.ID, s.Except = fmt.Sprint("t", id), nil
+	if s.Verdict == Allow {
+		s.Verdict, s.Tier = Drop, max(s.Tier, TierLabel)
+	} else {
+		s.Verdict, s.AnyPort = Allow, false
+	}
+	return s
 }
 
 func withoutIdentity(s Statement, id Identity) Statement {
