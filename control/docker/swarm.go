@@ -20,6 +20,17 @@ type swarmService struct {
 	vips      map[string][]netip.Addr
 	aliases   map[string][]string // by network
 	published []policy.Published
+	gone      bool // no manager tells of it any more
+}
+
+// untold is what stays of a service of which no manager tells any more: labels and
+// aliases, as its tasks may run on, and what is lost must widen nothing (V11). Its
+// virtual addresses and ports may be another's by now.
+func (s *swarmService) untold() *swarmService {
+	if s == nil || s.gone {
+		return s
+	}
+	return &swarmService{labels: s.labels, aliases: s.aliases, gone: true}
 }
 
 // swarmState is what this node knows of its cluster. The zero value is a node

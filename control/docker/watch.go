@@ -67,6 +67,9 @@ type container struct {
 	running    bool
 	down       bool // it died, and no start was seen since
 	askedSwarm bool // a manager was asked since it appeared
+	// service is what was told last of a task's service, which may be gone while
+	// the task still stops.
+	service *swarmService
 	// enforces: a label at its creation asks for it. Whoever set the label, it
 	// may tighten.
 	enforces  bool
@@ -820,12 +823,16 @@ func (s *session) workload(c *container) (w policy.Workload, ok bool) {
 	if !c.running && len(see.endpoints) == 0 {
 		return w, false
 	}
-	if id := swarmServiceOf(c.inspected); id != "" && s.state.swarm.active {
-		see.service = s.state.swarm.services[id]
-		if see.service == nil && s.state.swarm.manager && !c.askedSwarm {
+	if id := swarmServiceOf(c.inspected); id != "" {
+		told := s.state.swarm.services[id]
+		if told == nil && c.service == nil && s.state.swarm.manager && !c.askedSwarm {
 			s.askSwarm(true)
 			return w, false
 		}
+		if told == nil {
+			told = c.service.untold()
+		}
+		c.service, see.service = told, told
 	}
 	w = describeWorkload(see)
 	if owner := s.state.containers[w.SharedWith]; owner != nil && owner.inspected != nil && owner.inspected.HostConfig != nil && owner.inspected.HostConfig.NetworkMode == "host" {

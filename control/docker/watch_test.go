@@ -166,6 +166,39 @@ func TestSwarmRecorded(t *testing.T) {
 	}
 }
 
+// TestLostServiceWidensNothing: a task that still runs when its service is removed,
+// or its node is no manager any more, keeps what the service was labelled with.
+func TestLostServiceWidensNothing(t *testing.T) {
+	for name, lose := range map[string]func(*fakeEngine){
+		"removed": func(f *fakeEngine) { f.services = json.RawMessage("[]") },
+		"demoted": func(f *fakeEngine) {
+			f.worker = true
+			info := cloneJSON(f.info)
+			info["Swarm"].(map[string]any)["ControlAvailable"] = false
+			f.info = info
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := newFakeEngine(t, "swarm-manager")
+			_, inv := startFake(t, f)
+			before := service(inv.Snapshot(), "shop/web")
+			f.change(func() { lose(f) })
+			f.send("service", "remove", "any", nil)
+			s := await(t, inv, "the service is told of no more", func(s *policy.Snapshot) bool { return len(service(s, "shop/web").VIPs) == 0 })
+			web := service(s, "shop/web")
+			if !setByDeployer(before.Labels, "gatehouse.mode") || web.Labels["gatehouse.mode"] != before.Labels["gatehouse.mode"] {
+				t.Errorf("labels went from %+v to %+v", before.Labels, web.Labels)
+			}
+			if slices.ContainsFunc(web.Published, func(p policy.Published) bool { return p.Ingress }) {
+				t.Errorf("published: %v", web.Published)
+			}
+			if len(web.Notes) != 1 || !strings.Contains(web.Notes[0], "told last") {
+				t.Errorf("notes: %q", web.Notes)
+			}
+		})
+	}
+}
+
 // A fakeContainer is one whose life a test drives.
 type fakeContainer struct {
 	*fakeEngine

@@ -103,6 +103,9 @@ func (s *sight) addSwarm(w *policy.Workload) {
 		w.Notes = append(w.Notes, "labels, virtual addresses and ingress ports of the Swarm service are unknown: "+why)
 		return
 	}
+	if s.service.gone {
+		w.Notes = append(w.Notes, "no manager tells of the Swarm service any more: its labels are those told last")
+	}
 	w.Labels = addServiceLabels(w.Labels, s.service.labels)
 	w.VIPs = s.service.vips
 	w.Published = append(w.Published, s.service.published...)
