@@ -19,7 +19,7 @@ const (
 	smallFrame   = 64              // bytes, with the FCS
 	smallFrameV6 = 62 + frameCheck // headers alone
 	largeFrame   = 1518
-	packetFrames = 4096
+	packetFrames = 2048
 	// Flow n is UDP from port firstPort+n%portsPerTurn to packetPort+n/portsPerTurn.
 	firstPort    = 10000
 	portsPerTurn = 50000

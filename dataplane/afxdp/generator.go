@@ -13,7 +13,7 @@ import (
 // Generator sends prepared frames from a device, as fast as one thread can: the
 // cheapest source of real socket buffers there is. It belongs to one goroutine.
 type Generator struct {
-	port    *Port
+	queue   *queue
 	lengths []uint32 // by frame
 }
 
@@ -31,14 +31,14 @@ func NewGenerator(c Config, fill func(i int, frame []byte) int) (*Generator, err
 		if err != nil {
 			return err
 		}
-		if g.port, err = newSocket(pageAligned(c.Frames*generatorFrame), generatorFrame, c.Frames); err != nil {
+		if g.queue, err = newQueue(newUMEM(c.Frames, generatorFrame), true); err != nil {
 			return err
 		}
 		for i := range c.Frames {
-			g.lengths[i] = uint32(fill(i, g.port.area[i*generatorFrame:(i+1)*generatorFrame]))
+			g.lengths[i] = uint32(fill(i, g.queue.area[i*generatorFrame:(i+1)*generatorFrame]))
 		}
-		if err := g.port.bind(link.Attrs().Index, 0); err != nil {
-			return errors.Join(err, g.port.Close())
+		if err := g.queue.bind(link.Attrs().Index, 0); err != nil {
+			return errors.Join(err, g.queue.close())
 		}
 		return nil
 	})
@@ -52,23 +52,23 @@ func NewGenerator(c Config, fill func(i int, frame []byte) int) (*Generator, err
 // change, if not nil, may write each frame anew before it leaves; its length
 // stays.
 func (g *Generator) Burst(n int, change func(frame []byte)) (int, error) {
-	p := g.port
-	p.reap()
-	n = min(n, len(p.free))
+	q := g.queue
+	q.reap()
+	n = min(n, len(q.free))
 	// From the front, so that frames leave in turn and not the last few only.
 	for i := range n {
-		at := p.free[i]
+		at := q.free[i]
 		length := g.lengths[at/generatorFrame]
 		if change != nil {
-			change(p.area[at : at+uint64(length)])
+			change(q.area[at : at+uint64(length)])
 		}
-		*p.tx.at(uint32(i)) = unix.XDPDesc{Addr: at, Len: length}
+		*q.tx.at(uint32(i)) = unix.XDPDesc{Addr: at, Len: length}
 	}
-	p.free = p.free[n:]
-	p.inFlight += n
-	p.tx.produce(uint32(n))
-	return n, p.kick()
+	q.free = q.free[n:]
+	q.inFlight += n
+	q.tx.produce(uint32(n))
+	return n, q.kick()
 }
 
 // Close lets go of the device.
-func (g *Generator) Close() error { return g.port.Close() }
+func (g *Generator) Close() error { return g.queue.close() }

@@ -12,8 +12,6 @@ import (
 	"errors"
 	"fmt"
 	"math/bits"
-	"os"
-	"unsafe"
 
 	"github.com/asavie/xdp"
 	"github.com/vishvananda/netlink"
@@ -92,10 +90,12 @@ func open(c Config) (ports []*Port, err error) {
 		if err := program.Queues.Put(uint32(queue), uint32(1)); err != nil {
 			return ports, fmt.Errorf("close queue %d: %w", queue, err)
 		}
-		p, err := newSocket(pageAligned(c.Frames*size), size, c.Frames)
+		q, err := newQueue(newUMEM(c.Frames, size), true)
 		if err != nil {
 			return ports, err
 		}
+		q.refill(c.Frames)
+		p := &Port{queue: q}
 		ports = append(ports, p)
 		if err := p.bind(link.Attrs().Index, queue); err != nil {
 			return ports, err
@@ -124,13 +124,4 @@ func frameSize(mtu int) (int, error) {
 		}
 	}
 	return 0, fmt.Errorf("MTU %d is too large for one frame: at most %d", mtu, 4096-overhead)
-}
-
-// pageAligned allocates a UMEM area. It is the garbage collector's, so that a
-// frame that is still borrowed when its port closes stays readable.
-func pageAligned(n int) []byte {
-	page := os.Getpagesize()
-	b := make([]byte, n+page)
-	skip := -int(uintptr(unsafe.Pointer(&b[0]))) & (page - 1)
-	return b[skip : skip+n : skip+n]
 }

@@ -316,8 +316,7 @@ func newPair(netns string, ends [2]end, size, frames int) (_ *Pair, err error) {
 	for frames *= queues; bits.OnesCount(uint(frames)) != 1; {
 		frames += frames & -frames
 	}
-	p := &Pair{netns: netns, epoll: -1, listen: -1, area: pageAligned(frames * size), frameSize: uint64(size), frames: frames}
-	p.free, p.share = allFrames(frames, size), frames/2/queues
+	p := &Pair{netns: netns, epoll: -1, listen: -1, umem: newUMEM(frames, size), share: frames / 2 / queues}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, p.Close())
@@ -325,7 +324,7 @@ func newPair(netns string, ends [2]end, size, frames int) (_ *Pair, err error) {
 	}()
 	for i, e := range ends {
 		for queue := range e.queues {
-			if err := p.open(e, i, queue, size); err != nil {
+			if err := p.open(e, i, queue); err != nil {
 				return nil, err
 			}
 		}
@@ -341,24 +340,24 @@ func newPair(netns string, ends [2]end, size, frames int) (_ *Pair, err error) {
 }
 
 // open adds a queue.
-func (p *Pair) open(e end, side, queue, size int) error {
-	name := e.link.Attrs().Name
-	socket, err := newRings(p.area, size, p.frames, len(p.queues) == 0)
+func (p *Pair) open(e end, side, number int) error {
+	name, index := e.link.Attrs().Name, e.link.Attrs().Index
+	q, err := newQueue(p.umem, len(p.queues) == 0)
 	if err != nil {
 		return fmt.Errorf("%s: %w", name, err)
 	}
-	l := &pairQueue{Port: socket, side: uint16(side), queue: queue}
+	l := &pairQueue{queue: q, side: uint16(side), number: number}
 	p.queues, p.sides[side] = append(p.queues, l), append(p.sides[side], l)
-	if len(p.queues) == 1 {
-		err = l.bind(e.link.Attrs().Index, queue)
+	if first := p.queues[0].queue; first == q {
+		err = q.bind(index, number)
 	} else {
-		err = l.bindSharing(p.queues[0].Port, e.link.Attrs().Index, queue)
+		err = q.bindSharing(first, index, number)
 	}
 	if err != nil {
 		return fmt.Errorf("%s: %w", name, err)
 	}
-	if err := e.sockets.Put(uint32(queue), uint32(l.fd)); err != nil {
-		return fmt.Errorf("%s: register queue %d: %w", name, queue, err)
+	if err := e.sockets.Put(uint32(number), uint32(q.fd)); err != nil {
+		return fmt.Errorf("%s: register queue %d: %w", name, number, err)
 	}
 	return nil
 }

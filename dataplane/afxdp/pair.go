@@ -27,12 +27,9 @@ type Pair struct {
 	epoll  int
 	listen int // the packet socket that holds both interfaces in promiscuous mode
 
-	area      []byte
-	frameSize uint64
-	frames    int
-	free      []uint64 // chunk addresses
-	held      int      // borrowed by the caller
-	share     int      // of frames that a queue may receive into
+	*umem
+	held  int // borrowed by the caller
+	share int // of frames that a queue may receive into
 
 	queues []*pairQueue    // all
 	sides  [2][]*pairQueue // by interface, then queue
@@ -40,12 +37,11 @@ type Pair struct {
 	stats  dataplane.PortStats
 }
 
-// pairQueue is one queue of one interface. Of its Port only the rings, their counts
-// and fd are used, under the Pair's lock.
+// pairQueue is one queue of one interface.
 type pairQueue struct {
-	*Port
-	side  uint16
-	queue int
+	*queue
+	side   uint16
+	number int
 }
 
 var _ dataplane.Port = (*Pair)(nil)
@@ -63,7 +59,9 @@ func (p *Pair) Recv(frames []dataplane.Frame) int {
 		if got == len(frames) {
 			break
 		}
-		got += p.recv(p.queues[(p.next+i)%len(p.queues)], frames[got:])
+		n, malformed := p.queues[(p.next+i)%len(p.queues)].recv(frames[got:])
+		got += n
+		p.stats.Malformed += malformed
 	}
 	p.next = (p.next + 1) % len(p.queues)
 	p.held += got
@@ -72,24 +70,13 @@ func (p *Pair) Recv(frames []dataplane.Frame) int {
 	return got
 }
 
-func (p *Pair) recv(l *pairQueue, frames []dataplane.Frame) int {
-	n, got := min(l.rx.waiting(), uint32(len(frames))), 0
-	for i := range n {
-		d := *l.rx.at(i)
-		l.filled--
-		end := d.Addr + uint64(d.Len)
-		if d.Len < etherHeader || end > uint64(len(p.area)) {
-			p.stats.Malformed++
-			p.free = append(p.free, d.Addr&^(p.frameSize-1))
-			continue
-		}
-		frames[got] = dataplane.Frame{Data: p.area[d.Addr:end:end], L3: etherHeader, Slot: l.side, Ref: d.Addr | uint64(l.queue)<<queueShift}
-		got++
+func (q *pairQueue) recv(frames []dataplane.Frame) (got int, malformed uint64) {
+	got, malformed = q.queue.recv(frames, etherHeader)
+	for i := range got {
+		frames[i].Slot = q.side
+		frames[i].Ref |= uint64(q.number) << queueShift
 	}
-	if n > 0 {
-		l.rx.consume(n)
-	}
-	return got
+	return got, malformed
 }
 
 const (
@@ -98,6 +85,8 @@ const (
 	// that a conversation keeps to one.
 	queueShift = 48
 )
+
+func address(f *dataplane.Frame) uint64 { return f.Ref & (1<<queueShift - 1) }
 
 // Send implements dataplane.Port.
 func (p *Pair) Send(frames []dataplane.Frame) {
@@ -109,11 +98,7 @@ func (p *Pair) Send(frames []dataplane.Frame) {
 	for i := range frames {
 		f := &frames[i]
 		side := p.sides[f.Slot&1^1^uint16(f.Dir)&1]
-		l := side[int(f.Ref>>queueShift)%len(side)]
-		// The transmit ring has room for every frame there is.
-		*l.tx.at(l.queued) = unix.XDPDesc{Addr: f.Ref & (1<<queueShift - 1), Len: uint32(len(f.Data))}
-		l.queued++
-		l.inFlight++
+		side[int(f.Ref>>queueShift)%len(side)].send(address(f), len(f.Data))
 	}
 	p.held -= len(frames)
 	p.stats.Sent += uint64(len(frames))
@@ -128,14 +113,11 @@ func (p *Pair) Alloc() (dataplane.Frame, bool) {
 		return dataplane.Frame{}, false
 	}
 	p.reap()
-	if len(p.free) == 0 {
-		return dataplane.Frame{}, false
+	f, ok := p.get(etherHeader)
+	if ok {
+		p.held++
 	}
-	chunk := p.free[len(p.free)-1]
-	p.free = p.free[:len(p.free)-1]
-	p.held++
-	start, end := chunk+unix.XDP_PACKET_HEADROOM, chunk+p.frameSize
-	return dataplane.Frame{Data: p.area[start:end:end], L3: etherHeader, Ref: start}, true
+	return f, ok
 }
 
 // Release implements dataplane.Port.
@@ -143,7 +125,7 @@ func (p *Pair) Release(frames []dataplane.Frame) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for i := range frames {
-		p.free = append(p.free, frames[i].Ref&(1<<queueShift-1)&^(p.frameSize-1))
+		p.put(address(&frames[i]))
 	}
 	p.held -= len(frames)
 }
@@ -156,29 +138,9 @@ func (p *Pair) Flush() error {
 	if p.closed {
 		return nil
 	}
-	for _, l := range p.queues {
-		if err := p.flush(l); err != nil {
+	for _, q := range p.queues {
+		if err := q.flush(); err != nil {
 			return err
-		}
-	}
-	return nil
-}
-
-func (p *Pair) flush(l *pairQueue) error {
-	if l.queued > 0 {
-		l.tx.produce(l.queued)
-		l.queued = 0
-	}
-	if l.inFlight == 0 {
-		return l.gone()
-	}
-	for range flushTries {
-		p.free = l.reapInto(p.free)
-		if l.tx.unread() == 0 {
-			return nil
-		}
-		if err := l.kick(); err != nil {
-			return fmt.Errorf("transmit: %w", err)
 		}
 	}
 	return nil
@@ -191,24 +153,24 @@ func (p *Pair) Pending() (n int) {
 	if p.closed {
 		return 0
 	}
-	for _, l := range p.queues {
-		n += int(l.queued + l.tx.unread())
+	for _, q := range p.queues {
+		n += q.pending()
 	}
 	return n
 }
 
 // reap takes back the frames that the kernel has transmitted.
 func (p *Pair) reap() {
-	for _, l := range p.queues {
-		p.free = l.reapInto(p.free)
+	for _, q := range p.queues {
+		q.reap()
 	}
 }
 
 // refill gives each queue frames to receive into, up to its share, so that a
 // flood on one does not leave the others without.
 func (p *Pair) refill() {
-	for _, l := range p.queues {
-		p.free = l.refillFrom(p.free, p.share-l.filled)
+	for _, q := range p.queues {
+		q.refill(p.share - q.filled)
 	}
 }
 
@@ -219,24 +181,17 @@ func (p *Pair) FD() int { return p.epoll }
 func (p *Pair) Stats() dataplane.PortStats {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.readStats()
-	return p.stats
+	return p.counted()
 }
 
-func (p *Pair) readStats() {
-	if p.closed {
-		return
+func (p *Pair) counted() dataplane.PortStats {
+	stats := p.stats
+	if !p.closed {
+		for _, q := range p.queues {
+			q.addTo(&stats)
+		}
 	}
-	s := &p.stats
-	s.Kicks, s.Again, s.NoFrame, s.RingFull, s.Invalid = 0, 0, 0, 0, 0
-	for _, l := range p.queues {
-		l.readKernelStats()
-		s.Kicks += l.stats.Kicks
-		s.Again += l.stats.Again
-		s.NoFrame += l.stats.NoFrame
-		s.RingFull += l.stats.RingFull
-		s.Invalid += l.stats.Invalid
-	}
+	return stats
 }
 
 // Close implements dataplane.Port. The XDP programs stay and drop what comes;
@@ -247,11 +202,10 @@ func (p *Pair) Close() error {
 	if p.closed {
 		return nil
 	}
-	p.readStats()
-	p.closed = true
+	p.stats, p.closed = p.counted(), true
 	var errs []error
-	for _, l := range p.queues {
-		errs = append(errs, l.Port.Close())
+	for _, q := range p.queues {
+		errs = append(errs, q.close())
 	}
 	for _, fd := range []int{p.epoll, p.listen} {
 		if fd >= 0 {
@@ -266,9 +220,9 @@ func (p *Pair) watch() (err error) {
 	if p.epoll, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err != nil {
 		return fmt.Errorf("epoll: %w", err)
 	}
-	for _, l := range p.queues {
-		event := unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(l.fd)}
-		if err := unix.EpollCtl(p.epoll, unix.EPOLL_CTL_ADD, l.fd, &event); err != nil {
+	for _, q := range p.queues {
+		event := unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(q.fd)}
+		if err := unix.EpollCtl(p.epoll, unix.EPOLL_CTL_ADD, q.fd, &event); err != nil {
 			return fmt.Errorf("epoll: %w", err)
 		}
 	}

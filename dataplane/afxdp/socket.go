@@ -21,60 +21,39 @@ const (
 	bindPause    = 20 * time.Millisecond
 )
 
-// newSocket makes an AF_XDP socket with its own UMEM over area in the calling
-// thread's network namespace, maps its rings and gives it all frames. It is not
-// bound yet.
-func newSocket(area []byte, frameSize, frames int) (*Port, error) {
-	p, err := newRings(area, frameSize, frames, true)
-	if err != nil {
-		return nil, err
-	}
-	p.free = allFrames(frames, frameSize)
-	p.refill()
-	return p, nil
-}
-
-// allFrames are the addresses of a UMEM's chunks.
-func allFrames(frames, frameSize int) []uint64 {
-	out := make([]uint64, frames)
-	for i := range out {
-		out[i] = uint64(i) * uint64(frameSize)
-	}
-	return out
-}
-
-// newRings makes a socket that has no frames yet. One that does not register
-// area is to share the UMEM of one that did.
-func newRings(area []byte, frameSize, frames int, register bool) (_ *Port, err error) {
+// newQueue makes an AF_XDP socket over m in the calling thread's network
+// namespace and maps its rings. It is not bound and has no frames yet. One that
+// does not register m is to share it with one that did.
+func newQueue(m *umem, register bool) (_ *queue, err error) {
 	fd, err := unix.Socket(unix.AF_XDP, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("AF_XDP socket: %w", err)
 	}
-	p := &Port{fd: fd, area: area, frameSize: uint64(frameSize), frames: frames}
-	// The kernel writes into area while the socket lives: a Port that is lost
-	// must not free it first.
-	runtime.SetFinalizer(p, func(p *Port) { _ = p.Close() })
+	q := &queue{umem: m, fd: fd}
+	// The kernel writes into the memory while the socket lives: a queue that is
+	// lost must not free it first.
+	runtime.SetFinalizer(q, func(q *queue) { _ = q.close() })
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, p.Close())
+			err = errors.Join(err, q.close())
 		}
 	}()
 	reg := unix.XDPUmemReg{
-		Addr: uint64(uintptr(unsafe.Pointer(&area[0]))),
-		Len:  uint64(len(area)),
-		Size: uint32(frameSize),
+		Addr: uint64(uintptr(unsafe.Pointer(&m.area[0]))),
+		Len:  uint64(len(m.area)),
+		Size: uint32(m.frameSize),
 	}
 	if register {
 		if err := setsockopt(fd, unix.XDP_UMEM_REG, unsafe.Pointer(&reg), unsafe.Sizeof(reg)); err != nil {
-			return nil, fmt.Errorf("register %d frames of %d bytes: %w", frames, frameSize, err)
+			return nil, fmt.Errorf("register %d frames of %d bytes: %w", m.frames, m.frameSize, err)
 		}
 	}
 	// Every ring but the fill ring holds all frames there are, so none can overflow.
 	sizes := []struct{ option, entries int }{
-		{unix.XDP_UMEM_FILL_RING, frames / 2},
-		{unix.XDP_UMEM_COMPLETION_RING, frames},
-		{unix.XDP_RX_RING, frames},
-		{unix.XDP_TX_RING, frames},
+		{unix.XDP_UMEM_FILL_RING, m.frames / 2},
+		{unix.XDP_UMEM_COMPLETION_RING, m.frames},
+		{unix.XDP_RX_RING, m.frames},
+		{unix.XDP_TX_RING, m.frames},
 	}
 	for _, s := range sizes {
 		if err := unix.SetsockoptInt(fd, unix.SOL_XDP, s.option, s.entries); err != nil {
@@ -86,43 +65,43 @@ func newRings(area []byte, frameSize, frames int, register bool) (_ *Port, err e
 		return nil, err
 	}
 	var errs [4]error
-	p.fill, errs[0] = mapRing[uint64](fd, unix.XDP_UMEM_PGOFF_FILL_RING, off.Fr, frames/2)
-	p.completion, errs[1] = mapRing[uint64](fd, unix.XDP_UMEM_PGOFF_COMPLETION_RING, off.Cr, frames)
-	p.rx, errs[2] = mapRing[unix.XDPDesc](fd, unix.XDP_PGOFF_RX_RING, off.Rx, frames)
-	p.tx, errs[3] = mapRing[unix.XDPDesc](fd, unix.XDP_PGOFF_TX_RING, off.Tx, frames)
+	q.fill, errs[0] = mapRing[uint64](fd, unix.XDP_UMEM_PGOFF_FILL_RING, off.Fr, m.frames/2)
+	q.completion, errs[1] = mapRing[uint64](fd, unix.XDP_UMEM_PGOFF_COMPLETION_RING, off.Cr, m.frames)
+	q.rx, errs[2] = mapRing[unix.XDPDesc](fd, unix.XDP_PGOFF_RX_RING, off.Rx, m.frames)
+	q.tx, errs[3] = mapRing[unix.XDPDesc](fd, unix.XDP_PGOFF_TX_RING, off.Tx, m.frames)
 	if err := errors.Join(errs[:]...); err != nil {
 		return nil, err
 	}
 	// Kernels before 6.17 do not know the option and keep to 32.
 	_ = unix.SetsockoptInt(fd, unix.SOL_XDP, unix.XDP_MAX_TX_SKB_BUDGET, txBudget)
-	return p, nil
+	return q, nil
 }
 
 // bind ties the socket to a queue, waiting a moment for one that a closed
 // socket still holds.
-func (p *Port) bind(ifindex, queue int) error {
-	return p.bindTo(&unix.SockaddrXDP{
+func (q *queue) bind(ifindex, number int) error {
+	return q.bindTo(&unix.SockaddrXDP{
 		Flags:   unix.XDP_COPY | unix.XDP_USE_NEED_WAKEUP,
 		Ifindex: uint32(ifindex),
-		QueueID: uint32(queue),
+		QueueID: uint32(number),
 	})
 }
 
 // bindSharing is bind for a socket that uses the UMEM of first, which is bound,
 // in first's way.
-func (p *Port) bindSharing(first *Port, ifindex, queue int) error {
-	return p.bindTo(&unix.SockaddrXDP{
+func (q *queue) bindSharing(first *queue, ifindex, number int) error {
+	return q.bindTo(&unix.SockaddrXDP{
 		Flags:        unix.XDP_SHARED_UMEM,
 		Ifindex:      uint32(ifindex),
-		QueueID:      uint32(queue),
+		QueueID:      uint32(number),
 		SharedUmemFD: uint32(first.fd),
 	})
 }
 
-func (p *Port) bindTo(address *unix.SockaddrXDP) error {
+func (q *queue) bindTo(address *unix.SockaddrXDP) error {
 	deadline := time.Now().Add(bindPatience)
 	for {
-		err := unix.Bind(p.fd, address)
+		err := unix.Bind(q.fd, address)
 		if err == nil {
 			return nil
 		}
