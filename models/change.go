@@ -52,19 +52,25 @@ func (p *Population) Next(changes []Transition) (next *Population, d *Difference
 func (p *Population) with(changes []Transition) (next *Population, moved []policy.Change, ok bool) {
 	changed := *p
 	next = &changed
-	next.Groups, next.known, next.standing = slices.Clone(p.Groups), p.known.Copy(), p.standing.Copy()
+	next.known, next.standing = p.known.Copy(), p.standing.Copy()
+	owned := false // a copy of Groups
+	own := func() {
+		if !owned {
+			next.Groups, owned = slices.Clone(p.Groups), true
+		}
+	}
 	for _, now := range []func(Transition) bool{Transition.comes, Transition.stays, Transition.goes} { // who stops is nobody's other
 		for _, c := range changes {
 			if !now(c) {
 				continue
 			}
 			if c.Before != nil {
-				if moved, ok = next.leave(c.Before, moved); !ok {
+				if moved, ok = next.leave(c.Before, own, moved); !ok {
 					return nil, nil, false
 				}
 			}
 			if c.After != nil {
-				if moved, ok = next.enter(c.After, moved); !ok {
+				if moved, ok = next.enter(c.After, own, moved); !ok {
 					return nil, nil, false
 				}
 			}
@@ -77,24 +83,26 @@ func (c Transition) comes() bool { return c.Before == nil }
 func (c Transition) stays() bool { return c.Before != nil && c.After != nil }
 func (c Transition) goes() bool  { return c.After == nil }
 
-func (p *Population) leave(w *policy.Workload, moved []policy.Change) ([]policy.Change, bool) {
+// leave takes a workload out of its group, after own has made the groups p's own.
+func (p *Population) leave(w *policy.Workload, own func(), moved []policy.Change) ([]policy.Change, bool) {
 	k, ok := p.known.Get(w.ID)
 	if !ok || k.kind.print == "" {
 		return nil, false
 	}
 	g := p.groupOf(k.key)
-	members := slices.DeleteFunc(slices.Clone(g.Members), func(id string) bool { return id == w.ID })
-	beside := p.beside(members, k.kind)
-	if beside == nil || p.kindOf(members[0]) != p.kindOf(g.Members[0]) {
+	beside := p.beside(k.key, k.kind, map[string]bool{w.ID: true})
+	if beside == nil || g.Members[0] == w.ID && p.kindOf(g.Members[1]) != k.kind {
 		return nil, false
 	}
-	g.Members = members
+	own()
+	g = p.groupOf(k.key)
+	g.Members = deleted(g.Members, w.ID)
 	p.known.Delete(w.ID)
-	p.count(k, -1)
+	p.count(k, deleted)
 	return append(moved, policy.Change{Workload: k.Workload, Group: g.Identity, Gone: true, Beside: beside}), p.isReplicated(k)
 }
 
-func (p *Population) enter(w *policy.Workload, moved []policy.Change) ([]policy.Change, bool) {
+func (p *Population) enter(w *policy.Workload, own func(), moved []policy.Change) ([]policy.Change, bool) {
 	k := &known{Workload: w, match: p.match(w)}
 	s, findings := p.assembly.alone(k)
 	st, ok := p.standing.Get(s.key)
@@ -109,25 +117,27 @@ func (p *Population) enter(w *policy.Workload, moved []policy.Change) ([]policy.
 	}
 	k.kind = st.kinds[at].kind
 	g := p.groupOf(s.key)
-	beside := p.beside(g.Members, k.kind)
+	beside := p.beside(s.key, k.kind, nil)
 	if beside == nil || !p.isReplicated(k) {
 		return nil, false
 	}
 	if at, _ = slices.BinarySearch(g.Members, w.ID); at == 0 && k.kind != p.kindOf(g.Members[0]) {
 		return nil, false
 	}
-	g.Members = slices.Insert(slices.Clone(g.Members), at, w.ID)
+	own()
+	g = p.groupOf(s.key)
+	g.Members = inserted(g.Members, w.ID)
 	p.known.Set(w.ID, k)
-	p.count(k, 1)
+	p.count(k, inserted)
 	return append(moved, policy.Change{Workload: w, Group: g.Identity, Beside: beside}), true
 }
 
 // count counts a workload of its kind in its group in or out.
-func (p *Population) count(k *known, n int) {
+func (p *Population) count(k *known, change func([]string, string) []string) {
 	st, _ := p.standing.Get(k.key)
 	next := &standing{st.subject, slices.Clone(st.kinds), st.said}
-	at := slices.IndexFunc(next.kinds, func(c counted) bool { return c.kind == k.kind })
-	next.kinds[at].n += n
+	at := next.find(k.kind)
+	next.kinds[at].ids = change(next.kinds[at].ids, k.ID)
 	p.standing.Set(k.key, next)
 }
 
@@ -143,12 +153,15 @@ func (a *assembly) alone(k *known) (*subject, []Finding) {
 	return s, p.findings
 }
 
-// beside is one of the members that is of that kind.
-func (p *Population) beside(members []string, is *kind) *policy.Workload {
-	for _, id := range members {
-		if k, ok := p.known.Get(id); ok && k.kind == is {
-			return k.Workload
-		}
+// beside is one of a group that is of that kind, and none of some.
+func (p *Population) beside(key string, is *kind, some map[string]bool) *policy.Workload {
+	st, ok := p.standing.Get(key)
+	if !ok {
+		return nil
+	}
+	for _, id := range staying(st.of(is), some, 1) {
+		k, _ := p.known.Get(id)
+		return k.Workload
 	}
 	return nil
 }

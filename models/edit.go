@@ -2,6 +2,8 @@ package models
 
 import (
 	"cmp"
+	"iter"
+	"maps"
 	"net/netip"
 	"reflect"
 	"slices"
@@ -38,7 +40,9 @@ func (p *Population) edit(changes []Transition) (*Population, *Difference, bool)
 	e.said = sayingsOf(is)
 	d := new(Difference)
 	e.compare(d, e.saidBefore(number))
-	e.regroup(d, is)
+	if !e.regroup(d, is) {
+		return nil, nil, false
+	}
 	return e.Population, d, true
 }
 
@@ -72,8 +76,9 @@ type edit struct {
 	before      *Population
 	left, came  []*known
 	leave       map[string]bool
-	stay        []*known // who stand for those that stay
-	vicinal     []string // keys of groups of the vicinity
+	stay        []*known        // who stand for those that stay
+	fresh       map[string]bool // names and addresses that nobody looked for before
+	vicinal     []string        // keys of groups of the vicinity
 	regrouped   []keyedGroup
 	said        *sayings // of the vicinity as it is to be
 }
@@ -135,8 +140,8 @@ func (e *edit) gather() bool {
 	}
 	e.look()
 	for _, key := range e.vicinal {
-		some, others := e.before.some(key, e.leave)
-		if e.stay = append(e.stay, some...); len(e.stay) > maxVicinity || e.lookedFor(others) {
+		e.stay = append(e.stay, e.before.some(key, e.leave)...)
+		if len(e.stay) > maxVicinity || len(e.fresh) > 0 && e.lookedFor(e.before.others(key, e.leave)) {
 			return false
 		}
 	}
@@ -149,34 +154,35 @@ func (e *edit) look() {
 	for _, k := range e.came {
 		of.by(k.Workload)
 	}
+	e.fresh = make(map[string]bool)
 	for name := range of.names {
-		if !e.sought.names[name] {
-			e.late.Set(name, true)
+		if !e.sought.names[name] && !e.isLate(name) {
+			e.fresh[name] = true
 		}
 	}
 	for a := range of.addresses {
-		if !e.sought.addresses[a] {
-			e.late.Set(a.String(), true)
+		if text := a.String(); !e.sought.addresses[a] && !e.isLate(text) {
+			e.fresh[text] = true
 		}
+	}
+	for what := range e.fresh {
+		e.late.Set(what, true)
 	}
 }
 
 // lookedFor reports whether somebody looks for one of those for whom another stands,
 // and did not when they were said to be of one kind.
-func (e *edit) lookedFor(others []*known) bool {
-	if e.late.Len() == 0 {
-		return false
-	}
-	for _, k := range others {
+func (e *edit) lookedFor(others iter.Seq[*known]) bool {
+	for k := range others {
 		w := k.Workload
 		names := append(swarmNames(w), w.Name, w.Service.Name)
 		for i := range w.Endpoints {
 			names = append(names, w.Endpoints[i].Aliases...)
-			if slices.ContainsFunc(w.Endpoints[i].Addresses, func(a netip.Addr) bool { return e.isLate(a.Unmap().String()) }) {
+			if slices.ContainsFunc(w.Endpoints[i].Addresses, func(a netip.Addr) bool { return e.fresh[a.Unmap().String()] }) {
 				return true
 			}
 		}
-		if slices.ContainsFunc(names, func(n string) bool { return e.isLate(plainName(n)) }) {
+		if slices.ContainsFunc(names, func(n string) bool { return e.fresh[plainName(n)] }) {
 			return true
 		}
 	}
@@ -211,8 +217,8 @@ func ofServices(all []Finding) []Finding {
 }
 
 // regroup makes the groups of the vicinity what they are now, and tells what of them
-// differs.
-func (e *edit) regroup(d *Difference, is *Population) {
+// differs. It is false where that cannot be told.
+func (e *edit) regroup(d *Difference, is *Population) bool {
 	for _, k := range e.left {
 		old := e.before.groupOf(k.key)
 		d.Changes = append(d.Changes, policy.Change{Workload: k.Workload, Group: old.Identity, Gone: true})
@@ -225,15 +231,14 @@ func (e *edit) regroup(d *Difference, is *Population) {
 		members[key] = e.before.groupOf(key).Members
 		for _, k := range e.left {
 			if k.key == key {
-				members[key] = slices.DeleteFunc(slices.Clone(members[key]), func(id string) bool { return id == k.ID })
+				members[key] = deleted(members[key], k.ID)
 			}
 		}
 	}
 	for _, k := range e.came {
 		now, _ := is.known.Get(k.ID)
 		k.key, k.findings = now.key, now.findings
-		at, _ := slices.BinarySearch(members[k.key], k.ID)
-		members[k.key] = slices.Insert(slices.Clone(members[k.key]), at, k.ID)
+		members[k.key] = inserted(members[k.key], k.ID)
 		e.known.Set(k.ID, k)
 	}
 	for _, key := range e.vicinal {
@@ -245,7 +250,9 @@ func (e *edit) regroup(d *Difference, is *Population) {
 		}
 	}
 	for i, key := range is.keys {
-		e.stand(key, members[key], is)
+		if !e.stand(key, is) {
+			return false
+		}
 		group := is.Groups[i]
 		group.Members = members[key]
 		e.place1(d, key, group)
@@ -256,82 +263,77 @@ func (e *edit) regroup(d *Difference, is *Population) {
 		c.Last = slices.Contains(d.Gone, c.Group)
 		if !c.Last {
 			k, _ := e.before.known.Get(c.Workload.ID)
-			c.Beside = e.beside(members[k.key], k.kind)
+			c.Beside = e.before.beside(k.key, k.kind, e.leave)
 		}
 	}
+	came := make(map[string]bool, len(e.came))
 	for _, k := range e.came {
-		g := e.groupOf(k.key)
-		rest := slices.DeleteFunc(slices.Clone(g.Members), func(id string) bool {
-			return slices.ContainsFunc(e.came, func(c *known) bool { return c.ID == id })
-		})
-		d.Changes = append(d.Changes, policy.Change{Workload: k.Workload, Group: g.Identity, Beside: e.beside(rest, k.kind)})
+		came[k.ID] = true
 	}
+	for _, k := range e.came {
+		d.Changes = append(d.Changes, policy.Change{Workload: k.Workload, Group: e.groupOf(k.key).Identity, Beside: e.beside(k.key, k.kind, came)})
+	}
+	return true
 }
 
-// stand notes of which kinds the members of a group are.
-func (e *edit) stand(key string, members []string, is *Population) {
+// stand notes of which kinds the members of a group are. It is false where those who
+// stand for others are of another kind than before: then each must be asked.
+func (e *edit) stand(key string, is *Population) bool {
 	made, _ := is.standing.Get(key)
 	st := &standing{subject: made.subject, said: e.said}
 	old, _ := e.before.standing.Get(key)
-	anew := make(map[*kind]*kind) // kinds of before, by what those who stand for them are now
-	for _, id := range members {
-		k, _ := e.known.Get(id)
-		if now, ok := is.known.Get(id); ok {
-			of := st.add(old.like(now.kind))
-			if k.kind != nil {
-				anew[k.kind] = of
+	more := make(map[*kind][]string)
+	parted := e.leave // who are no more what they were
+	for i := range made.kinds {
+		of := old.like(made.kinds[i].kind)
+		st.kinds = append(st.kinds, counted{kind: of})
+		for _, id := range made.kinds[i].ids {
+			now, _ := is.known.Get(id)
+			k, _ := e.known.Get(id)
+			switch {
+			case k.kind == nil: // it came
+				k.kind = of
+				more[of] = append(more[of], id)
+				continue
+			case k.kind != of && len(staying(old.of(k.kind), e.leave, stands+1)) > stands:
+				return false
+			case k.kind != of:
+				parted = maps.Clone(parted)
+				parted[id] = true
+				more[of] = append(more[of], id)
+			case slices.Equal(k.findings, now.findings):
+				continue
 			}
 			next := *k
-			next.kind, next.key, next.findings = of, key, now.findings
+			next.kind, next.findings = of, now.findings
 			e.known.Set(id, &next)
 		}
 	}
-	for _, c := range e.came {
-		if now, ok := e.known.Get(c.ID); ok {
-			c.kind = now.kind
+	for i := range st.kinds {
+		c := &st.kinds[i]
+		c.ids = old.of(c.kind)
+		if slices.ContainsFunc(c.ids, func(id string) bool { return parted[id] }) {
+			c.ids = staying(c.ids, parted, -1)
 		}
-	}
-	if old != nil {
-		e.standBehind(st, old, members, is, anew)
+		for _, id := range more[c.kind] {
+			c.ids = inserted(c.ids, id)
+		}
 	}
 	e.standing.Set(key, st)
 	e.tieGroup(key, st, 1)
-}
-
-// standBehind counts in those for whom others stand.
-func (e *edit) standBehind(st, old *standing, members []string, is *Population, anew map[*kind]*kind) {
-	if st.count() == len(members) {
-		return
-	}
-	for _, id := range members {
-		if _, ok := is.known.Get(id); ok {
-			continue
-		}
-		k, _ := e.known.Get(id)
-		of := anew[k.kind]
-		for i := range st.kinds {
-			if st.kinds[i].kind == of {
-				st.kinds[i].n++
-			}
-		}
-		if of != k.kind {
-			next := *k
-			next.kind = of
-			e.known.Set(id, &next)
-		}
-	}
+	return true
 }
 
 // place1 notes a group that is there.
 func (e *edit) place1(d *Difference, key string, g policy.Group) {
 	st, _ := e.standing.Get(key)
-	is := e.subjectOf(st.subject, g.Members)
 	old, was := e.before.standing.Get(key)
 	if !was {
 		d.Came = append(d.Came, g)
-		d.Are = append(d.Are, is)
-	} else if were := e.before.subjectOf(old.subject, e.before.groupOf(key).Members); !sameSelected(&were, &is) {
-		d.Were, d.Are = append(d.Were, were), append(d.Are, is)
+		d.Are = append(d.Are, e.subjectOf(st.subject, g.Members))
+	} else if !reflect.DeepEqual(old.subject.selected(), st.subject.selected()) {
+		d.Were = append(d.Were, e.before.subjectOf(old.subject, e.before.groupOf(key).Members))
+		d.Are = append(d.Are, e.subjectOf(st.subject, g.Members))
 	}
 	e.regrouped = append(e.regrouped, keyedGroup{key, g})
 }
@@ -341,43 +343,40 @@ type keyedGroup struct {
 	policy.Group
 }
 
-// sameSelected reports whether operators' statements select both alike. What tells
-// members apart is in identities.
-func sameSelected(a, b *Subject) bool {
-	x, y := *a, *b
-	x.Members, y.Members = nil, nil
-	return reflect.DeepEqual(x, y)
-}
-
 // order puts all groups in their order.
 func (e *edit) order() {
-	anew := make(map[string]*policy.Group, len(e.regrouped))
-	for i := range e.regrouped {
-		anew[e.regrouped[i].key] = &e.regrouped[i].Group
-	}
-	gone := make(map[string]bool)
-	for _, key := range e.vicinal {
-		gone[key] = anew[key] == nil
-	}
-	groups, keys := make([]policy.Group, 0, len(e.before.Groups)+1), make([]string, 0, len(e.before.Groups)+1)
-	for i, key := range e.before.keys {
-		switch g := anew[key]; {
-		case g != nil:
-			groups, keys = append(groups, *g), append(keys, key)
-			delete(anew, key)
-		case !gone[key]:
-			groups, keys = append(groups, e.before.Groups[i]), append(keys, key)
+	is := make(map[string]bool, len(e.regrouped))
+	groups, keys := slices.Clone(e.before.Groups), slices.Clone(e.before.keys)
+	var came []keyedGroup
+	for _, g := range e.regrouped {
+		is[g.key] = true
+		if st, stays := e.before.standing.Get(g.key); stays {
+			groups[e.before.place(st.subject)] = g.Group
+		} else {
+			came = append(came, g)
 		}
 	}
+	for _, key := range e.vicinal {
+		if !is[key] {
+			at, _ := slices.BinarySearchFunc(keys, key, e.byPlace)
+			groups, keys = slices.Delete(groups, at, at+1), slices.Delete(keys, at, at+1)
+		}
+	}
+	for _, g := range came {
+		at, _ := slices.BinarySearchFunc(keys, g.key, e.byPlace)
+		groups, keys = slices.Insert(groups, at, g.Group), slices.Insert(keys, at, g.key)
+	}
 	e.Groups, e.keys = groups, keys
-	came := make([]string, 0, len(anew))
-	for key := range anew {
-		came = append(came, key)
+}
+
+// byPlace orders keys of groups that are or were.
+func (e *edit) byPlace(a, b string) int {
+	service := func(key string) string {
+		st, there := e.standing.Get(key)
+		if !there {
+			st, _ = e.before.standing.Get(key)
+		}
+		return st.subject.service.String()
 	}
-	slices.SortFunc(came, cmp.Compare[string])
-	for _, key := range came {
-		st, _ := e.standing.Get(key)
-		at := e.place(st.subject)
-		e.Groups, e.keys = slices.Insert(e.Groups, at, *anew[key]), slices.Insert(e.keys, at, key)
-	}
+	return cmp.Or(cmp.Compare(service(a), service(b)), cmp.Compare(a, b))
 }

@@ -159,7 +159,7 @@ func (p *Population) settle() {
 		for _, w := range slices.Concat(s.members, s.within) {
 			k, _ := p.known.Get(w.ID)
 			k.key, k.findings = s.key, of[w.ID]
-			k.kind = st.kindOf(p.print(k, s), func() []string { return p.tiesOf(k.Workload) })
+			k.kind = st.kindOf(w.ID, p.print(k, s), func() []string { return p.tiesOf(k.Workload) })
 		}
 		p.standing.Set(s.key, st)
 	}

@@ -39,13 +39,21 @@ func (p *Population) Subjects() []Subject {
 }
 
 func (p *Population) subjectOf(s *subject, members []string) Subject {
-	v := Subject{
-		key: s.key, Identity: s.group.Identity, Services: []policy.ServiceKey{s.service}, Roles: s.group.Roles, Labels: s.labels, Front: s.isFront(),
-		Kin: fmt.Sprintf("%q %q %q %q", s.service.Project, s.group.Model, s.repository(), withoutNumber(s.service.Name)),
-	}
+	v := s.selected()
+	v.Members = make([]*policy.Workload, 0, len(members))
 	for _, id := range members {
 		k, _ := p.known.Get(id)
 		v.Members = append(v.Members, k.Workload)
+	}
+	return v
+}
+
+// selected is the subject without its members: what tells those apart is in
+// identities.
+func (s *subject) selected() Subject {
+	v := Subject{
+		key: s.key, Identity: s.group.Identity, Services: []policy.ServiceKey{s.service}, Roles: s.group.Roles, Labels: s.labels, Front: s.isFront(),
+		Kin: fmt.Sprintf("%q %q %q %q", s.service.Project, s.group.Model, s.repository(), withoutNumber(s.service.Name)),
 	}
 	for _, w := range s.within {
 		if !slices.Contains(v.Services, w.Service) {

@@ -1,6 +1,7 @@
 package models
 
 import (
+	"iter"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -39,34 +40,68 @@ type sayings struct {
 	findings   []Finding // of services
 }
 
+// counted is a kind with the ids of who is of it, ascending.
 type counted struct {
 	*kind
-	n int
+	ids []string
 }
 
-// kindOf counts one more workload in.
-func (st *standing) kindOf(print string, ties func() []string) *kind {
+// kindOf counts a workload in.
+func (st *standing) kindOf(id, print string, ties func() []string) *kind {
 	if print != "" {
 		for i := range st.kinds {
 			if st.kinds[i].print == print {
-				st.kinds[i].n++
+				st.kinds[i].ids = append(st.kinds[i].ids, id)
 				return st.kinds[i].kind
 			}
 		}
 	}
-	return st.add(&kind{print, ties()})
+	k := &kind{print, ties()}
+	st.kinds = append(st.kinds, counted{k, []string{id}})
+	return k
 }
 
-// add counts one more workload of a kind in.
-func (st *standing) add(k *kind) *kind {
-	for i := range st.kinds {
-		if st.kinds[i].kind == k {
-			st.kinds[i].n++
-			return k
+// of are the ids of a kind. The caller must not change them.
+func (st *standing) of(k *kind) []string {
+	if st == nil {
+		return nil
+	}
+	if at := st.find(k); at >= 0 {
+		return st.kinds[at].ids
+	}
+	return nil
+}
+
+func (st *standing) find(k *kind) int {
+	return slices.IndexFunc(st.kinds, func(c counted) bool { return c.kind == k })
+}
+
+// staying are the first most of ids, -1 = all, that are not among those who leave.
+func staying(ids []string, leave map[string]bool, most int) []string {
+	out := make([]string, 0, min(uint(len(ids)), uint(most)))
+	for _, id := range ids {
+		if len(out) == most {
+			break
+		}
+		if !leave[id] {
+			out = append(out, id)
 		}
 	}
-	st.kinds = append(st.kinds, counted{k, 1})
-	return k
+	return out
+}
+
+// inserted and deleted are ascending ids with one more and one less.
+func inserted(ids []string, id string) []string {
+	at, _ := slices.BinarySearch(ids, id)
+	return slices.Concat(ids[:at], []string{id}, ids[at:])
+}
+
+func deleted(ids []string, id string) []string {
+	at, found := slices.BinarySearch(ids, id)
+	if !found {
+		return ids
+	}
+	return slices.Concat(ids[:at], ids[at+1:])
 }
 
 // like is the kind of the group that says the same as k, or k.
@@ -85,7 +120,7 @@ func (st *standing) like(k *kind) *kind {
 func (st *standing) count() int {
 	n := 0
 	for i := range st.kinds {
-		n += st.kinds[i].n
+		n += len(st.kinds[i].ids)
 	}
 	return n
 }
@@ -309,23 +344,37 @@ func (p *Population) vicinity(projects, ties []string, most int) (keys []string,
 	return keys, true
 }
 
+// stands is how many workloads stand for all of a kind: whether there are more is all
+// that is said of their number.
+const stands = 2
+
 // some are workloads that stand for all of a group, without those who leave: of each
-// kind the first two. others are those that they stand for.
-func (p *Population) some(key string, leave map[string]bool) (some []*known, others []*known) {
+// kind the first ones.
+func (p *Population) some(key string, leave map[string]bool) []*known {
 	st, _ := p.standing.Get(key)
-	taken := make(map[*kind]int, len(st.kinds))
-	for _, id := range p.groupOf(key).Members {
-		if leave[id] {
-			continue
-		}
-		k, _ := p.known.Get(id)
-		if taken[k.kind]++; taken[k.kind] <= 2 {
+	var some []*known
+	for i := range st.kinds {
+		for _, id := range staying(st.kinds[i].ids, leave, stands) {
+			k, _ := p.known.Get(id)
 			some = append(some, k)
-		} else {
-			others = append(others, k)
 		}
 	}
-	return some, others
+	return some
+}
+
+// others calls yield for those of a group for whom others stand, once they left who
+// leave.
+func (p *Population) others(key string, leave map[string]bool) iter.Seq[*known] {
+	return func(yield func(*known) bool) {
+		st, _ := p.standing.Get(key)
+		for i := range st.kinds {
+			for n, id := range staying(st.kinds[i].ids, leave, -1) {
+				if k, _ := p.known.Get(id); n >= stands && !yield(k) {
+					return
+				}
+			}
+		}
+	}
 }
 
 // alike is a population of these workloads among the same networks.
@@ -357,12 +406,12 @@ func (p *Population) near(services []policy.ServiceKey, with ...*policy.Workload
 	keys, _ := p.vicinity(projects, nil, len(p.keys))
 	var of []*known
 	for _, key := range keys {
-		some, others := p.some(key, nil)
-		of = append(of, some...)
-		for _, k := range others {
-			if slices.ContainsFunc(with, func(w *policy.Workload) bool { return w.ID == k.ID }) {
-				of = append(of, k)
-			}
+		of = append(of, p.some(key, nil)...)
+	}
+	for _, w := range with {
+		k, there := p.known.Get(w.ID)
+		if there && slices.Contains(keys, k.key) && !slices.Contains(of, k) {
+			of = append(of, k)
 		}
 	}
 	return p.alike(of, func(key string) policy.Identity {
