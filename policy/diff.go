@@ -38,13 +38,16 @@ type Difference struct {
 	From   string      `json:"from"`
 	To     string      `json:"to"`
 	Apps   []string    `json:"apps"`  // forms in which an application may be seen; "any" where it makes no difference
-	Ports  []PortRange `json:"ports"` // the responder's own
+	Ports  []PortRange `json:"ports"` // the responder's own, or the host's
 	Before Outcome     `json:"before"`
 	After  Outcome     `json:"after"`
 	Why    string      `json:"why"`
 	// Statement is the id of what decides now or, where nothing does any more, of
 	// what did.
 	Statement string `json:"statement,omitempty"`
+	// HostPorts: Ports are the host's, and lead to another service or another port
+	// of it than before. To names who is there now and, where that differs, who was.
+	HostPorts bool `json:"hostPorts,omitempty"`
 }
 
 // String is the difference in words.
@@ -54,6 +57,9 @@ func (d *Difference) String() string {
 		apps = "anything"
 	}
 	ports := PortsText(d.Ports)
+	if d.HostPorts {
+		ports = "the host's " + ports
+	}
 	var text string
 	switch {
 	case d.Before == OutcomePasses:
@@ -90,20 +96,26 @@ func (c *Comparison) Same() bool {
 // port and every application that either can tell apart. Workloads are the same
 // if they have one id, else if their services have one name. Where statements name
 // prefixes, workloads are compared at their own addresses, and what is outside in
-// every stretch of addresses that the prefixes of both policies cut. Neither table
-// may be in use by others meanwhile.
+// every stretch of addresses that the prefixes of both policies cut. Only who begins
+// flows at some address, and who is called at one, is compared; an endpoint of which
+// no address is told is taken to have one. A port of the host that leads to one
+// service in one table and to another, or to the host itself, in the other is
+// compared as what it leads to in each. Neither table may be in use by others
+// meanwhile.
 func Diff(before, after *Table) Comparison {
 	before, after = before.Whole(), after.Whole()
 	d := differ{tables: [2]*Table{before, after}, paired: make(map[[2]uint32]bool), judged: make(map[[2]*Decision][]change), found: make(map[string]*Difference)}
 	d.statements[0], d.statements[1] = byID(before), byID(after)
 	d.pairUp()
-	for _, from := range d.ends {
-		if from.silent {
+	for i := range d.ends {
+		from := &d.ends[i]
+		if !from.calls {
 			continue
 		}
-		for _, to := range d.ends {
-			if from.at[0] < uint32(FirstWorkloadIdentity) && to.at[0] < uint32(FirstWorkloadIdentity) {
-				continue // neither is guarded
+		for i := range d.ends {
+			to := &d.ends[i]
+			if !d.isGuarded(from) && !d.isGuarded(to) {
+				continue
 			}
 			for _, proto := range nameProtos {
 				d.compare(from, to, proto)
@@ -127,8 +139,8 @@ type differ struct {
 	statements [2]map[string]*Statement
 	ends       []bothEnds
 	came, left []string
-	paired     map[[2]uint32]bool        // workloads, without what prefixes tell apart
-	ownPorts   map[Proto]map[uint16]bool // of the host, where they may be another's
+	paired     map[[2]uint32]bool    // workloads, without what prefixes tell apart
+	ownPorts   map[Proto][]PortRange // all ports, cut where those of the host or a node may change hands
 	judged     map[[2]*Decision][]change
 	found      map[string]*Difference
 	order      []string
@@ -147,65 +159,13 @@ type change struct {
 // statements tell apart.
 func (d *differ) pairUp() {
 	d.findOwnPorts()
-	s := &endSet{differ: d, by: make(map[[2]uint32]int)}
-	d.pairWorkloads(s)
-	d.pairOutside(s)
-}
-
-func (d *differ) pairWorkloads(s *endSet) {
-	groups := [2]map[string]uint32{memberGroups(d.tables[0]), memberGroups(d.tables[1])}
-	met := [2]map[uint32]bool{{}, {}}
-	pair := func(at [2]uint32, w *Workload) {
-		met[0][at[0]], met[1][at[1]], d.paired[at] = true, true, true
-		name := d.tables[1].IdentityName(d.tables[1].ids[at[1]])
-		placed := func(ip netip.Addr) [2]uint32 {
-			return [2]uint32{d.tables[0].placed(at[0], ip), d.tables[1].placed(at[1], ip)}
-		}
-		if w == nil || !slices.ContainsFunc(w.Endpoints, func(e Endpoint) bool { return len(e.Addresses) > 0 }) {
-			s.add(bothEnds{name: name, at: at})
-			return
-		}
-		for _, vips := range w.VIPs {
-			for _, ip := range vips {
-				s.add(bothEnds{name: name, at: placed(ip), silent: true})
-			}
-		}
-		for _, e := range w.Endpoints {
-			for _, ip := range e.all() {
-				s.add(bothEnds{name: name, at: placed(ip)})
-			}
-		}
-	}
-	snapshot := d.tables[1].snapshot()
-	for i := range snapshot.Workloads {
-		w := &snapshot.Workloads[i]
-		old, known := groups[0][w.ID]
-		if now := groups[1][w.ID]; known && now != 0 {
-			pair([2]uint32{old, now}, w)
-		}
-	}
-	byName := make(map[string][]uint32)
-	for i := range d.tables[0].groups {
-		if dense := uint32(FirstWorkloadIdentity) + uint32(i); !met[0][dense] {
-			name := d.tables[0].groups[i].Service.String()
-			byName[name] = append(byName[name], dense)
-		}
-	}
-	for i := range d.tables[1].groups {
-		dense, name := uint32(FirstWorkloadIdentity)+uint32(i), d.tables[1].groups[i].Service.String()
-		if met[1][dense] {
-			continue
-		}
-		if old := byName[name]; len(old) > 0 {
-			pair([2]uint32{old[0], dense}, nil)
-			byName[name] = old[1:]
-			continue
-		}
-		d.came = append(d.came, name)
-	}
-	for name, old := range byName {
-		for range old {
-			d.left = append(d.left, name)
+	s := &endSet{differ: d, by: make(map[endKey]int)}
+	s.findZones()
+	s.pairWorkloads()
+	s.pairOutside()
+	for i := range d.ends {
+		if e := &d.ends[i]; len(e.called) > 0 {
+			e.called = joined(e.called)
 		}
 	}
 }
@@ -231,18 +191,23 @@ func lastIn(p netip.Prefix) netip.Addr {
 	return ip
 }
 
-func (d *differ) compare(from, to bothEnds, proto Proto) {
+// isGuarded reports whether an end is a workload in either table.
+func (d *differ) isGuarded(e *bothEnds) bool {
+	return max(d.tables[0].ids[e.at[0]], d.tables[1].ids[e.at[1]]) >= FirstWorkloadIdentity
+}
+
+func (d *differ) compare(from, to *bothEnds, proto Proto) {
 	var spans [2][]span
 	for i, t := range d.tables {
 		spans[i] = t.spansBetween(from.at[i], to.at[i], proto)
 	}
-	if len(spans[0])+len(spans[1]) == 0 {
+	if len(spans[0])+len(spans[1]) == 0 && to.leads == "" {
 		return // where no rule speaks only modes can differ
 	}
 	d.merge(from, to, proto, spans, d.unruled(from, to))
 }
 
-func (d *differ) unruled(from, to bothEnds) [2]*Decision {
+func (d *differ) unruled(from, to *bothEnds) [2]*Decision {
 	var out [2]*Decision
 	for i, t := range d.tables {
 		out[i] = t.unruled[t.peers[from.at[i]].class][t.peers[to.at[i]].class]
@@ -251,24 +216,31 @@ func (d *differ) unruled(from, to bothEnds) [2]*Decision {
 }
 
 // merge compares port by port, in pieces in which neither table changes its mind.
-func (d *differ) merge(from, to bothEnds, proto Proto, spans [2][]span, unruled [2]*Decision) {
-	edges := map[uint32]bool{0: true}
-	for _, list := range spans {
+func (d *differ) merge(from, to *bothEnds, proto Proto, spans [2][]span, unruled [2]*Decision) {
+	edges := map[int]bool{0: true}
+	cut := func(lo, hi uint16, own int) {
+		edges[max(0, int(lo)-own)], edges[max(0, int(hi)+1-own)] = true, true
+	}
+	for i, list := range spans {
 		for _, s := range list {
-			edges[uint32(s.lo)], edges[uint32(s.hi)+1] = true, true
+			cut(s.lo, s.hi, to.own[i])
 		}
 	}
-	to.addEdges(d, proto, edges)
+	for _, p := range to.called {
+		if p.Proto == proto {
+			cut(p.Lo, p.Hi, 0)
+		}
+	}
 	sorted := slices.Sorted(maps.Keys(edges))
 	for i, lo := range sorted {
-		hi := uint32(65535)
+		hi := 65535
 		if i+1 < len(sorted) {
-			hi = sorted[i+1] - 1
+			hi = min(hi, sorted[i+1]-1)
 		}
 		if lo > 65535 || proto == ProtoICMP && lo > 0 {
 			break
 		}
-		if !to.isCalled(d, proto, uint16(lo)) {
+		if !to.isCalled(proto, uint16(lo)) {
 			continue
 		}
 		ports := PortRange{proto, uint16(lo), uint16(hi)}
@@ -277,23 +249,23 @@ func (d *differ) merge(from, to bothEnds, proto Proto, spans [2][]span, unruled 
 		}
 		pair := unruled
 		for side, list := range spans {
-			if found := at(list, uint16(lo)); found != nil {
+			if found := at(list, uint16(lo+to.own[side])); found != nil {
 				pair[side] = found
 			}
 		}
-		d.judge(from, to.name, ports, pair)
+		d.judge(from, to, ports, pair)
 	}
 }
 
 // compareNames compares what a peer may reach by name.
-func (d *differ) compareNames(from bothEnds) {
+func (d *differ) compareNames(from *bothEnds) {
 	names := make(map[string]bool)
 	for _, t := range d.tables {
 		for _, p := range t.names.patterns {
 			names[p.text] = true
 		}
 	}
-	internet := bothEnds{at: [2]uint32{d.tables[0].somewhere(uint32(IDInternet)), d.tables[1].somewhere(uint32(IDInternet))}}
+	internet := &bothEnds{called: anyCalled, at: [2]uint32{d.tables[0].somewhere(uint32(IDInternet)), d.tables[1].somewhere(uint32(IDInternet))}}
 	for _, name := range slices.Sorted(maps.Keys(names)) {
 		for _, proto := range nameProtos {
 			var spans [2][]span
@@ -321,7 +293,7 @@ func (t *Table) spansToName(from, internet uint32, proto Proto, name string) []s
 	return t.names.compiler.spans(keyOf(from, internet, proto), ends...)
 }
 
-func (d *differ) judge(from bothEnds, to string, ports PortRange, pair [2]*Decision) {
+func (d *differ) judge(from, to *bothEnds, ports PortRange, pair [2]*Decision) {
 	changes, known := d.judged[pair]
 	if !known {
 		changes = d.changes(pair)
@@ -329,19 +301,20 @@ func (d *differ) judge(from bothEnds, to string, ports PortRange, pair [2]*Decis
 	}
 	for i := range changes {
 		c := &changes[i]
-		if c.onlyModes {
+		if c.onlyModes && to.leads == "" {
 			continue
 		}
 		d.add(from.name, to, ports, c)
 	}
 }
 
-func (d *differ) add(from, to string, ports PortRange, c *change) {
+func (d *differ) add(from string, to *bothEnds, ports PortRange, c *change) {
 	why, statement := d.why(c)
-	key := fmt.Sprint(from, "\x00", to, "\x00", c.apps, c.outcomes, why)
+	why = cmp.Or(to.leads, why)
+	key := fmt.Sprint(from, "\x00", to.name, "\x00", c.apps, c.outcomes, why)
 	have := d.found[key]
 	if have == nil {
-		have = &Difference{From: from, To: to, Apps: c.apps, Before: c.outcomes[0], After: c.outcomes[1], Why: why, Statement: statement}
+		have = &Difference{From: from, To: to.name, HostPorts: to.leads != "", Apps: c.apps, Before: c.outcomes[0], After: c.outcomes[1], Why: why, Statement: statement}
 		d.found[key] = have
 		d.order = append(d.order, key)
 	}
@@ -353,7 +326,7 @@ func (d *differ) add(from, to string, ports PortRange, c *change) {
 // joined are ranges in order, those that meet as one.
 func joined(ranges []PortRange) []PortRange {
 	slices.SortFunc(ranges, func(a, b PortRange) int {
-		return cmp.Or(cmp.Compare(slices.Index(nameProtos[:], a.Proto), slices.Index(nameProtos[:], b.Proto)), cmp.Compare(a.Lo, b.Lo))
+		return cmp.Or(cmp.Compare(protoPlace(a.Proto), protoPlace(b.Proto)), cmp.Compare(a.Lo, b.Lo))
 	})
 	out := ranges[:1]
 	for _, r := range ranges[1:] {
@@ -366,6 +339,8 @@ func joined(ranges []PortRange) []PortRange {
 	}
 	return out
 }
+
+func protoPlace(p Proto) int { return slices.Index(nameProtos[:], p) }
 
 // changes lists what two decisions say differently, by cause.
 func (d *differ) changes(pair [2]*Decision) []change {

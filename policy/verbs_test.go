@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"net/netip"
 	"slices"
@@ -66,7 +67,7 @@ func (w world) diffAddresses(in Input) []netip.Addr {
 			out = append(out, vips...)
 		}
 		for _, e := range c.Endpoints {
-			out = append(out, e.Addresses...)
+			out = append(append(out, e.Addresses...), refEUI64(e.MAC))
 		}
 	}
 	out = slices.DeleteFunc(out, func(a netip.Addr) bool { return !a.IsValid() })
@@ -112,25 +113,42 @@ func namedAt(ref *oracle, others []Statement, e refEnd) string {
 	return name
 }
 
-// TestDiffEqualsVerdicts: of two random policies for the same workloads, what the
-// slow reference says differently of a packet is in the diff, of whose it is and at
-// which prefix; and whom the diff names is at some address, with those ports.
+// republished is the world with other ports published, by one of its workloads.
+func (w world) republished(in Input) Input {
+	snap := *in.Snapshot
+	snap.Workloads = slices.Clone(snap.Workloads)
+	c := &snap.Workloads[w.IntN(len(snap.Workloads))]
+	published := w.workload(c.ID, snap.Networks).Published
+	if len(c.Published) > 0 && w.chance(50) { // only the port that it leads to
+		published = slices.Clone(c.Published)
+		published[0].Port = pick(w, worldPorts)
+	}
+	c.Published = published
+	in.Snapshot = &snap
+	return in
+}
+
+// TestDiffEqualsVerdicts: of two random policies for the same workloads, that may
+// publish other ports, what the slow reference says differently of a packet is in
+// the diff, of whose it is and at which prefix; and whom the diff names begins flows
+// at some address, or is called at one, with those ports.
 func TestDiffEqualsVerdicts(t *testing.T) {
 	seed := rand.Uint64()
-	differing, outside, told := 0, 0, 0
-	for n := 0; n < 150 || (differing < 20 || outside < 20) && n < 1500; n++ {
+	differing, outside, told, moved := 0, 0, 0, 0
+	for n := 0; n < 150 || (differing < 20 || outside < 20 || moved < 20) && n < 1500; n++ {
 		w, in := verbWorld(seed, n)
 		before := mustCompile(t, in)
 		if c := Diff(before, mustCompile(t, in)); !c.Same() {
 			t.Fatalf("seed %d/%d: a policy differs from itself: %+v", seed, n, c)
 		}
 		changed := in
-		changed.Statements = slices.Clone(in.Statements)
-		if len(changed.Statements) == 0 {
-			continue
+		if w.chance(50) {
+			changed = w.republished(in)
 		}
-		at := w.IntN(len(changed.Statements))
-		changed.Statements = slices.Delete(changed.Statements, at, at+1)
+		if len(in.Statements) > 0 && w.chance(70) {
+			at := w.IntN(len(in.Statements))
+			changed.Statements = slices.Delete(slices.Clone(in.Statements), at, at+1)
+		}
 		x := diffCase{before: &oracle{in}, after: &oracle{changed}, tables: [2]*Table{before, mustCompile(t, changed)}, addresses: w.diffAddresses(in)}
 		x.diff = Diff(x.tables[0], x.tables[1])
 		for range 400 {
@@ -138,7 +156,10 @@ func TestDiffEqualsVerdicts(t *testing.T) {
 			if w.chance(70) {
 				q.Src = pick(w, x.addresses).As16()
 			}
-			if w.chance(70) {
+			switch {
+			case w.chance(20):
+				q.Dst = pick(w, worldHosts).As16()
+			case w.chance(70):
 				q.Dst = pick(w, x.addresses).As16()
 			}
 			if q.Proto.normal() == ProtoICMP && q.DstPort != 0 || netip.AddrFrom16(q.Src).Unmap().Is4() != netip.AddrFrom16(q.Dst).Unmap().Is4() {
@@ -150,19 +171,62 @@ func TestDiffEqualsVerdicts(t *testing.T) {
 			}
 			differing += found
 		}
+		x.findMet()
 		for i := range x.diff.Differences {
 			d := &x.diff.Differences[i]
 			told++
 			if strings.Contains(d.From+d.To, " at ") {
 				outside++
 			}
-			if i < 50 && !x.isMet(d) {
+			if d.HostPorts {
+				moved++
+			}
+			if !x.isMet(d) {
 				t.Fatalf("seed %d/%d: nobody is there of whom the diff tells: %+v", seed, n, *d)
 			}
 		}
 	}
-	if differing < 20 || outside < 20 {
-		t.Errorf("only %d verdicts differed, and %d of %d differences at prefixes: the worlds are too tame", differing, outside, told)
+	if differing < 20 || outside < 20 || moved < 20 {
+		t.Errorf("only %d verdicts differed, and of %d differences %d at prefixes, %d at the host's ports: the worlds are too tame", differing, told, outside, moved)
+	}
+}
+
+// TestDiffHostPorts: a port of the host that leads elsewhere in one policy is told of
+// as what it leads to in each (A5).
+func TestDiffHostPorts(t *testing.T) {
+	web, api := ServiceKey{ProjectKey{Name: "shop"}, "web"}, ServiceKey{ProjectKey{Name: "shop"}, "api"}
+	world := func(published ...Published) *Table {
+		snap := &Snapshot{Host: Host{Addresses: prefixes("192.168.1.9/24")}, Networks: []Network{{ID: "n", Zone: 1, Driver: "bridge", Subnets: prefixes("172.18.0.0/24")}}, Workloads: []Workload{
+			{ID: "a", Endpoints: []Endpoint{{Network: "n", Addresses: addrs("172.18.0.2")}}},
+			{ID: "w", Endpoints: []Endpoint{{Network: "n", Addresses: addrs("172.18.0.3")}}, Published: published},
+		}}
+		return mustCompile(t, Input{Epoch: 1, Snapshot: snap, Groups: []Group{
+			{Identity: FirstWorkloadIdentity, Service: api, Members: []string{"a"}, Guarded: true, Mode: Enforce},
+			{Identity: FirstWorkloadIdentity + 1, Service: web, Members: []string{"w"}, Guarded: true, Mode: Enforce},
+		}, Statements: []Statement{{ID: "web", Verdict: Allow, From: []Peer{{Kind: PeerAny}}, To: []Peer{ServicePeer(web)}, App: AnyApp, Ports: []PortRange{Port(ProtoTCP, 80)}}}})
+	}
+	for _, c := range []struct {
+		before, after []Published
+		want          []string
+	}{
+		{[]Published{{HostPort: 8080, Port: 80, Proto: ProtoTCP}}, nil, []string{
+			"shop/api may no longer reach @host (shop/web before) with anything on the host's tcp/8080: that port leads to @host now, and led to shop/web before"}},
+		{nil, []Published{{HostPort: 8080, Port: 80, Proto: ProtoTCP}}, []string{
+			"shop/api may now reach shop/web (@host before) with anything on the host's tcp/8080: that port leads to shop/web now, and led to @host before"}},
+		{[]Published{{HostPort: 8080, Port: 80, Proto: ProtoTCP}}, []Published{{HostPort: 8080, Port: 81, Proto: ProtoTCP}}, []string{
+			"@host may no longer reach shop/web with anything on the host's tcp/8080: that port leads to its tcp/81 now, and led to tcp/80 before",
+			"shop/api may no longer reach shop/web with anything on the host's tcp/8080: that port leads to its tcp/81 now, and led to tcp/80 before"}},
+	} {
+		var told []string
+		diff := Diff(world(c.before...), world(c.after...))
+		for i := range diff.Differences {
+			if text := diff.Differences[i].String(); diff.Differences[i].From == "shop/api" || slices.Contains(c.want, text) {
+				told = append(told, text)
+			}
+		}
+		if !slices.Equal(told, c.want) {
+			t.Errorf("%v to %v: %q, want %q", c.before, c.after, told, c.want)
+		}
 	}
 }
 
@@ -171,6 +235,14 @@ type diffCase struct {
 	tables        [2]*Table
 	addresses     []netip.Addr
 	diff          Comparison
+	calling       map[string]bool          // who begins flows
+	called        map[calledAt][]PortRange // the ports at which somebody is called
+	known         map[Identity]bool        // whose addresses there are
+}
+
+type calledAt struct {
+	name      string
+	hostPorts bool
 }
 
 // judged is what the reference says of a packet, before and after.
@@ -191,55 +263,111 @@ func (x *diffCase) spoken(q Query) []Spoken {
 }
 
 func (x *diffCase) untold(q Query) (missing string, differing int) {
-	from, to, port := x.after.resolve(q)
+	from, _, _ := x.after.resolve(q)
 	for _, s := range x.spoken(q) {
 		o := x.judged(q, s)
 		if o[0] == o[1] {
 			continue
 		}
 		differing++
+		to, port := x.destination(q)
 		if !slices.ContainsFunc(x.diff.Differences, func(d Difference) bool {
-			return x.is(d.From, from) && x.is(d.To, to) && d.Before == o[0] && d.After == o[1] &&
+			return d.From == x.name(from) && d.To == to.name && d.HostPorts == to.hostPorts && d.Before == o[0] && d.After == o[1] &&
 				(slices.Contains(d.Apps, "any") || slices.Contains(d.Apps, appOf(s))) &&
 				slices.ContainsFunc(d.Ports, func(p PortRange) bool { return p.Contains(q.Proto.normal(), port) })
 		}) {
-			return fmt.Sprintf("%s %s -> %s %s %s/%d %s: %s before, %s now", x.name(from), from.ip, x.name(to), to.ip, q.Proto, port, s, o[0], o[1]), differing
+			return fmt.Sprintf("%s %s -> %+v %s %s/%d %s: %s before, %s now", x.name(from), from.ip, to, netip.AddrFrom16(q.Dst), q.Proto, port, s, o[0], o[1]), differing
 		}
 	}
 	return "", differing
+}
+
+// destination is how a diff names who is called, and at which port.
+func (x *diffCase) destination(q Query) (calledAt, uint16) {
+	_, was, wasPort := x.before.resolve(q)
+	_, is, isPort := x.after.resolve(q)
+	switch name := x.name(is); {
+	case was.id != is.id:
+		return calledAt{name + " (" + x.name(was) + " before)", true}, q.DstPort
+	case wasPort != isPort:
+		return calledAt{name, true}, q.DstPort
+	default:
+		return calledAt{name, false}, isPort
+	}
 }
 
 func (x *diffCase) name(e refEnd) string {
 	return cmp.Or(namedAt(x.after, x.before.in.Statements, e), x.tables[1].IdentityName(e.id))
 }
 
-func (x *diffCase) is(name string, e refEnd) bool { return name == x.name(e) }
-
-// isMet reports whether who is outside, by the name of either end, is at some
-// address, begins flows there, or is called there at the ports told. Which name servers are whose callers'
-// is not the diff's.
-func (x *diffCase) isMet(d *Difference) bool {
-	from := !strings.HasPrefix(d.From, "@") || x.isAt(d.From, false, Port(ProtoTCP, 80))
-	to := !strings.HasPrefix(d.To, "@") || strings.HasPrefix(d.To, "@resolver")
-	return from && (to || slices.ContainsFunc(d.Ports, func(p PortRange) bool {
-		return x.isAt(d.To, true, p) || x.isAt(d.To, false, p) // a load balancer's address may be a virtual one too
-	}))
-}
-
-func (x *diffCase) isAt(name string, isDestination bool, at PortRange) bool {
-	known := false // whose address nobody knows is named without one
-	kind, _, placed := strings.Cut(name, " at ")
-	for zone := range Zone(len(x.after.in.Snapshot.Networks) + 1) {
+// findMet notes who begins flows and who is called, from everywhere, by callers of
+// all name servers.
+func (x *diffCase) findMet() {
+	x.calling, x.called, x.known = make(map[string]bool), make(map[calledAt][]PortRange), make(map[Identity]bool)
+	if len(x.diff.Differences) == 0 {
+		return
+	}
+	snap := x.after.in.Snapshot
+	ported := slices.Concat(x.before.hostAddrs(), x.after.hostAddrs(), snap.Host.Nodes, snap.Host.Resolvers, addrs("198.51.100.53", "172.18.0.1"))
+	ports := []uint16{0, 1, 5001, 9001, 2376, 2377, 2378, 4789, 6443, 7946, 10250} // the first of each stretch, and those of A9
+	for _, port := range worldPorts {
+		ports = append(ports, port, port+1)
+	}
+	for zone := range Zone(len(snap.Networks) + 1) {
 		for _, ip := range x.addresses {
-			p, _ := x.after.at(zone, refInner(ip), isDestination, nil, at.Proto, at.Lo)
-			end := refEnd{p.id, refInner(ip)}
-			if x.is(name, end) {
-				return true
+			ip = refInner(ip)
+			p, _ := x.after.at(zone, ip, false, nil, ProtoTCP, 80)
+			x.calling[x.name(refEnd{p.id, ip})] = true
+			x.known[p.id] = true
+			ping := Query{Zone: zone, Proto: ProtoICMP}
+			if !slices.Contains(ported, ip) {
+				x.noteCalled(ip, ping, nil, anyCalled)
+				continue
 			}
-			known = known || x.tables[1].IdentityName(p.id) == kind
+			x.noteCalled(ip, ping, nil, anyCalled[2:])
+			for _, proto := range []Proto{ProtoTCP, ProtoUDP} {
+				for _, caller := range []*Workload{{}, {DNS: addrs("198.51.100.53", "172.18.0.1")}} {
+					x.noteCalled(ip, Query{Zone: zone, Proto: proto, DstPort: 53}, caller, nil)
+				}
+				for _, port := range ports {
+					x.noteCalled(ip, Query{Zone: zone, Proto: proto, DstPort: port}, nil, nil)
+				}
+			}
 		}
 	}
-	return !known && !placed
+}
+
+// noteCalled notes who is called at an address and port: at these ports, else at
+// the callee's own.
+func (x *diffCase) noteCalled(ip netip.Addr, q Query, caller *Workload, ports []PortRange) {
+	was, wasPort := x.before.at(q.Zone, ip, true, caller, q.Proto, q.DstPort)
+	is, port := x.after.at(q.Zone, ip, true, caller, q.Proto, q.DstPort)
+	to := calledAt{x.name(refEnd{is.id, ip}), false}
+	switch was := x.name(refEnd{was.id, ip}); {
+	case was != to.name:
+		to, port = calledAt{to.name + " (" + was + " before)", true}, q.DstPort
+	case wasPort != port:
+		to.hostPorts, port = true, q.DstPort
+	}
+	x.known[is.id] = true
+	if ports == nil {
+		ports = []PortRange{{q.Proto, port, port}}
+	}
+	if !slices.Contains(x.called[to], ports[0]) {
+		x.called[to] = append(x.called[to], ports...)
+	}
+}
+
+// isMet reports whether who is at either end is at some address, begins flows there,
+// or is called there at one of the ports told.
+func (x *diffCase) isMet(d *Difference) bool {
+	nowhere := func(name string) bool { // nobody's address is known, in no network
+		return slices.ContainsFunc(slices.Collect(maps.Keys(identityNames)), func(id Identity) bool { return identityNames[id] == name && !x.known[id] })
+	}
+	from := x.calling[d.From] || nowhere(d.From)
+	return from && (nowhere(d.To) || slices.ContainsFunc(x.called[calledAt{d.To, d.HostPorts}], func(at PortRange) bool {
+		return slices.ContainsFunc(d.Ports, func(p PortRange) bool { return p.Proto == at.Proto && p.Lo <= at.Hi && at.Lo <= p.Hi })
+	}))
 }
 
 // TestAuditIsRight: a statement of which an audit says that it never acts, adds

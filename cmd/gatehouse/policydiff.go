@@ -18,7 +18,8 @@ func newPolicyDiffCommand() *cobra.Command {
 		Use:   "diff OLD NEW",
 		Short: "What changes for whom between two policies, in words; exit code 1 if anything",
 		Long: "Diff compiles both policies and compares their verdicts: for every pair of peers, every port and every application that either can\n" +
-			"tell apart; where statements name prefixes, what is outside at one address of each. OLD and NEW are each one of\n" +
+			"tell apart; what is outside in every stretch of addresses that prefixes of either cut. A port of the host that leads to another service\n" +
+			"than before, or to none, is compared as what it leads to. OLD and NEW are each one of\n" +
 			"  live       the running gateway's policy\n" +
 			"  FOLDER     statements, with categories and models if they are there, for the workloads of --workloads, --compose or the gateway\n" +
 			"  FILE       the same, or a snapshot that `get snapshot` printed, or a library that `models show --all` printed",
