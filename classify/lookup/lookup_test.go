@@ -250,6 +250,57 @@ func TestReaderIsBounded(t *testing.T) {
 	}
 }
 
+// However much others ask without an answer, by datagrams or connections, an
+// endpoint that asks little is read.
+func TestFloodsLeaveRoom(t *testing.T) {
+	l := listen()
+	query, answer := dns(t, 7, false, "api.example.com.", dnsmessage.TypeA), dns(t, 7, true, "api.example.com.", dnsmessage.TypeA, "api.example.com. A 60 198.51.100.7")
+	tcp := func(k classify.FlowKey, owner uint16, fromAsker bool, b []byte) {
+		k.Proto = policy.ProtoTCP
+		l.Read(&Packet{Key: k, Owner: owner, FromAsker: fromAsker, TCP: true, Payload: b, Seq: 1, Start: 1, Started: true, Now: 1e9})
+	}
+	for owner := range uint16(2 * max(questionsMax/perOwner, streamsMax/streamsOwner)) {
+		for i := range uint16(perOwner) {
+			k := flow
+			k.PortA, k.AddrA[15] = i, byte(10+owner)
+			l.Read(&Packet{Key: k, Owner: 10 + owner, FromAsker: true, Payload: query, Now: 1e9})
+			tcp(k, 10+owner, true, framed(query)[:9])
+		}
+	}
+	l.udp(true, query)
+	l.udp(false, answer)
+	tcp(flow, 1, true, framed(query))
+	tcp(flow, 1, false, framed(answer))
+	if len(l.learned) != 2 {
+		t.Errorf("learned %q, refused %v", l.learned, l.refused)
+	}
+	if len(l.questions) > questionsMax || len(l.streams) > streamsMax {
+		t.Errorf("%d questions, %d streams", len(l.questions), len(l.streams))
+	}
+	for owner, of := range l.ofOwner {
+		if len(of.order) > 2*perOwner || of.waiting > perOwner {
+			t.Errorf("of %d: %d wait, %d are kept", owner, of.waiting, len(of.order))
+		}
+	}
+}
+
+// A message that comes by the byte is not copied with each: whoever sends one
+// costs the gateway what its bytes cost.
+func TestMessageByTheByte(t *testing.T) {
+	l := listen()
+	p := Packet{Key: flow, Owner: 1, FromAsker: true, TCP: true, Payload: []byte{0xff}, Start: 1, Started: true, Now: 1e9}
+	send := func() {
+		p.Seq++
+		l.Read(&p)
+	}
+	for range 10000 {
+		send()
+	}
+	if n := testing.AllocsPerRun(10000, send); n > 0.5 {
+		t.Errorf("%v allocations a byte", n)
+	}
+}
+
 func TestRefusal(t *testing.T) {
 	var out [512]byte
 	query := dns(t, 0x1234, false, "evil.example.net.", dnsmessage.TypeA)

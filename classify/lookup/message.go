@@ -30,6 +30,7 @@ type Query struct {
 // message is what is of interest in one.
 type message struct {
 	Query
+	parser   dnsmessage.Parser // at the records
 	isAnswer bool
 	ok       bool // an answer's code is no error
 	cnames   map[string]link
@@ -49,10 +50,9 @@ type address struct {
 	ttl   uint32
 }
 
-// parse reads a message; of one in pieces what is whole (RFC 1035 4, RFC 9460 for
-// HTTPS and SVCB with their address hints).
-func parse(b []byte, part bool) (m message, err error) {
-	var p dnsmessage.Parser
+// parse reads the head of a message and its question (RFC 1035 4).
+func parse(b []byte) (m message, err error) {
+	p := &m.parser
 	h, err := p.Start(b)
 	if err != nil {
 		return m, err
@@ -69,17 +69,23 @@ func parse(b []byte, part bool) (m message, err error) {
 		m.Name = name
 	}
 	m.isAnswer, m.ok = h.Response, h.RCode == dnsmessage.RCodeSuccess
-	if !m.isAnswer || !m.ok {
-		return m, nil
+	return m, nil
+}
+
+// readRecords reads the records of an answer, once; of a message in pieces those
+// that are whole (RFC 9460 for HTTPS and SVCB with their address hints).
+func (m *message) readRecords(part bool) (err error) {
+	if !m.ok {
+		return nil
 	}
 	m.cnames = make(map[string]link)
 	for err == nil {
-		err = m.record(&p)
+		err = m.record(&m.parser)
 	}
 	if errors.Is(err, dnsmessage.ErrSectionDone) || part {
-		err = nil
+		return nil
 	}
-	return m, err
+	return err
 }
 
 func (m *message) record(p *dnsmessage.Parser) error {

@@ -21,6 +21,9 @@ const (
 	// answerWait is how late an answer counts, in nanoseconds: stub resolvers wait
 	// for five seconds, and ask twice.
 	answerWait = int64(15e9)
+	// expireEvery is how often what nobody answered is looked for, where there is no
+	// room: of a flood each query would look through all.
+	expireEvery = int64(1e9)
 	// tailMax is how much of what has passed is kept to compare what comes again.
 	tailMax = 4096
 )
@@ -64,7 +67,8 @@ type Packet struct {
 type Reader struct {
 	Handlers
 	questions map[question]*pending
-	ofOwner   map[uint16]int
+	ofOwner   map[uint16]*asked
+	expired   int64 // when expire last ran
 	streams   map[classify.FlowKey]*stream
 	streamsOf map[uint16]int
 }
@@ -78,9 +82,16 @@ type question struct {
 }
 
 type pending struct {
+	question
 	times int // asked and not answered
 	until int64
 	owner uint16
+}
+
+// asked is what waits of one endpoint.
+type asked struct {
+	waiting int
+	order   []*pending // as they came; some wait no more
 }
 
 // stream is one DNS connection (RFC 7766).
@@ -101,7 +112,7 @@ type half struct {
 func New(h Handlers) *Reader {
 	return &Reader{
 		Handlers:  h,
-		questions: make(map[question]*pending), ofOwner: make(map[uint16]int),
+		questions: make(map[question]*pending), ofOwner: make(map[uint16]*asked),
 		streams: make(map[classify.FlowKey]*stream), streamsOf: make(map[uint16]int),
 	}
 }
@@ -125,7 +136,7 @@ func (r *Reader) Forget(key classify.FlowKey) {
 }
 
 func (r *Reader) message(p *Packet, b []byte) Outcome {
-	m, err := parse(b, p.Part)
+	m, err := parse(b)
 	if p.FromAsker {
 		if err != nil || m.isAnswer {
 			m.Query = Query{}
@@ -154,42 +165,96 @@ func (r *Reader) ask(p *Packet, q *Query) {
 		w.times, w.until = w.times+1, p.Now+answerWait
 		return
 	}
-	if len(r.questions) >= questionsMax || r.ofOwner[p.Owner] >= perOwner {
+	if r.isFull(p.Owner) && p.Now-r.expired >= expireEvery {
+		r.expired = p.Now
 		r.expire(p.Now)
 	}
-	if len(r.questions) >= questionsMax || r.ofOwner[p.Owner] >= perOwner {
-		r.Refuse(policy.NameBusy)
+	if r.isFull(p.Owner) {
+		r.giveUp(r.largest(p.Owner), p.Now)
+	}
+	w := &pending{k, 1, p.Now + answerWait, p.Owner}
+	of := r.ofOwner[p.Owner]
+	if of == nil {
+		of = &asked{}
+		r.ofOwner[p.Owner] = of
+	}
+	if len(of.order) >= 2*perOwner {
+		of.order = slices.DeleteFunc(of.order, func(w *pending) bool { return r.questions[w.question] != w })
+	}
+	r.questions[k], of.order = w, append(of.order, w)
+	of.waiting++
+}
+
+func (r *Reader) isFull(owner uint16) bool {
+	of := r.ofOwner[owner]
+	return len(r.questions) >= questionsMax || of != nil && of.waiting >= perOwner
+}
+
+// largest is who makes room: the endpoint of which most waits, the asker itself
+// where that has its share.
+func (r *Reader) largest(asker uint16) uint16 {
+	most, n := asker, 0
+	if of := r.ofOwner[asker]; of != nil {
+		n = of.waiting
+	}
+	if n >= perOwner {
+		return asker
+	}
+	for owner, of := range r.ofOwner {
+		if of.waiting > n {
+			most, n = owner, of.waiting
+		}
+	}
+	return most
+}
+
+// giveUp waits no more for the answer to what an endpoint asked first.
+func (r *Reader) giveUp(owner uint16, now int64) {
+	of := r.ofOwner[owner]
+	for of != nil && len(of.order) > 0 {
+		w := of.order[0]
+		of.order = of.order[1:]
+		if r.questions[w.question] != w {
+			continue
+		}
+		if w.until >= now {
+			r.Refuse(policy.NameBusy)
+		}
+		r.drop(w)
 		return
 	}
-	r.questions[k] = &pending{1, p.Now + answerWait, p.Owner}
-	r.ofOwner[p.Owner]++
 }
 
 func (r *Reader) expire(now int64) {
-	for k, w := range r.questions {
+	for _, w := range r.questions {
 		if w.until < now {
-			r.drop(k, w)
+			r.drop(w)
 		}
 	}
 }
 
-func (r *Reader) drop(k question, w *pending) {
-	delete(r.questions, k)
-	if r.ofOwner[w.owner]--; r.ofOwner[w.owner] == 0 {
+func (r *Reader) drop(w *pending) {
+	delete(r.questions, w.question)
+	of := r.ofOwner[w.owner]
+	if of.waiting--; of.waiting == 0 {
 		delete(r.ofOwner, w.owner)
 	}
 }
 
-// answered takes an answer to a question of the same flow; each counts once.
+// answered takes an answer to a question of the same flow; each counts once. Only
+// then its records are read.
 func (r *Reader) answered(p *Packet, m *message) {
-	k := question{p.Key, m.id, m.Type, m.Name}
-	w := r.questions[k]
+	w := r.questions[question{p.Key, m.id, m.Type, m.Name}]
 	if w == nil || w.until < p.Now {
 		r.Refuse(policy.NameUnasked)
 		return
 	}
+	if m.readRecords(p.Part) != nil {
+		r.Refuse(policy.NameMalformed)
+		return
+	}
 	if w.times--; w.times == 0 {
-		r.drop(k, w)
+		r.drop(w)
 	}
 	if m.more {
 		r.Refuse(policy.NameAddresses)
@@ -226,7 +291,8 @@ func (r *Reader) segment(p *Packet) Outcome {
 	if !ok {
 		return Held
 	}
-	b := slices.Concat(h.rest, fresh)
+	// In place: a message that comes by the byte is not copied with each.
+	b := append(h.rest, fresh...)
 	for len(b) >= 2 {
 		n := 2 + int(binary.BigEndian.Uint16(b))
 		if len(b) < n {
@@ -237,7 +303,14 @@ func (r *Reader) segment(p *Packet) Outcome {
 		}
 		b = b[n:]
 	}
-	h.rest = slices.Clone(b)
+	switch {
+	case len(b) == 0:
+		h.rest = nil
+	case len(b) < len(h.rest)+len(fresh):
+		h.rest = append(h.rest[:0], b...)
+	default:
+		h.rest = b
+	}
 	h.tail = append(h.tail, fresh...)
 	h.tail = h.tail[max(0, len(h.tail)-tailMax):]
 	h.next += uint32(len(fresh))
@@ -264,11 +337,29 @@ func (r *Reader) stream(p *Packet) *stream {
 	if s := r.streams[p.Key]; s != nil {
 		return s
 	}
-	if !p.Started || p.Part || len(r.streams) >= streamsMax || r.streamsOf[p.Owner] >= streamsOwner {
+	if !p.Started || p.Part || r.streamsOf[p.Owner] >= streamsOwner || len(r.streams) >= streamsMax && !r.endStream(p.Owner) {
 		return nil
 	}
 	s := &stream{owner: p.Owner}
 	r.streams[p.Key] = s
 	r.streamsOf[p.Owner]++
 	return s
+}
+
+// endStream makes room for a connection of an asker: the endpoint that has most
+// gives one, where that is more than the asker has.
+func (r *Reader) endStream(asker uint16) bool {
+	most := asker
+	for owner, n := range r.streamsOf {
+		if n > r.streamsOf[most] {
+			most = owner
+		}
+	}
+	for key, s := range r.streams {
+		if most != asker && s.owner == most {
+			r.Forget(key)
+			return true
+		}
+	}
+	return false
 }
