@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"gatehouse/control"
+	"gatehouse/control/docker"
 	"gatehouse/control/inventory"
 	"gatehouse/dataplane"
 	"gatehouse/dataplane/afxdp"
@@ -31,11 +32,13 @@ type guard struct {
 	dataplane *dataplane.Dataplane
 	settings  Settings
 	ranBefore func(policy.Workload) bool
+	told      func() bool // the engine is there, and has told of all it has
 	log       *slog.Logger
 
 	mu        sync.Mutex
 	wanted    map[string]*waiting // all that should be admitted, by endpoint id
 	inhabited inhabitants
+	deserted  map[string]time.Time // networks that are closed, by id: since when nobody enforces there, zero while somebody does
 	networks  map[policy.Zone]guarded
 	spaces    map[int]string        // slow-path pairs in use: number → namespace
 	admitted  map[string]*admission // by endpoint id
@@ -66,10 +69,12 @@ type waiting struct {
 	why     string
 }
 
-func newGuard(s *steer.Steer, dp *dataplane.Dataplane, set Settings, ranBefore func(policy.Workload) bool, log *slog.Logger) *guard {
+func newGuard(s *steer.Steer, dp *dataplane.Dataplane, set Settings, watcher *docker.Watcher, log *slog.Logger) *guard {
 	return &guard{
-		steer: s, dataplane: dp, settings: set, ranBefore: ranBefore, log: log,
-		networks: map[policy.Zone]guarded{}, spaces: map[int]string{},
+		steer: s, dataplane: dp, settings: set, log: log,
+		ranBefore: func(w policy.Workload) bool { return watcher.Status().RanBefore(w) },
+		told:      func() bool { s := watcher.Status(); return s.Connected && s.Synced },
+		deserted:  map[string]time.Time{}, networks: map[policy.Zone]guarded{}, spaces: map[int]string{},
 		admitted: map[string]*admission{}, waiting: map[string]*waiting{}, faults: map[string]string{},
 	}
 }
@@ -319,9 +324,43 @@ func (in *inhabitants) set(id string, now dwelling) (moved bool) {
 }
 
 // isClosed: somebody enforces on the network, or a newcomer would, so that its
-// ports stay shut until admitted.
+// ports stay shut until admitted. Who enforced and is gone may come back without
+// being told of: an engine that restarts ends its containers, and starts them
+// before it answers. So a closed network opens when desertedFor is over.
 func (g *guard) isClosed(n *policy.Network) bool {
-	return g.settings.defaultMode() == policy.Enforce || g.inhabited.enforcing[n.ID] > 0 || n.Newcomer
+	if g.settings.defaultMode() == policy.Enforce || g.inhabited.enforcing[n.ID] > 0 || n.Newcomer {
+		g.deserted[n.ID] = time.Time{}
+		return true
+	}
+	since, was := g.deserted[n.ID]
+	switch {
+	case was && since.IsZero():
+		g.deserted[n.ID] = time.Now()
+	case time.Since(since) >= desertedFor:
+		delete(g.deserted, n.ID)
+		was = false
+	}
+	return was
+}
+
+// desertedFor is longer than an engine takes to end its containers (15 s) and to be
+// gone itself.
+const desertedFor = time.Minute
+
+// mayOpen reports whether a closed network is to be looked at again. While the
+// engine is away no time passes.
+func (g *guard) mayOpen() (open bool) {
+	told := g.told()
+	for id, since := range g.deserted {
+		switch {
+		case since.IsZero():
+		case !told:
+			g.deserted[id] = time.Now()
+		default:
+			open = open || time.Since(since) >= desertedFor
+		}
+	}
+	return open
 }
 
 func (g *guard) removeGone() {
@@ -400,6 +439,7 @@ func (g *guard) guardNetworks(s *control.State, again map[policy.Zone]bool) {
 			delete(g.networks, zone)
 		}
 	}
+	maps.DeleteFunc(g.deserted, func(id string, _ time.Time) bool { return s.View.Network(id) == nil })
 	for object := range g.faults {
 		if strings.HasPrefix(object, "network ") && !objects[object] {
 			delete(g.faults, object)
@@ -580,7 +620,8 @@ func (g *guard) retry(s *control.State, all bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	lost := g.notice()
-	if s != nil && (lost || all && len(g.waiting)+len(g.faults) > 0) {
+	open := all && g.mayOpen()
+	if s != nil && (lost || open || all && len(g.waiting)+len(g.faults) > 0) {
 		again := map[policy.Zone]bool{}
 		for _, w := range g.waiting {
 			again[w.spec.Zone] = true

@@ -2,6 +2,8 @@ package main
 
 import (
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"gatehouse/control"
 	"gatehouse/control/inventory"
@@ -38,7 +40,7 @@ func TestClosedNetworks(t *testing.T) {
 		"observe": {true, false, false, true},
 		"enforce": {true, true, true, true},
 	} {
-		g := &guard{settings: Settings{Mode: byDefault}}
+		g := &guard{settings: Settings{Mode: byDefault}, deserted: map[string]time.Time{}}
 		g.want(state)
 		for i, w := range want {
 			if n := &snap.Networks[i]; g.isClosed(n) != w {
@@ -46,4 +48,57 @@ func TestClosedNetworks(t *testing.T) {
 			}
 		}
 	}
+}
+
+// A network whose last enforcing container ended stays closed for a while in which
+// the engine is there: one that restarts ends its containers before it goes, and
+// starts them again before it answers.
+func TestDesertedNetworkStaysClosed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		told := true
+		g := &guard{settings: Settings{Mode: "observe"}, deserted: map[string]time.Time{}, told: func() bool { return told }}
+		n := &policy.Network{ID: "net"}
+		g.inhabited = inhabitants{map[string]dwelling{}, map[string]int{}, map[string]int{}}
+		closed := func(want bool, when string) {
+			t.Helper()
+			if g.isClosed(n) != want {
+				t.Errorf("%s: closed = %v", when, !want)
+			}
+		}
+		pass := func(d time.Duration) { // as guard.follow does
+			for range d / time.Second {
+				time.Sleep(time.Second)
+				g.mayOpen()
+			}
+		}
+		closed(false, "nobody ever enforced")
+		g.inhabited.set("c", dwelling{[]string{"net"}, true})
+		closed(true, "somebody enforces")
+		pass(time.Hour)
+		g.inhabited.set("c", dwelling{})
+		closed(true, "just gone")
+		told = false
+		pass(time.Hour)
+		closed(true, "the engine is away")
+		told = true
+		pass(desertedFor / 2)
+		closed(true, "it is back")
+		g.inhabited.set("c", dwelling{[]string{"net"}, true})
+		closed(true, "so is the container")
+		g.inhabited.set("c", dwelling{})
+		closed(true, "gone again")
+		pass(desertedFor / 2)
+		if g.mayOpen() {
+			t.Error("it opens at half the time")
+		}
+		pass(desertedFor / 2)
+		if !g.mayOpen() {
+			t.Error("nobody looks at it when its time is over")
+		}
+		closed(false, "its time is over")
+		closed(false, "and later")
+		if g.mayOpen() {
+			t.Error("an open one is looked at again")
+		}
+	})
 }

@@ -249,7 +249,7 @@ func newGateway(set Settings, in inputs, kernel *steer.Steer, log *slog.Logger) 
 		return nil, nil, err
 	}
 	gw.dataplane, gw.recorder.plane = plane, plane
-	gw.guard = newGuard(kernel, plane, set, func(w policy.Workload) bool { return watcher.Status().RanBefore(w) }, log)
+	gw.guard = newGuard(kernel, plane, set, watcher, log)
 	gw.control = control.New(control.Config{
 		Inventory: inv, Rules: in.rules, Modes: in.modes, Holds: in.holds, Records: in.records, Own: gw.own, Log: log,
 		Settings: modelSettings(set), Compile: compileSettings(set, epoch),
