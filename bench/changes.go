@@ -83,7 +83,7 @@ func measureChanges(ctx context.Context, c *Comparison, n int, progress io.Write
 	stop()
 	<-done
 	state := w.control.State()
-	k := Case{Name: fmt.Sprintf("%d workloads, %d services, %d statements", n, len(state.Population.Groups), len(state.Statements)), Size: n}
+	k := Case{Name: fmt.Sprintf("%d workloads, %d services, %d statements", n, len(state.Population.Groups), len(state.Statements())), Size: n}
 	for i := range changeKinds {
 		slices.Sort(took[i])
 		r := latencies(changeKinds[i].variant, took[i])

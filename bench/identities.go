@@ -172,13 +172,14 @@ func identities(ctx context.Context, c *Comparison, sizes []int, progress io.Wri
 func (w *identityWorld) starts(t *policy.Table) ([]float64, error) {
 	rnd := rand.New(rand.NewPCG(5, 5))
 	now := func() *policy.Snapshot { return w.in.Snapshot }
+	statements := policy.Pointers(w.in.Statements)
 	var took []float64
 	for range 5000 {
 		i := rnd.IntN(len(w.in.Snapshot.Workloads))
 		x := workloadNumber(i)
 		for _, gone := range []bool{true, false} {
 			begin := time.Now()
-			next, ok := t.With(&policy.Update{Epoch: t.Epoch() + 1, Snapshot: now, Groups: w.in.Groups, Statements: w.in.Statements,
+			next, ok := t.With(&policy.Update{Epoch: t.Epoch() + 1, Snapshot: now, Groups: w.in.Groups, Statements: statements,
 				Changes: []policy.Change{{Workload: &x, Group: w.in.Groups[i%len(w.in.Groups)].Identity, Gone: gone}}})
 			took = append(took, float64(time.Since(begin).Nanoseconds())/1000)
 			if !ok {

@@ -45,7 +45,7 @@ func (b *Basis) State() (*State, error) {
 // Input is what the table of a state of the basis is compiled from.
 func (b *Basis) Input(s *State) policy.Input {
 	in := b.Compile
-	in.Epoch, in.Snapshot, in.Groups, in.Statements = 1, s.Snapshot(), s.Population.Groups, s.Statements
+	in.Epoch, in.Snapshot, in.Groups, in.Statements = 1, s.Snapshot(), s.Population.Groups, s.Statements()
 	return in
 }
 
@@ -54,14 +54,15 @@ func (b *Basis) derive(ids *policy.Identities, catalog *operator.Catalog) *State
 	p := b.Rules.Policy
 	s := &State{View: b.View, Rules: b.Rules, Situation: b.Situation, Compiled: time.Now(), Around: true, modes: b.Modes, catalog: catalog}
 	s.Population = models.Groups(b.Rules.Library, b.View.Snapshot(), b.settings(catalog), ids)
-	s.Statements, s.findings = s.Population.Statements()
-	s.ofModels = len(s.Statements)
+	statements, findings := s.Population.Statements()
+	s.findings, s.ofModels = findings, len(statements)
 	s.expansion = p.NewExpansion(s.Population, catalog, s.Situation.Moment)
-	s.Statements = append(s.Statements, s.expansion.Statements()...)
+	statements = append(statements, s.expansion.Statements()...)
 	for _, subject := range slices.Sorted(maps.Keys(s.Situation.Quarantines)) {
 		isIt := func(w *policy.Workload) bool { return Belongs(subject, w) }
-		s.Statements = append(s.Statements, operator.Quarantine(subject, s.Population, isIt, []string{"quarantine " + s.Situation.Quarantines[subject].String()})...)
+		statements = append(statements, operator.Quarantine(subject, s.Population, isIt, []string{"quarantine " + s.Situation.Quarantines[subject].String()})...)
 	}
+	s.statements = policy.Pointers(statements)
 	return s
 }
 

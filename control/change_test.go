@@ -293,7 +293,7 @@ func TestChangesEqualWhole(t *testing.T) {
 			}
 			fail("snapshot", got.Snapshot(), view.Snapshot())
 			fail("groups", got.Population.Groups, want.Population.Groups)
-			fail("statements", got.Statements, want.Statements)
+			fail("statements", got.Statements(), want.Statements())
 			fail("findings", got.Findings(), want.Findings())
 			id := pick(w, slices.Sorted(maps.Keys(w.running)))
 			fail("evidence of "+id, got.Population.Evidence(id), want.Population.Evidence(id))
@@ -351,8 +351,8 @@ func TestBakedDenyFollowsWhoComes(t *testing.T) {
 		if got.Changes == nil {
 			t.Error("the change was not made by itself")
 		}
-		if !reflect.DeepEqual(got.Statements, want.Statements) {
-			t.Errorf("statements: %s", cmp.Diff(got.Statements, want.Statements, cmp.Exporter(func(reflect.Type) bool { return true })))
+		if !reflect.DeepEqual(got.Statements(), want.Statements()) {
+			t.Errorf("statements: %s", cmp.Diff(got.Statements(), want.Statements(), cmp.Exporter(func(reflect.Type) bool { return true })))
 		}
 	}
 }

@@ -29,25 +29,30 @@ type State struct {
 	Rules      *Rules
 	Situation  Situation
 	Population *models.Population
-	Statements []policy.Statement
 	Table      *policy.Table
 	Compiled   time.Time
 	// Changes are the workloads by which it differs from the state published
 	// before, and by what follows from them, with the same host and networks, but for
 	// newcomers on those. nil where it was made whole.
-	Changes   []models.Transition
-	Around    bool             // networks or the host may be others than before
-	findings  []models.Finding // of services
-	ofModels  int              // how many statements are of models and labels; they come first
-	expansion *operator.Expansion
-	edited    bool // groups or statements are others than before
-	modes     map[string]policy.Mode
-	catalog   *operator.Catalog
+	Changes []models.Transition
+	Around  bool // networks or the host may be others than before
+	// statements are in their order; states share those that stay.
+	statements []*policy.Statement
+	findings   []models.Finding // of services
+	ofModels   int              // how many statements are of models and labels; they come first
+	expansion  *operator.Expansion
+	edited     *models.Difference // by which groups or statements are others than before; nil = by none
+	modes      map[string]policy.Mode
+	catalog    *operator.Catalog
 }
 
 // Snapshot is what the orchestrator told, in one piece. The first call after a
 // change takes time in proportion to what there is.
 func (s *State) Snapshot() *policy.Snapshot { return s.View.Snapshot() }
+
+// Statements are all in force, in their order. It takes time in proportion to how
+// many there are.
+func (s *State) Statements() []policy.Statement { return policy.Listed(s.statements) }
 
 // Findings are those about metadata and models.
 func (s *State) Findings() []models.Finding { return s.Population.Findings(s.findings) }
@@ -204,8 +209,8 @@ func (c *Control) refresh() error {
 	if last != nil && (!c.around || sameAround(last.View, view)) && last.follows(basis, c.catalog) {
 		if next, ok := c.changed(last, view); ok {
 			c.put(next, next != last)
-			if next.edited {
-				c.report(last, next)
+			if next != last && next.edited != nil {
+				c.reportDeployers(last, next, next.edited)
 			}
 			return nil
 		}
@@ -310,7 +315,7 @@ func (c *Control) Basis() *Basis {
 func (c *Control) compile(s *State) error {
 	in := c.cfg.Compile
 	in.Epoch = c.epoch + 1
-	in.Snapshot, in.Groups, in.Statements = s.Snapshot(), s.Population.Groups, s.Statements
+	in.Snapshot, in.Groups, in.Statements = s.Snapshot(), s.Population.Groups, s.Statements()
 	table, err := policy.Compile(in)
 	if err != nil {
 		return err
@@ -328,5 +333,5 @@ func (c *Control) compile(s *State) error {
 func same(a, b *State) bool {
 	return reflect.DeepEqual(a.Snapshot(), b.Snapshot()) &&
 		reflect.DeepEqual(a.Population.Groups, b.Population.Groups) &&
-		reflect.DeepEqual(a.Statements, b.Statements)
+		reflect.DeepEqual(a.statements, b.statements)
 }

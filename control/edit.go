@@ -13,14 +13,14 @@ import (
 type splice struct {
 	at      int // of the list before
 	removed int
-	added   []policy.Statement
+	added   []*policy.Statement
 }
 
 // edit makes the statements of s, which are still those of the state before, what
 // they are after a difference, and tells the table. It is false where that cannot be
 // told, or where the gateway's own control is to be looked after.
 func (c *Control) edit(s *State, d *models.Difference, u *policy.Update) bool {
-	u.Statements, s.edited = s.Statements, false
+	u.Statements, s.edited = s.statements, nil
 	s.findings = changedFindings(s.findings, d)
 	if len(d.Came)+len(d.Gone)+len(d.Removed)+len(d.Added)+len(d.Were)+len(d.Are) == 0 {
 		return true
@@ -29,7 +29,7 @@ func (c *Control) edit(s *State, d *models.Difference, u *policy.Update) bool {
 		return false
 	}
 	splices := make([]splice, 0, len(d.Removed)+len(d.Added))
-	ofModels := s.Statements[:s.ofModels]
+	ofModels := s.statements[:s.ofModels]
 	for i := range d.Removed {
 		at := policy.FindStatement(ofModels, &d.Removed[i])
 		if at == len(ofModels) || ofModels[at].ID != d.Removed[i].ID {
@@ -38,7 +38,7 @@ func (c *Control) edit(s *State, d *models.Difference, u *policy.Update) bool {
 		splices = append(splices, splice{at: at, removed: 1})
 	}
 	for i := range d.Added {
-		splices = append(splices, splice{at: policy.FindStatement(ofModels, &d.Added[i]), added: d.Added[i : i+1]})
+		splices = append(splices, splice{at: policy.FindStatement(ofModels, &d.Added[i]), added: policy.Pointers(d.Added[i : i+1])})
 	}
 	slices.SortStableFunc(splices, func(a, b splice) int { return cmp.Or(cmp.Compare(a.at, b.at), cmp.Compare(a.removed, b.removed)) })
 	expansion, edits, ok := s.expansion.Next(s.Population, d.Were, d.Are)
@@ -47,42 +47,42 @@ func (c *Control) edit(s *State, d *models.Difference, u *policy.Update) bool {
 	}
 	for _, e := range edits {
 		at := s.ofModels + e.At
-		if before := s.Statements[at : at+e.Removed]; !reflect.DeepEqual(before, e.Added) {
-			if c.concernsControl(before) || c.concernsControl(e.Added) {
+		if before, added := s.statements[at:at+e.Removed], policy.Pointers(e.Added); !reflect.DeepEqual(before, added) {
+			if c.concernsControl(before) || c.concernsControl(added) {
 				return false
 			}
-			splices = append(splices, splice{at, e.Removed, e.Added})
+			splices = append(splices, splice{at, e.Removed, added})
 		}
 	}
-	s.expansion, s.edited = expansion, true
+	s.expansion, s.edited = expansion, d
 	s.ofModels += len(d.Added) - len(d.Removed)
 	if len(splices) > 0 {
-		s.Statements, u.Removed, u.Added = spliced(s.Statements, splices)
-		u.Statements = s.Statements
+		s.statements, u.Removed, u.Added = spliced(s.statements, splices)
+		u.Statements = s.statements
 	}
 	return true
 }
 
 // concernsControl reports whether what statements say of the gateway's own
 // addresses must be looked at.
-func (c *Control) concernsControl(ss []policy.Statement) bool {
+func (c *Control) concernsControl(ss []*policy.Statement) bool {
 	if c.cfg.Own == nil {
 		return false
 	}
 	ofHost := func(p policy.Peer) bool {
 		return p.Kind != policy.PeerService && (p.Kind != policy.PeerSelector || p.Selected != nil && len(p.Selected.Prefixes) > 0)
 	}
-	return slices.ContainsFunc(ss, func(s policy.Statement) bool { return slices.ContainsFunc(s.From, ofHost) })
+	return slices.ContainsFunc(ss, func(s *policy.Statement) bool { return slices.ContainsFunc(s.From, ofHost) })
 }
 
 // spliced is the list after splices, which come in order, and where those removed
 // stood and those added stand.
-func spliced(before []policy.Statement, splices []splice) (after []policy.Statement, removed, added []int) {
+func spliced(before []*policy.Statement, splices []splice) (after []*policy.Statement, removed, added []int) {
 	n := len(before)
 	for _, s := range splices {
 		n += len(s.added) - s.removed
 	}
-	after = make([]policy.Statement, 0, n)
+	after = make([]*policy.Statement, 0, n)
 	last := 0
 	for _, s := range splices {
 		after = append(after, before[last:s.at]...)

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 
+	"gatehouse/models"
 	"gatehouse/policy"
 )
 
@@ -14,29 +15,25 @@ const maxLoosened = 50
 
 // reportDeployers logs what loosens by what deployers wrote or removed (V10): new
 // allows and vanished denies of labels, a model given by label, services that
-// enforce or are guarded no more.
-func (c *Control) reportDeployers(last, next *State) {
+// enforce or are guarded no more. d is what next differs in, nil where that is not known.
+func (c *Control) reportDeployers(last, next *State, d *models.Difference) {
 	lines := 0
 	loosened := func(what string, args ...any) {
 		if lines++; lines <= maxLoosened {
 			c.cfg.Log.Warn("policy loosened: "+what, append(args, "by", "its deployer")...)
 		}
 	}
-	before, now := byLabel(last.Statements), byLabel(next.Statements)
-	for _, s := range next.Statements {
-		if s.Tier == policy.TierLabel && s.Verdict == policy.Allow && !before[labelText(&s)] {
-			loosened("a label allows", "statement", s.Lines(false), "origin", s.Origin)
-		}
+	ofLabel := func(s policy.Statement) bool { return s.Tier == policy.TierLabel }
+	if d == nil || slices.ContainsFunc(d.Removed, ofLabel) || slices.ContainsFunc(d.Added, ofLabel) {
+		reportLabels(last, next, loosened)
 	}
-	alive := services(next.Population.Groups)
-	for _, s := range last.Statements {
-		if s.Tier == policy.TierLabel && s.Verdict != policy.Allow && !now[labelText(&s)] && slices.ContainsFunc(slices.Concat(s.From, s.To), func(p policy.Peer) bool { return alive[p.Service] != nil }) {
-			loosened("a label denies no more", "statement", s.Lines(false), "origin", s.Origin)
-		}
-	}
-	old := services(last.Population.Groups)
+	concerned := regrouped(d)
+	old := services(last.Population.Groups, concerned)
 	for i := range next.Population.Groups {
 		g := &next.Population.Groups[i]
+		if !concerned(g.Service) {
+			continue
+		}
 		was := old[g.Service]
 		if g.Trust == policy.TrustLabel && (was == nil || was.Trust != g.Trust || was.Model != g.Model) {
 			loosened("a label gives the model", "service", g.Service, "model", g.Model)
@@ -54,25 +51,60 @@ func (c *Control) reportDeployers(last, next *State) {
 	}
 }
 
+func reportLabels(last, next *State, loosened func(what string, args ...any)) {
+	before, now := byLabel(last.statements), byLabel(next.statements)
+	for _, s := range next.statements {
+		if s.Tier == policy.TierLabel && s.Verdict == policy.Allow && !before[labelText(s)] {
+			loosened("a label allows", "statement", s.Lines(false), "origin", s.Origin)
+		}
+	}
+	alive := services(next.Population.Groups, anyService)
+	for _, s := range last.statements {
+		if s.Tier == policy.TierLabel && s.Verdict != policy.Allow && !now[labelText(s)] && slices.ContainsFunc(slices.Concat(s.From, s.To), func(p policy.Peer) bool { return alive[p.Service] != nil }) {
+			loosened("a label denies no more", "statement", s.Lines(false), "origin", s.Origin)
+		}
+	}
+}
+
+func anyService(policy.ServiceKey) bool { return true }
+
+// regrouped reports of a service whether its groups may be others than before.
+func regrouped(d *models.Difference) func(policy.ServiceKey) bool {
+	if d == nil {
+		return anyService
+	}
+	are := make(map[policy.ServiceKey]bool, len(d.Came)+len(d.Were))
+	for i := range d.Came {
+		are[d.Came[i].Service] = true
+	}
+	for i := range d.Were {
+		are[d.Were[i].Services[0]] = true
+	}
+	return func(k policy.ServiceKey) bool { return are[k] }
+}
+
 // labelText tells statements of labels apart by what they say: their ids change
 // with the identity of who has the label.
 func labelText(s *policy.Statement) string { return strings.Join(s.Lines(true), "\n") }
 
-func byLabel(ss []policy.Statement) map[string]bool {
+func byLabel(ss []*policy.Statement) map[string]bool {
 	out := make(map[string]bool)
-	for i := range ss {
-		if ss[i].Tier == policy.TierLabel {
-			out[labelText(&ss[i])] = true
+	for _, s := range ss {
+		if s.Tier == policy.TierLabel {
+			out[labelText(s)] = true
 		}
 	}
 	return out
 }
 
-// services are the groups by service, of several the strictest.
-func services(groups []policy.Group) map[policy.ServiceKey]*policy.Group {
-	out := make(map[policy.ServiceKey]*policy.Group, len(groups))
+// services are the groups by service, of several the strictest, of some services.
+func services(groups []policy.Group, of func(policy.ServiceKey) bool) map[policy.ServiceKey]*policy.Group {
+	out := make(map[policy.ServiceKey]*policy.Group)
 	for i := range groups {
 		g := &groups[i]
+		if !of(g.Service) {
+			continue
+		}
 		if had := out[g.Service]; had == nil || g.Guarded && (!had.Guarded || g.Mode == policy.Enforce) {
 			out[g.Service] = g
 		}
@@ -88,8 +120,8 @@ func (c *Control) reportRecords(last, next *State) {
 	}
 	before := meantBy(last)
 	now := meantBy(next)
-	old, alive := services(last.Population.Groups), services(next.Population.Groups)
-	for _, s := range next.Statements {
+	old, alive := services(last.Population.Groups, anyService), services(next.Population.Groups, anyService)
+	for _, s := range next.statements {
 		was, ok := before[s.ID]
 		if s.Tier != policy.TierOperator || !ok || s.Pending != "" {
 			continue
@@ -117,7 +149,7 @@ func meantBy(s *State) map[string]meant {
 		named[g.Identity] = g.Service
 	}
 	out := make(map[string]meant)
-	for _, st := range s.Statements {
+	for _, st := range s.statements {
 		if st.Tier != policy.TierOperator {
 			continue
 		}

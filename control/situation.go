@@ -162,7 +162,7 @@ func (c *Control) report(last, next *State) {
 		}
 		c.cfg.Log.Warn(text, "statement", s.ID, "file", s.File, "inForce", now, "by", by, "owner", s.Owner, "why", s.Why)
 	}
-	c.reportDeployers(last, next)
+	c.reportDeployers(last, next, nil)
 	if last.Rules == next.Rules {
 		c.reportRecords(last, next)
 	} else {

@@ -87,7 +87,7 @@ func TestWithEqualsReference(t *testing.T) {
 			}
 			steps++
 			before := table
-			next, ok := table.With(&Update{Epoch: after.Epoch, Snapshot: func() *Snapshot { return after.Snapshot }, Groups: after.Groups, Statements: after.Statements, Changes: []Change{change}})
+			next, ok := table.With(&Update{Epoch: after.Epoch, Snapshot: func() *Snapshot { return after.Snapshot }, Groups: after.Groups, Statements: Pointers(after.Statements), Changes: []Change{change}})
 			if ok {
 				taken[change.Gone]++
 				table = next

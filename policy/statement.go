@@ -222,22 +222,62 @@ func SortStatements(ss []Statement) {
 	copy(ss, sorted)
 }
 
-func (s *Statement) sortKey() [5]string {
-	text := func(ps []Peer) string {
+func (s *Statement) sortKey() (key [5]string) {
+	for i := range key {
+		key[i] = s.sortText(i)
+	}
+	return key
+}
+
+// sortText is one of the texts of sortKey.
+func (s *Statement) sortText(i int) string {
+	first := func(ps []Peer) string {
 		if len(ps) == 0 {
 			return ""
 		}
 		return ps[0].String()
 	}
-	return [5]string{text(s.From), text(s.To), s.App.String(), PortsText(s.Ports), s.ID}
+	switch i {
+	case 0:
+		return first(s.From)
+	case 1:
+		return first(s.To)
+	case 2:
+		return s.App.String()
+	case 3:
+		return PortsText(s.Ports)
+	}
+	return s.ID
 }
 
 // FindStatement returns where a statement stands, or would stand, among sorted ones.
-func FindStatement(sorted []Statement, s *Statement) int {
+func FindStatement(sorted []*Statement, s *Statement) int {
 	key := s.sortKey()
-	at, _ := slices.BinarySearchFunc(sorted, key[:], func(o Statement, key []string) int {
-		other := o.sortKey()
-		return slices.Compare(other[:], key)
+	at, _ := slices.BinarySearchFunc(sorted, key, func(o *Statement, key [5]string) int {
+		for i, text := range key { // writing all of o's would take most of the time
+			if c := strings.Compare(o.sortText(i), text); c != 0 {
+				return c
+			}
+		}
+		return 0
 	})
 	return at
+}
+
+// Pointers are to the statements of a list, which nobody may change any more.
+func Pointers(list []Statement) []*Statement {
+	out := make([]*Statement, len(list))
+	for i := range list {
+		out[i] = &list[i]
+	}
+	return out
+}
+
+// Listed are the statements that a list points to.
+func Listed(list []*Statement) []Statement {
+	out := make([]Statement, len(list))
+	for i, s := range list {
+		out[i] = *s
+	}
+	return out
 }

@@ -18,9 +18,9 @@ type Update struct {
 	Gone     []Identity       // of those that were, and are no more
 	Changes  []Change
 
-	Statements []Statement // all there are now, in order; nobody may change them
-	Removed    []int       // of the statements before: their places in the order, ascending
-	Added      []int       // the places of new ones in Statements, ascending
+	Statements []*Statement // all there are now, in order; nobody may change them
+	Removed    []int        // of the statements before: their places in the order, ascending
+	Added      []int        // the places of new ones in Statements, ascending
 }
 
 // edits reports whether more than workloads changed.
@@ -70,9 +70,9 @@ type edited struct {
 func (e *edited) with(u *Update) *edited {
 	next := *e
 	in := *e.settings
-	in.Epoch, in.Groups, in.Statements = u.Epoch, u.Groups, u.Statements
+	in.Epoch, in.Groups = u.Epoch, u.Groups
 	next.whole = sync.OnceValue(func() *Table {
-		in.Snapshot = u.Snapshot()
+		in.Snapshot, in.Statements = u.Snapshot(), Listed(u.Statements)
 		t, err := Compile(in)
 		if err != nil {
 			return nil
@@ -646,7 +646,7 @@ func (e *edit) insert(order []int32) ([]int32, bool) {
 		}
 		numbers := make([]int32, n)
 		for j := range numbers {
-			s := &e.Statements[at+j]
+			s := e.Statements[at+j]
 			number := int32(len(t.statements))
 			if _, again := e.byID[s.ID]; again || s.ID == "" || !e.canWrite(s) {
 				return nil, false

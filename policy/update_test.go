@@ -83,7 +83,7 @@ func (w world) edit(in Input, id int) (Input, Update) {
 	if at := slices.IndexFunc(in.Statements, canTurn); at >= 0 && w.chance(20) {
 		in.Statements = slices.Insert(in.Statements, w.IntN(len(in.Statements)+1), turned(in.Statements[at], id))
 	}
-	u.Groups, u.Statements = in.Groups, in.Statements
+	u.Groups, u.Statements = in.Groups, Pointers(in.Statements)
 	u.Removed, u.Added = differing(before, in.Statements)
 	return in, u
 }
@@ -380,7 +380,7 @@ func TestEditsAreBounded(t *testing.T) {
 		t.Fatal(err)
 	}
 	for round := 1; ; round++ {
-		next, ok := table.With(&Update{Epoch: in.Epoch + uint32(round), Snapshot: func() *Snapshot { return in.Snapshot }, Statements: pending(round), Removed: all, Added: all})
+		next, ok := table.With(&Update{Epoch: in.Epoch + uint32(round), Snapshot: func() *Snapshot { return in.Snapshot }, Statements: Pointers(pending(round)), Removed: all, Added: all})
 		if !ok {
 			break
 		}

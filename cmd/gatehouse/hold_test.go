@@ -199,7 +199,7 @@ func TestQuarantineOfOneContainer(t *testing.T) {
 	if len(web) != 2 {
 		t.Fatalf("identities of shop/web: %v", web)
 	}
-	for _, s := range d.control.State().Statements {
+	for _, s := range d.control.State().Statements() {
 		if strings.HasPrefix(s.ID, "quarantine-out") && len(s.From[0].Selected.Identities) != 1 {
 			t.Errorf("%v", s.From[0].Selected)
 		}

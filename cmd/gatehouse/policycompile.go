@@ -104,7 +104,8 @@ func compileView(b *control.Basis) (*CompileView, error) {
 		return nil, err
 	}
 	v := &CompileView{Flaws: append([]policy.Flaw{}, audit.Flaws...), Findings: findingsOf(st.Findings()), Rules: audit.Table.FlatCount()}
-	rules := make([][]RuleOfView, len(st.Statements))
+	statements := st.Statements()
+	rules := make([][]RuleOfView, len(statements))
 	for _, r := range audit.Table.Flat() {
 		from, to := audit.Table.RuleEnds(&r)
 		rules[r.Statement] = append(rules[r.Statement], RuleOfView{from, to, r.App.String(), r.Ports.String(), ruleVerdict(&r), r.Speaks.String()})
@@ -113,8 +114,8 @@ func compileView(b *control.Basis) (*CompileView, error) {
 	for i := range st.Population.Groups {
 		groups[st.Population.Groups[i].Service] = &st.Population.Groups[i]
 	}
-	for i := range st.Statements {
-		s := &st.Statements[i]
+	for i := range statements {
+		s := &statements[i]
 		v.Bytes += audit.Costs[i].Bytes
 		v.Undecided += audit.Costs[i].Undecided
 		v.Statements = append(v.Statements, CompiledStatement{ID: s.ID, Tier: s.Tier, Text: append([]string{}, s.Lines(false)...), Origin: listed(s.Origin), Pending: s.Pending,

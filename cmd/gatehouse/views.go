@@ -63,7 +63,7 @@ func serviceViews(s *control.State) []ServiceView {
 }
 
 func statementViews(s *control.State) []StatementView {
-	ss := slices.Clone(s.Statements)
+	ss := s.Statements()
 	policy.SortStatements(ss)
 	out := make([]StatementView, 0, len(ss))
 	for _, st := range ss {
