@@ -253,16 +253,25 @@ func (u *NameUse) until() (t time.Time) {
 	return t
 }
 
-// dropOne makes room: the address of that name, or of any, without flows whose
-// time is over first goes.
+// dropSample is of how many addresses that may go one goes.
+const dropSample = 16
+
+// dropOne makes room: an address of that name, or of any, without flows goes. Of a
+// few that come to hand, as maps give them, it is the one whose time is over first:
+// whoever has many answered does not make the gateway look through all for each.
 func (n *Names) dropOne(id string, w *knownNames, name *knownName, now time.Time) bool {
 	var first *NameUse
+	var least time.Time
+	seen := 0
 	for _, u := range w.addresses {
 		if u.flows.Load() > 0 || name != nil && u.of(name) == nil {
 			continue
 		}
-		if first == nil || u.until().Before(first.until()) {
-			first = u
+		if until := u.until(); first == nil || until.Before(least) {
+			first, least = u, until
+		}
+		if seen++; seen == dropSample {
+			break
 		}
 	}
 	if first == nil {

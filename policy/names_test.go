@@ -343,7 +343,7 @@ func (n *Names) compiled(t testing.TB, in Input, now time.Time) *Table {
 	return table
 }
 
-func indexOf(t *testing.T, in Input, id string) int32 {
+func indexOf(t testing.TB, in Input, id string) int32 {
 	t.Helper()
 	i := slices.IndexFunc(in.Snapshot.Workloads, func(w Workload) bool { return w.ID == id })
 	if i < 0 {
@@ -478,6 +478,29 @@ func TestNamesAreBounded(t *testing.T) {
 	}
 	if refused := names.Refused(); refused["addresses"] == 0 {
 		t.Errorf("refused %v", refused)
+	}
+}
+
+// BenchmarkNoteAtTheBounds learns answers of 64 addresses that were in none before,
+// of a workload that has all it may.
+func BenchmarkNoteAtTheBounds(b *testing.B) {
+	now, names, in := time.Unix(1e6, 0), NewNames(NameLimits{}), nameTown()
+	table, app := names.compiled(b, in, now), indexOf(b, in, "app")
+	next := uint32(0)
+	note := func() {
+		next++
+		a := Answer{Name: fmt.Sprintf("x%d.example.com", next%16)}
+		for i := range uint32(64) {
+			k := next*64 + i
+			a.Addresses = append(a.Addresses, AnswerAddress{netip.AddrFrom4([4]byte{198, byte(k >> 16), byte(k >> 8), byte(k)}), time.Minute})
+		}
+		names.Note(table, app, &a, now)
+	}
+	for range 32 {
+		note()
+	}
+	for b.Loop() {
+		note()
 	}
 }
 
