@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"math/bits"
 	"net/netip"
-	"runtime"
 	"slices"
 )
 
@@ -74,11 +73,17 @@ func preorder(a, b netip.Prefix) int {
 	return cmp.Or(a.Addr().Compare(b.Addr()), a.Bits()-b.Bits())
 }
 
-func newAddrAxis(f family, prefixes []netip.Prefix) *addrAxis {
+// newAddrAxis takes prefixes over.
+func newAddrAxis(f family, prefixes []netip.Prefix, p *pace) *addrAxis {
 	prefixes = append(prefixes, whole(f))
-	slices.SortFunc(prefixes, preorder)
+	slices.SortFunc(prefixes, func(a, b netip.Prefix) int {
+		p.step()
+		return preorder(a, b)
+	})
 	x := &addrAxis{prefixes: slices.Compact(prefixes)}
-	x.last, x.parent = make([]uint32, len(x.prefixes)), make([]uint32, len(x.prefixes))
+	n := len(x.prefixes)
+	x.last, x.parent = make([]uint32, n), make([]uint32, n)
+	x.starts, x.classes = make([]uint128, 0, 2*n), make([]uint32, 0, 2*n)
 	var open []uint32
 	leave := func() {
 		n := len(open) - 1
@@ -109,7 +114,7 @@ func newAddrAxis(f family, prefixes []netip.Prefix) *addrAxis {
 		leave()
 	}
 	if f == family4 {
-		x.direct.build(x)
+		x.direct.build(x, p)
 	}
 	return x
 }
@@ -166,7 +171,7 @@ type radix struct {
 	_    [4]uint32
 }
 
-func (d *directTable) build(x *addrAxis) {
+func (d *directTable) build(x *addrAxis, p *pace) {
 	d.top, d.nodes, d.steps = make([]uint32, 1<<16), make([]radix, 1), make([]uint32, 1)
 	at := 0
 	// within reports the class of the whole block, if it has but one, after
@@ -183,7 +188,7 @@ func (d *directTable) build(x *addrAxis) {
 			d.top[t] = c << 1
 			continue
 		}
-		runtime.Gosched()
+		p.giveWay()
 		var mid [256]uint32
 		for m := range uint32(256) {
 			c, one := within(t<<16|m<<8, t<<16|m<<8|0xff)
@@ -287,19 +292,21 @@ type space struct {
 }
 
 // newSpace lays out the rules of one family; they are in order.
-func newSpace(f family, rules []Rule) *space {
-	var src, dst []netip.Prefix
-	var srcPorts, dstPorts []uint32
+func newSpace(f family, rules []Rule, p *pace) *space {
+	n := len(rules)
+	src, dst := make([]netip.Prefix, 0, n+1), make([]netip.Prefix, 0, n+1)
+	srcPorts, dstPorts := make([]uint32, 0, 2*n), make([]uint32, 0, 2*n)
 	for i := range rules {
 		r := &rules[i]
 		src, dst = append(src, normal(r.Src, f)), append(dst, normal(r.Dst, f))
 		srcPorts = append(srcPorts, uint32(r.SrcPorts.Lo), uint32(r.SrcPorts.Hi)+1)
 		dstPorts = append(dstPorts, uint32(r.DstPorts.Lo), uint32(r.DstPorts.Hi)+1)
 	}
-	s := &space{src: newAddrAxis(f, src), dst: newAddrAxis(f, dst), srcPort: newPortAxis(srcPorts), dstPort: newPortAxis(dstPorts), protos: 1}
+	s := &space{src: newAddrAxis(f, src, p), dst: newAddrAxis(f, dst, p), srcPort: newPortAxis(srcPorts), dstPort: newPortAxis(dstPorts), protos: 1, boxes: make([]box, n), keys: make([]uint64, n)}
 	s.numberProtocols(rules)
 	for i := range rules {
-		s.boxes, s.keys = append(s.boxes, s.box(f, &rules[i])), append(s.keys, rules[i].key())
+		p.step()
+		s.boxes[i], s.keys[i] = s.box(f, &rules[i]), rules[i].key()
 	}
 	return s
 }

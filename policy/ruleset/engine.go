@@ -79,15 +79,15 @@ func (e *engine) name() Engine {
 }
 
 // build makes an engine of that kind, or says what it needs if that is more
-// than budget.
-func build(kind Engine, s *space, budget int) (e engine, need int) {
+// than budget. last is what the rules had before, if there is one.
+func build(kind Engine, s *space, budget int, last *engine, p *pace) (e engine, need int) {
 	switch kind {
 	case Tables:
-		e.tables, need = newTables(s, budget)
+		e.tables, need = newTables(s, budget, last.tables, p)
 	case Tree:
-		e.tree, need = newTree(s, budget)
+		e.tree, need = newTree(s, budget, p)
 	case Vectors:
-		e.vectors, need = newVectors(s, budget)
+		e.vectors, need = newVectors(s, budget, p)
 	}
 	return e, need
 }
@@ -97,14 +97,14 @@ func (e *engine) built() bool { return e.tables != nil || e.tree != nil || e.vec
 
 // choose builds the engines that fit the budget and keeps the one with the
 // least cost. The same rules always give the same choice.
-func choose(s *space, only Engine, budget int) (best engine, err error) {
+func choose(s *space, only Engine, budget int, last *engine, p *pace) (best engine, err error) {
 	samples := s.samples()
 	lowest, least := 0.0, 0
 	for _, kind := range []Engine{Tables, Tree, Vectors} {
 		if only != "" && only != kind {
 			continue
 		}
-		e, need := build(kind, s, budget)
+		e, need := build(kind, s, budget, last, p)
 		if !e.built() {
 			if least == 0 || need < least {
 				least = need

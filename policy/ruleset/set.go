@@ -110,7 +110,9 @@ func New(rules []Rule, opts Options) (*Set, error) {
 	if err := faults(rules); err != nil {
 		return nil, err
 	}
-	b, err := newBase(rules, opts, nil)
+	rules = slices.Clone(rules)
+	slices.SortFunc(rules, inOrder)
+	b, err := newBase(rules, opts, &base{}, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -119,23 +121,26 @@ func New(rules []Rule, opts Options) (*Set, error) {
 	return s, nil
 }
 
-// newBase compiles rules. It keeps the engines of last, if that is not nil and
-// was about as large: choosing takes thrice as long.
-func newBase(rules []Rule, opts Options, last *base) (*base, error) {
-	b := &base{rules: slices.Clone(rules), at: make(map[uint32]uint32, len(rules)), chosenAt: len(rules)}
-	slices.SortFunc(b.rules, func(x, y Rule) int { return cmp.Compare(x.key(), y.key()) })
+// inOrder compares by the order in which rules match.
+func inOrder(x, y Rule) int { return cmp.Compare(x.key(), y.key()) }
+
+// newBase compiles rules, which are in order, and keeps them. It keeps the engines
+// of last, if that was about as large: choosing takes thrice as long.
+func newBase(rules []Rule, opts Options, last *base, p *pace) (*base, error) {
+	b := &base{rules: rules, at: make(map[uint32]uint32, len(rules)), chosenAt: len(rules)}
 	for i := range b.rules {
+		p.step()
 		b.at[b.rules[i].ID] = uint32(i)
 	}
 	for f := range familyCount {
 		c := &b.families[f]
-		only := opts.Engine
-		if last != nil && only == "" && 4*len(rules) < 5*last.chosenAt && 4*last.chosenAt < 5*len(rules) && last.families[f].space != nil {
-			only, b.chosenAt = last.families[f].engine.name(), last.chosenAt
+		own, before := opts, &last.families[f]
+		if own.Engine == "" && 4*len(rules) < 5*last.chosenAt && 4*last.chosenAt < 5*len(rules) && before.space != nil {
+			own.Engine, b.chosenAt = before.engine.name(), last.chosenAt
 		}
-		err := c.compile(f, b.rules, only, opts.Memory, b.bytes)
-		if err != nil && only != opts.Engine {
-			err = c.compile(f, b.rules, opts.Engine, opts.Memory, b.bytes)
+		err := c.compile(f, b.rules, own, b.bytes, before, p)
+		if err != nil && own != opts {
+			err = c.compile(f, b.rules, opts, b.bytes, before, p)
 		}
 		if err != nil {
 			return nil, err
@@ -147,29 +152,35 @@ func newBase(rules []Rule, opts Options, last *base) (*base, error) {
 	return b, nil
 }
 
-// compile makes the part of family f. The other family takes some of the memory
-// already.
-func (c *compiled) compile(f family, rules []Rule, only Engine, memory, taken int) (err error) {
-	var own []Rule
+// compile makes the part of family f, which was last before. The other family
+// takes some of the memory already.
+func (c *compiled) compile(f family, rules []Rule, opts Options, taken int, last *compiled, p *pace) (err error) {
 	c.boxOf = make([]uint32, len(rules))
+	n := uint32(0)
 	for i := range rules {
 		if c.boxOf[i] = none; rules[i].in(f) {
-			c.boxOf[i] = uint32(len(own))
+			c.boxOf[i] = n
+			n++
+		}
+	}
+	if n == 0 {
+		return nil
+	}
+	own := make([]Rule, 0, n)
+	for i := range rules {
+		if c.boxOf[i] != none {
 			own = append(own, rules[i])
 		}
 	}
-	if len(own) == 0 {
-		return nil
-	}
-	c.space = newSpace(f, own)
+	c.space = newSpace(f, own, p)
 	taken += c.space.bytes()
-	if taken > memory {
-		return &MemoryError{Budget: memory, Need: taken, Rule: c.space.widest()}
+	if taken > opts.Memory {
+		return &MemoryError{Budget: opts.Memory, Need: taken, Rule: c.space.widest()}
 	}
-	c.engine, err = choose(c.space, only, memory-taken)
+	c.engine, err = choose(c.space, opts.Engine, opts.Memory-taken, &last.engine, p)
 	if e, ok := err.(*MemoryError); ok {
 		e.Need += taken
-		e.Budget = memory
+		e.Budget = opts.Memory
 	}
 	return err
 }

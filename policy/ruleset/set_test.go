@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -297,6 +298,38 @@ func TestBudget(t *testing.T) {
 		if _, err = ruleset.New(rules, ruleset.Options{Engine: e, Memory: need - 1}); !errors.As(err, &refused) || refused.Rule != wide {
 			t.Errorf("%s: %d bytes for %d: %v", e, need-1, need, err)
 		}
+	}
+}
+
+// TestRebuildGarbage: a rebuild takes less memory than a first build, since it knows
+// how long its lists get: what it leaves is collected while writers wait.
+func TestRebuildGarbage(t *testing.T) {
+	rules := rulesettest.Generate(rulesettest.Dense, 4000, false, 1)
+	taken := func(f func()) uint64 {
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		f()
+		runtime.ReadMemStats(&after)
+		return after.TotalAlloc - before.TotalAlloc
+	}
+	var s *ruleset.Set
+	first := taken(func() {
+		var err error
+		if s, err = ruleset.New(rules, ruleset.Options{Engine: ruleset.Tables}); err != nil {
+			t.Fatal(err)
+		}
+	})
+	// As many as make one due.
+	again := taken(func() {
+		for i := range 32 {
+			if err := errors.Join(s.Delete(rules[i].ID), s.Insert(rules[i])); err != nil {
+				t.Fatal(err)
+			}
+		}
+		s.Settle()
+	})
+	if 4*again > 3*first {
+		t.Errorf("%d bytes, the first time %d", again, first)
 	}
 }
 

@@ -2,8 +2,8 @@ package ruleset
 
 import (
 	"encoding/binary"
+	"hash/maphash"
 	"math/bits"
-	"runtime"
 	"slices"
 	"strings"
 	"unsafe"
@@ -112,20 +112,30 @@ type tablesBuilder struct {
 	*tables
 	s        *space
 	budget   int
+	pace     *pace
 	cond     []uint16   // by rule
 	classes  uint32     // of ports
 	matching [][]uint32 // by condition: classes of ports
 	lists    []list
 	shapeOf  map[string]shape // by the conditions of a list
-	blockOf  map[[blockSize]uint16]uint32
+	blocks   blockIndex
 	pageOf   map[string]uint32 // by its lists
 	row      []uint16
 }
 
 // newTables builds tables for the space, or says what they need if that is more
-// than budget, as far as it was seen.
-func newTables(s *space, budget int) (t *tables, need int) {
-	b := &tablesBuilder{tables: &tables{}, s: s, budget: budget, shapeOf: map[string]shape{}, blockOf: map[[blockSize]uint16]uint32{}, pageOf: map[string]uint32{}}
+// than budget, as far as it was seen. It makes room as for last, if that is not
+// nil: lists that grow leave garbage of some times their size.
+func newTables(s *space, budget int, last *tables, p *pace) (t *tables, need int) {
+	if last == nil {
+		last = &tables{}
+	}
+	t = &tables{
+		dir: roomLike(last.dir), pages: roomLike(last.pages), cells: roomLike(last.cells), all: roomLike(last.all),
+		heads: roomLike(last.heads), shapes: roomLike(last.shapes), places: roomLike(last.places),
+		tails: roomLike(last.tails), rules: roomLike(last.rules), conds: roomLike(last.conds),
+	}
+	b := &tablesBuilder{tables: t, s: s, budget: budget, pace: p, lists: make([]list, 0, cap(t.tails)), shapeOf: map[string]shape{}, blocks: newBlockIndex(cap(t.places)), pageOf: map[string]uint32{}}
 	if !b.layPorts() {
 		return nil, max(b.used, budget+1)
 	}
@@ -136,6 +146,9 @@ func newTables(s *space, budget int) (t *tables, need int) {
 	}
 	return b.tables, b.used
 }
+
+// roomLike is an empty list with room for somewhat more than that one has.
+func roomLike[T any](last []T) []T { return make([]T, 0, len(last)+len(last)/16) }
 
 // spend accounts for n more bytes.
 func (b *tablesBuilder) spend(n int) bool {
@@ -181,6 +194,7 @@ func (b *tablesBuilder) layPorts() bool {
 	for f := range byField {
 		byField[f] = make([][]uint64, sizes[axisSrcPort+f])
 		for c := range byField[f] {
+			b.pace.giveWay()
 			v := make([]uint64, words)
 			for q := range conds {
 				if conds[q].lo[f] <= uint32(c) && uint32(c) <= conds[q].hi[f] {
@@ -190,34 +204,36 @@ func (b *tablesBuilder) layPorts() bool {
 			byField[f][c] = v
 		}
 	}
-	halves, byDstPort := crossed(byField[1], byField[2])
+	halves, byDstPort := crossed(byField[1], byField[2], b.pace)
 	if srcPorts*len(halves)*words > maxWork {
 		return false
 	}
-	classes, byPorts := crossed(byField[0], halves)
+	classes, byPorts := crossed(byField[0], halves, b.pace)
 	b.halves, b.byDstPort, b.byPorts, b.classes = uint32(len(halves)), byDstPort, byPorts, uint32(len(classes))
-	for _, v := range classes {
-		b.match = append(b.match, v...)
-	}
+	b.match = slices.Concat(classes...)
 	b.matching = make([][]uint32, len(conds))
+	var met []uint32
 	for q := range conds {
+		b.pace.giveWay()
+		met = met[:0]
 		for k, v := range classes {
 			if v[q/64]>>(q%64)&1 != 0 {
-				b.matching[q] = append(b.matching[q], uint32(k))
+				met = append(met, uint32(k))
 			}
 		}
+		b.matching[q] = slices.Clone(met)
 	}
 	return b.spend(4*len(b.byDstPort) + 4*len(b.byPorts) + 8*len(b.match))
 }
 
 // crossed combines every vector of a with every one of b: the distinct results,
 // and which of them each pair has.
-func crossed(a, b [][]uint64) (distinct [][]uint64, at []uint32) {
+func crossed(a, b [][]uint64, p *pace) (distinct [][]uint64, at []uint32) {
 	index := map[string]uint32{}
 	at = make([]uint32, 0, len(a)*len(b))
 	var v []uint64
 	for i := range a {
-		runtime.Gosched()
+		p.giveWay()
 		for j := range b {
 			v = v[:0]
 			for w := range a[i] {
@@ -237,7 +253,7 @@ func crossed(a, b [][]uint64) (distinct [][]uint64, at []uint32) {
 }
 
 // text is the memory of v as a map key; v must not change while the map has it.
-func text[T uint32 | uint64](v []T) string {
+func text[T uint16 | uint32 | uint64](v []T) string {
 	return unsafe.String((*byte)(unsafe.Pointer(unsafe.SliceData(v))), len(v)*int(unsafe.Sizeof(T(0))))
 }
 
@@ -271,6 +287,7 @@ func (s *space) axis(i int) *addrAxis {
 
 // list stores a list of rules, in order, and returns its number.
 func (b *tablesBuilder) list(rules []uint32) uint32 {
+	b.pace.giveWay()
 	n := uint32(len(b.lists))
 	s := b.shape(rules)
 	b.lists, b.tails = append(b.lists, list{uint32(len(b.heads)), s.row}), append(b.tails, uint32(len(b.rules)))
@@ -344,14 +361,52 @@ func (b *tablesBuilder) newShape(rules []uint32) shape {
 func (b *tablesBuilder) block(part []uint16) uint32 {
 	var block [blockSize]uint16
 	copy(block[:], part)
-	at, ok := b.blockOf[block]
+	at, ok := b.blocks.find(block[:], b.places)
 	if !ok {
-		at = uint32(len(b.places) >> blockBits)
-		b.blockOf[block] = at
 		b.places = append(b.places, block[:]...)
 		b.used += 2 * blockSize
 	}
 	return at
+}
+
+// blockIndex finds blocks by what they hold.
+type blockIndex struct {
+	seed  maphash.Seed
+	slots []uint32 // a block and one; 0 = none. Half of them at most are taken
+	taken int
+}
+
+// newBlockIndex has room for the blocks of that many places.
+func newBlockIndex(places int) blockIndex {
+	return blockIndex{seed: maphash.MakeSeed(), slots: make([]uint32, 1<<bits.Len(uint(places>>blockBits*2+16)))}
+}
+
+// find is the block of those places that equals block. If there is none it is the
+// next one, and the caller stores it.
+func (x *blockIndex) find(block, places []uint16) (at uint32, ok bool) {
+	slot := x.slot(block, places)
+	if *slot != 0 {
+		return *slot - 1, true
+	}
+	if x.taken++; 2*x.taken > len(x.slots) {
+		x.slots = make([]uint32, 2*len(x.slots))
+		for at := range len(places) >> blockBits {
+			*x.slot(places[at<<blockBits:][:blockSize], places) = uint32(at) + 1
+		}
+		slot = x.slot(block, places)
+	}
+	*slot = uint32(len(places)>>blockBits) + 1
+	return *slot - 1, false
+}
+
+// slot is where the block stands, or is to stand.
+func (x *blockIndex) slot(block, places []uint16) *uint32 {
+	for i := maphash.String(x.seed, text(block)); ; i++ {
+		slot := &x.slots[i%uint64(len(x.slots))]
+		if *slot == 0 || text(places[(*slot-1)<<blockBits:][:blockSize]) == text(block) {
+			return slot
+		}
+	}
 }
 
 // of is list i's rules.
@@ -375,7 +430,7 @@ func (b *tablesBuilder) layEdges() bool {
 		}
 		at := make([]uint32, len(own))
 		for c := range own {
-			runtime.Gosched()
+			b.pace.step()
 			parent := at[b.s.axis(axis).parent[c]]
 			if at[c] = parent; len(own[c]) > 0 {
 				at[c] = b.list(merged(b.of(parent), own[c]))
@@ -418,13 +473,13 @@ func (b *tablesBuilder) layMatrix() bool {
 	}
 	pages := (cols.size() + pageSize - 1) / pageSize
 	b.rows = make([]uint32, rows.size())
-	b.dir = make([]uint32, pages) // row 0, of the empty page
+	b.dir = append(b.dir, make([]uint32, pages)...) // row 0, of the empty page
 	b.page(&[pageSize]uint32{})
 	if !b.spend(4*len(b.rows) + 4*pages) {
 		return false
 	}
 	for c := 1; c < rows.size(); c++ {
-		runtime.Gosched()
+		b.pace.giveWay()
 		parent := b.rows[rows.parent[c]]
 		if b.rows[c] = parent; len(own[c]) == 0 {
 			continue

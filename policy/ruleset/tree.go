@@ -1,9 +1,6 @@
 package ruleset
 
-import (
-	"runtime"
-	"slices"
-)
+import "slices"
 
 // tree answers by cutting: each subset of the rules has a tree whose nodes cut
 // one axis into equal parts, down to leaves of a few rules. Rules that are wide
@@ -86,12 +83,13 @@ func (t *tree) bytes() int { return 16*len(t.nodes) + 4*len(t.rules) }
 type treeBuilder struct {
 	tree
 	budget int
+	pace   *pace
 }
 
 // newTree builds trees for the space, or says what they need if that is more
 // than budget.
-func newTree(s *space, budget int) (t *tree, need int) {
-	b := &treeBuilder{tree: tree{boxes: s.boxes}, budget: budget}
+func newTree(s *space, budget int, p *pace) (t *tree, need int) {
+	b := &treeBuilder{tree: tree{boxes: s.boxes}, budget: budget, pace: p}
 	whole := box{}
 	for i, n := range s.sizes() {
 		whole.hi[i] = n - 1
@@ -144,7 +142,7 @@ func (b *treeBuilder) grow(at uint32, region box, rules []uint32, depth int) {
 }
 
 func (b *treeBuilder) cut(at uint32, region box, rules []uint32, axis int, shift uint8, depth int) {
-	runtime.Gosched()
+	b.pace.giveWay()
 	lo, hi := region.lo[axis], region.hi[axis]
 	child := uint32(len(b.nodes))
 	b.nodes[at] = node{best: rules[0], lo: lo, child: child, axis: uint8(axis), shift: shift}

@@ -4,7 +4,9 @@ import (
 	"fmt"
 	"net/netip"
 	"runtime"
+	"slices"
 	"sync/atomic"
+	"time"
 )
 
 // How many changes a View carries before a rebuild folds them in, and how many
@@ -100,14 +102,58 @@ func (s *Set) isDue(v *View) bool {
 func (s *Set) fold(v *View, r *rebuild) {
 	defer close(r.done)
 	defer s.rebuild.Store(nil)
+	p := &pace{}
 	for again := true; again; again = s.isDue(v) {
-		b, err := newBase(v.Rules(), s.opts, v.base)
+		b, err := newBase(v.Rules(), s.opts, v.base, p)
 		if err != nil {
 			s.refused.Store(&err)
 			return
 		}
 		v = s.install(b.view(v.seq), v)
 		s.refused.Store(nil)
+	}
+}
+
+// A rebuild works for a turn, then gives way; after some turns it rests.
+const (
+	turn        = 200 * time.Microsecond
+	turnsToRest = 10
+	// rest takes a millisecond where the core has nothing else to do: an idle one
+	// waits no shorter (epoll_wait).
+	rest = time.Microsecond
+)
+
+// pace is how a rebuild leaves the processor to others, and above all to writers.
+// After each turn those run that wait for its core or for any. A writer that waits
+// for the core of a busy reader would wait for the reader's whole time slice, 10 ms,
+// unless another core has nothing to do and fetches it: therefore the rests.
+type pace struct {
+	since time.Time // the turn began
+	turns int
+	steps int
+}
+
+// giveWay lets others run if it is time to. Without a pace it does nothing: New has
+// a caller who waits.
+func (p *pace) giveWay() {
+	if p == nil || time.Since(p.since) < turn {
+		return
+	}
+	if p.turns++; p.turns%turnsToRest == 0 {
+		time.Sleep(rest)
+	} else {
+		runtime.Gosched()
+	}
+	p.since = time.Now()
+}
+
+// step is giveWay for steps that are shorter than a look at the clock.
+func (p *pace) step() {
+	if p == nil {
+		return
+	}
+	if p.steps++; p.steps%64 == 0 {
+		p.giveWay()
 	}
 }
 
@@ -259,20 +305,26 @@ func (v *View) delete(id uint32) {
 	}
 }
 
-// Rules returns the rules of v in no particular order.
+// Rules returns the rules of v in the order in which they match.
 func (v *View) Rules() []Rule {
-	out := make([]Rule, 0, v.Len())
-	for i := range v.base.rules {
-		if !v.isDead(uint32(i)) {
-			out = append(out, v.base.rules[i])
-		}
-	}
+	var added []Rule
 	for i := range v.added {
 		if !v.overlay[i].isGone(v.seq) {
-			out = append(out, v.added[i])
+			added = append(added, v.added[i])
 		}
 	}
-	return out
+	slices.SortFunc(added, inOrder)
+	out := make([]Rule, 0, v.Len())
+	for i := range v.base.rules {
+		if v.isDead(uint32(i)) {
+			continue
+		}
+		for len(added) > 0 && inOrder(added[0], v.base.rules[i]) < 0 {
+			out, added = append(out, added[0]), added[1:]
+		}
+		out = append(out, v.base.rules[i])
+	}
+	return append(out, added...)
 }
 
 // Len is how many rules v has.

@@ -2,6 +2,7 @@ package ruleset
 
 import (
 	"net/netip"
+	"slices"
 	"testing"
 )
 
@@ -22,7 +23,7 @@ func TestRebuildBetween(t *testing.T) {
 		t.Fatal(err)
 	}
 	rebuilt := func(from *View) *View {
-		b, err := newBase(from.Rules(), s.opts, from.base)
+		b, err := newBase(from.Rules(), s.opts, from.base, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -107,6 +108,52 @@ func TestLog(t *testing.T) {
 		}
 		if c.next() != nil {
 			t.Errorf("from %d: one too many", from)
+		}
+	}
+}
+
+// TestRulesInOrder: a View has its rules in the order in which they match, those
+// that came among those that were there.
+func TestRulesInOrder(t *testing.T) {
+	at := func(id, priority uint32) Rule {
+		r := to(id, netip.AddrFrom4([4]byte{10, 3, 0, byte(id)}).String())
+		r.Priority = priority
+		return r
+	}
+	s, err := New([]Rule{at(1, 40), at(2, 20), at(3, 20), at(4, 30)}, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, err := range []error{s.Insert(at(7, 25)), s.Insert(at(0, 20)), s.Insert(at(6, 50)), s.Insert(at(8, 10)),
+		s.Delete(4), s.Delete(6), s.Insert(at(4, 45))} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	var got []uint32
+	for _, r := range s.View().Rules() {
+		got = append(got, r.ID)
+	}
+	if want := []uint32{8, 0, 2, 3, 7, 1, 4}; !slices.Equal(got, want) {
+		t.Errorf("%v, want %v", got, want)
+	}
+}
+
+// TestBlockIndex: a block is found where it was stored, over all growth.
+func TestBlockIndex(t *testing.T) {
+	x := newBlockIndex(0)
+	var places []uint16
+	block := make([]uint16, blockSize)
+	for pass := range 2 {
+		for i := range uint32(1000) {
+			block[0], block[blockSize-1] = uint16(i), uint16(i/7)
+			at, ok := x.find(block, places)
+			if at != i || ok != (pass == 1) {
+				t.Fatalf("block %d: at %d, known %v", i, at, ok)
+			}
+			if !ok {
+				places = append(places, block...)
+			}
 		}
 	}
 }

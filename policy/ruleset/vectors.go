@@ -1,9 +1,6 @@
 package ruleset
 
-import (
-	"math/bits"
-	"runtime"
-)
+import "math/bits"
 
 // vectors answers by bit vectors: for each class of each axis, which rules take
 // it, and for each word of that whether it is zero. The first bit that all five
@@ -60,11 +57,11 @@ func (v *vectors) bytes() int {
 
 // newVectors builds vectors for the space, or says what they need if that is
 // more than budget.
-func newVectors(s *space, budget int) (v *vectors, need int) {
+func newVectors(s *space, budget int, p *pace) (v *vectors, need int) {
 	v = &vectors{words: (len(s.boxes) + 63) / 64}
 	v.sums = (v.words + 63) / 64
 	for axis, size := range s.sizes() {
-		v.lay(s, axis, int(size), budget)
+		v.lay(s, axis, int(size), budget, p)
 		if need = v.bytes(); need > budget {
 			return nil, need
 		}
@@ -73,7 +70,7 @@ func newVectors(s *space, budget int) (v *vectors, need int) {
 }
 
 // lay makes one axis' vectors, equal ones once. It stops where they pass budget.
-func (v *vectors) lay(s *space, axis, size, budget int) {
+func (v *vectors) lay(s *space, axis, size, budget int, p *pace) {
 	enter, leave := make([][]uint32, size+1), make([][]uint32, size+1)
 	for i := range s.boxes {
 		b := &s.boxes[i]
@@ -84,7 +81,7 @@ func (v *vectors) lay(s *space, axis, size, budget int) {
 	now := make([]uint64, v.stride())
 	v.at[axis] = make([]uint32, size)
 	for c := range size {
-		runtime.Gosched()
+		p.giveWay()
 		for _, r := range leave[c] {
 			now[v.sums+int(r>>6)] &^= 1 << (r & 63)
 			if now[v.sums+int(r>>6)] == 0 {
