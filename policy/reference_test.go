@@ -667,7 +667,7 @@ func (w world) workload(id string, networks []Network) Workload {
 		}
 		c.Endpoints = append(c.Endpoints, e)
 		if n.Driver == "overlay" && w.chance(50) {
-			c.VIPs = map[string][]netip.Addr{n.ID: {w.addrIn(n.Subnets[0])}}
+			c.VIPs = map[string][]netip.Addr{n.ID: {pick(w, append(n.LB, w.addrIn(n.Subnets[0])))}}
 		}
 	}
 	for range w.some(2) {
