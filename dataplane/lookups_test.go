@@ -333,3 +333,32 @@ func TestNamesAreSwept(t *testing.T) {
 	cancel()
 	<-ended
 }
+
+// What a name server answers that policy does not let the workload ask makes no
+// name, also where the mode only records that it was asked.
+func TestDeniedLookupsMakeNoNames(t *testing.T) {
+	families(t, func(t *testing.T, v6 bool) {
+		l, names := namesLane(t, policy.Observe, false)
+		in := tableInput(3, policy.Observe, nameLines(false)...)
+		in.Snapshot.Workloads[0].DNS = []netip.Addr{resolver.v4, resolver.v6}
+		deny := in.Statements[0]
+		deny.ID, deny.Verdict = "no-lookups", policy.Drop
+		in.Statements = append(in.Statements, deny)
+		table, err := policy.Compile(in)
+		if err != nil {
+			t.Fatal(err)
+		}
+		allowing := l.d.Table()
+		for _, c := range []struct {
+			table   *policy.Table
+			learned int
+		}{{table, 0}, {allowing, 2}} {
+			l.d.SetTable(c.table)
+			l.passes(web, resolver, udp(t, web, resolver, v6, 5353, 53, message(t, 7, false, "api.example.com.")))
+			l.passes(resolver, web, udp(t, resolver, web, v6, 53, 5353, message(t, 7, true, "api.example.com.", api.v4, api.v6)))
+			if got := names.List(); len(got) != c.learned {
+				t.Errorf("learned %+v, want %d", got, c.learned)
+			}
+		}
+	})
+}
