@@ -45,15 +45,38 @@ func Changes(ctx context.Context, cfg ChangesConfig) (*Comparison, error) {
 		if n < 1000 || n > 200_000 {
 			return nil, fmt.Errorf("workloads: %d is not between 1,000 and 200,000", n)
 		}
-		if err := measureChanges(ctx, c, n, cfg.Progress); err != nil {
-			return nil, fmt.Errorf("%d workloads: %w", n, err)
+		for i := range changingPolicies {
+			if err := measureChanges(ctx, c, n, &changingPolicies[i], cfg.Progress); err != nil {
+				return nil, fmt.Errorf("%d workloads: %w", n, err)
+			}
 		}
 	}
 	return c, nil
 }
 
-func measureChanges(ctx context.Context, c *Comparison, n int, progress io.Writer) error {
-	w, err := newChangingWorld(n)
+// changingPolicy is what the operator says beside statements of services, and what
+// changes under that.
+type changingPolicy struct {
+	name       string
+	statements string
+	kinds      []changeKind
+}
+
+var changingPolicies = []changingPolicy{
+	{"", "", changeKinds},
+	{", under statements of siblings, networks, fronts and roles", wideStatements, wideKinds},
+}
+
+// wideStatements mean services by what those have in common, each many.
+const wideStatements = `
+  - {id: siblings, verdict: deny, from: [{peer: siblings}], to: [{peer: workload}], app: [any], ports: [tcp/9090], why: bench}
+  - {id: network, verdict: deny, from: [{peer: workload, within: shared}], to: [{role: cache, within: shared}], app: [any], ports: [tcp/9100], why: bench}
+  - {id: front, verdict: deny, from: [{peer: internet}], to: [{peer: front}], app: [any], ports: [tcp/8443], why: bench}
+  - {id: roles, verdict: deny, from: [{role: app-server}, {role: cache}], to: [{role: database}], app: [any], ports: [tcp/9200], why: bench}
+`
+
+func measureChanges(ctx context.Context, c *Comparison, n int, under *changingPolicy, progress io.Writer) error {
+	w, err := newChangingWorld(n, under.statements)
 	if err != nil {
 		return err
 	}
@@ -71,11 +94,12 @@ func measureChanges(ctx context.Context, c *Comparison, n int, progress io.Write
 		defer close(done)
 		w.control.Run(ctx)
 	}()
-	took := make([][]float64, len(changeKinds))
-	wholes := make([]int, len(changeKinds))
+	kinds := under.kinds
+	took := make([][]float64, len(kinds))
+	wholes := make([]int, len(kinds))
 	for range c.Rounds {
-		for i := range changeKinds {
-			if err = w.round(ctx, &changeKinds[i], &took[i], &wholes[i]); err != nil {
+		for i := range kinds {
+			if err = w.round(ctx, &kinds[i], &took[i], &wholes[i]); err != nil {
 				return err
 			}
 		}
@@ -83,10 +107,10 @@ func measureChanges(ctx context.Context, c *Comparison, n int, progress io.Write
 	stop()
 	<-done
 	state := w.control.State()
-	k := Case{Name: fmt.Sprintf("%d workloads, %d services, %d statements", n, len(state.Population.Groups), len(state.Statements())), Size: n}
-	for i := range changeKinds {
+	k := Case{Name: fmt.Sprintf("%d workloads, %d services, %d statements%s", n, len(state.Population.Groups), len(state.Statements()), under.name), Size: n}
+	for i := range kinds {
 		slices.Sort(took[i])
-		r := latencies(changeKinds[i].variant, took[i])
+		r := latencies(kinds[i].variant, took[i])
 		if wholes[i] > 0 {
 			r.Note += fmt.Sprintf(", %d of them made whole", wholes[i])
 		}
@@ -114,19 +138,35 @@ type changeStep struct {
 	measured bool
 }
 
+var firstOrLast = changeKind{"a service's first or last container starts or stops", 100, func(w *changingWorld) []changeStep {
+	return w.comesAndGoes(w.alone(0))
+}, false}
+
+// comesAndGoes is a container's start and stop, both measured.
+func (w *changingWorld) comesAndGoes(x policy.Workload) []changeStep {
+	return []changeStep{{func() { w.inventory.Put(x) }, true}, {func() { w.inventory.Delete(x.ID) }, true}}
+}
+
+// wideKinds change who is meant by statements that mean many.
+var wideKinds = []changeKind{
+	firstOrLast,
+	{"the same of a database, which those statements mean", 100, func(w *changingWorld) []changeStep {
+		x := w.alone(0)
+		x.Image, x.References = policy.Image{Ref: "mariadb", Repository: "docker.io/library/mariadb"}, nil
+		return w.comesAndGoes(x)
+	}, false},
+}
+
 var changeKinds = []changeKind{
 	{publishedVariant, 500, func(w *changingWorld) []changeStep {
 		x := changingWorkload(w.IntN(w.workloads))
 		return []changeStep{{func() { w.inventory.Delete(x.ID) }, true}, {func() { w.inventory.Put(x) }, true}}
 	}, true},
-	{"a service's first or last container starts or stops", 100, func(w *changingWorld) []changeStep {
-		x := w.alone(0)
-		return []changeStep{{func() { w.inventory.Put(x) }, true}, {func() { w.inventory.Delete(x.ID) }, true}}
-	}, false},
+	firstOrLast,
 	{"the same with a published port", 100, func(w *changingWorld) []changeStep {
 		x := w.alone(0)
 		x.Published = []policy.Published{{HostIP: netip.IPv4Unspecified(), HostPort: 8080, Port: 8080, Proto: policy.ProtoTCP}}
-		return []changeStep{{func() { w.inventory.Put(x) }, true}, {func() { w.inventory.Delete(x.ID) }, true}}
+		return w.comesAndGoes(x)
 	}, false},
 	{"a service goes from one container to two, or back", 100, func(w *changingWorld) []changeStep {
 		x, y := w.alone(0), w.alone(1)
@@ -151,7 +191,32 @@ var changeKinds = []changeKind{
 	{"a service that reaches a DNS name starts or stops", 2, func(w *changingWorld) []changeStep {
 		x := w.alone(0)
 		x.Labels = map[string]policy.Label{"gatehouse.allow.egress": {Value: "api.example.com:443", By: policy.SetByDeployer}}
-		return []changeStep{{func() { w.inventory.Put(x) }, true}, {func() { w.inventory.Delete(x.ID) }, true}}
+		return w.comesAndGoes(x)
+	}, false},
+	{"a Swarm service with a virtual address starts or stops", 2, func(w *changingWorld) []changeStep {
+		x := w.alone(0)
+		x.Swarm, x.Compose = true, false
+		x.Endpoints[0].Network, x.Endpoints[0].Addresses = "overlay", []netip.Addr{changingAddr(200, 3)}
+		x.VIPs = map[string][]netip.Addr{"overlay": {changingAddr(200, 2)}}
+		return w.comesAndGoes(x)
+	}, false},
+	{"a mode is set by hand", 2, func(w *changingWorld) []changeStep {
+		services := []string{changingWorkload(w.IntN(changingServices)).Service.String()}
+		return []changeStep{{func() { w.fault = w.control.SetModes(services, policy.Enforce) }, true}, {func() { w.fault = w.control.SetModes(services, policy.Observe) }, true}}
+	}, false},
+	{"a service is put in quarantine or released", 2, func(w *changingWorld) []changeStep {
+		service := changingWorkload(w.IntN(changingServices)).Service.String()
+		return []changeStep{{func() { w.fault = w.control.Quarantine(service, control.Hold{By: "bench"}) }, true}, {func() { _, w.fault = w.control.Release(service, "bench", "") }, true}}
+	}, false},
+	{"a container in another's network namespace starts or stops", 2, func(w *changingWorld) []changeStep {
+		x := w.alone(0)
+		x.SharedWith, x.Endpoints = changingWorkload(w.IntN(w.workloads)).ID, nil
+		return w.comesAndGoes(x)
+	}, false},
+	{"a container in the host's network namespace starts or stops", 2, func(w *changingWorld) []changeStep {
+		x := w.alone(0)
+		x.Uncovered, x.Endpoints = "network_mode host", nil
+		return w.comesAndGoes(x)
 	}, false},
 }
 
@@ -176,6 +241,7 @@ type changingWorld struct {
 	workloads int
 	dir       string
 	table     atomic.Pointer[policy.Table]
+	fault     error // of the step that was taken last
 }
 
 type publication struct {
@@ -198,7 +264,7 @@ var changingKinds = []struct {
 	{"db", "mariadb", nil}, {"cache", "redis", nil},
 }
 
-func newChangingWorld(n int) (*changingWorld, error) {
+func newChangingWorld(n int, statements string) (*changingWorld, error) {
 	dir, err := os.MkdirTemp("", "gatehouse-bench-")
 	if err != nil {
 		return nil, err
@@ -209,11 +275,13 @@ func newChangingWorld(n int) (*changingWorld, error) {
 		snap.Networks = append(snap.Networks, policy.Network{ID: fmt.Sprintf("n%04d", p), Name: fmt.Sprintf("p%d_default", p), Driver: "bridge", Zone: policy.Zone(p + 1),
 			Owner: policy.ProjectKey{Name: fmt.Sprint("p", p)}, Guarded: true, ICC: true, Subnets: []netip.Prefix{netip.PrefixFrom(changingAddr(p, 0), 16)}})
 	}
+	snap.Networks = append(snap.Networks, policy.Network{ID: "overlay", Name: "overlay", Driver: "overlay", NetNS: "/run/docker/netns/1-overlay", Zone: 1000, Guarded: true, ICC: true,
+		Subnets: []netip.Prefix{netip.PrefixFrom(changingAddr(200, 0), 16)}, LB: []netip.Addr{changingAddr(200, 250)}})
 	for i := range n {
 		snap.Workloads = append(snap.Workloads, changingWorkload(i))
 	}
 	w.inventory.Replace(snap)
-	rules, modes, holds, err := w.inputs()
+	rules, modes, holds, err := w.inputs(statements)
 	if err != nil {
 		return nil, errors.Join(err, os.RemoveAll(dir))
 	}
@@ -230,10 +298,10 @@ func (w *changingWorld) close() { _ = os.RemoveAll(w.dir) }
 
 // inputs are the operator's statements, as many as make the figure full with
 // those of the models, and no modes and holds.
-func (w *changingWorld) inputs() (rules *control.Rules, modes *control.Modes, holds *control.Holds, err error) {
+func (w *changingWorld) inputs(statements string) (rules *control.Rules, modes *control.Modes, holds *control.Holds, err error) {
 	const ofModels = 9 * changingServices / 5 // nine of a project
 	var text strings.Builder
-	text.WriteString("schema: gatehouse.statements/v1\nstatements:\n")
+	text.WriteString("schema: gatehouse.statements/v1\nstatements:" + strings.TrimSuffix(statements, "\n") + "\n")
 	for i := range changingStatements - ofModels {
 		fmt.Fprintf(&text, "  - {id: s%d, verdict: allow, from: [{service: p%d/%s}], to: [{service: p%d/%s}], app: [any], ports: [tcp/%d], why: bench}\n",
 			i, w.IntN(100), changingKinds[w.IntN(5)].name, w.IntN(100), changingKinds[w.IntN(5)].name, 1+w.IntN(60_000))
@@ -282,7 +350,9 @@ func (w *changingWorld) round(ctx context.Context, kind *changeKind, took *[]flo
 		for _, step := range kind.steps(w) {
 			time.Sleep(20 * time.Millisecond) // longer than the loop rests after a publication
 			begin := time.Now()
-			step.change()
+			if step.change(); w.fault != nil {
+				return w.fault
+			}
 			select {
 			case <-ctx.Done():
 				return ctx.Err()
