@@ -2,7 +2,6 @@ package control
 
 import (
 	"cmp"
-	"reflect"
 	"slices"
 
 	"gatehouse/models"
@@ -47,12 +46,11 @@ func (c *Control) edit(s *State, d *models.Difference, u *policy.Update) bool {
 	}
 	for _, e := range edits {
 		at := s.ofModels + e.At
-		if before, added := s.statements[at:at+e.Removed], policy.Pointers(e.Added); !reflect.DeepEqual(before, added) {
-			if c.concernsControl(before) || c.concernsControl(added) {
-				return false
-			}
-			splices = append(splices, splice{at, e.Removed, added})
+		added := policy.Pointers(e.Added)
+		if c.concernsControl(s.statements[at:at+e.Removed]) || c.concernsControl(added) {
+			return false
 		}
+		splices = append(splices, splice{at, e.Removed, added})
 	}
 	s.expansion, s.edited = expansion, d
 	s.ofModels += len(d.Added) - len(d.Removed)

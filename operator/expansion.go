@@ -2,6 +2,7 @@ package operator
 
 import (
 	"maps"
+	"reflect"
 	"slices"
 
 	"gatehouse/models"
@@ -38,7 +39,7 @@ func (p *Policy) NewExpansion(pop *models.Population, c *Catalog, m Moment) *Exp
 			if t.Service != "" && t.Within == WithinAll {
 				shared.naming[t.Service] = append(shared.naming[t.Service], i)
 			} else {
-				looks = looks || t.selectsWorkloads() || len(t.Categories) > 0
+				looks = looks || t.looks()
 			}
 		}
 		if looks || s.parts() {
@@ -47,6 +48,10 @@ func (p *Policy) NewExpansion(pop *models.Population, c *Catalog, m Moment) *Exp
 	}
 	return e
 }
+
+// looks reports whether who is meant depends on what workloads are, besides their
+// service.
+func (t *Term) looks() bool { return t.selectsWorkloads() || len(t.Categories) > 0 }
 
 // parts reports whether some term of the statement reaches less than everywhere: then
 // who is anybody counts too.
@@ -103,9 +108,39 @@ func (e *Expansion) Next(pop *models.Population, were, are []models.Subject) (ne
 			at += len(e.of[last])
 		}
 		next.of[i] = x.statement(&e.policy.Statements[i], e.moment)
-		edits = append(edits, Edit{at, len(e.of[i]), next.of[i]})
+		edits = appendEdits(edits, at, e.of[i], next.of[i])
 	}
 	return next, edits, true
+}
+
+// appendEdits appends what makes one list of statements the other. Those that both
+// have stand in the same order, as parts of one statement do.
+func appendEdits(edits []Edit, at int, before, after []policy.Statement) []Edit {
+	stays := make(map[string]bool, len(after))
+	for i := range after {
+		stays[after[i].ID] = true
+	}
+	put := func(i, removed int, added []policy.Statement) { edits = append(edits, Edit{at + i, removed, added}) }
+	i := 0
+	for j := range after {
+		for i < len(before) && !stays[before[i].ID] {
+			put(i, 1, nil)
+			i++
+		}
+		switch {
+		case i == len(before) || before[i].ID != after[j].ID:
+			put(i, 0, after[j:j+1])
+		case !reflect.DeepEqual(before[i], after[j]):
+			put(i, 1, after[j:j+1])
+			i++
+		default:
+			i++
+		}
+	}
+	for ; i < len(before); i++ {
+		put(i, 1, nil)
+	}
+	return edits
 }
 
 // concern notes the statements that may mean a subject.
@@ -117,7 +152,7 @@ func (x *expanding) concern(s *models.Subject, concerned map[int]bool) {
 	}
 	for _, i := range x.looking {
 		for t := range x.newest.policy.Statements[i].terms {
-			if t.Within != WithinAll || x.fits(s, t, true) || x.fits(s, t, false) {
+			if t.Within != WithinAll || t.looks() && (x.fits(s, t, true) || x.fits(s, t, false)) {
 				concerned[i] = true
 				break
 			}
