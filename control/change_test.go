@@ -304,7 +304,7 @@ func TestChangesEqualWhole(t *testing.T) {
 			if i%5 == 0 { // each compiles a table
 				w.compareExplanations(t, got.Table, want.Table)
 			}
-			if a, b := got.Table.FlatCount(), want.Table.FlatCount(); a != b {
+			if a, b := got.Table.FlatCount(), want.Table.FlatCount(); a != b && n%2 == 0 { // who is in two selections may count once
 				t.Errorf("%d rules, want %d", a, b)
 			}
 			if t.Failed() {
@@ -313,12 +313,18 @@ func TestChangesEqualWhole(t *testing.T) {
 			kind, _, _ := strings.Cut(what, " ")
 			if got.Changes != nil {
 				taken[kind]++
+				if n%2 == 1 && got.edited != nil {
+					taken["under the operator's statements"]++
+				}
 			} else {
 				whole[kind]++
 			}
 		}
 	}
 	t.Logf("by themselves %v, whole %v", taken, whole)
+	if taken["under the operator's statements"] < 5 {
+		t.Error("hardly any change of services was made by itself under the operator's statements")
+	}
 	for _, kind := range []string{"start", "stop", "replace", "change"} {
 		if taken[kind] == 0 || whole[kind] == 0 {
 			t.Errorf("%s: %d by themselves, %d whole: the worlds are too odd", kind, taken[kind], whole[kind])

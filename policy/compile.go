@@ -437,32 +437,52 @@ var everyPort = []PortRange{{ProtoTCP, 0, 65535}, {ProtoUDP, 0, 65535}, {ProtoIC
 
 func (c *compiler) writeStatement(i int, s *Statement) {
 	c.expanding = i
-	r := Rule{Statement: i, App: s.App, Verdict: s.Verdict, Tier: s.Tier, Speaks: s.Speaks, EnforceAlways: s.EnforceAlways}
-	c.expand(r, s.From, s.To, s.Ports, s.AnyPort)
-	for _, e := range s.Except {
-		r.App, r.Except = e.App, true
-		c.expand(r, e.From, e.To, e.Ports, e.AnyPort)
+	for n, x := range s.clauses() {
+		r := ruleOf(s, n, &x)
+		r.Statement = i
+		c.expand(r, &x)
 	}
 }
 
+// ruleOf is what the rules of a statement's clause have in common.
+func ruleOf(s *Statement, clause int, x *Exception) Rule {
+	return Rule{App: x.App, Verdict: s.Verdict, Tier: s.Tier, Speaks: s.Speaks, EnforceAlways: s.EnforceAlways, Except: clause > 0}
+}
+
 // expand writes r for each pair of peers and each range of ports.
-func (c *compiler) expand(r Rule, from, to []Peer, ports []PortRange, anyPort bool) {
-	if !r.App.Any && (r.App.App == AppNone || r.App.Forms == 0) {
+func (c *compiler) expand(r Rule, x *Exception) {
+	if !x.speaks() {
 		return
 	}
-	if anyPort {
+	callers, callees := c.gathered(c.terms(x.From, SideOut, &r)), c.gathered(c.terms(x.To, SideIn, &r))
+	c.expandEnds(r, x, clause{callers, callees}, func(uint32, uint32) bool { return true }, nil)
+}
+
+// speaks reports whether some application fits.
+func (x *Exception) speaks() bool {
+	return x.App.Any || x.App.App != AppNone && x.App.Forms != 0
+}
+
+// expandEnds is expand for those of the ends of a clause that are new, where the callees
+// of before admit balancers already.
+func (c *compiler) expandEnds(r Rule, x *Exception, ends clause, isNew func(from, to uint32) bool, before []uint32) {
+	ports := x.Ports
+	if x.AnyPort {
 		ports = everyPort
 	}
-	callers, callees := c.gathered(c.terms(from, SideOut, &r)), c.gathered(c.terms(to, SideIn, &r))
-	for _, f := range callers {
-		for _, t := range callees {
-			c.writePorts(f, t, r, ports)
+	for _, f := range ends[SideOut] {
+		for _, t := range ends[SideIn] {
+			if isNew(f, t) {
+				c.writePorts(f, t, r, ports)
+			}
 		}
 	}
-	behind := c.behindBalancer(&r, callers, callees)
+	behind := c.behindBalancer(&r, ends[SideOut], ends[SideIn])
 	r.Speaks = SpeaksIn
 	for _, t := range behind {
-		c.writePorts(uint32(IDLB), t, r, ports)
+		if !slices.Contains(before, t) {
+			c.writePorts(uint32(IDLB), t, r, ports)
+		}
 	}
 }
 
@@ -669,14 +689,21 @@ func (c *compiler) cellsNaming(p pairing, patterns []uint32, needs names, emit f
 }
 
 // sortRules puts rules in the order of their statements, those of one statement as
-// they were written.
+// they were written, and its exception's behind.
 func (c *compiler) sortRules(rules []int32) {
 	if c.orders == nil {
 		slices.Sort(rules)
 		return
 	}
 	slices.SortFunc(rules, func(a, b int32) int {
-		return cmp.Or(cmp.Compare(c.orders[c.table.rules[a].Statement], c.orders[c.table.rules[b].Statement]), cmp.Compare(a, b))
+		r, o := &c.table.rules[a], &c.table.rules[b]
+		if r.Statement == o.Statement && r.Except != o.Except {
+			if o.Except {
+				return -1
+			}
+			return 1
+		}
+		return cmp.Or(cmp.Compare(c.orders[r.Statement], c.orders[o.Statement]), cmp.Compare(a, b))
 	})
 }
 

@@ -79,6 +79,7 @@ type wideEnds struct {
 	ofRule     []names
 	crowds     [2][]party             // by Side
 	crowdsOf   [2]map[uint32][]uint32 // by a large end: the crowds that it means
+	room       [2]int                 // for so many crowds rows of Table.parts are made
 	divisions  [2]map[string]division // by the large ends that they are made by
 	forks      []fork                 // of the division that is being made
 	touched    []uint32
@@ -88,7 +89,11 @@ type wideEnds struct {
 type division struct {
 	first uint32 // index into Table.parts, for crowd 0
 	parts []party
+	ends  []uint32 // that it is made by
 }
+
+// crowdRoom is how many crowds of one side may come to be after a compile.
+const crowdRoom = 32
 
 type sideProto struct {
 	peer  uint32
@@ -305,12 +310,7 @@ func (c *compiler) findLarge() {
 // numberCrowds numbers the crowds of both sides and notes who is of which.
 func (c *compiler) numberCrowds() {
 	for side, others := range [2]map[uint32][]uint32{SideOut: c.wide.froms, SideIn: c.wide.tos} {
-		used := make(map[uint32]bool)
-		for _, ends := range others {
-			for _, e := range ends {
-				used[e] = true
-			}
-		}
+		used := usedEnds(others)
 		numbers := make(map[string]uint32)
 		c.wide.crowds[side], c.wide.crowdsOf[side] = nil, make(map[uint32][]uint32)
 		for dense := range c.parties {
@@ -331,7 +331,20 @@ func (c *compiler) numberCrowds() {
 			}
 			c.table.peers[dense].side(Side(side)).crowd = n
 		}
+		c.wide.room[side] = len(c.wide.crowds[side]) + crowdRoom
 	}
+}
+
+// usedEnds are the large ends that tell crowds apart. Wildcards tell none apart that
+// are guarded alike, so that they are, whether rules have them yet or not.
+func usedEnds(others map[uint32][]uint32) map[uint32]bool {
+	used := map[uint32]bool{uint32(IDAny): true, uint32(IDWorkload): true}
+	for _, ends := range others {
+		for _, e := range ends {
+			used[e] = true
+		}
+	}
+	return used
 }
 
 func (c *compiler) addCrowd(side Side, p party) {
@@ -619,8 +632,8 @@ func (c *compiler) divide(side Side, ends []uint32) division {
 		return d
 	}
 	crowds := w.crowds[side]
-	d := division{first: uint32(len(t.parts))}
-	t.parts = append(t.parts, make([]uint32, len(crowds))...)
+	d := division{first: uint32(len(t.parts)), ends: ends}
+	t.parts = append(t.parts, make([]uint32, w.room[side])...)
 	row := t.parts[d.first:] // forks first, parts when all are known
 	w.forks, w.touched = append(w.forks[:0], make([]fork, classCount)...), w.touched[:0]
 	for _, e := range ends {
@@ -632,7 +645,7 @@ func (c *compiler) divide(side Side, ends []uint32) division {
 			row[i] = w.forked(row[i]-1, e) + 1
 		}
 	}
-	bytes := 8 * len(crowds) // as t.parts grows
+	bytes := 8*w.room[side] + 4*len(ends) // as t.parts grows
 	for _, i := range w.touched {
 		f := &w.forks[row[i]-1]
 		if f.part == 0 {

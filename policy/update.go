@@ -119,9 +119,9 @@ type updater struct {
 	naming  map[ServiceKey]map[int32]bool // statements, by number, that name a service
 	byID    map[string]int32              // statements by id
 	written [][]int32                     // rules by statement
+	ends    map[int32][]clause            // of statements that were amended, by number
 	used    [2]map[uint32]bool            // large ends that tell crowds apart, by Side
 	crowds  [2]map[string]uint32          // by party.key
-	nowhere [2]uint32                     // a crowd that no large end means
 	first   uint32                        // the first peer that Compile did not number
 	spare   []uint32                      // peers from there on that are gone
 	alive   int                           // rules
@@ -167,7 +167,11 @@ func (c *compiler) apart() *compiler {
 		}
 	}
 	for side := range w.divisions {
-		w.divisions[side] = maps.Clone(w.divisions[side])
+		w.divisions[side], w.crowdsOf[side] = maps.Clone(w.divisions[side]), maps.Clone(w.crowdsOf[side])
+		w.crowds[side] = slices.Clip(w.crowds[side])
+		for end, list := range w.crowdsOf[side] {
+			w.crowdsOf[side][end] = slices.Clip(list)
+		}
 	}
 	return o
 }
@@ -177,7 +181,7 @@ func (u *updater) prepare() {
 		u.compiler = u.compiler.apart()
 	}
 	c := u.compiler
-	u.ready = true
+	u.ready, u.ends = true, make(map[int32][]clause)
 	u.byFrom, u.naming, u.byID = make(map[uint32]map[toward]int), make(map[ServiceKey]map[int32]bool), make(map[string]int32)
 	u.written = make([][]int32, len(c.table.statements))
 	u.first, u.alive = uint32(len(c.table.ids)), len(c.table.rules)
@@ -194,24 +198,13 @@ func (u *updater) prepare() {
 		u.lead(int32(i), 1)
 	}
 	for side, others := range [2]map[uint32][]uint32{SideOut: c.wide.froms, SideIn: c.wide.tos} {
-		u.used[side], u.crowds[side] = make(map[uint32]bool), make(map[string]uint32)
-		for _, ends := range others {
-			for _, e := range ends {
-				u.used[side][e] = true
-			}
-		}
-		u.nowhere[side] = noCrowd
+		u.used[side], u.crowds[side] = usedEnds(others), make(map[string]uint32)
 		for i := range c.wide.crowds[side] {
 			p := &c.wide.crowds[side][i]
 			u.crowds[side][p.key()] = uint32(i)
-			if len(p.ends) == 0 {
-				u.nowhere[side] = uint32(i)
-			}
 		}
 	}
 }
-
-const noCrowd = 1<<32 - 1
 
 // note finds the services that a statement names.
 func (u *updater) note(n int32) {
@@ -261,6 +254,7 @@ func (u *updater) lead(rule int32, n int) {
 // edit makes the table of one update, in this order:
 //
 //	what is laid between the peers concerned is listed
+//	statements that mean others than before, and are the same else, are amended
 //	rules of removed statements, and of those that name a service of which groups
 //	came or are gone, are taken out
 //	groups that are gone lose their numbers, those that came get some
@@ -271,10 +265,12 @@ type edit struct {
 	*Update
 	before, table *Table
 	rewrite       []int32 // statements
+	amended       []amendment
 	touched       map[uint32]bool
 	relaid        map[pairKey]bool
 	gone          map[uint32]bool
-	freed         []uint32 // of gone: who may be somebody else next time
+	freed         []uint32    // of gone: who may be somebody else next time
+	formed        [2][]uint32 // crowds that there were not, by Side
 }
 
 func (e *edit) make() bool {
@@ -290,11 +286,14 @@ func (e *edit) make() bool {
 	t.ids, t.peers, t.byIdentity = slices.Clone(t.ids), slices.Clone(t.peers), t.byIdentity.Copy()
 	c.table, c.inUse, c.errs, c.selected = t, false, nil, nil
 	defer func() { c.inUse = true }()
+	if !e.pair(order) {
+		return false
+	}
 	order, ok := e.remove(order)
 	if !ok || !e.number() {
 		return false
 	}
-	if order, ok = e.insert(order); !ok {
+	if order, ok = e.insert(order); !ok || !e.amend(order) {
 		return false
 	}
 	if !e.write() || e.concernsNames() || !e.lay() || c.overBudget() != nil {
@@ -327,22 +326,18 @@ func (e *edit) remove(order []int32) ([]int32, bool) {
 		delete(e.byID, e.table.statements[n].ID)
 	}
 	rewrite := make(map[int32]bool)
-	services := make([]ServiceKey, 0, len(e.Came)+len(e.Gone))
-	for i := range e.Came {
-		services = append(services, e.Came[i].Service)
-	}
 	for _, id := range e.Gone {
 		g, known := e.before.Group(id)
 		if !known || e.stays(id, len(g.Members)) {
 			return nil, false
 		}
-		services = append(services, g.Service)
 		e.gone[e.before.denseOf(id)] = true
 	}
-	for _, k := range services {
+	for _, k := range e.services() {
 		for n := range e.naming[k] {
 			if !removed[n] {
 				rewrite[n] = true
+				delete(e.ends, n)
 			}
 		}
 	}
@@ -366,7 +361,15 @@ func (e *edit) remove(order []int32) ([]int32, bool) {
 			e.takeOut(n)
 		}
 	}
+	for i := range e.amended {
+		a := &e.amended[i]
+		for _, rule := range a.out {
+			e.takeOutRule(rule)
+		}
+		e.written[a.n] = slices.DeleteFunc(slices.Clone(e.written[a.n]), func(r int32) bool { return slices.Contains(a.out, r) })
+	}
 	for n := range removed {
+		delete(e.ends, n)
 		for p := range e.table.statements[n].peers {
 			if delete(e.naming[p.Service], n); len(e.naming[p.Service]) == 0 {
 				delete(e.naming, p.Service)
@@ -383,6 +386,20 @@ func (e *edit) remove(order []int32) ([]int32, bool) {
 		last = at + 1
 	}
 	return append(out, order[last:]...), true
+}
+
+// services are those of which groups come or go.
+func (e *edit) services() []ServiceKey {
+	out := make([]ServiceKey, 0, len(e.Came)+len(e.Gone))
+	for i := range e.Came {
+		out = append(out, e.Came[i].Service)
+	}
+	for _, id := range e.Gone {
+		if g, known := e.before.Group(id); known {
+			out = append(out, g.Service)
+		}
+	}
+	return out
 }
 
 // stays reports whether some of that many members of a group do not stop.
@@ -491,23 +508,27 @@ func (e *edit) hasLarge(peer uint32, proto Proto) (from, to bool) {
 
 // takeOut makes a statement one of no rules.
 func (e *edit) takeOut(n int32) {
-	c := e.compiler
 	for _, rule := range e.written[n] {
-		e.lead(rule, -1)
-		e.flat -= c.table.flatCount(&c.table.rules[rule])
-		ends := c.ruleEnds[rule]
-		k := toward{ends.to, c.table.rules[rule].Ports.Proto}
-		from := c.buckets[k]
-		from[ends.from] = slices.DeleteFunc(from[ends.from], func(r int32) bool { return r == rule })
-		if len(from[ends.from]) == 0 {
-			delete(from, ends.from)
-		}
-		if len(from) == 0 {
-			delete(c.buckets, k)
-		}
+		e.takeOutRule(rule)
 	}
-	e.alive -= len(e.written[n])
 	e.written[n] = nil
+}
+
+func (e *edit) takeOutRule(rule int32) {
+	c := e.compiler
+	e.lead(rule, -1)
+	e.alive--
+	e.flat -= c.table.flatCount(&c.table.rules[rule])
+	ends := c.ruleEnds[rule]
+	k := toward{ends.to, c.table.rules[rule].Ports.Proto}
+	from := c.buckets[k]
+	from[ends.from] = slices.DeleteFunc(from[ends.from], func(r int32) bool { return r == rule })
+	if len(from[ends.from]) == 0 {
+		delete(from, ends.from)
+	}
+	if len(from) == 0 {
+		delete(c.buckets, k)
+	}
 }
 
 // number takes the numbers of groups that are gone, and gives some to those that came.
@@ -580,11 +601,17 @@ func (e *edit) crowdOf(dense uint32, side Side) (uint32, bool) {
 			p.ends = append(p.ends, end)
 		}
 	}
-	if len(p.ends) == 0 {
-		return e.nowhere[side], e.nowhere[side] != noCrowd
+	key := p.key()
+	crowd, known := e.crowds[side][key]
+	if !known {
+		if crowd = uint32(len(e.compiler.wide.crowds[side])); int(crowd) == e.compiler.wide.room[side] {
+			return 0, false
+		}
+		e.compiler.addCrowd(side, p)
+		e.crowds[side][key] = crowd
+		e.formed[side] = append(e.formed[side], crowd)
 	}
-	crowd, known := e.crowds[side][p.key()]
-	return crowd, known
+	return crowd, true
 }
 
 // concernsNames reports whether what is said of names that somebody learned, or may
@@ -700,14 +727,22 @@ func (e *edit) write() bool {
 		}
 		first := len(e.table.rules)
 		c.writeStatement(int(n), s)
-		for rule := int32(first); int(rule) < len(e.table.rules); rule++ {
-			if !e.lead1(rule) {
-				return false
-			}
-			e.written[n] = append(e.written[n], rule)
+		if !e.takeIn(n, first) {
+			return false
 		}
 	}
 	return len(c.errs) == 0 && len(c.placed.collectives) == known && e.listLaid()
+}
+
+// takeIn notes what the rules of a statement, from first on, say of ends.
+func (e *edit) takeIn(n int32, first int) bool {
+	for rule := int32(first); int(rule) < len(e.table.rules); rule++ {
+		if !e.lead1(rule) {
+			return false
+		}
+		e.written[n] = append(e.written[n], rule)
+	}
+	return true
 }
 
 // lead1 notes what a new rule says of ends.
@@ -760,10 +795,14 @@ func (e *edit) lay() bool {
 			t.peers[to].layers |= pairTo
 		}
 	}
+	e.layCrowds(put)
 	for peer := range e.touched {
 		if !e.gone[peer] {
 			e.layParts(peer, put)
 		}
+	}
+	if len(places) > 4*maxRelaid {
+		return false
 	}
 	t.late = t.late.with(places, e.gone)
 	e.places = t.late.count
@@ -801,6 +840,98 @@ func (e *edit) layParts(peer uint32, put func(pairKey, pairing, names)) {
 		}
 	} else {
 		info.asCaller.division = 0
+	}
+}
+
+// layCrowds finds the parts of crowds that there were not, and lays those parts that
+// there were not either.
+func (e *edit) layCrowds(put func(pairKey, pairing, names)) {
+	var anew [2]map[uint32][]uint32 // by Side: new parts, by the division
+	for side, formed := range e.formed {
+		anew[side] = make(map[uint32][]uint32)
+		for key, d := range e.compiler.wide.divisions[side] {
+			if len(formed) == 0 {
+				break
+			}
+			old := len(d.parts)
+			for _, crowd := range formed {
+				e.compiler.partOf(&d, e.compiler.wide.crowds[side][crowd], crowd)
+			}
+			for i := old; i < len(d.parts); i++ {
+				anew[side][d.first] = append(anew[side][d.first], uint32(i+1))
+			}
+			e.compiler.wide.divisions[side][key] = d
+		}
+	}
+	e.layFormed(put)
+	e.layNewParts(anew, put)
+}
+
+// partOf notes of which part of a division a new crowd is.
+func (c *compiler) partOf(d *division, p party, crowd uint32) {
+	p.ends = common(p.ends, d.ends)
+	if len(p.ends) == 0 {
+		return
+	}
+	at := slices.IndexFunc(d.parts, func(o party) bool { return o.class == p.class && slices.Equal(o.ends, p.ends) })
+	if at < 0 {
+		at, d.parts = len(d.parts), append(slices.Clip(d.parts), p)
+	}
+	c.table.parts[d.first+crowd] = uint32(at + 1) // no peer of an older table is of the crowd
+}
+
+// layFormed lays the fourth layer of callees' crowds that there were not.
+func (e *edit) layFormed(put func(pairKey, pairing, names)) {
+	c, t := e.compiler, e.table
+	if t.crowds == nil {
+		return
+	}
+	for _, crowd := range e.formed[SideIn] {
+		callee := c.wide.crowds[SideIn][crowd]
+		d := c.divide(SideOut, c.facing(callee.ends, c.wide.froms))
+		t.crowds = append(t.crowds, d.first)
+		for i, caller := range d.parts {
+			for _, proto := range nameProtos {
+				put(keyOf(firstPart+uint32(i+1), firstCrowd+crowd, proto), pairing{caller, callee, proto}, 0)
+			}
+		}
+	}
+}
+
+// layNewParts lays the parts of divisions that there were not, for all who have those
+// divisions.
+func (e *edit) layNewParts(anew [2]map[uint32][]uint32, put func(pairKey, pairing, names)) {
+	c, t := e.compiler, e.table
+	if len(anew[SideOut])+len(anew[SideIn]) == 0 {
+		return
+	}
+	parts := make(map[uint32][]party)
+	for side := range c.wide.divisions {
+		for _, d := range c.wide.divisions[side] {
+			parts[d.first] = d.parts
+		}
+	}
+	for dense := range t.peers {
+		peer, self := uint32(dense), c.parties[dense]
+		if e.gone[peer] {
+			continue
+		}
+		callee, caller := t.peers[dense].asCallee.division, t.peers[dense].asCaller.division
+		for _, proto := range nameProtos {
+			for _, i := range anew[SideOut][callee] {
+				put(keyOf(firstPart+i, peer, proto), pairing{parts[callee][i-1], self, proto}, namesCallee)
+			}
+			for _, i := range anew[SideIn][caller] {
+				put(keyOf(peer, firstPart+i, proto), pairing{self, parts[caller][i-1], proto}, namesCaller)
+			}
+		}
+	}
+	for crowd, division := range t.crowds {
+		for _, i := range anew[SideOut][division] {
+			for _, proto := range nameProtos {
+				put(keyOf(firstPart+i, firstCrowd+uint32(crowd), proto), pairing{parts[division][i-1], c.wide.crowds[SideIn][crowd], proto}, 0)
+			}
+		}
 	}
 }
 
