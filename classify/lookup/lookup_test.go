@@ -284,6 +284,38 @@ func TestFloodsLeaveRoom(t *testing.T) {
 	}
 }
 
+// An endpoint that has many answers made for it is told of no more than its pace
+// allows, others are told of all, and so is it when it has waited.
+func TestAnswersKeepAPace(t *testing.T) {
+	l := listen()
+	var many []string
+	for i := range addressesMax {
+		many = append(many, fmt.Sprintf("api.example.com. A 60 198.51.100.%d", i))
+	}
+	query, answer := dns(t, 7, false, "api.example.com.", dnsmessage.TypeA), dns(t, 7, true, "api.example.com.", dnsmessage.TypeA, many...)
+	learned := func(owner uint16, times int, now int64) int {
+		l.learned = nil
+		for i := range times {
+			for _, fromAsker := range []bool{true, false} {
+				l.Read(&Packet{Key: flow, Owner: owner, FromAsker: fromAsker, Payload: map[bool][]byte{true: query, false: answer}[fromAsker], Now: now + int64(i)*1e3})
+			}
+		}
+		return len(l.learned)
+	}
+	if n := learned(1, 1000, 1e9); n < learnAtOnce || n > learnAtOnce+addressesMax {
+		t.Errorf("of 64,000 addresses in a millisecond %d are learned", n)
+	}
+	if l.refused[policy.NameBusy] == 0 {
+		t.Errorf("refused %v", l.refused)
+	}
+	if n := learned(2, 1, 1e9); n != addressesMax {
+		t.Errorf("of another endpoint's %d", n)
+	}
+	if n := learned(1, 1000, 2e9); n < learnRate-addressesMax || n > learnRate+addressesMax {
+		t.Errorf("a second later %d", n)
+	}
+}
+
 // A message that comes by the byte is not copied with each: whoever sends one
 // costs the gateway what its bytes cost.
 func TestMessageByTheByte(t *testing.T) {

@@ -24,6 +24,11 @@ const (
 	// expireEvery is how often what nobody answered is looked for, where there is no
 	// room: of a flood each query would look through all.
 	expireEvery = int64(1e9)
+	// learnAtOnce and learnRate are how many addresses answers may bring to one
+	// endpoint, at once and a second. A page that is loaded, or an update, asks for
+	// some hundred names; who has answers made for him could occupy the worker.
+	learnAtOnce = 4096
+	learnRate   = 1000
 	// tailMax is how much of what has passed is kept to compare what comes again.
 	tailMax = 4096
 )
@@ -69,6 +74,7 @@ type Reader struct {
 	questions map[question]*pending
 	ofOwner   map[uint16]*asked
 	expired   int64 // when expire last ran
+	paces     map[uint16]*pace
 	streams   map[classify.FlowKey]*stream
 	streamsOf map[uint16]int
 }
@@ -112,7 +118,7 @@ type half struct {
 func New(h Handlers) *Reader {
 	return &Reader{
 		Handlers:  h,
-		questions: make(map[question]*pending), ofOwner: make(map[uint16]*asked),
+		questions: make(map[question]*pending), ofOwner: make(map[uint16]*asked), paces: make(map[uint16]*pace),
 		streams: make(map[classify.FlowKey]*stream), streamsOf: make(map[uint16]int),
 	}
 }
@@ -241,6 +247,25 @@ func (r *Reader) drop(w *pending) {
 	}
 }
 
+// pace is how many addresses an endpoint may still be told of.
+type pace struct {
+	left int64
+	at   int64
+}
+
+func (r *Reader) paceOf(p *Packet) *pace {
+	of := r.paces[p.Owner]
+	if of == nil {
+		of = &pace{learnAtOnce, p.Now}
+		r.paces[p.Owner] = of
+	}
+	if more := (p.Now - of.at) / (int64(1e9) / learnRate); more > 0 {
+		of.left = min(learnAtOnce, of.left+more)
+		of.at += more * (int64(1e9) / learnRate)
+	}
+	return of
+}
+
 // answered takes an answer to a question of the same flow; each counts once. Only
 // then its records are read.
 func (r *Reader) answered(p *Packet, m *message) {
@@ -249,13 +274,19 @@ func (r *Reader) answered(p *Packet, m *message) {
 		r.Refuse(policy.NameUnasked)
 		return
 	}
+	if w.times--; w.times == 0 {
+		r.drop(w)
+	}
+	of := r.paceOf(p)
+	if of.left <= 0 {
+		r.Refuse(policy.NameBusy)
+		return
+	}
 	if m.readRecords(p.Part) != nil {
 		r.Refuse(policy.NameMalformed)
 		return
 	}
-	if w.times--; w.times == 0 {
-		r.drop(w)
-	}
+	of.left -= int64(len(m.found))
 	if m.more {
 		r.Refuse(policy.NameAddresses)
 	}
