@@ -66,6 +66,7 @@ type container struct {
 	image      *image
 	running    bool
 	down       bool // it died, and no start was seen since
+	deaths     int
 	askedSwarm bool // a manager was asked since it appeared
 	// service is what was told last of a task's service, which may be gone while
 	// the task still stops.
@@ -385,6 +386,7 @@ func (s *session) applyContainer(e event) {
 	case "die":
 		c := s.container(id)
 		c.running, c.down = false, true
+		c.deaths++
 		if c.inspected != nil {
 			c.inspected.State.Running = false // its sandbox and host ports are not the next life's
 		}
@@ -482,6 +484,7 @@ func (s *session) dropContainer(id string) {
 }
 
 func (s *session) askContainer(c *container) {
+	deaths := c.deaths
 	s.ask(&c.request, func() func() {
 		select {
 		case s.slots <- struct{}{}:
@@ -493,7 +496,12 @@ func (s *session) askContainer(c *container) {
 		if err == nil {
 			img, err = s.image(info.Image)
 		}
-		return func() { s.inspected(c, info, img, err) }
+		return func() {
+			if err == nil && c.deaths != deaths {
+				info.State.Running = false // it is of a life before
+			}
+			s.inspected(c, info, img, err)
+		}
 	})
 }
 

@@ -419,8 +419,15 @@ func TestRestartForgetsTheSandbox(t *testing.T) {
 	s := await(t, inv, "the sandbox", func(s *policy.Snapshot) bool { return sandbox(s) != "" })
 	first := sandbox(s)
 
-	release := f.block(c.id)
-	defer release()
+	late := f.block(c.id) // an answer of this life that comes in the next
+	f.change(func() {
+		f.inspects[c.id] = 0
+		v := cloneJSON(f.containers[c.id])
+		v["Name"] = "/renamed"
+		f.containers[c.id] = v
+	})
+	c.send("container", "rename", c.id, nil)
+	awaitInspect(t, f, c.id)
 	f.change(func() { c.leave() })
 	c.send("container", "die", c.id, nil)
 	c.sendNetwork("disconnect")
@@ -428,6 +435,10 @@ func TestRestartForgetsTheSandbox(t *testing.T) {
 	f.change(func() { c.join(2) })
 	c.sendNetwork("connect")
 	await(t, inv, "the next life", func(s *policy.Snapshot) bool { w := c.workload(s); return w != nil && len(w.Endpoints) == 1 })
+	late()
+	await(t, inv, "the late answer", func(s *policy.Snapshot) bool { w := c.workload(s); return w != nil && w.Name == "renamed" })
+	release := f.block(c.id)
+	defer release()
 	before := w.Status().Events
 	c.send("container", "start", c.id, nil)
 	await(t, inv, "the start", func(*policy.Snapshot) bool { return w.Status().Events > before })
