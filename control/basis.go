@@ -69,17 +69,23 @@ func (b *Basis) derive(ids *policy.Identities, catalog *operator.Catalog) *State
 // settings are those of the models, with what else tells identities apart.
 func (b *Basis) settings(catalog *operator.Catalog) models.Settings {
 	p, set := b.Rules.Policy, b.Settings
-	set.Modes = maps.Clone(b.Modes)
-	if set.Modes == nil {
-		set.Modes = make(map[string]policy.Mode)
-	}
-	maps.Copy(set.Modes, p.Modes) // the operator's file goes first (V5)
+	set.Modes = b.allModes()
 	set.SelectedLabels = p.SelectedLabels()
 	categories := p.Variant(catalog)
 	set.Variant = func(w *policy.Workload) string {
 		return categories(w) + quarantined(b.Situation.Quarantines, w)
 	}
 	return set
+}
+
+// allModes are those set by hand and by the operator's file, which goes first (V5).
+func (b *Basis) allModes() map[string]policy.Mode {
+	out := maps.Clone(b.Modes)
+	if out == nil {
+		out = make(map[string]policy.Mode)
+	}
+	maps.Copy(out, b.Rules.Policy.Modes)
+	return out
 }
 
 // ReadSources reads a file or a folder in which models, statements and categories

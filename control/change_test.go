@@ -247,24 +247,24 @@ func (w *town) step(t *testing.T) (what string) {
 		w.odd(&x)
 		put(x)
 		return "change " + x.ID
-	case n < 94: // a service is scaled
+	case n < 92: // a service is scaled
 		for range 3 {
 			put(w.start())
 		}
 		return "three start"
-	case n < 96:
+	case n < 94:
 		w.hold(t)
-		return "a hold"
+		return "hold"
 	case n < 98:
-		if err := w.cfg.Modes.Set([]string{pick(w, []string{"a", "b", "c"}) + "/" + fmt.Sprint("s", w.IntN(8))}, policy.Mode(w.IntN(2))); err != nil {
+		if err := w.cfg.Modes.Set([]string{w.running[pick(w, ids)].Service.String()}, policy.Mode(w.IntN(2))); err != nil {
 			t.Fatal(err)
 		}
-		return "a mode"
+		return "mode"
 	}
 	net := pick(w, w.networks)
 	net.Newcomer = w.chance(50)
 	w.inv.PutNetwork(net)
-	return "a newcomer"
+	return "newcomer"
 }
 
 // TestChangesEqualWhole: whatever sequence of changes a state has come through, it
@@ -325,7 +325,7 @@ func TestChangesEqualWhole(t *testing.T) {
 	if taken["under the operator's statements"] < 5 {
 		t.Error("hardly any change of services was made by itself under the operator's statements")
 	}
-	for _, kind := range []string{"start", "stop", "replace", "change"} {
+	for _, kind := range []string{"start", "stop", "replace", "change", "mode"} {
 		if taken[kind] == 0 || whole[kind] == 0 {
 			t.Errorf("%s: %d by themselves, %d whole: the worlds are too odd", kind, taken[kind], whole[kind])
 		}

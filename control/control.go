@@ -207,7 +207,7 @@ func (c *Control) refresh() error {
 	last := c.state.Load()
 	basis := c.basis(view)
 	if last != nil && (!c.around || sameAround(last.View, view)) && last.follows(basis, c.catalog) {
-		if next, ok := c.changed(last, view); ok {
+		if next, ok := c.changed(last, basis); ok {
 			c.put(next, next != last)
 			if next != last && next.edited != nil {
 				c.reportDeployers(last, next, next.edited)
@@ -242,9 +242,28 @@ func (c *Control) put(s *State, news bool) {
 	}
 }
 
-// follows reports whether all that s follows from, but the inventory, is as in b.
+// follows reports whether all that s follows from, but the inventory and modes that
+// people set, is as in b.
 func (s *State) follows(b *Basis, catalog *operator.Catalog) bool {
-	return s.Rules == b.Rules && s.catalog == catalog && s.Situation.same(&b.Situation) && maps.Equal(s.modes, b.Modes)
+	return s.Rules == b.Rules && s.catalog == catalog && s.Situation.same(&b.Situation)
+}
+
+// changedModes are the services, by their texts, of which modes are set that were not.
+func (s *State) changedModes(b *Basis) map[string]bool {
+	if maps.Equal(s.modes, b.Modes) {
+		return nil
+	}
+	out := make(map[string]bool)
+	note := func(some, others map[string]policy.Mode) {
+		for service, mode := range some {
+			if other, set := others[service]; !set || other != mode {
+				out[service] = true
+			}
+		}
+	}
+	note(s.modes, b.Modes)
+	note(b.Modes, s.modes)
+	return out
 }
 
 // sameAround reports whether host and networks are equal, but for newcomers on
@@ -259,18 +278,37 @@ func sameAround(a, b *inventory.View) bool {
 // maxChanges bounds how many workloads are changed one by one.
 const maxChanges = 256
 
-// changed is the state after the news of workloads, where those do not reach too
-// far: last itself where there are none.
-func (c *Control) changed(last *State, view *inventory.View) (next *State, ok bool) {
-	if len(c.news) > maxChanges {
+// changed is the state after the news of workloads, and of modes, where those do not
+// reach too far: last itself where there are none.
+func (c *Control) changed(last *State, b *Basis) (next *State, ok bool) {
+	view, modes := b.View, last.changedModes(b)
+	concerned := make(map[string]bool, len(c.news)) // whether by its mode
+	for id := range c.news {
+		concerned[id] = false
+	}
+	if modes != nil {
+		for i := range last.Population.Groups {
+			g := &last.Population.Groups[i]
+			if !modes[g.Service.String()] {
+				continue
+			}
+			for _, id := range g.Members {
+				concerned[id] = true
+			}
+		}
+	}
+	if len(concerned) > maxChanges {
 		return nil, false
 	}
 	var changes []models.Transition
-	for _, id := range slices.Sorted(maps.Keys(c.news)) {
+	for _, id := range slices.Sorted(maps.Keys(concerned)) {
 		t := models.Transition{Before: last.View.Workload(id), After: view.Workload(id)}
-		if !reflect.DeepEqual(t.Before, t.After) {
+		if concerned[id] || !reflect.DeepEqual(t.Before, t.After) {
 			changes = append(changes, t)
 		}
+	}
+	if modes != nil && len(changes) == 0 { // a service that is not there
+		return nil, false
 	}
 	if len(changes) == 0 && !c.around {
 		return last, true
@@ -281,12 +319,17 @@ func (c *Control) changed(last *State, view *inventory.View) (next *State, ok bo
 		s.Changes = []models.Transition{}
 		return &s, true
 	}
-	population, d, ok := last.Population.Next(changes)
+	var d *models.Difference
+	if modes == nil {
+		s.Population, d, ok = last.Population.Next(changes)
+	} else {
+		s.modes = b.Modes
+		s.Population, d, ok = last.Population.NextUnder(b.allModes(), changes)
+	}
 	if !ok {
 		return nil, false
 	}
-	s.Population = population
-	u := &policy.Update{Epoch: c.epoch + 1, Snapshot: view.Snapshot, Groups: population.Groups, Came: d.Came, Gone: d.Gone, Changes: d.Changes}
+	u := &policy.Update{Epoch: c.epoch + 1, Snapshot: view.Snapshot, Groups: s.Population.Groups, Came: d.Came, Gone: d.Gone, Changes: d.Changes}
 	if !c.edit(&s, d, u) {
 		return nil, false
 	}

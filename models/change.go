@@ -41,7 +41,15 @@ func (p *Population) Next(changes []Transition) (next *Population, d *Difference
 	if next, moved, ok := p.with(changes); ok {
 		return next, &Difference{Changes: moved}, true
 	}
-	return p.edit(changes)
+	return p.edit(p.assembly, changes)
+}
+
+// NextUnder is Next where modes are set for services whose workloads are all among the
+// changes, too: of those that stay as they are both sides are the same.
+func (p *Population) NextUnder(modes map[string]policy.Mode, changes []Transition) (next *Population, d *Difference, ok bool) {
+	a := *p.assembly
+	a.set.Modes = modes
+	return p.edit(&a, changes)
 }
 
 // with is Next for changes that leave all statements as they are.

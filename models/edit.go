@@ -17,9 +17,9 @@ const maxVicinity = 256
 
 // edit is Next for changes that change statements: the vicinity of those who changed
 // is understood as it was and as it is, and the difference is what there is to it.
-func (p *Population) edit(changes []Transition) (*Population, *Difference, bool) {
+func (p *Population) edit(under *assembly, changes []Transition) (*Population, *Difference, bool) {
 	next := *p
-	next.index = nil
+	next.index, next.assembly = nil, under
 	next.known, next.standing, next.late, next.ties = p.known.Copy(), p.standing.Copy(), p.late.Copy(), p.ties.Copy()
 	e := edit{Population: &next, before: p, leave: make(map[string]bool)}
 	for _, c := range changes {
