@@ -115,6 +115,8 @@ func measureFlows(ctx context.Context, c *Comparison, n int, progress io.Writer)
 			Result{Variant: p.name, Unit: "bytes a flow, heap", Min: all, Median: all, Max: all})
 		contenders = append(contenders, p.contenders(present, absent)...)
 	}
+	// Not in the order in which they were added, which is that of the memory.
+	rand.New(rand.NewPCG(2, 2)).Shuffle(n, func(i, j int) { present[i], present[j] = present[j], present[i] })
 	contenders = append(contenders, newFloor(present))
 	if err := c.measure(ctx, fmt.Sprintf("%d flows", n), "", n, contenders, progress); err != nil {
 		return err
