@@ -108,6 +108,7 @@ func plannedBasis(cmd *cobra.Command, files []compose.File) (*control.Basis, err
 	if err != nil {
 		return nil, &exitError{exitUsage, err}
 	}
+	noteAssumed(cmd, &snap)
 	return &control.Basis{View: inventory.ViewOf(&snap), Rules: rules, Settings: modelSettings(defaultsOf())}, nil
 }
 

@@ -13,10 +13,6 @@ func newGetCommand() *cobra.Command {
 	get := &cobra.Command{
 		Use:   "get",
 		Short: "List workloads, services, statements, rules, models, flows or violations",
-		Args:  cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			return fail(exitUsage, "get what? one of workloads, services, statements, rules, names, models, flows, violations, snapshot")
-		},
 	}
 	get.AddCommand(
 		listCommand("workloads", "Running containers: model, trust, mode, and why", workloadRows),

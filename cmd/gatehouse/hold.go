@@ -74,7 +74,7 @@ func newThreatCommand() *cobra.Command {
 		},
 	}
 	holdFlags(set, false)
-	addBasisFlags(set)
+	addPreviewFlags(set)
 	cmd.AddCommand(set)
 	return cmd
 }
@@ -94,7 +94,7 @@ func newQuarantineCommand() *cobra.Command {
 		},
 	}
 	holdFlags(cmd, true)
-	addBasisFlags(cmd)
+	addPreviewFlags(cmd)
 	return cmd
 }
 
@@ -113,7 +113,7 @@ func newReleaseCommand() *cobra.Command {
 		},
 	}
 	cmd.Flags().String("why", "", "the reason, for the log")
-	addBasisFlags(cmd)
+	addPreviewFlags(cmd)
 	return cmd
 }
 

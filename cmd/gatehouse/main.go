@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 	"syscall"
 	_ "time/tzdata" // conditions name zones of the IANA database
@@ -67,17 +68,56 @@ func fail(code int, format string, args ...any) error {
 	return &exitError{code, fmt.Errorf(format, args...)}
 }
 
+// choices has a verb that only holds others say which there are.
+func choices(cmd *cobra.Command) {
+	var names []string
+	for _, sub := range cmd.Commands() {
+		if sub.IsAvailableCommand() {
+			names = append(names, sub.Name())
+		}
+	}
+	want := fmt.Sprintf("want one of %s; `%s --help` tells what each does", strings.Join(names, ", "), cmd.CommandPath())
+	cmd.Args = func(cmd *cobra.Command, args []string) error {
+		if len(args) == 0 {
+			return nil
+		}
+		about := ""
+		if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
+			about = " (" + strings.Join(near, " or ") + "?)"
+		}
+		return fail(exitUsage, "%s has no %q%s: %s", cmd.CommandPath(), args[0], about, want)
+	}
+	if cmd.RunE == nil {
+		cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+			if cmd.HasParent() {
+				return fail(exitUsage, "%s what? %s", cmd.Name(), want)
+			}
+			return cmd.Help()
+		}
+	}
+}
+
 func newRoot() *cobra.Command {
 	root := &cobra.Command{
 		Use:           "gatehouse",
 		Short:         "A container firewall that writes its own policy",
 		SilenceErrors: true,
 		SilenceUsage:  true,
+
+		SuggestionsMinimumDistance: 2,
 	}
 	root.PersistentFlags().String("socket", defaultSocket, "the gateway's Unix socket")
 	root.AddCommand(
 		newRunCommand(), newUninstallCommand(), newStatusCommand(), newGetCommand(), newObserveCommand(),
 		newExplainCommand(), newPolicyCommand(), newModelsCommand(), newModeCommand(), newDoctorCommand(), newThreatCommand(), newQuarantineCommand(), newReleaseCommand(), newReplayCommand(), newSchemaCommand(), newBenchCommand(), newVersionCommand(),
 	)
+	for _, cmd := range []*cobra.Command{root, verb(root, "get"), verb(root, "policy"), verb(root, "models")} {
+		choices(cmd)
+	}
 	return root
+}
+
+func verb(root *cobra.Command, name string) *cobra.Command {
+	at := slices.IndexFunc(root.Commands(), func(c *cobra.Command) bool { return c.Name() == name })
+	return root.Commands()[at]
 }

@@ -31,6 +31,9 @@ func newModelsMatch() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "match IMAGE | SERVICE",
 		Short: "Which model an image, a running service or one of a Compose file is of; what counted for it, what did not, and what would",
+		Long: "Match says which model an image, a running service or one of a Compose file is of; what counted for it, what did not, and what would.\n\n" +
+			"Exit code 1 says that no model fits what was asked about, which is then of the model custom, or that the files have no service of that\n" +
+			"name. A list of several services exits with 0, whatever is in it.",
 		Example: "  gatehouse models match bitnami/postgresql:16\n" +
 			"  gatehouse models match shop/web\n" +
 			"  gatehouse models match --compose compose.yaml\n" +
@@ -109,7 +112,30 @@ func matchPlanned(cmd *cobra.Command, lib *models.Library, files []compose.File)
 	if err != nil {
 		return nil, &exitError{exitUsage, err}
 	}
+	noteAssumed(cmd, &snap)
 	return populationViews(&snap, models.Groups(lib, &snap, models.Settings{}, policy.NewIdentities())), nil
+}
+
+// noteAssumed says what files cannot tell and was taken for granted: where images
+// come from (T3, T4).
+func noteAssumed(cmd *cobra.Command, snap *policy.Snapshot) {
+	const most = 3
+	var pulled []string
+	for i := range snap.Workloads {
+		if image := &snap.Workloads[i].Image; len(image.PulledFrom) > 0 && !slices.Contains(pulled, image.Ref) {
+			pulled = append(pulled, image.Ref)
+		}
+	}
+	if len(pulled) == 0 {
+		return
+	}
+	slices.Sort(pulled)
+	text := strings.Join(pulled[:min(len(pulled), most)], ", ")
+	if len(pulled) > most {
+		text += fmt.Sprintf(" and %d more", len(pulled)-most)
+	}
+	row(cmd.ErrOrStderr(), fmt.Sprintf("gatehouse: assumed that the engine pulls %s from the registry named; of an image that was built, loaded or tagged there only the name "+
+		"would count, and its model be clipped to its own project", text))
 }
 
 func matchSnapshot(cmd *cobra.Command, path string) ([]MatchView, error) {

@@ -37,7 +37,7 @@ func newModeCommand() *cobra.Command {
 	cmd.Flags().Bool("dry-run", false, "only show what would be dropped; exit code 1 if anything would")
 	cmd.Flags().String("flows", "", "judge this file of flows, as get flows -o json prints them, or this capture")
 	addHistoryFlag(cmd)
-	addBasisFlags(cmd)
+	addPreviewFlags(cmd)
 	return cmd
 }
 

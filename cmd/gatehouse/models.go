@@ -15,10 +15,6 @@ func newModelsCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "models",
 		Short: "The library of software models: list, show, match, validate, diff. Works without a gateway",
-		Args:  cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			return fail(exitUsage, "models what? one of list, show, match, validate, diff")
-		},
 	}
 	cmd.PersistentFlags().String("dir", "", "folder with the operator's own models, laid over the library")
 	cmd.AddCommand(newModelsList(), newModelsShow(), newModelsMatch(), newModelsValidate(), newModelsDiff())
@@ -62,7 +58,7 @@ func modelRows(w io.Writer, items []ModelView) {
 func newModelsShow() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "show MODEL | --all",
-		Short: "One model, or all, with what they inherit, as YAML",
+		Short: "One model, or all, with what they inherit, as YAML; exit code 1 if there is no such model",
 		Args:  cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			all, _ := cmd.Flags().GetBool("all")
@@ -103,7 +99,7 @@ func newModelsShow() *cobra.Command {
 func newModelsValidate() *cobra.Command {
 	return &cobra.Command{
 		Use:   "validate PATH...",
-		Short: "Check model files or folders whole; every fault with file and line",
+		Short: "Check model files or folders whole; every fault with file and line; exit code 1 if there is one",
 		Args:  cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var errs []error
@@ -125,7 +121,9 @@ func newModelsDiff() *cobra.Command {
 		Short: "What an upgrade of the library, or models of your own, change for whom; exit code 1 if anything",
 		Long: `Without arguments: what the models below --dir change of the library.
 With OLD: what changed from it to the library with --dir. With OLD and NEW: from the one to the other.
-OLD and NEW are files that "gatehouse models show --all" wrote.`,
+OLD and NEW are files that "gatehouse models show --all" wrote.
+
+Exit code 0 says that nothing differs, 1 that something does, whether it may allow more or less.`,
 		Example: "  gatehouse models show --all > before.yaml   # then upgrade\n  gatehouse models diff before.yaml",
 		Args:    cobra.MaximumNArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {

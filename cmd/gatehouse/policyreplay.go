@@ -30,10 +30,6 @@ func newPolicyCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "policy",
 		Short: "Work on policy as a whole: what it is, what changes, whether it does what it should, what recorded flows say of it",
-		Args:  cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			return fail(exitUsage, "policy what? one of compile, diff, test, replay, suggest, export")
-		},
 	}
 	cmd.AddCommand(newPolicyCompileCommand(), newPolicyDiffCommand(), newPolicyTestCommand(), newPolicyReplayCommand(), newPolicySuggestCommand(), newPolicyExportCommand())
 	return cmd

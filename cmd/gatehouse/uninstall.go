@@ -5,9 +5,11 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"gatehouse/dataplane/steer"
 )
@@ -17,7 +19,8 @@ func newUninstallCommand() *cobra.Command {
 		Use:   "uninstall",
 		Short: "Remove programs, maps, devices and rules: the network as it was found. Needs root",
 		Long: "Uninstall opens every network that the gateway guarded. Stop the gateway first. Modes and zones in the state folder stay.\n\n" +
-			"With --pair or --route it opens those interfaces, and leaves what guards containers.",
+			"With --pair or --route it opens those interfaces, and leaves what guards containers. Every setting of\n" +
+			"`gatehouse run` is taken; those that say what there is to remove are listed.",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			set, err := loadSettings(cmd, os.LookupEnv)
@@ -40,8 +43,15 @@ func newUninstallCommand() *cobra.Command {
 		},
 	}
 	addSettingFlags(cmd.Flags())
+	cmd.Flags().VisitAll(func(f *pflag.Flag) {
+		f.Hidden = !slices.Contains(uninstallSettings, f.Name)
+	})
 	return cmd
 }
+
+// uninstallSettings are those that say what there is to remove; the others, that a
+// unit may give to run and uninstall alike, are taken and not listed.
+var uninstallSettings = []string{"config", "devices", "netns", "pair", "pins", "route"}
 
 func uninstall(set Settings) error {
 	if set.isPlace() {
