@@ -141,8 +141,8 @@ type Network struct {
 	Bridge   string         `json:"bridge,omitempty"` // the bridge device's name, in the host's namespace or in NetNS
 	NetNS    string         `json:"netns,omitempty"`  // path of the overlay's own namespace; "" = the host's
 	LB       []netip.Addr   `json:"lb,omitempty"`     // A3: this network's load-balancer addresses
-	// Balancers are the endpoints of LB on this host: no containers, yet ports
-	// of the bridge.
+	// Balancers are the endpoints of LB on this host, and of the routing mesh: no
+	// containers, yet ports of the bridge.
 	Balancers []Endpoint `json:"balancers,omitempty"`
 	// Newcomer: a container has joined that asks to be enforced, and nothing else
 	// is known of it yet.

@@ -253,9 +253,9 @@ func wantedOf(s *control.State, w *policy.Workload, ranBefore func(policy.Worklo
 	return wanted
 }
 
-// addBalancers lets Swarm's load balancer of a network talk: it stands for
-// every service's virtual address there (A2, A3), and what it forwards is
-// judged at the task.
+// addBalancers lets Swarm's load balancer of a network talk, and the routing mesh: it
+// stands for every service's virtual address there (A2, A3, A4), and what it forwards
+// is judged at the task.
 func addBalancers(wanted map[string]*waiting, v *inventory.View, n *policy.Network) {
 	for _, e := range n.Balancers {
 		addrs := slices.Clone(e.Addresses)
@@ -267,7 +267,7 @@ func addBalancers(wanted map[string]*waiting, v *inventory.View, n *policy.Netwo
 			}
 		}
 		wanted[e.ID] = &waiting{since: time.Now(), spec: steer.Spec{
-			ID: e.ID, Workload: "lb-" + n.Name, Zone: n.Zone, MAC: e.MAC, Addrs: addrs, ICC: n.ICC, Overlay: true, Unguarded: true,
+			ID: e.ID, Workload: "lb-" + n.Name, Zone: n.Zone, MAC: e.MAC, Addrs: addrs, ICC: n.ICC, Overlay: n.Driver == "overlay", Unguarded: true,
 		}}
 	}
 }

@@ -63,8 +63,11 @@ func describeNetwork(n *dockerclient.Network, ingress bool, d domains, netnsDir 
 	slices.SortFunc(out.Gateways, netip.Addr.Compare)
 	out.Gateways = slices.Compact(out.Gateways)
 	for key, e := range n.Containers {
-		if isBalancer(key) {
+		switch {
+		case isBalancer(key):
 			out.LB = append(out.LB, endpointAddresses(e)...)
+			out.Balancers = append(out.Balancers, balancer(n.ID, e))
+		case key == routingMesh: // on ingress it is A4, on docker_gwbridge nobody
 			out.Balancers = append(out.Balancers, balancer(n.ID, e))
 		}
 	}
@@ -112,8 +115,11 @@ func macOf(e dockerclient.Endpoint) (m policy.MAC) {
 	return m
 }
 
-// isContainer reports whether a member's key is a container's ID; the routing
-// mesh appears as "ingress-sbox".
+// routingMesh is the member of ingress and of docker_gwbridge through which
+// what is published in ingress mode comes.
+const routingMesh = "ingress-sbox"
+
+// isContainer reports whether a member's key is a container's ID.
 func isContainer(key string) bool {
 	return len(key) == 64 && strings.Trim(key, "0123456789abcdef") == ""
 }

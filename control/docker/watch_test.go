@@ -129,6 +129,12 @@ func TestSwarmRecorded(t *testing.T) {
 			if !gw.System || gw.ICC || gw.Bridge != gatewayBridge || gw.NetNS != "" {
 				t.Errorf("docker_gwbridge: %+v", gw)
 			}
+			// The routing mesh has ports to admit, and is no balancer that others hide behind.
+			for _, n := range []*policy.Network{ingress, gw} {
+				if len(n.Balancers) != 1 || len(n.Balancers[0].Addresses) != 1 || n.Balancers[0].MAC == (policy.MAC{}) || len(n.LB) != 0 {
+					t.Errorf("%s: balancers %+v, LB %v", n.Name, n.Balancers, n.LB)
+				}
+			}
 			legs := map[string]bool{}
 			for _, e := range web.Endpoints {
 				legs[e.Network] = true
