@@ -137,6 +137,12 @@ func (w *town) start() policy.Workload {
 	if kind == 4 {
 		x.Published = []policy.Published{{HostIP: netip.IPv4Unspecified(), HostPort: uint16(8000 + project), Port: 80, Proto: policy.ProtoTCP}}
 	}
+	switch kind { // who reaches names
+	case 6:
+		x.Labels = map[string]policy.Label{"gatehouse.allow.egress": {Value: "api.example.com:443", By: policy.SetByDeployer}}
+	case 7:
+		x.References = append(x.References, policy.Reference{Source: "env SMTP_SERVER", Host: "smtp.example.com", Port: 587})
+	}
 	if w.chance(w.oddity) {
 		w.odd(&x)
 	}
@@ -271,7 +277,7 @@ func (w *town) step(t *testing.T) (what string) {
 // is the state that is made whole of what there is.
 func TestChangesEqualWhole(t *testing.T) {
 	seed := rand.Uint64()
-	taken, whole := map[string]int{}, map[string]int{}
+	taken, whole, named := map[string]int{}, map[string]int{}, 0
 	for n := range uint64(8) {
 		w := newTown(t, seed, n)
 		w.oddity = pick(w, []int{0, 5, 25})
@@ -311,6 +317,13 @@ func TestChangesEqualWhole(t *testing.T) {
 				t.Fatalf("seed %d world %d step %d: %s; workloads %+v", seed, n, i, what, got.Changes)
 			}
 			kind, _, _ := strings.Cut(what, " ")
+			if got.Changes != nil && got.edited != nil {
+				for _, s := range slices.Concat(got.edited.Removed, got.edited.Added) {
+					if slices.ContainsFunc(s.To, func(p policy.Peer) bool { return p.Kind == policy.PeerName }) {
+						named++
+					}
+				}
+			}
 			if got.Changes != nil {
 				taken[kind]++
 				if n%2 == 1 && got.edited != nil {
@@ -321,9 +334,12 @@ func TestChangesEqualWhole(t *testing.T) {
 			}
 		}
 	}
-	t.Logf("by themselves %v, whole %v", taken, whole)
+	t.Logf("by themselves %v, whole %v; %d statements to names", taken, whole, named)
 	if taken["under the operator's statements"] < 5 {
 		t.Error("hardly any change of services was made by itself under the operator's statements")
+	}
+	if named < 10 {
+		t.Errorf("%d statements to names came and went by themselves", named)
 	}
 	for _, kind := range []string{"start", "stop", "replace", "change", "mode"} {
 		if taken[kind] == 0 || whole[kind] == 0 {

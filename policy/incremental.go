@@ -37,7 +37,7 @@ func (t *Table) move(before *Table, u *Update) bool {
 			of = before
 		}
 		for i := range u.Changes {
-			if c := &u.Changes[i]; c.Gone == gone && !of.change(&t.resolver, c) {
+			if c := &u.Changes[i]; c.Gone == gone && !of.change(t, c) {
 				return false
 			}
 		}
@@ -45,8 +45,9 @@ func (t *Table) move(before *Table, u *Update) bool {
 	return true
 }
 
-// change makes r the resolver after c.
-func (t *Table) change(r *resolver, c *Change) bool {
+// change makes next the table after c.
+func (t *Table) change(next *Table, c *Change) bool {
+	r := &next.resolver
 	dense, known := t.byIdentity.Get(c.Group)
 	w := c.Workload
 	if !known || w.SharedWith != "" || w.isHostNetwork() {
@@ -55,8 +56,16 @@ func (t *Table) change(r *resolver, c *Change) bool {
 	if !c.sharesFronts() && !r.moveFronts(c, dense) {
 		return false
 	}
-	if _, asks := t.names.of[dense]; asks {
-		return false
+	workload := int32(unnumbered)
+	if t.names.asks(dense) {
+		switch {
+		case c.Gone:
+			next.names.part(w.ID)
+		default:
+			if workload, known = next.enlist(w.ID, dense); !known {
+				return false
+			}
+		}
 	}
 	if c.Gone && r.strays { // who may be at its address
 		return false
@@ -76,7 +85,7 @@ func (t *Table) change(r *resolver, c *Change) bool {
 				continue
 			}
 			a := addressFrom(ip)
-			m := move{r, c, n.Zone, routed, a, dense, int32(r.placed(dense, a)), dns}
+			m := move{r, c, n.Zone, routed, a, dense, int32(r.placed(dense, a)), dns, workload}
 			if c.Gone && !m.leave() || !c.Gone && !m.join() {
 				return false
 			}
@@ -152,6 +161,7 @@ type move struct {
 	group   uint32
 	who     int32 // the group's variant at the address
 	dns     uint16
+	number  int32 // of the workload, where it may ask for names
 }
 
 // isElsewhere: the address is met in every zone, not in its own alone.
@@ -190,7 +200,7 @@ func (m *move) join() bool {
 	if !m.isPlain() || m.local.get(uint32(m.zone), m.address) != 0 {
 		return false
 	}
-	m.setPlace(place{endpoint: m.who, vip: nobody, dns: m.dns, workload: unnumbered})
+	m.setPlace(place{endpoint: m.who, vip: nobody, dns: m.dns, workload: m.number})
 	if !m.isElsewhere() {
 		return true
 	}
@@ -198,7 +208,7 @@ func (m *move) join() bool {
 	if sp.endpoint != nobody {
 		return false
 	}
-	sp.endpoint, sp.dns, sp.workload = m.who, m.dns, unnumbered
+	sp.endpoint, sp.dns, sp.workload = m.who, m.dns, m.number
 	m.setSpot(sp)
 	return true
 }

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/tidwall/btree"
 )
 
 // How names reach a verdict. A name's rules are laid out when an answer is
@@ -61,16 +63,114 @@ func (n *namedAddresses) set(workload int32, a address, v *named) {
 	n.m[addrKey{uint32(workload), a}] = v
 }
 
-// nameTable is a table's part in names. What the compiler kept is guarded by
-// Names.mu.
+// nameTable is a table's part in names; immutable, but for found and for what the
+// compilers and made keep, which Names.mu guards. Tables that follow from one another
+// share those: whoever comes to ask gets a number that nobody had, and what was
+// laid for him stands until he is gone.
 type nameTable struct {
 	patterns []namePattern
 	of       map[uint32][]uint32 // patterns by caller
-	indexOf  map[string]int32    // workload id -> index, of those that may ask
+	indexOf  map[string]int32    // workload id -> index, of those that might ask when the table was compiled
 	private  []netip.Prefix      // site addresses that names may have
-	found    namedAddresses
-	compiler *compiler
+	found    *namedAddresses     // nil where nobody ever might ask
+	compiler *compiler           // lays what those asked for whom Compile knew
 	made     map[string]nameRules
+
+	came    []asker                   // who came since, numbered from len(Table.groupOf) on
+	numbers *btree.Map[string, int32] // by workload id, before indexOf; nobody = it is gone
+	apart   map[uint32]*compiler      // what lays what groups asked that came since
+	left    []numbered                // who is gone since the table before
+}
+
+type numbered struct {
+	id     string
+	number int32
+}
+
+// asker is a workload that came since its table was compiled.
+type asker struct {
+	id    string
+	group uint32
+}
+
+// maxCame bounds who came since all was compiled, be they there or gone.
+const maxCame = 1 << 12
+
+// next is a copy for a table that follows.
+func (n *nameTable) next() *nameTable {
+	o := *n
+	o.patterns, o.came, o.left = slices.Clip(o.patterns), slices.Clip(o.came), nil
+	if o.numbers == nil {
+		o.numbers = new(btree.Map[string, int32])
+	} else {
+		o.numbers = o.numbers.Copy()
+	}
+	return &o
+}
+
+// part takes the number of a workload that is gone.
+func (n *nameTable) part(id string) {
+	number, is := n.numbers.Get(id)
+	if !is {
+		number = n.indexOf[id]
+	}
+	n.left = append(n.left, numbered{id, number})
+	if _, compiled := n.indexOf[id]; compiled {
+		n.numbers.Set(id, nobody)
+	} else {
+		n.numbers.Delete(id)
+	}
+}
+
+// asks reports whether a group may reach names, or look up nothing else.
+func (n *nameTable) asks(group uint32) bool {
+	_, asks := n.of[group]
+	return asks
+}
+
+// groupAt is the group of a numbered workload.
+func (t *Table) groupAt(workload int32) (group uint32, ok bool) {
+	if workload < 0 {
+		return 0, false
+	}
+	if int(workload) < len(t.groupOf) {
+		return t.groupOf[workload], true
+	}
+	if i := int(workload) - len(t.groupOf); i < len(t.names.came) {
+		return t.names.came[i].group, true
+	}
+	return 0, false
+}
+
+// number is a workload's that may ask.
+func (t *Table) number(id string) (workload int32, ok bool) {
+	if t.names.numbers != nil {
+		if workload, ok = t.names.numbers.Get(id); ok {
+			return workload, workload != nobody
+		}
+	}
+	workload, ok = t.names.indexOf[id]
+	return workload, ok
+}
+
+func (t *Table) idAt(workload int32) string {
+	if int(workload) < len(t.groupOf) {
+		return t.compiled.Workloads[workload].ID
+	}
+	return t.names.came[int(workload)-len(t.groupOf)].id
+}
+
+// enlist numbers a workload that came and may ask. It is false where too many came
+// since all was compiled.
+func (t *Table) enlist(id string, group uint32) (workload int32, ok bool) {
+	n := t.names
+	if len(n.came) >= maxCame {
+		return 0, false
+	}
+	workload = int32(len(t.groupOf) + len(n.came))
+	n.came = append(n.came, asker{id, group})
+	n.numbers.Set(id, workload)
+	return workload, true
 }
 
 // atName is the decision for a flow to an outside address, or nil.
@@ -80,6 +180,9 @@ func (t *Table) atName(from, to uint32, q *Query, port uint16, held *NameUse) *D
 	}
 	_, workload := t.resolver.callerAt(q.Zone, addressOf(&q.Src))
 	if workload == nobody {
+		return nil
+	}
+	if t.names.found == nil {
 		return nil
 	}
 	n := t.names.found.get(workload, addressOf(&q.Dst))
@@ -108,7 +211,7 @@ func (t *Table) atName(from, to uint32, q *Query, port uint16, held *NameUse) *D
 // it does not.
 func (t *Table) NameUse(q Query) *NameUse {
 	_, workload := t.resolver.callerAt(q.Zone, addressOf(&q.Src))
-	if workload == nobody {
+	if workload == nobody || t.names.found == nil {
 		return nil
 	}
 	if n := t.names.found.get(workload, addressOf(&q.Dst)); n != nil {
@@ -133,17 +236,17 @@ func (t *Table) Asker(q Query) (workload int32, ok bool) {
 	if workload == nobody || !slices.Contains(t.resolver.dns[dns], addressOf(&q.Dst)) {
 		return nobody, false
 	}
-	if int(workload) >= len(t.groupOf) { // who came since the table was compiled may ask for none (With)
+	group, ok := t.groupAt(workload)
+	if !ok || !t.names.asks(group) {
 		return nobody, false
 	}
-	_, ok = t.names.of[t.groupOf[workload]]
-	return workload, ok
+	return workload, true
 }
 
 // AskerOf is the number of a workload that statements let reach names, as Asker
 // tells it; -1 for others.
 func (t *Table) AskerOf(id string) int32 {
-	if workload, ok := t.names.indexOf[id]; ok {
+	if workload, ok := t.number(id); ok {
 		return workload
 	}
 	return nobody
@@ -151,10 +254,11 @@ func (t *Table) AskerOf(id string) int32 {
 
 // MayAsk reports whether some statement lets that workload reach the name.
 func (t *Table) MayAsk(workload int32, name string) bool {
-	if workload < 0 || int(workload) >= len(t.groupOf) {
+	group, ok := t.groupAt(workload)
+	if !ok {
 		return false
 	}
-	for _, p := range t.names.of[t.groupOf[workload]] {
+	for _, p := range t.names.of[group] {
 		if nameFits(t.names.patterns[p].text, name) {
 			return true
 		}
@@ -166,10 +270,11 @@ func (t *Table) MayAsk(workload int32, name string) bool {
 // up where it may look up nothing else.
 func (t *Table) NamesFor(workload int32) []string {
 	var out []string
-	if workload < 0 || int(workload) >= len(t.groupOf) {
+	group, ok := t.groupAt(workload)
+	if !ok {
 		return out
 	}
-	for _, p := range t.names.of[t.groupOf[workload]] {
+	for _, p := range t.names.of[group] {
 		if text := t.names.patterns[p].text; !slices.Contains(out, text) {
 			out = append(out, text)
 		}
@@ -225,7 +330,7 @@ func (t *Table) nameAt(p *namePattern, a address) (to uint32, ok bool) {
 
 // bind writes down what an address stands for, for a workload.
 func (t *Table) bind(id string, u *NameUse, now time.Time) {
-	workload, ok := t.names.indexOf[id]
+	workload, ok := t.number(id)
 	if !ok {
 		return
 	}
@@ -239,7 +344,7 @@ func (t *Table) bind(id string, u *NameUse, now time.Time) {
 }
 
 func (t *Table) unbind(id string, u *NameUse) {
-	if workload, ok := t.names.indexOf[id]; ok {
+	if workload, ok := t.number(id); ok {
 		t.names.found.set(workload, u.address, nil)
 	}
 }
@@ -247,7 +352,7 @@ func (t *Table) unbind(id string, u *NameUse) {
 // nameRules lays the rules of all patterns that the address's names fit; nil
 // where none does.
 func (t *Table) nameRules(workload int32, u *NameUse, counts func(*knownAddress) bool) nameRules {
-	group := t.groupOf[workload]
+	group, _ := t.groupAt(workload)
 	var fit []uint32
 	to := uint32(IDUnknown)
 	for _, p := range t.names.of[group] {
@@ -273,10 +378,15 @@ func (t *Table) nameRules(workload int32, u *NameUse, counts func(*knownAddress)
 		fit[i] += firstName
 	}
 	var out nameRules
-	for _, from := range t.names.compiler.peersOf(group) {
+	c, froms := t.names.apart[group], []uint32{group}
+	if c == nil {
+		c = t.names.compiler
+		froms = c.peersOf(group)
+	}
+	for _, from := range froms {
 		r := callerRules{from: from, to: to}
 		for i, proto := range nameProtos {
-			r.spans[i] = t.names.compiler.spans(keyOf(from, to, proto), fit...)
+			r.spans[i] = c.spans(keyOf(from, to, proto), fit...)
 		}
 		out = append(out, r)
 	}
@@ -325,7 +435,7 @@ func (c *compiler) layNames(of map[uint32][]uint32) {
 	}
 	t.names.of, t.names.made, t.names.compiler = of, make(map[string]nameRules), c
 	t.names.private = c.in.PrivateNames
-	t.names.found.m = make(map[addrKey]*named)
+	t.names.found = &namedAddresses{m: make(map[addrKey]*named)}
 	t.names.indexOf = make(map[string]int32)
 	for i, group := range t.groupOf {
 		if len(of[group]) > 0 {
@@ -387,8 +497,15 @@ func (t *Table) NameStatements(id Identity, name string) []int {
 		return nil
 	}
 	var out []int
-	for k, rules := range t.nameBuckets() {
-		if !nameFits(t.names.patterns[k.to()-firstName].text, name) || !t.names.compiler.means(k.from(), dense) {
+	c := t.names.apart[dense]
+	if c == nil {
+		c = t.names.compiler
+	}
+	if c == nil || !t.names.asks(dense) {
+		return nil
+	}
+	for k, rules := range c.toNames {
+		if !nameFits(t.names.patterns[k.to()-firstName].text, name) || k.from() != dense && !c.means(k.from(), dense) {
 			continue
 		}
 		for _, i := range rules {
@@ -397,13 +514,6 @@ func (t *Table) NameStatements(id Identity, name string) []int {
 	}
 	slices.Sort(out)
 	return slices.Compact(out)
-}
-
-func (t *Table) nameBuckets() map[pairKey][]int32 {
-	if t.names.compiler == nil {
-		return nil
-	}
-	return t.names.compiler.toNames
 }
 
 // means reports whether a rule's end means a group, at some of its addresses.
@@ -426,10 +536,16 @@ type Blind struct {
 // hook of the container sees query or answer.
 func (t *Table) NamesBlind() []Blind {
 	var out []Blind
-	snapshot := t.compiled // those that came since ask for no names
+	if len(t.names.of) == 0 {
+		return nil
+	}
+	snapshot := t.snapshot()
 	for i := range snapshot.Workloads {
 		w := &snapshot.Workloads[i]
-		group := t.groupOf[i]
+		group := uint32(0)
+		if workload, numbered := t.number(w.ID); numbered {
+			group, _ = t.groupAt(workload)
+		}
 		patterns, asks := t.names.of[group]
 		servers := w.DNS
 		if len(servers) == 0 {

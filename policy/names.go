@@ -155,13 +155,14 @@ func (n *Names) Refused() map[string]uint64 {
 
 // Note learns an answer to a workload, which is its number in t (Table.Asker). When it returns, tables let pass what follows.
 func (n *Names) Note(t *Table, workload int32, a *Answer, now time.Time) {
-	if workload < 0 || int(workload) >= len(t.groupOf) {
+	who, ok := t.groupAt(workload)
+	if !ok {
 		return
 	}
-	id := t.compiled.Workloads[workload].ID
+	id := t.idAt(workload)
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	asker, who := n.workloads[id], t.groupOf[workload]
+	asker := n.workloads[id]
 	for _, x := range a.Addresses {
 		ip := addressFrom(x.IP)
 		switch t.nameMayBe(who, a.Name, ip) {
@@ -424,7 +425,22 @@ func (n *Names) Attach(t *Table, now time.Time) {
 	defer n.mu.Unlock()
 	last := n.tables[1]
 	n.tables = [2]*Table{last, t}
-	if last != nil && last.names == t.names { // a change of who asks for no names (Table.With)
+	if last != nil && last.names.found == t.names.found { // it follows (Table.With)
+		for _, gone := range last.names.left { // the table that knew them is not in force any more
+			if w := n.workloads[gone.id]; w != nil {
+				for a := range w.addresses {
+					t.names.found.set(gone.number, a, nil)
+				}
+			}
+		}
+		for i := len(last.names.came); i < len(t.names.came); i++ {
+			id := t.names.came[i].id
+			if w := n.workloads[id]; w != nil {
+				for _, u := range w.addresses {
+					t.bind(id, u, now)
+				}
+			}
+		}
 		return
 	}
 	for id, w := range n.workloads {

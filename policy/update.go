@@ -34,6 +34,7 @@ func (u *Update) edits() bool { return len(u.Came)+len(u.Gone)+len(u.Removed)+le
 func (t *Table) With(u *Update) (next *Table, ok bool) {
 	changed := *t
 	changed.epoch, changed.groups, changed.now = u.Epoch, u.Groups, sync.OnceValue(u.Snapshot)
+	changed.names = t.names.next()
 	newest := t.updater != nil && t.updater.newest == t && !t.updater.spoilt
 	switch {
 	case !newest && u.edits():
@@ -142,10 +143,13 @@ func (c *compiler) newUpdater() *updater {
 // apart is a compiler that may go on while names that are learned are laid by c.
 func (c *compiler) apart() *compiler {
 	o := &compiler{in: c.in, table: c.table, byService: maps.Clone(c.byService), balanced: c.balanced, regions: c.regions, callers: c.callers,
-		placed: c.placed, buckets: make(map[toward]map[uint32][]int32, len(c.buckets)), ruleEnds: slices.Clip(c.ruleEnds), toNames: c.toNames,
-		patterns: c.patterns, parties: slices.Clone(c.parties), wide: c.wide, costs: slices.Clone(c.costs), spent: c.spent}
+		placed: c.placed, buckets: make(map[toward]map[uint32][]int32, len(c.buckets)), ruleEnds: slices.Clip(c.ruleEnds), toNames: maps.Clone(c.toNames),
+		patterns: maps.Clone(c.patterns), parties: slices.Clone(c.parties), wide: c.wide, costs: slices.Clone(c.costs), spent: c.spent}
 	for k, list := range o.byService {
 		o.byService[k] = slices.Clone(list)
+	}
+	for k, rules := range o.toNames {
+		o.toNames[k] = slices.Clip(rules)
 	}
 	for k, from := range c.buckets {
 		o.buckets[k] = make(map[uint32][]int32, len(from))
@@ -269,8 +273,10 @@ type edit struct {
 	touched       map[uint32]bool
 	relaid        map[pairKey]bool
 	gone          map[uint32]bool
-	freed         []uint32    // of gone: who may be somebody else next time
-	formed        [2][]uint32 // crowds that there were not, by Side
+	came          map[uint32]bool
+	asking        map[uint32][]uint32 // patterns, by who came and asks
+	freed         []uint32            // of gone: who may be somebody else next time
+	formed        [2][]uint32         // crowds that there were not, by Side
 }
 
 func (e *edit) make() bool {
@@ -283,6 +289,7 @@ func (e *edit) make() bool {
 		return false
 	}
 	e.touched, e.relaid, e.gone = make(map[uint32]bool), make(map[pairKey]bool), make(map[uint32]bool)
+	e.came, e.asking = make(map[uint32]bool), make(map[uint32][]uint32)
 	t.ids, t.peers, t.byIdentity = slices.Clone(t.ids), slices.Clone(t.peers), t.byIdentity.Copy()
 	c.table, c.inUse, c.errs, c.selected = t, false, nil, nil
 	defer func() { c.inUse = true }()
@@ -297,6 +304,9 @@ func (e *edit) make() bool {
 		return false
 	}
 	if !e.write() || e.concernsNames() || !e.lay() || c.overBudget() != nil {
+		return false
+	}
+	if !e.layNames() {
 		return false
 	}
 	e.spare = append(e.spare, e.freed...)
@@ -343,11 +353,10 @@ func (e *edit) remove(order []int32) ([]int32, bool) {
 	}
 	for _, of := range []map[int32]bool{removed, rewrite} {
 		for n := range of {
-			if asksNames(e.table.statements[n]) {
-				return nil, false
-			}
+			asks := asksNames(e.table.statements[n])
 			for _, rule := range e.written[n] {
-				if isNameEnd(e.compiler.ruleEnds[rule].to) || !e.concern(rule) {
+				ends := e.compiler.ruleEnds[rule]
+				if asks && !e.gone[ends.from] || !isNameEnd(ends.to) && !e.concern(rule) {
 					return nil, false
 				}
 			}
@@ -520,6 +529,10 @@ func (e *edit) takeOutRule(rule int32) {
 	e.alive--
 	e.flat -= c.table.flatCount(&c.table.rules[rule])
 	ends := c.ruleEnds[rule]
+	if isNameEnd(ends.to) {
+		delete(c.toNames, keyOf(ends.from, ends.to, c.table.rules[rule].Ports.Proto)) // who is gone reaches none
+		return
+	}
 	k := toward{ends.to, c.table.rules[rule].Ports.Proto}
 	from := c.buckets[k]
 	from[ends.from] = slices.DeleteFunc(from[ends.from], func(r int32) bool { return r == rule })
@@ -545,7 +558,7 @@ func (e *edit) number() bool {
 		if e.isMeant(dense) {
 			return false
 		}
-		if dense >= e.first && len(c.placed.above[dense]) == 0 {
+		if dense >= e.first && len(c.placed.above[dense]) == 0 && !e.before.names.asks(dense) {
 			e.freed = append(e.freed, dense)
 		}
 	}
@@ -589,7 +602,7 @@ func (e *edit) come(g *Group) bool {
 		}
 		t.peers[dense].side(Side(side)).crowd = crowd
 	}
-	e.touched[dense] = true
+	e.touched[dense], e.came[dense] = true, true
 	return true
 }
 
@@ -632,17 +645,12 @@ func (e *edit) concernsNames() bool {
 		return is
 	}
 	for peer := range e.touched {
-		if outside(peer) || asks(peer) {
-			return true
-		}
-	}
-	for peer := range e.gone {
-		if asks(peer) {
+		if outside(peer) || asks(peer) && !e.gone[peer] {
 			return true
 		}
 	}
 	for k := range e.relaid {
-		if asks(k.from()) && outside(k.to()) {
+		if asks(k.from()) && !e.gone[k.from()] && outside(k.to()) {
 			return true
 		}
 	}
@@ -697,7 +705,7 @@ func (e *edit) canWrite(s *Statement) bool {
 	if s.Pending != "" {
 		return true
 	}
-	if asksNames(*s) || len(statementFaults(s)) > 0 {
+	if len(statementFaults(s)) > 0 {
 		return false
 	}
 	isTold := func(p netip.Prefix) bool {
@@ -730,6 +738,9 @@ func (e *edit) write() bool {
 		if !e.takeIn(n, first) {
 			return false
 		}
+		if asksNames(*s) && !e.ask(s, int32(first)) {
+			return false
+		}
 	}
 	return len(c.errs) == 0 && len(c.placed.collectives) == known && e.listLaid()
 }
@@ -751,6 +762,10 @@ func (e *edit) lead1(rule int32) bool {
 	e.lead(rule, 1)
 	e.alive++
 	e.flat += c.table.flatCount(&c.table.rules[rule])
+	if isNameEnd(ends.to) {
+		c.wide.ofRule = append(c.wide.ofRule, namesCaller|namesCallee)
+		return true
+	}
 	w, named := &c.wide, names(0)
 	if !c.isLarge(ends.from) {
 		named |= namesCaller
@@ -767,6 +782,91 @@ func (e *edit) lead1(rule int32) bool {
 		return false // it tells crowds apart
 	}
 	return e.concern(rule)
+}
+
+// ask notes who asks for names by a statement whose rules begin at first. It is false
+// where that is somebody who was there before.
+func (e *edit) ask(s *Statement, first int32) bool {
+	c := e.compiler
+	for rule := first; int(rule) < len(c.table.rules); rule++ {
+		ends := c.ruleEnds[rule]
+		if !e.came[ends.from] {
+			return false
+		}
+		if isNameEnd(ends.to) {
+			e.asking[ends.from] = append(e.asking[ends.from], ends.to-firstName)
+		} else if s.NamesOnly && e.asking[ends.from] == nil {
+			e.asking[ends.from] = []uint32{}
+		}
+	}
+	return true
+}
+
+// maxAsked bounds the places to which rules lead from one who asks for names.
+const maxAsked = 1 << 12
+
+// layNames notes what those who came may ask, and keeps what their rules are laid
+// from when an answer comes: that stands until they are gone.
+func (e *edit) layNames() bool {
+	n := e.table.names
+	gone := maps.Clone(e.gone)
+	maps.DeleteFunc(gone, func(dense uint32, _ bool) bool { return !n.asks(dense) })
+	if len(gone)+len(e.asking) == 0 {
+		return true
+	}
+	n.of, n.apart = maps.Clone(n.of), maps.Clone(n.apart)
+	for dense := range gone {
+		delete(n.of, dense)
+		delete(n.apart, dense)
+	}
+	if n.of == nil {
+		n.of, n.made, n.private = make(map[uint32][]uint32), make(map[string]nameRules), e.compiler.in.PrivateNames
+		n.found = &namedAddresses{m: make(map[addrKey]*named)}
+	}
+	if n.apart == nil {
+		n.apart = make(map[uint32]*compiler)
+	}
+	for dense, patterns := range e.asking {
+		slices.Sort(patterns)
+		n.of[dense] = slices.Compact(patterns)
+		if n.apart[dense] = e.asked(dense, n.of[dense]); n.apart[dense] == nil {
+			return false
+		}
+		e.table.peers[dense].layers |= nameFrom
+	}
+	return true
+}
+
+// asked is a compiler that knows of the rules of one peer to whoever is no workload by
+// itself, and to names; nil where they are too many.
+func (e *edit) asked(dense uint32, patterns []uint32) *compiler {
+	c := e.compiler
+	o := &compiler{in: c.in, table: &Table{rules: e.table.rules, statements: e.table.statements, sets: e.table.sets},
+		parties: c.parties, orders: c.orders, wide: wideEnds{ofRule: c.wide.ofRule}, inUse: true,
+		buckets: make(map[toward]map[uint32][]int32), toNames: make(map[pairKey][]int32)}
+	for _, end := range c.parties[dense].ends {
+		for k := range e.byFrom[end] {
+			if uint32(FirstWorkloadIdentity) <= k.to && k.to < uint32(len(e.table.ids)) && c.placed.base[k.to] >= uint32(FirstWorkloadIdentity) {
+				continue
+			}
+			if o.buckets[k] == nil {
+				o.buckets[k] = make(map[uint32][]int32)
+			}
+			o.buckets[k][end] = slices.Clone(c.buckets[k][end])
+		}
+	}
+	if len(o.buckets) > maxAsked {
+		return nil
+	}
+	for _, p := range patterns {
+		for _, proto := range nameProtos {
+			k := keyOf(dense, firstName+p, proto)
+			if rules := c.toNames[k]; len(rules) > 0 {
+				o.toNames[k] = slices.Clone(rules)
+			}
+		}
+	}
+	return o
 }
 
 // lay lays what is to be laid anew.

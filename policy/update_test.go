@@ -357,12 +357,15 @@ func TestEditsKeepNames(t *testing.T) {
 		servers = append(servers, ServerName{State: NameGiven, Text: []byte(n)})
 	}
 	now := time.Unix(1_000_000, 0)
-	taken, named := 0, 0
+	taken, named, by := 0, 0, nameEdits{}
 	for n := range 150 {
 		w := world{rand.New(rand.NewPCG(seed, uint64(n)))}
 		in := w.input()
 		in.PairsAhead = 0
-		for i := range 1 + w.some(3) {
+		if w.chance(70) {
+			in.Statements = slices.DeleteFunc(in.Statements, namesPrefix)
+		}
+		for i := range w.some(3) {
 			in.Statements = append(in.Statements, w.nameStatement(i, in.Groups[:1]))
 		}
 		names, learned := NewNames(NameLimits{}), []told{}
@@ -373,17 +376,20 @@ func TestEditsKeepNames(t *testing.T) {
 			}
 		}
 		for id := range 15 {
-			after, u := w.edit(in, 20+id)
+			after, u := w.editNames(in, 20+id)
 			next, ok := table.With(&u)
 			if ok {
 				table = next
 				names.Attach(table, now)
+				by.count(&u, in)
 			} else {
 				table = names.compiled(t, after, now)
 			}
 			k := told{pick(w, after.Snapshot.Workloads).ID, pick(w, refNames), pick(w, namePlaces), now.Add(time.Minute)}
-			learned = append(learned, k)
 			note(names, table, k)
+			if slices.ContainsFunc(names.List(), func(n KnownName) bool { return n.Workload == k.workload && n.Name == k.name && n.Address == k.ip }) {
+				learned = append(learned, k) // some statement was about it
+			}
 			fresh := NewNames(NameLimits{})
 			want := fresh.compiled(t, after, now)
 			for _, k := range learned {
@@ -396,17 +402,20 @@ func TestEditsKeepNames(t *testing.T) {
 				for _, s := range spoken {
 					for _, server := range servers {
 						has, wants := a.JudgeServer(s, server), b.JudgeServer(s, server)
-						by := [2]int{-1, -1}
+						at := [2]int{-1, -1}
 						if has.Rule >= 0 && wants.Rule >= 0 {
-							by = [2]int{table.placeOf(has.Rule), want.placeOf(wants.Rule)}
+							at = [2]int{table.placeOf(has.Rule), want.placeOf(wants.Rule)}
 						}
-						if has.Rule, wants.Rule = min(has.Rule, 0), min(wants.Rule, 0); has != wants || by[0] != by[1] {
-							t.Fatalf("seed %d world %d step %d, shared %v: %v %+v %+v: %+v by %d, want %+v by %d", seed, n, id, ok, q, s, server, has, by[0], wants, by[1])
+						if has.Rule, wants.Rule = min(has.Rule, 0), min(wants.Rule, 0); has != wants || at[0] != at[1] {
+							t.Fatalf("seed %d world %d step %d, shared %v: %v %+v %+v: %+v by %d, want %+v by %d", seed, n, id, ok, q, s, server, has, at[0], wants, at[1])
 						}
 					}
 				}
 				if ok && b.Named() {
 					named++
+				}
+				if _, who := table.resolver.callerAt(q.Zone, addressOf(&q.Src)); b.Named() && int(who) >= len(table.groupOf) {
+					by.flows++
 				}
 			}
 			if ok && len(u.Came)+len(u.Gone)+len(u.Added)+len(u.Removed) > 0 {
@@ -418,7 +427,75 @@ func TestEditsKeepNames(t *testing.T) {
 	if taken < 20 || named < 20 {
 		t.Errorf("%d edits were taken without Compile, %d flows were by name: the worlds are too odd", taken, named)
 	}
-	t.Logf("%d edits without Compile, %d flows by name", taken, named)
+	if min(by.came, by.gone, by.replicas, by.flows) < 20 {
+		t.Errorf("of who asks for names were made without Compile %+v: the worlds are too odd", by)
+	}
+	t.Logf("%d edits without Compile, %d flows by name; of who asks %+v", taken, named, by)
+}
+
+// nameEdits counts what was made without Compile of those who ask for names: their
+// statements that came and that are gone, their replicas, and flows by name of
+// who came so.
+type nameEdits struct{ came, gone, replicas, flows int }
+
+func (c *nameEdits) count(u *Update, before Input) {
+	for _, at := range u.Added {
+		if asksNames(*u.Statements[at]) {
+			c.came++
+		}
+	}
+	for _, at := range u.Removed {
+		if asksNames(before.Statements[at]) {
+			c.gone++
+		}
+	}
+	if len(u.Came)+len(u.Gone)+len(u.Added)+len(u.Removed) > 0 {
+		return
+	}
+	for _, change := range u.Changes {
+		of := slices.IndexFunc(before.Groups, func(g Group) bool { return g.Identity == change.Group })
+		if of >= 0 && slices.ContainsFunc(before.Statements, func(s Statement) bool {
+			return asksNames(s) && s.Pending == "" && slices.ContainsFunc(s.From, func(p Peer) bool { return p.Service == before.Groups[of].Service })
+		}) {
+			c.replicas++
+		}
+	}
+}
+
+// editNames is edit where most services that come are the only ones of their name and
+// ask for names, as long as they are there; or a replica's start or stop.
+func (w world) editNames(in Input, id int) (Input, Update) {
+	if w.chance(40) {
+		if after, change, ok := w.step(in, id); ok {
+			return after, Update{Epoch: after.Epoch, Snapshot: func() *Snapshot { return after.Snapshot }, Groups: after.Groups,
+				Statements: Pointers(after.Statements), Changes: []Change{change}}
+		}
+	}
+	after, u := w.edit(in, id)
+	for i := range u.Came {
+		g := &u.Came[i]
+		if w.chance(20) {
+			continue
+		}
+		g.Service.Name = fmt.Sprint("own", id)
+		after.Groups[slices.IndexFunc(after.Groups, func(o Group) bool { return o.Identity == g.Identity })].Service = g.Service
+		s := w.nameStatement(1000+id, []Group{*g})
+		s.From, s.Pending = []Peer{ServicePeer(g.Service)}, ""
+		if w.chance(20) {
+			s.To, s.App, s.Ports, s.NamesOnly = []Peer{{Kind: PeerResolver}}, AppMatch{App: AppDNS, Forms: TLSNone}, []PortRange{Port(ProtoUDP, 53)}, true
+		}
+		after.Statements = slices.Insert(after.Statements, w.IntN(len(after.Statements)+1), s)
+	}
+	for _, id := range u.Gone {
+		of := slices.IndexFunc(in.Groups, func(g Group) bool { return g.Identity == id })
+		service := in.Groups[of].Service
+		after.Statements = slices.DeleteFunc(after.Statements, func(s Statement) bool {
+			return asksNames(s) && len(s.From) == 1 && s.From[0].Service == service && strings.HasPrefix(service.Name, "own")
+		})
+	}
+	u.Statements = Pointers(after.Statements)
+	u.Removed, u.Added = differing(in.Statements, after.Statements)
+	return after, u
 }
 
 // TestEditsBesideReaders: whoever asks a table while the next ones are made of it
@@ -512,5 +589,71 @@ func TestEditsAreBounded(t *testing.T) {
 	}
 	if n := len(table.Statements()); n <= len(all) {
 		t.Errorf("%d statements are kept: no change was taken", n)
+	}
+}
+
+// TestEditsBesideLookups: answers are learned and flows go by name in a table while
+// those who ask for names come and go in the next ones: what it decides is by rules
+// of its own. The race detector looks on.
+func TestEditsBesideLookups(t *testing.T) {
+	seed := rand.Uint64()
+	now := time.Unix(1_000_000, 0)
+	type published struct {
+		table *Table
+		in    Input
+	}
+	by := nameEdits{}
+	var named atomic.Int32
+	for n := range 25 {
+		w := world{rand.New(rand.NewPCG(seed, uint64(n)))}
+		in := w.input()
+		in.PairsAhead = 0
+		in.Statements = append(slices.DeleteFunc(in.Statements, namesPrefix), w.nameStatement(0, in.Groups[:1]))
+		names := NewNames(NameLimits{})
+		table := names.compiled(t, in, now)
+		var last atomic.Pointer[published]
+		last.Store(&published{table, in})
+		var over atomic.Bool
+		var readers sync.WaitGroup
+		for r := range 2 {
+			readers.Go(func() {
+				w := world{rand.New(rand.NewPCG(seed, uint64(1000+10*n+r)))}
+				for !over.Load() {
+					p := last.Load()
+					k := told{pick(w, p.in.Snapshot.Workloads).ID, pick(w, refNames), pick(w, namePlaces), now.Add(time.Minute)}
+					if i := p.table.AskerOf(k.workload); i >= 0 {
+						names.Note(p.table, i, &Answer{Name: k.name, Addresses: []AnswerAddress{{IP: k.ip}}}, now)
+						p.table.MayAsk(i, k.name)
+					}
+					for range 20 {
+						q := w.nameQuery(w.query(p.in.Snapshot), []told{k}, p.in.Snapshot)
+						d := p.table.Lookup(q)
+						if j := d.JudgeServer(Spoken{App: AppHTTP}, ServerName{}); int(j.Rule) >= len(p.table.Rules()) {
+							t.Errorf("rule %d of %d", j.Rule, len(p.table.Rules()))
+						}
+						if d.Named() {
+							named.Add(1)
+						}
+					}
+				}
+			})
+		}
+		for id := range 15 {
+			after, u := w.editNames(in, 20+id)
+			if next, ok := table.With(&u); ok {
+				table = next
+				by.count(&u, in)
+				names.Attach(table, now)
+			} else {
+				table = names.compiled(t, after, now)
+			}
+			in = after
+			last.Store(&published{table, in})
+		}
+		over.Store(true)
+		readers.Wait()
+	}
+	if by.came == 0 || by.gone == 0 || by.replicas == 0 || named.Load() == 0 {
+		t.Errorf("%+v, %d flows by name: nothing was shared", by, named.Load())
 	}
 }
