@@ -385,7 +385,11 @@ func TestEditsKeepNames(t *testing.T) {
 			} else {
 				table = names.compiled(t, after, now)
 			}
-			k := told{pick(w, after.Snapshot.Workloads).ID, pick(w, refNames), pick(w, namePlaces), now.Add(time.Minute)}
+			who := after.Snapshot.Workloads
+			if askers := slices.DeleteFunc(slices.Clone(who), func(x Workload) bool { return table.AskerOf(x.ID) < 0 }); len(askers) > 0 {
+				who = askers
+			}
+			k := told{pick(w, who).ID, pick(w, refNames), pick(w, namePlaces), now.Add(time.Minute)}
 			note(names, table, k)
 			if slices.ContainsFunc(names.List(), func(n KnownName) bool { return n.Workload == k.workload && n.Name == k.name && n.Address == k.ip }) {
 				learned = append(learned, k) // some statement was about it
