@@ -89,7 +89,7 @@ func benchSteps(rounds int, captures []string, sets string) []benchStep {
 // What the topics that make no sites took on a guest of two cores.
 const (
 	tableOnce, tableRound       = 25 * time.Second, 12 * time.Second
-	changesOnce, changesRound   = 20 * time.Second, 70 * time.Second
+	changesOnce, changesRound   = 20 * time.Second, 100 * time.Second
 	classifyOnce, classifyRound = 40 * time.Second, 15 * time.Second
 	appidOnce, appidRound       = 3 * time.Second, 5 * time.Second
 	memoryWatch, memoryOnce     = 15 * time.Second, 50 * time.Second
