@@ -480,3 +480,30 @@ func TestStatesBesideReaders(t *testing.T) {
 		t.Error("all was made whole: nothing was shared")
 	}
 }
+
+// TestComerThatCutsControl: somebody who comes to the address by which the gateway
+// works, where a statement that names nobody cuts it, is refused as a whole compile
+// refuses it, and the state before stays.
+func TestComerThatCutsControl(t *testing.T) {
+	l := newLoop(t, filepath.Join(t.TempDir(), "modes.json"))
+	l.cfg.Own = func() map[string]netip.AddrPort {
+		return map[string]netip.AddrPort{"Docker": netip.MustParseAddrPort("172.30.0.9:2375")}
+	}
+	rules, err := Sources{Statements: []document.File{{Name: "s.yaml", Data: []byte(`schema: gatehouse.statements/v1
+statements: [{id: shut, verdict: deny, from: [{peer: any}], to: [{peer: workload}], app: [any], ports: [any]}]
+`)}}}.Rules()
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.put("web", "172.30.0.2")
+	l.refresh(t)
+	if err := l.SetRules(rules); err != nil {
+		t.Fatal(err)
+	}
+	l.put("web", "172.30.0.3")
+	last := l.refresh(t)
+	l.put("proxy", "172.30.0.9")
+	if err := l.Refresh(); err == nil || !strings.Contains(err.Error(), "would cut the gateway off from Docker") || l.State() != last {
+		t.Errorf("a container at the gateway's own address: %v", err)
+	}
+}

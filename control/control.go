@@ -326,7 +326,7 @@ func (c *Control) changed(last *State, b *Basis) (next *State, ok bool) {
 		s.modes = b.Modes
 		s.Population, d, ok = last.Population.NextUnder(b.allModes(), changes)
 	}
-	if !ok {
+	if !ok || c.meetsOwn(changes) {
 		return nil, false
 	}
 	u := &policy.Update{Epoch: c.epoch + 1, Snapshot: view.Snapshot, Groups: s.Population.Groups, Came: d.Came, Gone: d.Gone, Changes: d.Changes}

@@ -73,6 +73,26 @@ func (c *Control) concernsControl(ss []*policy.Statement) bool {
 	return slices.ContainsFunc(ss, func(s *policy.Statement) bool { return slices.ContainsFunc(s.From, ofHost) })
 }
 
+// meetsOwn reports whether somebody comes to an address, or publishes a port, by which
+// the gateway itself works: statements that were about nobody there may cut it now.
+func (c *Control) meetsOwn(changes []models.Transition) bool {
+	if c.cfg.Own == nil {
+		return false
+	}
+	for _, own := range c.cfg.Own() {
+		for _, t := range changes {
+			if t.After == nil {
+				continue
+			}
+			if slices.ContainsFunc(t.After.Published, func(p policy.Published) bool { return p.HostPort == own.Port() }) ||
+				slices.ContainsFunc(t.After.Endpoints, func(e policy.Endpoint) bool { return slices.Contains(e.Addresses, own.Addr()) }) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 // spliced is the list after splices, which come in order, and where those removed
 // stood and those added stand.
 func spliced(before []*policy.Statement, splices []splice) (after []*policy.Statement, removed, added []int) {
