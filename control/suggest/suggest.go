@@ -277,7 +277,9 @@ func (m *maker) textOf(statement int) string {
 	return strings.Join(m.table.Statements()[statement].Lines(false), "; ")
 }
 
-// peerOf is the narrowest peer that a statement can name for an end.
+// peerOf is the narrowest peer that a statement can name for an end. A private
+// address is proposed as itself: a name leads to one only where a person says so
+// (N4), so that a statement to the name would not let the flow pass.
 func peerOf(p *history.Party, a netip.Addr, name string) (Peer, bool) {
 	if p.Service.Name != "" {
 		return Peer{Service: p.Service.String()}, true
@@ -285,7 +287,7 @@ func peerOf(p *history.Party, a netip.Addr, name string) (Peer, bool) {
 	switch p.Name {
 	case "@internet", "@site":
 		switch {
-		case isHostName(name):
+		case p.Name == "@internet" && isHostName(name):
 			return Peer{Name: strings.ToLower(strings.TrimSuffix(name, "."))}, true
 		case a.IsValid():
 			return Peer{CIDR: netip.PrefixFrom(a, a.BitLen()).String()}, true

@@ -118,6 +118,7 @@ func TestMake(t *testing.T) {
 			[]string{"allow shop/web -> name:api.example.com : http tls only tcp/443"}, ""},
 		{"outside without one", nil, []*history.Record{seen("web", "198.51.100.7", 443, tls), seen("web", "2001:db8::7", 443, tls)},
 			[]string{"allow shop/web -> cidr:198.51.100.7/32 : tls tcp/443", "allow shop/web -> cidr:2001:db8::7/128 : tls tcp/443"}, ""},
+		{"a private address by its name", nil, []*history.Record{seen("web", "10.1.1.1", 443, h2, named("nas.corp.example"))}, []string{"allow shop/web -> cidr:10.1.1.1/32 : http tls only tcp/443"}, ""},
 		{"a name that is none", nil, []*history.Record{seen("web", "198.51.100.7", 443, tls, named("a b\n- id: x"))}, []string{"allow shop/web -> cidr:198.51.100.7/32 : tls tcp/443"}, ""},
 		{"callers outside", nil, []*history.Record{seen("198.51.100.7", "web", 80, http), seen("10.1.1.1", "web", 80, http)}, []string{"allow cidr:10.1.1.1/32,cidr:198.51.100.7/32 -> shop/web : http tcp/80"}, ""},
 		{"dropped, again and again", nil, []*history.Record{seen("job", "db", 5432, pg, dropped(9))}, []string{"?allow shop/job -> shop/db : postgresql tcp/5432"}, "that it was tried shows nothing"},
