@@ -2,7 +2,7 @@
 
 export PATH := $(PATH):/usr/local/go/bin
 
-.PHONY: build test demo bench generate generate-check lint clean
+.PHONY: build test fuzz demo bench generate generate-check lint clean
 
 build: ## bin/gatehouse
 	deploy/setup.sh build
@@ -11,6 +11,11 @@ build: ## bin/gatehouse
 test: ## everything, privileged tests included (root)
 	deploy/setup.sh test demo
 	deploy/with-docker.sh deploy/test.sh
+
+FUZZTIME = 30s
+
+fuzz: ## every fuzz test for FUZZTIME
+	deploy/fuzz.sh $(FUZZTIME)
 
 demo: ## what Gatehouse does, on real containers (root)
 	@deploy/setup.sh demo
