@@ -17,6 +17,7 @@ import (
 	"github.com/spf13/pflag"
 	"go.yaml.in/yaml/v3"
 
+	"gatehouse/document"
 	"gatehouse/policy"
 )
 
@@ -156,12 +157,45 @@ func readSettings(path string, named bool, s *Settings) error {
 		return fmt.Errorf("settings: %w", err)
 	}
 	defer f.Close()
-	dec := yaml.NewDecoder(io.LimitReader(f, 1<<20))
-	dec.KnownFields(true)
-	if err := dec.Decode(s); err != nil && !errors.Is(err, io.EOF) {
+	var doc yaml.Node
+	switch err := yaml.NewDecoder(io.LimitReader(f, document.MaxFile)).Decode(&doc); {
+	case errors.Is(err, io.EOF):
+		return nil
+	case err != nil:
 		return fmt.Errorf("settings file %s: %w", path, err)
 	}
-	return nil
+	var faults document.Faults
+	d := document.NewDecoder(path, &faults)
+	if root := d.Root(&doc); root != nil && root.ShortTag() != "!!null" {
+		d.Object(root, "", settingReaders(d, s))
+	}
+	return faults.Err()
+}
+
+// settingReaders has what reads each key of a settings file into s.
+func settingReaders(d *document.Decoder, s *Settings) map[string]document.Reader {
+	readers := make(map[string]document.Reader)
+	eachSetting(s, func(key, _ string, v reflect.Value) {
+		switch dst := v.Addr().Interface().(type) {
+		case *[]string:
+			readers[key] = d.List(dst, d.Scalar)
+		case *string:
+			readers[key] = func(n *yaml.Node, key string) {
+				if n.Kind != yaml.ScalarNode || n.ShortTag() != "!!str" {
+					d.Fault(n, key, "want text; put it in quotes if it is meant")
+					return
+				}
+				*dst = n.Value // "" turns metrics off
+			}
+		case *int:
+			readers[key] = func(n *yaml.Node, key string) {
+				if n.Decode(dst) != nil {
+					d.Fault(n, key, "want a number")
+				}
+			}
+		}
+	})
+	return readers
 }
 
 func setSetting(v reflect.Value, text string) error {

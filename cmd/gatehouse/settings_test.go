@@ -62,7 +62,12 @@ func TestModeOfAPlace(t *testing.T) {
 
 func TestBadSettings(t *testing.T) {
 	for file, want := range map[string]string{
-		"mod: enforce":                     "mod",
+		"mod: enforce":                     "gatehouse.yaml:1: mod: unknown key; known are attach, categories, devices",
+		"mode: enforce\nflows: many":       "gatehouse.yaml:2: flows: want a number",
+		"mode: enforce\nsite: 10.0.0.0/8":  "gatehouse.yaml:2: site: want a list",
+		"state: 7":                         "gatehouse.yaml:1: state: want text",
+		"- mode: enforce":                  "gatehouse.yaml:1: want a map",
+		"mode: [":                          "gatehouse.yaml: yaml: line 1",
 		"mode: off":                        "setting mode",
 		"workers: 0":                       "setting workers",
 		"site: [10.0.0.0/40]":              "setting site",
@@ -71,7 +76,7 @@ func TestBadSettings(t *testing.T) {
 		"trust.registries: [acme]":         "trust.registries",
 		"trust.registries: ['r.x:5000=?']": "trust.registries",
 		"trust.local: yes please":          "trust.local",
-		"mode: enforce\nmode: observe":     "mode",
+		"mode: enforce\nmode: observe":     "gatehouse.yaml:2: mode: is also in line 1",
 	} {
 		if _, err := load(t, file, nil); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: %v, want it to name %q", file, err, want)
@@ -79,6 +84,14 @@ func TestBadSettings(t *testing.T) {
 	}
 	if _, err := load(t, "", map[string]string{"GATEHOUSE_WORKERS": "two"}); err == nil || !strings.Contains(err.Error(), "GATEHOUSE_WORKERS") {
 		t.Errorf("environment: %v", err)
+	}
+	for _, empty := range []string{"", "# all by default\n", "---\n"} {
+		if s, err := load(t, empty, nil); err != nil || s.Mode != "observe" {
+			t.Errorf("%q: %+v, %v", empty, s, err)
+		}
+	}
+	if s, err := load(t, "metrics: ''", nil); err != nil || s.Metrics != "" {
+		t.Errorf("metrics off: %q, %v", s.Metrics, err)
 	}
 	if _, err := load(t, "trust.registries: [registry.example:5000/=docker.io/, docker.io/acme]", nil); err != nil {
 		t.Errorf("good registries: %v", err)
