@@ -92,6 +92,7 @@ func Make(t *policy.Table, records []*history.Record, service string) Answer {
 	for _, s := range t.Statements() {
 		m.ids[s.ID] = true
 	}
+	m.served = servedBy(t)
 	for _, r := range records {
 		m.add(r, service)
 	}
@@ -105,6 +106,7 @@ type maker struct {
 	groups        map[groupKey]*group
 	targets       map[string]map[target]bool // what a caller tries in vain
 	ids           map[string]bool
+	served        map[string][]*policy.Rule // what is allowed to each service
 	inexpressible uint64
 }
 
@@ -387,6 +389,9 @@ func (m *maker) suggestion(g *group) Suggestion {
 	case !g.passed:
 		g.doubts["it was dropped, and so never answered: that it was tried shows nothing"] = true
 	}
+	if others := m.spokenThere(g); len(others) > 0 {
+		g.doubts[fmt.Sprintf("others may speak %s there, and this is %s", strings.Join(others, ", "), g.key.app)] = true
+	}
 	s := Statement{Verdict: "allow", From: []Peer{g.key.from}, To: []Peer{g.key.to}, Why: g.why()}
 	if g.key.outside {
 		s.From = g.sources
@@ -413,6 +418,42 @@ func (m *maker) suggestion(g *group) Suggestion {
 	}
 	slices.Sort(out.Doubts)
 	return out
+}
+
+// servedBy is what is allowed to each service by name.
+func servedBy(t *policy.Table) map[string][]*policy.Rule {
+	out := make(map[string][]*policy.Rule)
+	rules := t.Rules()
+	for i := range rules {
+		r := &rules[i]
+		if g, ok := t.Group(r.To); ok && r.Verdict == policy.Allow {
+			out[g.Service.String()] = append(out[g.Service.String()], r)
+		}
+	}
+	return out
+}
+
+// spokenThere is what others may speak with the callee on the group's ports; none
+// where that is nothing, or what the group speaks, or TLS hides it.
+func (m *maker) spokenThere(g *group) []string {
+	app := g.key.app
+	if app == policy.AppNone || app == policy.AppTLS || app == policy.AppDTLS {
+		return nil
+	}
+	var out []string
+	for _, r := range m.served[g.key.to.Service] {
+		if !slices.ContainsFunc(g.ports, func(p policy.PortRange) bool {
+			return p.Proto == r.Ports.Proto && p.Lo >= r.Ports.Lo && p.Hi <= r.Ports.Hi
+		}) {
+			continue
+		}
+		if r.App.Any || app.Is(r.App.App) || r.App.App.Is(app) {
+			return nil
+		}
+		out = append(out, r.App.App.String())
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
 }
 
 func (g *group) why() string {
