@@ -319,7 +319,7 @@ func (d *decoder) app(e *Entry) document.Reader {
 			return
 		}
 		if e.App, ok = policy.ParseApp(s); !ok {
-			d.Fault(n, key, "unknown application %q", s)
+			d.Fault(n, key, "%v", policy.UnknownApp(s))
 		}
 	}
 }

@@ -180,7 +180,7 @@ func (i *labelItem) parseApp(name string) error {
 	case name != "":
 		app, known := policy.ParseApp(name)
 		if !known {
-			return fmt.Errorf("unknown application %q", name)
+			return policy.UnknownApp(name)
 		}
 		i.app = plainForms(policy.AppMatch{App: app, Forms: policy.TLSOptional})
 	case i.allow && len(i.ports) == 1 && i.ports[0].Lo == i.ports[0].Hi && i.ports[0].Proto == policy.ProtoTCP:

@@ -128,7 +128,7 @@ func (d *decoder) caseApp(dst *policy.App) document.Reader {
 			app, known = policy.AppUnknown, true
 		}
 		if !known {
-			d.Fault(n, key, "unknown application %q", s)
+			d.Fault(n, key, "%v", policy.UnknownApp(s))
 		}
 		*dst = app
 	}

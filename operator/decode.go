@@ -229,7 +229,7 @@ func (d *decoder) apps(dst *[]policy.AppMatch) document.Reader {
 			if name != "any" {
 				app, known := policy.ParseApp(name)
 				if !known {
-					d.Fault(n, key, "unknown application %q", name)
+					d.Fault(n, key, "%v", policy.UnknownApp(name))
 					return
 				}
 				m = policy.AppMatch{App: app, Forms: policy.TLSNone}

@@ -1,6 +1,9 @@
 package policy
 
-import "strings"
+import (
+	"fmt"
+	"strings"
+)
 
 // App is a wire protocol as application identification names it. The numbers
 // are kept in the kernel's flow map over restarts: append, never reorder.
@@ -101,6 +104,59 @@ func ParseApp(name string) (App, bool) {
 		}
 	}
 	return AppNone, false
+}
+
+// usualWords are names that people give an application, and that are neither its
+// own nor like it.
+var usualWords = map[string]App{
+	"https": AppHTTP, "http3": AppQUIC, "ssl": AppTLS, "mariadb": AppMySQL, "mssql": AppTDS, "sqlserver": AppTDS, "oracle": AppTNS,
+	"valkey": AppRedis, "rabbitmq": AppAMQP, "sftp": AppSSH, "scp": AppSSH, "cifs": AppSMB, "cql": AppCassandra, "ping": AppICMP,
+}
+
+// UnknownApp is the error for a name that is no application's; it says which may
+// be meant.
+func UnknownApp(name string) error {
+	if a := likeApp(strings.ToLower(name)); a != AppNone {
+		return fmt.Errorf("unknown application %q: is %s meant?", name, a)
+	}
+	return fmt.Errorf("unknown application %q: `gatehouse schema statements` lists them", name)
+}
+
+// likeApp is the application that a name stands for or begins, or that begins it,
+// or is one letter off.
+func likeApp(name string) App {
+	if a, ok := usualWords[name]; ok {
+		return a
+	}
+	if len(name) < 3 {
+		return AppNone
+	}
+	for a := AppUnknown + 1; a < AppCount; a++ {
+		if strings.HasPrefix(appNames[a], name) || strings.HasPrefix(name, appNames[a]) || oneOff(name, appNames[a]) {
+			return a
+		}
+	}
+	return AppNone
+}
+
+// oneOff reports whether a letter too many, too few, other or swapped with the
+// next one is all that a and b differ in.
+func oneOff(a, b string) bool {
+	if len(a) > len(b) {
+		a, b = b, a
+	}
+	if len(b)-len(a) > 1 {
+		return false
+	}
+	i := 0
+	for i < len(a) && a[i] == b[i] {
+		i++
+	}
+	if len(a) < len(b) {
+		return a[i:] == b[i+1:]
+	}
+	rest := a[i:]
+	return len(rest) < 2 || rest[1:] == b[i+1:] || rest[0] == b[i+1] && rest[1] == b[i] && rest[2:] == b[i+2:]
 }
 
 // appParents: a statement for the parent also covers the child, which is

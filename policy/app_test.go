@@ -1,6 +1,10 @@
 package policy
 
-import "testing"
+import (
+	"strconv"
+	"strings"
+	"testing"
+)
 
 // TestAppMatch: which flows a statement's application covers.
 func TestAppMatch(t *testing.T) {
@@ -73,5 +77,28 @@ func TestSubDecides(t *testing.T) {
 	}
 	if d := decision(about(Allow, AppGRPC)); !d.SubMatters(Spoken{App: AppHTTP2}) || d.SubMatters(http) {
 		t.Error("only a connection of HTTP/2 may still turn out to be gRPC")
+	}
+}
+
+// Whoever takes the wrong word for an application is told the right one.
+func TestUnknownApp(t *testing.T) {
+	for name, want := range map[string]string{
+		"postgres": "is postgresql meant?", "mongo": "is mongodb meant?", "HTTPS": "is http meant?", "mariadb": "is mysql meant?",
+		"redsi": "is redis meant?", "htp": "is http meant?", "httpp": "is http meant?", "ssj": "is ssh meant?", "smtps": "is smtp meant?",
+		"frobnicate": "lists them", "h": "lists them", "": "lists them", "none": "lists them",
+	} {
+		if err := UnknownApp(name); !strings.HasSuffix(err.Error(), want) || !strings.Contains(err.Error(), strconv.Quote(name)) {
+			t.Errorf("%q: %v, want %q", name, err, want)
+		}
+	}
+	for a := AppUnknown + 1; a < AppCount; a++ {
+		if word := a.String() + "x"; likeApp(word) == AppNone {
+			t.Errorf("%q is like no application", word)
+		}
+	}
+	for word, a := range usualWords {
+		if _, taken := ParseApp(word); taken || a <= AppUnknown || a >= AppCount {
+			t.Errorf("%q: %v", word, a)
+		}
 	}
 }

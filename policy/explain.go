@@ -509,7 +509,7 @@ func (t *Table) changeRelation(x *Explanation, from, to uint32) string {
 	callee, isCallee := t.Group(t.ids[to])
 	switch {
 	case isCaller && isCallee && caller.Service.Project != callee.Service.Project:
-		return fmt.Sprintf("%s and %s are of different projects: connect %s to a network that both are on and name it in an environment variable of %s, such as SERVICE_URL", x.From, x.To, x.To, x.From)
+		return fmt.Sprintf("%s and %s are of different projects: have both on one network, and name %s in an environment variable of %s, such as SERVICE_URL", x.From, x.To, x.To, x.From)
 	case isCaller && isCallee:
 		return fmt.Sprintf("nothing says that %s calls %s on %s: name it in the environment, the command or the depends_on of %s, as far as %s serves %s to it", x.From, x.To, x.Port, x.From, callee.Model, x.Port)
 	case isCallee:

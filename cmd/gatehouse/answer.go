@@ -31,7 +31,7 @@ func explainFlow(st *control.State, req ExplainRequest, names []NameView) (*Expl
 	if req.App != "" {
 		var ok bool
 		if app, ok = policy.ParseApp(req.App); !ok {
-			return nil, badRequest{fmt.Errorf("app %q is none that Gatehouse knows", req.App)}
+			return nil, badRequest{policy.UnknownApp(req.App)}
 		}
 	}
 	x, err := policy.Explain(st.Table, req.From, req.To, ports, app)

@@ -35,7 +35,7 @@ func (f *Filter) Check() error {
 		return fmt.Errorf("verdict %q is none of %s", f.Verdict, strings.Join(verdictWords, ", "))
 	}
 	if f.App != "" && new(policy.App).UnmarshalText([]byte(f.App)) != nil {
-		return fmt.Errorf("app %q is none that Gatehouse knows", f.App)
+		return policy.UnknownApp(f.App)
 	}
 	if f.Reason != "" && new(policy.Reason).UnmarshalText([]byte(f.Reason)) != nil {
 		return fmt.Errorf("reason %q is none that Gatehouse knows", f.Reason)
