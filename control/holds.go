@@ -39,6 +39,15 @@ func (h Hold) String() string {
 	return text
 }
 
+// attrs are the hold as the log tells it; one without an end has no until.
+func (h Hold) attrs() []any {
+	out := []any{"by", h.By, "why", h.Why}
+	if !h.Until.IsZero() {
+		out = append(out, "until", h.Until)
+	}
+	return out
+}
+
 // ThreatHold is a threat level that somebody set.
 type ThreatHold struct {
 	Level operator.Threat `json:"level"`

@@ -75,7 +75,7 @@ func (c *Control) SetThreat(level operator.Threat, hold Hold) error {
 	if err != nil {
 		return err
 	}
-	c.cfg.Log.Warn("threat level set", "level", level, "by", hold.By, "why", hold.Why, "until", hold.Until)
+	c.cfg.Log.Warn("threat level set", append([]any{"level", level}, hold.attrs()...)...)
 	return c.inForce("the threat level")
 }
 
@@ -89,7 +89,7 @@ func (c *Control) Quarantine(subject string, hold Hold) error {
 		undo := c.cfg.Holds.change(func(h *held) { delete(h.Quarantines, subject) })
 		return errors.Join(err, undo, c.Refresh())
 	}
-	c.cfg.Log.Warn("quarantine", "of", subject, "by", hold.By, "why", hold.Why, "until", hold.Until)
+	c.cfg.Log.Warn("quarantine", append([]any{"of", subject}, hold.attrs()...)...)
 	return nil
 }
 
