@@ -247,7 +247,11 @@ var dockerNeeds = [2]int{20, 10}
 func (d *doctor) docker(ctx context.Context, set Settings) {
 	var version struct{ Version, ApiVersion string }
 	if err := askDocker(ctx, set.Docker, "/version", &version); err != nil {
-		d.say(levelFail, "docker", "start Docker, or name its socket with --docker", "%v", err)
+		change := "start Docker, or name its socket with --docker"
+		if errors.Is(err, fs.ErrPermission) {
+			change = "run it with sudo"
+		}
+		d.say(levelFail, "docker", change, "%v", err)
 		return
 	}
 	major, minor, ok := parseRelease(version.Version)

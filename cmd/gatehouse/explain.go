@@ -91,8 +91,8 @@ func explained(cmd *cobra.Command, req ExplainRequest) (*ExplainAnswer, error) {
 
 // fixes are what would allow a flow that nothing allows, as narrow as it was
 // asked: a statement of the operator, ready for a file, and labels of the deployer
-// where they can say it. None where none should: somebody denies it, no application
-// is named, or an end must not be opened so.
+// where they can say it. None where none should: somebody denies it, or an end must
+// not be opened so. Where no application is named, it is how to name one.
 func fixes(st *control.State, x *policy.Explanation) []ExplainLine {
 	switch x.Reason {
 	case policy.ReasonNoRule, policy.ReasonApp, policy.ReasonNameMismatch:
@@ -109,7 +109,13 @@ func fixes(st *control.State, x *policy.Explanation) []ExplainLine {
 	}
 	plain, tls := plainForm(x.App)
 	app, known := policy.ParseApp(plain)
-	if !x.Denied || from == "" || to == "" || toText == "" || !known {
+	switch {
+	case !x.Denied || from == "" || to == "" || toText == "":
+		return nil
+	case x.App == "":
+		return []ExplainLine{{"statement that allows it",
+			fmt.Sprintf("it names an application, and none is known here: gatehouse explain --from %s --to %s --port %s --app APP", x.From, toText, x.Port)}}
+	case !known:
 		return nil
 	}
 	id := strings.Map(func(r rune) rune {

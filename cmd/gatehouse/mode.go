@@ -94,7 +94,7 @@ func completeMode(cmd *cobra.Command, args []string, _ string) ([]string, cobra.
 func usageArgs(n int) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
 		if len(args) != n {
-			return fail(exitUsage, "usage: gatehouse %s", cmd.Use)
+			return fail(exitUsage, "usage: %s %s", cmd.Parent().CommandPath(), cmd.Use)
 		}
 		return nil
 	}
