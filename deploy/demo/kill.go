@@ -77,7 +77,7 @@ func whileDead(ctx context.Context, s *stage, r *report) error {
 	if err != nil {
 		return err
 	}
-	r.line(!saw.arrived(), "a container started now, whose first act is to connect to the database: that saw %s", saw)
+	r.line(!saw.arrived(), "a container started now, whose first act is to connect to the database: the receiver saw %s", saw)
 	body, err := get(ctx, front("/"), patienceOutside)
 	if err == nil {
 		body.Close()
