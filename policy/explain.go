@@ -511,7 +511,7 @@ func (t *Table) changeRelation(x *Explanation, from, to uint32) string {
 	case isCaller && isCallee && caller.Service.Project != callee.Service.Project:
 		return fmt.Sprintf("%s and %s are of different projects: have both on one network, and name %s in an environment variable of %s, such as SERVICE_URL", x.From, x.To, x.To, x.From)
 	case isCaller && isCallee:
-		return fmt.Sprintf("nothing says that %s calls %s on %s: name it in the environment, the command or the depends_on of %s, as far as %s serves %s to it", x.From, x.To, x.Port, x.From, callee.Model, x.Port)
+		return fmt.Sprintf("nothing says that %s calls %s on %s: name it in the environment, the command or the depends_on of %s, which counts as far as the models of both let it (%s has to serve %s to it); else it needs a label or a statement", x.From, x.To, x.Port, x.From, callee.Model, x.Port)
 	case isCallee:
 		return fmt.Sprintf("%s is not offered to %s: publish %s of %s on the host, as far as the model %s lets it be published", x.Port, x.From, x.Port, x.To, callee.Model)
 	case isCaller && (t.ids[to] == IDSite || t.ids[to] == IDInternet):
