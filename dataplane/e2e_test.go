@@ -94,7 +94,7 @@ func newSite(t *testing.T, queues int, tap bool) *site {
 		}
 	}
 	x.cfg = steer.Config{
-		TAP: tap, PinDir: "/sys/fs/bpf/" + x.names["H"],
+		Prefix: "ghe2e", TAP: tap, PinDir: "/sys/fs/bpf/" + x.names["H"],
 		NetNSDir: t.TempDir(), FlowEntries: 4096, Queues: queues,
 	}
 	x.openSteer()

@@ -23,6 +23,7 @@ import (
 
 	"gatehouse/control"
 	"gatehouse/control/history"
+	"gatehouse/dataplane/steer"
 )
 
 // Check is one line of `gatehouse doctor`.
@@ -236,8 +237,8 @@ func (d *doctor) pins(set Settings) {
 	if pinned == 0 || os.Geteuid() != 0 {
 		return
 	}
-	if out, err := exec.Command("nft", "list", "tables", "bridge").Output(); err == nil && !strings.Contains(string(out), standingTable(set.Devices)) {
-		d.say(levelWarn, "standing rule", "a running gateway puts it back; `nft flush ruleset` removes it", "there is no table bridge %s: networks that enforce are not held shut by it", standingTable(set.Devices))
+	if out, err := exec.Command("nft", "list", "tables", "bridge").Output(); err == nil && !strings.Contains(string(out), steer.StandingTable(set.Devices)) {
+		d.say(levelWarn, "standing rule", "a running gateway puts it back; `nft flush ruleset` removes it", "there is no table bridge %s: networks that enforce are not held shut by it", steer.StandingTable(set.Devices))
 	}
 }
 

@@ -89,7 +89,7 @@ func newPlace(set Settings) (*place, error) {
 }
 
 func routeOf(set Settings) tun.Route {
-	return tun.Route{Interfaces: set.Route, Device: set.Devices + "-route", Table: standingTable(set.Devices) + "-route"}
+	return tun.Route{Interfaces: set.Route, Device: set.Devices + "-route", Table: steer.StandingTable(set.Devices) + "-route"}
 }
 
 // bePair makes it a bump in the wire.

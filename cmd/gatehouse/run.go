@@ -150,18 +150,9 @@ func ignoreCancel(err error) error {
 func steerConfig(set Settings) steer.Config {
 	attach, _ := steer.ParseAttach(set.Attach) // checked by Settings.check
 	return steer.Config{
-		PinDir: set.Pins, Prefix: set.Devices, Table: standingTable(set.Devices), NetNSDir: set.NetNS, FlowEntries: uint32(set.Flows),
+		PinDir: set.Pins, Prefix: set.Devices, NetNSDir: set.NetNS, FlowEntries: uint32(set.Flows),
 		Attach: attach, TAP: set.IO == "tap", Queues: set.Workers, MissBudget: uint32(set.Misses),
 	}
-}
-
-// standingTable names the nftables table: two gateways that share a kernel, as
-// in tests, differ in their devices and so in it.
-func standingTable(devices string) string {
-	if devices == defaultsOf().Devices {
-		return "gatehouse"
-	}
-	return "gatehouse-" + devices
 }
 
 // inputs is what people say to the gateway: by files, by verbs before the last

@@ -368,7 +368,7 @@ func (s *Steer) syncDefault(sp *Space) error {
 	d := s.defaults[sp.ns.cookie]
 	if d == nil {
 		var err error
-		if d, err = newStanding(sp.ns, s.cfg.Table); err != nil {
+		if d, err = newStanding(sp.ns, StandingTable(s.cfg.Prefix)); err != nil {
 			return err
 		}
 		s.defaults[sp.ns.cookie] = d

@@ -141,7 +141,6 @@ func anotherHost(t *testing.T) *host {
 		PinDir:      fmt.Sprintf("/sys/fs/bpf/sttest-%d-%d", os.Getpid(), hosts.Add(1)),
 		NetNSDir:    t.TempDir(),
 		Prefix:      "sttest",
-		Table:       "sttest", // Uninstall also looks into the machine's own namespace
 		FlowEntries: 4096,
 	}
 	// The whole of this package's tests holds for both ways to attach.

@@ -53,7 +53,6 @@ const (
 type Config struct {
 	PinDir      string // in a BPF file system, for this gateway alone
 	Prefix      string // of the slow-path devices: gh is gh0 and gh1
-	Table       string // of the standing default in nftables; "" = gatehouse
 	NetNSDir    string // where the engine keeps its network namespaces
 	FlowEntries uint32 // flows in the kernel's tables, of which half may be IPv6; the memory, 256 bytes each, is taken in advance
 	Attach      Attach // how the programs are attached
@@ -65,7 +64,6 @@ type Config struct {
 func (c *Config) setDefaults() error {
 	c.PinDir = or(c.PinDir, DefaultPinDir)
 	c.Prefix = or(c.Prefix, DefaultPrefix)
-	c.Table = or(c.Table, "gatehouse")
 	c.NetNSDir = or(c.NetNSDir, DefaultNetNSDir)
 	c.FlowEntries = or(c.FlowEntries, DefaultFlowEntries)
 	c.MissBudget = or(c.MissBudget, DefaultMissBudget)
@@ -77,6 +75,16 @@ func (c *Config) setDefaults() error {
 		return fmt.Errorf("device prefix %q is too long", c.Prefix)
 	}
 	return nil
+}
+
+// StandingTable names the nftables table of the standing default. Gateways that
+// share a kernel, as in tests, differ in their devices and so in it: Uninstall looks
+// into every namespace, the host's too.
+func StandingTable(prefix string) string {
+	if prefix == DefaultPrefix {
+		return "gatehouse"
+	}
+	return "gatehouse-" + prefix
 }
 
 // maxMTU is the largest that an endpoint may have.
@@ -428,7 +436,7 @@ func (s *Steer) namespaces() []string {
 
 // clean removes the standing default and the slow-path pair from a namespace.
 func (s *Steer) clean(ns *netns) error {
-	return errors.Join(removeStanding(ns, s.cfg.Table), ns.do(func() error {
+	return errors.Join(removeStanding(ns, StandingTable(s.cfg.Prefix)), ns.do(func() error {
 		return removePair(s.cfg.Prefix)
 	}))
 }

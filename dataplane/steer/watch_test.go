@@ -51,7 +51,7 @@ func (h *host) standingRules() int {
 	h.t.Helper()
 	c, err := nftables.New(nftables.WithNetNSFd(int(h.ns.file.Fd())))
 	must(h.t, err)
-	table := &nftables.Table{Name: h.cfg.Table, Family: nftables.TableFamilyBridge}
+	table := &nftables.Table{Name: StandingTable(h.cfg.Prefix), Family: nftables.TableFamilyBridge}
 	n := 0
 	for _, ch := range standingChains {
 		rules, err := c.GetRules(table, &nftables.Chain{Name: ch.name, Table: table})
@@ -424,4 +424,26 @@ func TestChangeOfAttachment(t *testing.T) {
 			}
 		}
 	}
+}
+
+// TestUninstallLeavesOthers: of a gateway with other pins and devices in the same
+// namespace nothing is taken away.
+func TestUninstallLeavesOthers(t *testing.T) {
+	h := newHost(t)
+	h.guard(true)
+	h.show(h.ns, "host")
+	rules := h.standingRules()
+	cfg := h.cfg
+	cfg.PinDir, cfg.Prefix = cfg.PinDir+"-other", "stother"
+	other, err := Open(cfg)
+	must(t, err)
+	must(t, other.Uninstall())
+	other.Close()
+	if got := h.standingRules(); got != rules || rules == 0 {
+		t.Errorf("%d of %d rules of the standing default are left", got, rules)
+	}
+	must(t, h.ns.do(func() error {
+		_, err := netlink.LinkByName(h.cfg.Prefix + "0")
+		return err
+	}))
 }
