@@ -348,6 +348,47 @@ func TestChangesEqualWhole(t *testing.T) {
 	}
 }
 
+// TestNameOfOneReplicaIsFoundLater: a container's own name that somebody looks for
+// elsewhere first, and then where that container is.
+func TestNameOfOneReplicaIsFoundLater(t *testing.T) {
+	l := newLoop(t, filepath.Join(t.TempDir(), "modes.json"))
+	l.put("db", "172.30.0.9")
+	l.inv.PutNetwork(policy.Network{ID: "far", Name: "mon_default", Driver: "bridge", Zone: 4, Owner: policy.ProjectKey{Domain: "n1", Name: "mon"}, Guarded: true,
+		Subnets: []netip.Prefix{netip.MustParsePrefix("172.31.0.0/24")}})
+	l.inv.PutNetwork(policy.Network{ID: "shared", Name: "shared", Driver: "bridge", Zone: 5, Guarded: true, Subnets: []netip.Prefix{netip.MustParsePrefix("172.32.0.0/24")}})
+	shared := func(id, address string) policy.Endpoint {
+		return policy.Endpoint{ID: id, Network: "shared", Addresses: []netip.Addr{netip.MustParseAddr(address)}}
+	}
+	for i := range 3 {
+		w := l.workload("web", fmt.Sprint("172.30.0.", i+2))
+		w.ID, w.Name, w.Endpoints[0].ID, w.Exposed = fmt.Sprint("web", i), fmt.Sprint("shop-web-", i), fmt.Sprint("e", i), []policy.PortRange{policy.Port(policy.ProtoTCP, 80)}
+		w.Endpoints = append(w.Endpoints, shared(fmt.Sprint("s", i), fmt.Sprint("172.32.0.", i+2)))
+		l.inv.Put(w)
+	}
+	l.refresh(t)
+	mon := l.workload("mon", "172.31.0.2")
+	mon.Service.Project.Name, mon.Endpoints[0].Network = "mon", "far"
+	mon.References = []policy.Reference{{Source: "env URL", Scheme: "http", Host: "shop-web-2", Port: 80}}
+	l.inv.Put(mon)
+	l.refresh(t)
+	mon.Endpoints = append(slices.Clone(mon.Endpoints), shared("near", "172.32.0.20"))
+	l.inv.Put(mon)
+	got := l.refresh(t).Statements()
+	whole := New(l.cfg)
+	if err := whole.Refresh(); err != nil {
+		t.Fatal(err)
+	}
+	want := whole.State().Statements()
+	if !slices.ContainsFunc(want, func(s policy.Statement) bool {
+		return slices.ContainsFunc(s.From, func(p policy.Peer) bool { return p.Service.Name == "mon" }) && slices.ContainsFunc(s.To, func(p policy.Peer) bool { return p.Service.Name == "web" })
+	}) {
+		t.Errorf("nothing follows from the name: %v", want)
+	}
+	if !reflect.DeepEqual(got, want) {
+		t.Error(cmp.Diff(got, want, cmp.Exporter(func(reflect.Type) bool { return true })))
+	}
+}
+
 // TestBakedDenyFollowsWhoComes: a deny that an image bakes, which counts (I3), means
 // the service of that name in whichever domain it comes.
 func TestBakedDenyFollowsWhoComes(t *testing.T) {

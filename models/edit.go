@@ -148,7 +148,8 @@ func (e *edit) gather() bool {
 	return true
 }
 
-// look notes what those who come look for that nobody did.
+// look notes what those who come look for and nobody did when all was made: since
+// then somebody may have, from another vicinity.
 func (e *edit) look() {
 	of := sought{make(map[string]bool), make(map[netip.Addr]bool), make(map[string]bool)}
 	for _, k := range e.came {
@@ -156,12 +157,12 @@ func (e *edit) look() {
 	}
 	e.fresh = make(map[string]bool)
 	for name := range of.names {
-		if !e.sought.names[name] && !e.isLate(name) {
+		if !e.sought.names[name] {
 			e.fresh[name] = true
 		}
 	}
 	for a := range of.addresses {
-		if text := a.String(); !e.sought.addresses[a] && !e.isLate(text) {
+		if text := a.String(); !e.sought.addresses[a] {
 			e.fresh[text] = true
 		}
 	}
