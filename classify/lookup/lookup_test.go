@@ -3,6 +3,7 @@ package lookup
 import (
 	"encoding/binary"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"net/netip"
 	"slices"
@@ -255,9 +256,10 @@ func TestReaderIsBounded(t *testing.T) {
 func TestFloodsLeaveRoom(t *testing.T) {
 	l := listen()
 	query, answer := dns(t, 7, false, "api.example.com.", dnsmessage.TypeA), dns(t, 7, true, "api.example.com.", dnsmessage.TypeA, "api.example.com. A 60 198.51.100.7")
-	tcp := func(k classify.FlowKey, owner uint16, fromAsker bool, b []byte) {
+	seq := uint32(1)
+	tcp := func(k classify.FlowKey, owner uint16, fromAsker bool, b []byte) Outcome {
 		k.Proto = policy.ProtoTCP
-		l.Read(&Packet{Key: k, Owner: owner, FromAsker: fromAsker, TCP: true, Payload: b, Seq: 1, Start: 1, Started: true, Now: 1e9})
+		return l.Read(&Packet{Key: k, Owner: owner, FromAsker: fromAsker, TCP: true, Payload: b, Seq: seq, Start: 1, Started: true, Now: 1e9})
 	}
 	for owner := range uint16(2 * max(questionsMax/perOwner, streamsMax/streamsOwner)) {
 		for i := range uint16(perOwner) {
@@ -276,6 +278,15 @@ func TestFloodsLeaveRoom(t *testing.T) {
 	}
 	if len(l.questions) > questionsMax || len(l.streams) > streamsMax {
 		t.Errorf("%d questions, %d streams", len(l.questions), len(l.streams))
+	}
+	seq = 10 // connections that gave their room go on unread
+	for key := range maps.Clone(l.ended) {
+		if o := tcp(key, 10, true, framed(query)[9:]); o != Pass || len(l.streams) > streamsMax {
+			t.Errorf("outcome %v, %d streams", o, len(l.streams))
+		}
+	}
+	if len(l.ended) == 0 {
+		t.Error("no connection gave its room")
 	}
 	for owner, of := range l.ofOwner {
 		if len(of.order) > 2*perOwner || of.waiting > perOwner {

@@ -77,6 +77,7 @@ type Reader struct {
 	paces     map[uint16]*pace
 	streams   map[classify.FlowKey]*stream
 	streamsOf map[uint16]int
+	ended     map[classify.FlowKey]bool // connections that go on, unread, as others took their room
 }
 
 // question is what an answer must repeat, in its own flow.
@@ -119,7 +120,7 @@ func New(h Handlers) *Reader {
 	return &Reader{
 		Handlers:  h,
 		questions: make(map[question]*pending), ofOwner: make(map[uint16]*asked), paces: make(map[uint16]*pace),
-		streams: make(map[classify.FlowKey]*stream), streamsOf: make(map[uint16]int),
+		streams: make(map[classify.FlowKey]*stream), streamsOf: make(map[uint16]int), ended: make(map[classify.FlowKey]bool),
 	}
 }
 
@@ -139,6 +140,7 @@ func (r *Reader) Forget(key classify.FlowKey) {
 		}
 		delete(r.streams, key)
 	}
+	delete(r.ended, key)
 }
 
 func (r *Reader) message(p *Packet, b []byte) Outcome {
@@ -368,7 +370,7 @@ func (r *Reader) stream(p *Packet) *stream {
 	if s := r.streams[p.Key]; s != nil {
 		return s
 	}
-	if !p.Started || p.Part || r.streamsOf[p.Owner] >= streamsOwner || len(r.streams) >= streamsMax && !r.endStream(p.Owner) {
+	if !p.Started || p.Part || r.ended[p.Key] || r.streamsOf[p.Owner] >= streamsOwner || len(r.streams) >= streamsMax && !r.endStream(p.Owner) {
 		return nil
 	}
 	s := &stream{owner: p.Owner}
@@ -378,8 +380,12 @@ func (r *Reader) stream(p *Packet) *stream {
 }
 
 // endStream makes room for a connection of an asker: the endpoint that has most
-// gives one, where that is more than the asker has.
+// gives one, where that is more than the asker has. It is not read again: what was
+// of it is not known any more.
 func (r *Reader) endStream(asker uint16) bool {
+	if len(r.ended) >= streamsMax {
+		return false
+	}
 	most := asker
 	for owner, n := range r.streamsOf {
 		if n > r.streamsOf[most] {
@@ -389,6 +395,7 @@ func (r *Reader) endStream(asker uint16) bool {
 	for key, s := range r.streams {
 		if most != asker && s.owner == most {
 			r.Forget(key)
+			r.ended[key] = true
 			return true
 		}
 	}
