@@ -171,7 +171,7 @@ func (e *edit) depart(a *amendment) bool {
 // isNamed reports whether peers mean an identity by its service too.
 func (e *edit) isNamed(id Identity, peers []Peer) bool {
 	g, _ := e.before.Group(id)
-	return slices.ContainsFunc(peers, func(p Peer) bool {
+	return !g.Shut && slices.ContainsFunc(peers, func(p Peer) bool {
 		return p.Kind == PeerService && p.Service == g.Service && (p.Identity == 0 || p.Identity == id)
 	})
 }
@@ -302,11 +302,12 @@ func (e *edit) joined(before, after map[Identity]bool) []uint32 {
 	return out
 }
 
-// canLeave reports whether those who left were ends themselves, or are gone from sets
-// that mean others still.
+// canLeave reports whether those who left were ends themselves and in no set, or are
+// gone from sets that mean others still.
 func (e *edit) canLeave(ends, left []uint32) bool {
 	for _, dense := range left {
-		if !slices.Contains(ends, dense) && !e.gone[dense] {
+		inSet := func(end uint32) bool { return isCollective(end) && slices.Contains(e.compiler.peersOf(end), dense) }
+		if !e.gone[dense] && (!slices.Contains(ends, dense) || slices.ContainsFunc(ends, inSet)) {
 			return false
 		}
 	}

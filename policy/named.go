@@ -41,7 +41,7 @@ type named struct {
 	live, all nameRules // nil = nothing
 }
 
-// namedAddresses finds named by workload, an index into the snapshot, and address.
+// namedAddresses finds named by the workload's number and address.
 type namedAddresses struct {
 	mu sync.RWMutex
 	m  map[addrKey]*named
@@ -112,7 +112,9 @@ func (n *nameTable) next() *nameTable {
 func (n *nameTable) part(id string) {
 	number, is := n.numbers.Get(id)
 	if !is {
-		number = n.indexOf[id]
+		if number, is = n.indexOf[id]; !is {
+			return // it never might ask
+		}
 	}
 	n.left = append(n.left, numbered{id, number})
 	if _, compiled := n.indexOf[id]; compiled {
@@ -226,8 +228,8 @@ func (t *Table) LookupHeld(q Query, held *NameUse) *Decision { return t.lookup(&
 
 // Asker says whose DNS queries a flow carries, if they are of interest: q goes
 // to a name server of the sending workload, and some statement lets that
-// workload reach names, or look up nothing but such names. The workload is an
-// index into the snapshot that the table was compiled for.
+// workload reach names, or look up nothing but such names. The workload is the
+// number that the tables which follow from one another know it by.
 func (t *Table) Asker(q Query) (workload int32, ok bool) {
 	if q.DstPort != 53 || t.names.of == nil || q.Proto != ProtoUDP && q.Proto != ProtoTCP {
 		return nobody, false
@@ -438,7 +440,7 @@ func (c *compiler) layNames(of map[uint32][]uint32) {
 	t.names.found = &namedAddresses{m: make(map[addrKey]*named)}
 	t.names.indexOf = make(map[string]int32)
 	for i, group := range t.groupOf {
-		if len(of[group]) > 0 {
+		if _, asks := of[group]; asks {
 			t.names.indexOf[c.in.Snapshot.Workloads[i].ID] = int32(i)
 		}
 	}

@@ -647,6 +647,7 @@ func TestNamesBlind(t *testing.T) {
 		{"the host asks its loopback", true, nil, []Statement{toName}, true},
 		{"name servers of its own", true, addrs("192.168.1.1"), []Statement{toName}, false},
 		{"of its own, on the loopback", false, addrs("127.0.0.53"), []Statement{toName}, true},
+		{"lookups of nothing, which are not seen", true, nil, []Statement{{ID: "d", Verdict: Allow, From: one(peerWeb), To: one(Peer{Kind: PeerResolver}), App: app(AppDNS), Ports: []PortRange{Port(ProtoUDP, 53)}, NamesOnly: true}}, true},
 		{"nothing to learn", true, nil, nil, false},
 	} {
 		in := town()

@@ -16,8 +16,8 @@ import (
 const nobody = -1
 
 // unnumbered stands for the index of a workload that came after its table was
-// compiled (With), and for all where no statement names a name. Indices are read only of those that statements let reach
-// names, and their changes are compiled.
+// compiled (With), and for all where no statement names a name. Those that
+// statements let reach names have numbers of their own.
 const unnumbered = 1<<31 - 1
 
 // resolver holds all that resolution reads; immutable.
@@ -50,7 +50,7 @@ type place struct {
 	vip      int32  // A2, or nobody
 	lb       bool   // A3
 	dns      uint16 // index into resolver.dns
-	workload int32  // of the endpoint: index into the snapshot, or nobody
+	workload int32  // of the endpoint: its number, or nobody
 }
 
 // spot is what an address is in every zone.

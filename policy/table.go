@@ -290,7 +290,7 @@ func (t *Table) flat(r *Rule) iter.Seq[Rule] {
 	}
 }
 
-// FlatCount is how many rules Flat lists. Of a table that With made it may be more:
+// FlatCount is how many rules Flat lists. Of a table that With made it may differ:
 // a workload counts once for each region of prefixes that it is in, and those of
 // statements that are gone stay until Compile is asked. Who joined two selections of
 // one statement counts once.

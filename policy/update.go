@@ -238,7 +238,7 @@ func (s *Statement) peers(yield func(*Peer) bool) {
 	}
 }
 
-// lead counts a rule in or out, but for those to names, which stay.
+// lead counts a rule in or out, but for those to names.
 func (u *updater) lead(rule int32, n int) {
 	ends := u.compiler.ruleEnds[rule]
 	if isNameEnd(ends.to) {
@@ -699,8 +699,7 @@ func (e *edit) insert(order []int32) ([]int32, bool) {
 	return order, len(order) == len(e.Statements)
 }
 
-// canWrite: the statement has no fault, and names no DNS names and no prefixes but
-// those that are told apart already.
+// canWrite: the statement has no fault, and names no prefixes but those that are told apart already.
 func (e *edit) canWrite(s *Statement) bool {
 	if s.Pending != "" {
 		return true
@@ -802,8 +801,12 @@ func (e *edit) ask(s *Statement, first int32) bool {
 	return true
 }
 
-// maxAsked bounds the places to which rules lead from one who asks for names.
-const maxAsked = 1 << 12
+// Bounds of the places to which rules lead from one who asks for names, and from all
+// who came to ask since Compile.
+const (
+	maxAsked    = 1 << 12
+	maxAskedAll = 1 << 16
+)
 
 // layNames notes what those who came may ask, and keeps what their rules are laid
 // from when an answer comes: that stands until they are gone.
@@ -834,7 +837,11 @@ func (e *edit) layNames() bool {
 		}
 		e.table.peers[dense].layers |= nameFrom
 	}
-	return true
+	places := 0
+	for _, c := range n.apart {
+		places += len(c.buckets)
+	}
+	return places <= maxAskedAll
 }
 
 // asked is a compiler that knows of the rules of one peer to whoever is no workload by
