@@ -30,6 +30,9 @@ func BenchmarkChanges(b *testing.B) {
 				for made := 0; made < b.N; {
 					for _, step := range k.steps(w) {
 						step.change()
+						if w.fault != nil {
+							b.Fatal(w.fault)
+						}
 						if !step.measured {
 							b.StopTimer()
 						}

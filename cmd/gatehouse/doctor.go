@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -237,7 +238,7 @@ func (d *doctor) pins(set Settings) {
 	if pinned == 0 || os.Geteuid() != 0 {
 		return
 	}
-	if out, err := exec.Command("nft", "list", "tables", "bridge").Output(); err == nil && !strings.Contains(string(out), steer.StandingTable(set.Devices)) {
+	if out, err := exec.Command("nft", "list", "tables", "bridge").Output(); err == nil && !slices.Contains(strings.Split(string(out), "\n"), "table bridge "+steer.StandingTable(set.Devices)) {
 		d.say(levelWarn, "standing rule", "a running gateway puts it back; `nft flush ruleset` removes it", "there is no table bridge %s: networks that enforce are not held shut by it", steer.StandingTable(set.Devices))
 	}
 }

@@ -131,10 +131,10 @@ func previewSum(c *policy.Comparison) string {
 	}
 	out := fmt.Sprintf("of the kinds of flows between %d peers, %s", len(peers), strings.Join(parts, ", "))
 	if len(c.Differences) == 0 {
-		out = "no flow that passes would stop, and none begin to pass"
+		out = "what policy allows stays the same"
 	}
 	if len(c.Modes) > 0 {
-		out += fmt.Sprintf("; services with another mode: %d", len(c.Modes))
+		out += fmt.Sprintf("; services with another mode, which drop what it does not allow or only record it: %d", len(c.Modes))
 	}
 	return out
 }
