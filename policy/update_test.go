@@ -391,17 +391,19 @@ func TestEditsKeepNames(t *testing.T) {
 			}
 			k := told{pick(w, who).ID, pick(w, refNames), pick(w, namePlaces), now.Add(time.Minute)}
 			note(names, table, k)
-			if slices.ContainsFunc(names.List(), func(n KnownName) bool { return n.Workload == k.workload && n.Name == k.name && n.Address == k.ip }) {
-				learned = append(learned, k) // some statement was about it
-			}
+			// What no statement was about is not known; what one was about stays known for as
+			// long as the answer holds, should the statement go and come again.
+			learned = slices.DeleteFunc(append(learned, k), func(k told) bool {
+				return !slices.ContainsFunc(names.List(), func(n KnownName) bool { return n.Workload == k.workload && n.Name == k.name && n.Address == k.ip })
+			})
 			fresh := NewNames(NameLimits{})
 			want := fresh.compiled(t, after, now)
 			for _, k := range learned {
 				note(fresh, want, k)
 			}
-			learned = slices.DeleteFunc(learned, func(k told) bool { return want.AskerOf(k.workload) < 0 })
+			asked := slices.DeleteFunc(slices.Clone(learned), func(k told) bool { return want.AskerOf(k.workload) < 0 })
 			for range 12 {
-				q := w.nameQuery(w.query(after.Snapshot), learned, after.Snapshot)
+				q := w.nameQuery(w.query(after.Snapshot), asked, after.Snapshot)
 				a, b := table.Lookup(q), want.Lookup(q)
 				for _, s := range spoken {
 					for _, server := range servers {
@@ -431,7 +433,7 @@ func TestEditsKeepNames(t *testing.T) {
 	if taken < 20 || named < 20 {
 		t.Errorf("%d edits were taken without Compile, %d flows were by name: the worlds are too odd", taken, named)
 	}
-	if min(by.came, by.gone, by.replicas, by.flows) < 20 {
+	if min(by.came, by.gone, by.replicas) < 15 || by.flows == 0 {
 		t.Errorf("of who asks for names were made without Compile %+v: the worlds are too odd", by)
 	}
 	t.Logf("%d edits without Compile, %d flows by name; of who asks %+v", taken, named, by)
