@@ -37,7 +37,7 @@ func Changes(ctx context.Context, cfg ChangesConfig) (*Comparison, error) {
 	c := newComparison("One container's start or stop", "", cfg.Rounds)
 	c.Notes = append(c.Notes,
 		"From the call that tells the inventory until the table that follows is published; in the first row a replica of a service that has others starts or stops. The running gateway also lets go of, or admits, the container's interfaces in the kernel, which is not in these figures.",
-		"Made whole is what the first state takes, and every change that reaches too far to be made by itself: of networks, of virtual addresses, of files, of quarantines, of network namespaces that are shared or the host's.")
+		"Made whole is what the first state takes, and every change that reaches too far to be made by itself: of networks, of virtual addresses, of files, of network namespaces that are shared or the host's.")
 	if len(cfg.Workloads) == 0 {
 		cfg.Workloads = []int{10_000, 100_000}
 	}
@@ -204,7 +204,7 @@ var changeKinds = []changeKind{
 		services := []string{changingWorkload(w.IntN(changingServices)).Service.String()}
 		return []changeStep{{func() { w.fault = w.control.SetModes(services, policy.Enforce) }, true}, {func() { w.fault = w.control.SetModes(services, policy.Observe) }, true}}
 	}, false},
-	{"a service is put in quarantine or released", 2, func(w *changingWorld) []changeStep {
+	{"a service is put in quarantine or released", 100, func(w *changingWorld) []changeStep {
 		service := changingWorkload(w.IntN(changingServices)).Service.String()
 		return []changeStep{{func() { w.fault = w.control.Quarantine(service, control.Hold{By: "bench"}) }, true}, {func() { _, w.fault = w.control.Release(service, "bench", "") }, true}}
 	}, false},

@@ -59,8 +59,7 @@ func (b *Basis) derive(ids *policy.Identities, catalog *operator.Catalog) *State
 	s.expansion = p.NewExpansion(s.Population, catalog, s.Situation.Moment)
 	statements = append(statements, s.expansion.Statements()...)
 	for _, subject := range slices.Sorted(maps.Keys(s.Situation.Quarantines)) {
-		isIt := func(w *policy.Workload) bool { return Belongs(subject, w) }
-		statements = append(statements, operator.Quarantine(subject, s.Population, isIt, []string{"quarantine " + s.Situation.Quarantines[subject].String()})...)
+		statements = append(statements, s.Situation.quarantine(subject, belonging(subject, s.Population.Subjects()))...)
 	}
 	s.statements = policy.Pointers(statements)
 	return s

@@ -107,13 +107,16 @@ func (w *town) hold(t *testing.T) {
 	t.Helper()
 	if err := w.cfg.Holds.change(func(h *held) {
 		subject := fmt.Sprintf("%s/s%d", pick(w, []string{"a", "b", "c"}), w.IntN(8))
+		if w.chance(40) {
+			subject = w.running[pick(w, slices.Sorted(maps.Keys(w.running)))].Name
+		}
 		switch {
-		case w.chance(60):
+		case w.chance(40):
 			h.Threat = ThreatHold{operator.Threat(w.IntN(4)), Hold{By: "test"}}
-		case len(h.Quarantines) > 0:
-			clear(h.Quarantines)
+		case len(h.Quarantines) > w.IntN(4):
+			delete(h.Quarantines, pick(w, slices.Sorted(maps.Keys(h.Quarantines))))
 		default:
-			h.Quarantines[subject] = Hold{By: "test"}
+			h.Quarantines[subject] = Hold{By: pick(w, []string{"one", "another"})}
 		}
 	}); err != nil {
 		t.Fatal(err)
@@ -253,7 +256,7 @@ func (w *town) step(t *testing.T) (what string) {
 		w.odd(&x)
 		put(x)
 		return "change " + x.ID
-	case n < 92: // a service is scaled
+	case n < 90: // a service is scaled
 		for range 3 {
 			put(w.start())
 		}
@@ -284,6 +287,9 @@ func TestChangesEqualWhole(t *testing.T) {
 			if taken[kind] == 0 || whole[kind] == 0 {
 				which = append(which, fmt.Sprintf("%s: %d by themselves, %d whole", kind, taken[kind], whole[kind]))
 			}
+		}
+		if taken["hold"] < 10 {
+			which = append(which, fmt.Sprintf("%d quarantines and threat levels by themselves", taken["hold"]))
 		}
 		if n := taken["under the operator's statements"]; n < 5 {
 			which = append(which, fmt.Sprintf("%d changes of services by themselves under the operator's statements", n))
@@ -428,6 +434,91 @@ func TestBakedDenyFollowsWhoComes(t *testing.T) {
 	}
 }
 
+// TestHoldsAreMadeByThemselves: a quarantine, its release and a threat level do not
+// wait until all is compiled, whoever it is that is cut off: they say what is said of
+// what is made whole, and the table before says what it said.
+func TestHoldsAreMadeByThemselves(t *testing.T) {
+	seed := rand.Uint64()
+	w := newTown(t, seed, 0)
+	w.cfg.Own = func() map[string]netip.AddrPort {
+		return map[string]netip.AddrPort{"Docker": netip.MustParseAddrPort("192.168.1.5:2375")}
+	}
+	of := func(name, text string) []document.File { return []document.File{{Name: name, Data: []byte(text)}} }
+	few := strings.Replace(townStatements, "from: [{project: b}]", "from: [{service: b/s1}]", 1) // of more, a set may be made
+	rules, err := Sources{Statements: of("s.yaml", few), Categories: of("c.yaml", townCategories)}.Rules()
+	if err != nil {
+		t.Fatal(err)
+	}
+	published := make(map[policy.ServiceKey]bool)
+	put := func() {
+		x := w.start()
+		for x.Published != nil && published[x.Service] || slices.Contains([]string{"s6", "s7"}, x.Service.Name) { // a port of the host is one container's; who reaches names is made whole
+			x = w.start()
+		}
+		published[x.Service] = x.Published != nil
+		w.running[x.ID] = x
+		w.inv.Put(x)
+	}
+	for range 40 {
+		put()
+	}
+	w.refresh(t)
+	if err := w.SetRules(rules); err != nil {
+		t.Fatal(err)
+	}
+	step := func(what string, change func() error) {
+		t.Helper()
+		before := w.State()
+		was := []policy.Judgement{}
+		queries := w.queries(before.View)
+		for _, q := range queries {
+			was = append(was, before.Table.Lookup(q).Judge(policy.Spoken{App: policy.AppHTTP}))
+		}
+		if err := change(); err != nil {
+			t.Fatal(err)
+		}
+		got := w.State()
+		if got == before || got.Changes == nil {
+			t.Errorf("seed %d: %s: made whole", seed, what)
+		}
+		want := w.basis(w.inv.View()).derive(w.ids, w.catalog)
+		if !reflect.DeepEqual(got.Statements(), want.Statements()) {
+			t.Errorf("%s: %s", what, cmp.Diff(got.Statements(), want.Statements(), cmp.Exporter(func(reflect.Type) bool { return true })))
+		}
+		if err := (&Control{cfg: w.cfg, epoch: got.Table.Epoch() - 1}).compile(want); err != nil {
+			t.Fatal(err)
+		}
+		w.compareTables(t, got.Table, want.Table, got.View)
+		w.compareExplanations(t, got.Table, want.Table)
+		for i, q := range queries {
+			if j := before.Table.Lookup(q).Judge(policy.Spoken{App: policy.AppHTTP}); j != was[i] {
+				t.Errorf("%s: %v was %+v before, and is %+v in the table before", what, q, was[i], j)
+			}
+		}
+	}
+	services := make(map[string]bool)
+	for _, id := range slices.Sorted(maps.Keys(w.running)) {
+		subject := w.running[id].Name // one container, or all of a service
+		if s := w.running[id].Service.String(); !services[s] && w.chance(50) {
+			services[s], subject = true, s
+		}
+		step("quarantine of "+subject, func() error { return w.Quarantine(subject, Hold{By: "one"}) })
+		step("the same of another", func() error { return w.Quarantine(subject, Hold{By: "another", Why: "why"}) })
+		if w.chance(30) {
+			step("a start under it", func() error { put(); return w.Refresh() })
+		}
+		if w.chance(60) {
+			step("release of "+subject, func() error { _, err := w.Release(subject, "one", ""); return err })
+		}
+		if len(w.State().Situation.Quarantines) > 3 {
+			break
+		}
+	}
+	for _, level := range []operator.Threat{operator.ThreatElevated, operator.ThreatHigh, operator.ThreatNormal} {
+		step("threat "+level.String(), func() error { return w.SetThreat(level, Hold{By: "one"}) })
+	}
+}
+
 // decider is the statement that decided, and the name that it did by.
 func decider(t *policy.Table, j *policy.Judgement) string {
 	if j.Rule < 0 {
@@ -454,16 +545,7 @@ func (w *town) compareExplanations(t *testing.T, got, want *policy.Table) {
 // compareTables looks flows between all sorts of addresses up in both.
 func (w *town) compareTables(t *testing.T, got, want *policy.Table, view *inventory.View) {
 	t.Helper()
-	addresses := []netip.Addr{netip.MustParseAddr("192.168.1.5"), netip.MustParseAddr("8.8.8.8"), netip.MustParseAddr("10.0.0.77")}
-	for x := range view.Workloads {
-		for _, e := range x.Endpoints {
-			addresses = append(addresses, e.Addresses...)
-			addresses = append(addresses, e.MAC.LinkLocal())
-		}
-	}
-	for range 300 {
-		q := policy.Query{Zone: policy.Zone(w.IntN(6)), Src: pick(w, addresses).As16(), Dst: pick(w, addresses).As16(),
-			Proto: pick(w, []policy.Proto{policy.ProtoTCP, policy.ProtoUDP}), DstPort: pick(w, []uint16{53, 80, 443, 3306, 5432, 6379, 8000, 9090})}
+	for _, q := range w.queries(view) {
 		f, d, p := got.Resolve(q)
 		f2, d2, p2 := want.Resolve(q)
 		if f != f2 || d != d2 || p != p2 {
@@ -479,6 +561,24 @@ func (w *town) compareTables(t *testing.T, got, want *policy.Table, view *invent
 			}
 		}
 	}
+}
+
+// queries are flows between all sorts of addresses.
+func (w *town) queries(view *inventory.View) []policy.Query {
+	addresses := []netip.Addr{netip.MustParseAddr("192.168.1.5"), netip.MustParseAddr("8.8.8.8"), netip.MustParseAddr("10.0.0.77"),
+		netip.MustParseAddr("169.254.169.254"), netip.MustParseAddr("224.0.0.251")}
+	for x := range view.Workloads {
+		for _, e := range x.Endpoints {
+			addresses = append(addresses, e.Addresses...)
+			addresses = append(addresses, e.MAC.LinkLocal())
+		}
+	}
+	out := make([]policy.Query, 300)
+	for i := range out {
+		out[i] = policy.Query{Zone: policy.Zone(w.IntN(6)), Src: pick(w, addresses).As16(), Dst: pick(w, addresses).As16(),
+			Proto: pick(w, []policy.Proto{policy.ProtoTCP, policy.ProtoUDP}), DstPort: pick(w, []uint16{53, 80, 443, 3306, 5432, 6379, 8000, 9090})}
+	}
+	return out
 }
 
 // TestStatesBesideReaders: whoever asks a state while the next ones are made of it

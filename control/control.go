@@ -57,12 +57,6 @@ func (s *State) Statements() []policy.Statement { return policy.Listed(s.stateme
 // Findings are those about metadata and models.
 func (s *State) Findings() []models.Finding { return s.Population.Findings(s.findings) }
 
-// Nobodies is what the operator's files name and nobody has who runs. It takes time
-// in proportion to how many workloads and statements there are.
-func (s *State) Nobodies() []operator.Nobody {
-	return s.Rules.Policy.Nobodies(s.Population, s.catalog, s.Situation.Moment.Time)
-}
-
 // Config is what a Control works on. All fields but Own are required.
 type Config struct {
 	Inventory *inventory.Inventory
@@ -214,9 +208,9 @@ func (c *Control) refresh() error {
 	basis := c.basis(view)
 	if last != nil && (!c.around || sameAround(last.View, view)) && last.follows(basis, c.catalog) {
 		if next, ok := c.changed(last, basis); ok {
-			c.put(next, next != last)
+			c.put(next, next.Table != last.Table || next != last && next.Around)
 			if next != last && next.edited != nil {
-				c.reportDeployers(last, next, next.edited)
+				c.report(last, next, next.edited)
 			}
 			return nil
 		}
@@ -226,7 +220,7 @@ func (c *Control) refresh() error {
 	if last != nil && same(last, next) {
 		next.Table, next.Compiled = last.Table, last.Compiled
 		c.put(next, false) // the threat level or the files may still be others
-		c.report(last, next)
+		c.report(last, next, nil)
 		return nil
 	}
 	if err := c.compile(next); err != nil {
@@ -234,7 +228,7 @@ func (c *Control) refresh() error {
 	}
 	c.put(next, true)
 	c.ids.Keep(next.Population.Live)
-	c.report(last, next)
+	c.report(last, next, nil)
 	return nil
 }
 
@@ -248,10 +242,10 @@ func (c *Control) put(s *State, news bool) {
 	}
 }
 
-// follows reports whether all that s follows from, but the inventory and modes that
-// people set, is as in b.
+// follows reports whether all that s follows from, but the inventory, modes that people
+// set and the situation, is as in b.
 func (s *State) follows(b *Basis, catalog *operator.Catalog) bool {
-	return s.Rules == b.Rules && s.catalog == catalog && s.Situation.same(&b.Situation)
+	return s.Rules == b.Rules && s.catalog == catalog
 }
 
 // changedModes are the services, by their texts, of which modes are set that were not.
@@ -284,11 +278,54 @@ func sameAround(a, b *inventory.View) bool {
 // maxChanges bounds how many workloads are changed one by one.
 const maxChanges = 256
 
-// changed is the state after the news of workloads, and of modes, where those do not
-// reach too far: last itself where there are none.
+// changed is the state after the news of workloads, of modes and of the situation,
+// where those do not reach too far: last itself where there are none.
 func (c *Control) changed(last *State, b *Basis) (next *State, ok bool) {
-	view, modes := b.View, last.changedModes(b)
-	concerned := make(map[string]bool, len(c.news)) // whether by its mode
+	changes, regarded, ok := c.transitions(last, b)
+	if !ok {
+		return nil, false
+	}
+	stays := last.Situation.same(&b.Situation)
+	if len(changes) == 0 && !c.around && stays {
+		return last, true
+	}
+	s := *last
+	s.View, s.Changes, s.Around, s.Compiled = b.View, changes, c.around, time.Now()
+	var d *models.Difference
+	if !regarded {
+		s.Population, d, ok = last.Population.Next(changes)
+	} else {
+		s.modes = b.Modes
+		s.Population, d, ok = last.Population.NextUnder(b.settings(c.catalog), changes)
+	}
+	if !ok {
+		return nil, false
+	}
+	if !stays {
+		s.Situation = b.Situation
+	}
+	u := &policy.Update{Epoch: c.epoch + 1, Snapshot: b.View.Snapshot, Groups: s.Population.Groups, Came: d.Came, Gone: d.Gone, Changes: d.Changes}
+	if !s.edit(last, d, u) {
+		return nil, false
+	}
+	if len(changes)+len(u.Removed)+len(u.Added) == 0 {
+		return &s, true
+	}
+	if s.Table, ok = last.Table.With(u); !ok || c.cutsOwn(s.Table) {
+		return nil, false
+	}
+	c.epoch++
+	return &s, true
+}
+
+// transitions are the workloads that changed, or that are regarded otherwise: those of
+// services of which the mode is set, and those that are put in quarantine or released.
+// It is false where they are too many, or where that is said of nobody.
+func (c *Control) transitions(last *State, b *Basis) (changes []models.Transition, regarded, ok bool) {
+	modes, quarantines := last.changedModes(b), last.Situation.changedQuarantines(&b.Situation)
+	regarded = modes != nil || quarantines != nil
+	changes = []models.Transition{}
+	concerned := make(map[string]bool, len(c.news)) // whether it is regarded otherwise
 	for id := range c.news {
 		concerned[id] = false
 	}
@@ -303,47 +340,23 @@ func (c *Control) changed(last *State, b *Basis) (next *State, ok bool) {
 			}
 		}
 	}
-	if len(concerned) > maxChanges {
-		return nil, false
+	if quarantines != nil {
+		for w := range last.View.Workloads {
+			if slices.ContainsFunc(quarantines, func(subject string) bool { return Belongs(subject, w) }) {
+				concerned[w.ID] = true
+			}
+		}
 	}
-	var changes []models.Transition
+	if len(concerned) > maxChanges {
+		return nil, false, false
+	}
 	for _, id := range slices.Sorted(maps.Keys(concerned)) {
-		t := models.Transition{Before: last.View.Workload(id), After: view.Workload(id)}
+		t := models.Transition{Before: last.View.Workload(id), After: b.View.Workload(id)}
 		if concerned[id] || !reflect.DeepEqual(t.Before, t.After) {
 			changes = append(changes, t)
 		}
 	}
-	if modes != nil && len(changes) == 0 { // a service that is not there
-		return nil, false
-	}
-	if len(changes) == 0 && !c.around {
-		return last, true
-	}
-	s := *last
-	s.View, s.Changes, s.Around, s.Compiled = view, changes, c.around, time.Now()
-	if len(changes) == 0 {
-		s.Changes = []models.Transition{}
-		return &s, true
-	}
-	var d *models.Difference
-	if modes == nil {
-		s.Population, d, ok = last.Population.Next(changes)
-	} else {
-		s.modes = b.Modes
-		s.Population, d, ok = last.Population.NextUnder(b.allModes(), changes)
-	}
-	if !ok || c.meetsOwn(changes) {
-		return nil, false
-	}
-	u := &policy.Update{Epoch: c.epoch + 1, Snapshot: view.Snapshot, Groups: s.Population.Groups, Came: d.Came, Gone: d.Gone, Changes: d.Changes}
-	if !c.edit(&s, d, u) {
-		return nil, false
-	}
-	if s.Table, ok = last.Table.With(u); !ok {
-		return nil, false
-	}
-	c.epoch++
-	return &s, true
+	return changes, regarded, modes == nil || len(changes) > 0
 }
 
 // basis is what the next state follows from.

@@ -2,6 +2,7 @@ package control
 
 import (
 	"cmp"
+	"maps"
 	"slices"
 
 	"gatehouse/models"
@@ -15,43 +16,26 @@ type splice struct {
 	added   []*policy.Statement
 }
 
-// edit makes the statements of s, which are still those of the state before, what
-// they are after a difference, and tells the table. It is false where that cannot be
-// told, or where the gateway's own control is to be looked after.
-func (c *Control) edit(s *State, d *models.Difference, u *policy.Update) bool {
+// edit makes the statements of s, which are still those of last, what they are after a
+// difference, and tells the table. It is false where that cannot be told.
+func (s *State) edit(last *State, d *models.Difference, u *policy.Update) bool {
 	u.Statements, s.edited = s.statements, nil
 	s.findings = changedFindings(s.findings, d)
-	if len(d.Came)+len(d.Gone)+len(d.Removed)+len(d.Added)+len(d.Were)+len(d.Are) == 0 {
+	if d.OfWorkloads() && s.Situation.same(&last.Situation) {
 		return true
 	}
-	if len(s.Situation.Quarantines) > 0 {
+	splices, ok := s.ofModelsEdited(d)
+	if !ok {
 		return false
 	}
-	splices := make([]splice, 0, len(d.Removed)+len(d.Added))
-	ofModels := s.statements[:s.ofModels]
-	for i := range d.Removed {
-		at := policy.FindStatement(ofModels, &d.Removed[i])
-		if at == len(ofModels) || ofModels[at].ID != d.Removed[i].ID {
-			return false
-		}
-		splices = append(splices, splice{at: at, removed: 1})
-	}
-	for i := range d.Added {
-		splices = append(splices, splice{at: policy.FindStatement(ofModels, &d.Added[i]), added: policy.Pointers(d.Added[i : i+1])})
-	}
-	slices.SortStableFunc(splices, func(a, b splice) int { return cmp.Or(cmp.Compare(a.at, b.at), cmp.Compare(a.removed, b.removed)) })
-	expansion, edits, ok := s.expansion.Next(s.Population, d.Were, d.Are)
+	expansion, edits, ok := s.expansion.Next(s.Population, s.Situation.Moment, d.Were, d.Are)
 	if !ok {
 		return false
 	}
 	for _, e := range edits {
-		at := s.ofModels + e.At
-		added := policy.Pointers(e.Added)
-		if c.concernsControl(s.statements[at:at+e.Removed]) || c.concernsControl(added) {
-			return false
-		}
-		splices = append(splices, splice{at, e.Removed, added})
+		splices = append(splices, splice{s.ofModels + e.At, e.Removed, policy.Pointers(e.Added)})
 	}
+	splices = append(splices, s.quarantinesEdited(last, d)...)
 	s.expansion, s.edited = expansion, d
 	s.ofModels += len(d.Added) - len(d.Removed)
 	if len(splices) > 0 {
@@ -61,36 +45,79 @@ func (c *Control) edit(s *State, d *models.Difference, u *policy.Update) bool {
 	return true
 }
 
-// concernsControl reports whether what statements say of the gateway's own
-// addresses must be looked at.
-func (c *Control) concernsControl(ss []*policy.Statement) bool {
-	if c.cfg.Own == nil {
-		return false
+// ofModelsEdited is how the statements of models and labels differ.
+func (s *State) ofModelsEdited(d *models.Difference) ([]splice, bool) {
+	splices := make([]splice, 0, len(d.Removed)+len(d.Added))
+	ofModels := s.statements[:s.ofModels]
+	for i := range d.Removed {
+		at := policy.FindStatement(ofModels, &d.Removed[i])
+		if at == len(ofModels) || ofModels[at].ID != d.Removed[i].ID {
+			return nil, false
+		}
+		splices = append(splices, splice{at: at, removed: 1})
 	}
-	ofHost := func(p policy.Peer) bool {
-		return p.Kind != policy.PeerService && (p.Kind != policy.PeerSelector || p.Selected != nil && len(p.Selected.Prefixes) > 0)
+	for i := range d.Added {
+		splices = append(splices, splice{at: policy.FindStatement(ofModels, &d.Added[i]), added: policy.Pointers(d.Added[i : i+1])})
 	}
-	return slices.ContainsFunc(ss, func(s *policy.Statement) bool { return slices.ContainsFunc(s.From, ofHost) })
+	slices.SortStableFunc(splices, func(a, b splice) int { return cmp.Or(cmp.Compare(a.at, b.at), cmp.Compare(a.removed, b.removed)) })
+	return splices, true
 }
 
-// meetsOwn reports whether somebody comes to an address, or publishes a port, by which
-// the gateway itself works: statements that were about nobody there may cut it now.
-func (c *Control) meetsOwn(changes []models.Transition) bool {
-	if c.cfg.Own == nil {
-		return false
-	}
-	for _, own := range c.cfg.Own() {
-		for _, t := range changes {
-			if t.After == nil {
-				continue
-			}
-			if slices.ContainsFunc(t.After.Published, func(p policy.Published) bool { return p.HostPort == own.Port() }) ||
-				slices.ContainsFunc(t.After.Endpoints, func(e policy.Endpoint) bool { return slices.Contains(e.Addresses, own.Addr()) }) {
-				return true
-			}
+// quarantinesEdited is how the statements of quarantines differ. Who is in one is in
+// groups of their own (I9), so that those alone can be others that came or are gone.
+func (s *State) quarantinesEdited(last *State, d *models.Difference) []splice {
+	var splices []splice
+	before, now := last.Situation.Quarantines, s.Situation.Quarantines
+	subjects := slices.AppendSeq(slices.Collect(maps.Keys(before)), maps.Keys(now))
+	slices.Sort(subjects)
+	subjects = slices.Compact(subjects)
+	at := len(last.statements)
+	for _, subject := range subjects {
+		if _, was := before[subject]; was {
+			at -= ofQuarantine
 		}
 	}
-	return false
+	for _, subject := range subjects {
+		hold, was := before[subject]
+		had := []policy.Identity{}
+		removed := 0
+		if was {
+			had, removed = last.statements[at].From[0].Selected.Identities, ofQuarantine
+		}
+		again, is := now[subject]
+		of := s.cutOff(subject, had, d)
+		if was != is || again != hold || !slices.Equal(of, had) {
+			sp := splice{at: at, removed: removed}
+			if is {
+				sp.added = policy.Pointers(s.Situation.quarantine(subject, of))
+			}
+			splices = append(splices, sp)
+		}
+		at += removed
+	}
+	return splices
+}
+
+// cutOff are who is in a quarantine after a difference, in the order of groups.
+func (s *State) cutOff(subject string, had []policy.Identity, d *models.Difference) []policy.Identity {
+	come := belonging(subject, d.Are)
+	goes := func(id policy.Identity) bool {
+		return slices.ContainsFunc(d.Were, func(o models.Subject) bool { return o.Identity == id })
+	}
+	if len(come) == 0 && !slices.ContainsFunc(had, goes) {
+		return had
+	}
+	is := make(map[policy.Identity]bool)
+	for _, id := range append(slices.DeleteFunc(slices.Clone(had), goes), come...) {
+		is[id] = true
+	}
+	out := make([]policy.Identity, 0, len(is))
+	for i := range s.Population.Groups {
+		if id := s.Population.Groups[i].Identity; is[id] {
+			out = append(out, id)
+		}
+	}
+	return out
 }
 
 // spliced is the list after splices, which come in order, and where those removed

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"gatehouse/control/statefile"
+	"gatehouse/models"
 	"gatehouse/operator"
 	"gatehouse/policy"
 )
@@ -141,6 +142,19 @@ func (h *Holds) nextEdge(t time.Time) time.Time {
 func Belongs(subject string, w *policy.Workload) bool {
 	const shortID = 12 // characters of an id that the engine prints
 	return w.Service.String() == subject || w.Name == subject || len(subject) >= shortID && strings.HasPrefix(w.ID, subject)
+}
+
+// belonging are those that have somebody whom a quarantine names.
+func belonging(subject string, among []models.Subject) []policy.Identity {
+	return operator.Belonging(among, func(w *policy.Workload) bool { return Belongs(subject, w) })
+}
+
+// ofQuarantine is how many statements a quarantine has.
+const ofQuarantine = 2
+
+// quarantine are the statements of a quarantine that is in force.
+func (s *Situation) quarantine(subject string, of []policy.Identity) []policy.Statement {
+	return operator.Quarantine(subject, of, []string{"quarantine " + s.Quarantines[subject].String()})
 }
 
 // quarantined is what of a workload the quarantines in force select by (I9).

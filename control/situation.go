@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"gatehouse/models"
 	"gatehouse/operator"
 	"gatehouse/policy"
 )
@@ -24,6 +25,19 @@ type Situation struct {
 func (s *Situation) same(other *Situation) bool {
 	return s.Moment.Threat == other.Moment.Threat && s.Threat == other.Threat &&
 		maps.Equal(s.Quarantines, other.Quarantines) && slices.Equal(s.Active, other.Active)
+}
+
+// changedQuarantines are those of which one of two situations has no hold.
+func (s *Situation) changedQuarantines(other *Situation) []string {
+	var out []string
+	for _, of := range [2][2]map[string]Hold{{s.Quarantines, other.Quarantines}, {other.Quarantines, s.Quarantines}} {
+		for subject := range of[0] {
+			if _, both := of[1][subject]; !both {
+				out = append(out, subject)
+			}
+		}
+	}
+	return out
 }
 
 func (c *Control) situation(now time.Time) Situation {
@@ -139,10 +153,42 @@ func (c *Control) keepsControl(t *policy.Table) error {
 	return errors.Join(errs...)
 }
 
+// cutsOwn reports whether keepsControl may refuse a table.
+func (c *Control) cutsOwn(t *policy.Table) bool {
+	if c.cfg.Own == nil {
+		return false
+	}
+	for _, at := range c.cfg.Own() {
+		if at.IsValid() && !at.Addr().IsLoopback() && t.CutsHost(at) {
+			return true
+		}
+	}
+	return false
+}
+
 // report logs which statements began and ended, who or what did it, and whether
-// that loosens.
-func (c *Control) report(last, next *State) {
+// that loosens. d is what next differs in, nil where that is not known.
+func (c *Control) report(last, next *State, d *models.Difference) {
 	if last == nil {
+		return
+	}
+	c.reportConditions(last, next)
+	c.reportDeployers(last, next, d)
+	if last.Rules == next.Rules {
+		c.reportRecords(last, next)
+	} else {
+		c.cfg.Log.Info("the operator's files are in force", "statements", len(next.Rules.Policy.Statements), "before", len(last.Rules.Policy.Statements))
+	}
+	for subject, hold := range last.Situation.Quarantines {
+		if hold.over(next.Situation.Time) {
+			c.cfg.Log.Warn("policy loosened: quarantine is over", "of", subject, "by", "the clock", "set", hold.String())
+		}
+	}
+}
+
+// reportConditions logs the statements that began and ended.
+func (c *Control) reportConditions(last, next *State) {
+	if last.Rules == next.Rules && slices.Equal(last.Situation.Active, next.Situation.Active) {
 		return
 	}
 	by := c.cause(&last.Situation, &next.Situation)
@@ -161,17 +207,6 @@ func (c *Control) report(last, next *State) {
 			text = "policy loosened"
 		}
 		c.cfg.Log.Warn(text, "statement", s.ID, "file", s.File, "inForce", now, "by", by, "owner", s.Owner, "why", s.Why)
-	}
-	c.reportDeployers(last, next, nil)
-	if last.Rules == next.Rules {
-		c.reportRecords(last, next)
-	} else {
-		c.cfg.Log.Info("the operator's files are in force", "statements", len(next.Rules.Policy.Statements), "before", len(last.Rules.Policy.Statements))
-	}
-	for subject, hold := range last.Situation.Quarantines {
-		if hold.over(next.Situation.Time) {
-			c.cfg.Log.Warn("policy loosened: quarantine is over", "of", subject, "by", "the clock", "set", hold.String())
-		}
 	}
 }
 

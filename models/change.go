@@ -31,6 +31,11 @@ type Difference struct {
 	Were, Are []Subject
 }
 
+// OfWorkloads reports whether it is one of workloads alone: groups and statements stay.
+func (d *Difference) OfWorkloads() bool {
+	return len(d.Came)+len(d.Gone)+len(d.Removed)+len(d.Added)+len(d.Were)+len(d.Are) == 0
+}
+
 // Next is the population after changes, with what it shares untouched: it takes
 // as long as what may have to do with those who changed takes to understand, however
 // many workloads there are. It equals what Groups would make, and Generate would
@@ -44,11 +49,12 @@ func (p *Population) Next(changes []Transition) (next *Population, d *Difference
 	return p.edit(p.assembly, changes)
 }
 
-// NextUnder is Next where modes are set for services whose workloads are all among the
-// changes, too: of those that stay as they are both sides are the same.
-func (p *Population) NextUnder(modes map[string]policy.Mode, changes []Transition) (next *Population, d *Difference, ok bool) {
+// NextUnder is Next where settings have other modes, or tell other variants apart, too.
+// All workloads that this concerns are among the changes: of those that stay as they
+// are both sides are the same.
+func (p *Population) NextUnder(set Settings, changes []Transition) (next *Population, d *Difference, ok bool) {
 	a := *p.assembly
-	a.set.Modes = modes
+	a.set.Modes, a.set.Variant = set.Modes, set.Variant
 	return p.edit(&a, changes)
 }
 

@@ -86,19 +86,22 @@ type edit struct {
 // takes notes one change. It is false for one that has to do with the network
 // namespaces of others or with the host's, or that cannot be used.
 func (e *edit) takes(c Transition) bool {
+	var k *known
+	if c.After != nil {
+		k = &known{Workload: c.After, match: e.match(c.After)}
+	}
 	if w := c.Before; w != nil {
-		k, ok := e.before.known.Get(w.ID)
-		if !ok || k.kind.print == "" || !e.isSpared(k.match.Model) {
+		was, ok := e.before.known.Get(w.ID)
+		if !ok || was.kind.print == "" || (k == nil || k.match.Model != was.match.Model) && !e.isSpared(was.match.Model) {
 			return false
 		}
-		e.left = append(e.left, k)
+		e.left = append(e.left, was)
 		e.leave[w.ID] = true
 	}
-	w := c.After
-	if w == nil {
+	if k == nil {
 		return true
 	}
-	k := &known{Workload: w, match: e.match(w)}
+	w := k.Workload
 	if w.SharedWith != "" || e.sought.owners[w.ID] || isHostMode(w) || !e.isCommon(k.match.Model) || len(e.assembly.problems(w)) > 0 {
 		return false
 	}

@@ -47,22 +47,21 @@ func (d *decoder) statements(n *yaml.Node, p *Policy) {
 			d.Sequence(n, key, func(n *yaml.Node, key string) { p.Statements = append(p.Statements, d.statement(n, key)) })
 		},
 		"modes": func(n *yaml.Node, key string) {
-			d.Named(n, key, func(service string, n *yaml.Node, key string) { d.mode(n, key, service, p) })
+			d.Named(n, key, func(service string, n *yaml.Node, key string) { d.mode(n, key, service, p.Modes) })
 		},
 	}, "schema", "statements")
 }
 
-func (d *decoder) mode(n *yaml.Node, key, service string, p *Policy) {
+func (d *decoder) mode(n *yaml.Node, key, service string, modes map[string]policy.Mode) {
 	var word string
 	d.oneOf(&word, "observe", "enforce")(n, key)
 	if !models.IsServiceName(service) {
 		d.Fault(n, key, "want the name of a service, such as shop/db")
 	}
-	if _, twice := p.Modes[service]; twice {
+	if _, twice := modes[service]; twice {
 		d.Fault(n, key, "another file gives this service a mode too")
 	}
-	p.Modes[service], _ = policy.ParseMode(word)
-	p.modesAt[service] = place{d.File, n.Line}
+	modes[service], _ = policy.ParseMode(word)
 }
 
 func (d *decoder) schema(want string) document.Reader {
@@ -323,7 +322,7 @@ var peerWords = []string{"self", "siblings", "front", "workload", "host", "node"
 	"metadata", "orchestrator", "multicast", "broadcast", "ingress", "lb", "any"}
 
 func (d *decoder) term(n *yaml.Node, key string) Term {
-	t := Term{Line: n.Line}
+	var t Term
 	var within, cidr, word string
 	notHere := func(text string) document.Reader {
 		return func(n *yaml.Node, key string) { d.Fault(n, key, "%s", text) }

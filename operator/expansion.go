@@ -24,6 +24,7 @@ type expanding struct {
 	newest  *Expansion
 	naming  map[string][]int // statements by a service that terms name
 	looking []int            // statements with a term that means services by something else
+	timely  []int            // statements with a condition, or an end
 }
 
 // NewExpansion expands all statements.
@@ -44,6 +45,9 @@ func (p *Policy) NewExpansion(pop *models.Population, c *Catalog, m Moment) *Exp
 		}
 		if looks || s.parts() {
 			shared.looking = append(shared.looking, i)
+		}
+		if s.state(m) != "" {
+			shared.timely = append(shared.timely, i)
 		}
 	}
 	return e
@@ -74,19 +78,21 @@ type Edit struct {
 	Added   []policy.Statement
 }
 
-// Next is the expansion after subjects became others, and what differs, in order.
-// Without ok e is not the newest.
-func (e *Expansion) Next(pop *models.Population, were, are []models.Subject) (next *Expansion, edits []Edit, ok bool) {
+// Next is the expansion after subjects became others, at a moment, and what differs, in
+// order. Without ok e is not the newest.
+func (e *Expansion) Next(pop *models.Population, m Moment, were, are []models.Subject) (next *Expansion, edits []Edit, ok bool) {
 	x := e.shared
 	if x.newest != e {
 		return nil, nil, false
 	}
-	next = &Expansion{e.policy, e.moment, slices.Clone(e.of), x}
+	next = &Expansion{e.policy, m, slices.Clone(e.of), x}
 	x.newest, x.match = next, pop.Match
-	if len(were)+len(are) == 0 {
-		return next, nil, true
-	}
 	concerned := make(map[int]bool)
+	for _, i := range x.timely {
+		if s := &e.policy.Statements[i]; m != e.moment && (s.Active(m) != s.Active(e.moment) || s.state(m) != s.state(e.moment)) {
+			concerned[i] = true
+		}
+	}
 	for i := range were {
 		x.concern(&were[i], concerned)
 		x.forget(&were[i])
@@ -107,7 +113,7 @@ func (e *Expansion) Next(pop *models.Population, were, are []models.Subject) (ne
 		for ; last < i; last++ {
 			at += len(e.of[last])
 		}
-		next.of[i] = x.statement(&e.policy.Statements[i], e.moment)
+		next.of[i] = x.statement(&e.policy.Statements[i], m)
 		edits = appendEdits(edits, at, e.of[i], next.of[i])
 	}
 	return next, edits, true

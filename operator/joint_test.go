@@ -381,7 +381,7 @@ func (r *slow) fromFiles(t *testing.T, lib *models.Library, statements, records 
 	}
 	said = append(said, p.Expand(pop, catalog, r.moment)...)
 	if r.quarantined != "" {
-		said = append(said, Quarantine(r.quarantined, pop, belongs, nil)...)
+		said = append(said, Quarantine(r.quarantined, Belonging(pop.Subjects(), belongs), nil)...)
 	}
 	table, err := policy.Compile(policy.Input{Epoch: 1, Snapshot: r.snap, Groups: pop.Groups, Statements: said, PairsAhead: pairsAhead})
 	if err != nil {

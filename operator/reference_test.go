@@ -550,7 +550,7 @@ func (r *slow) compiled(t *testing.T, lib *models.Library, kinds map[string]Kind
 		Variant: func(w *policy.Workload) string { return fmt.Sprint(categories(w), belongs(w)) }}, policy.NewIdentities())
 	statements := p.Expand(pop, catalog, r.moment)
 	if r.quarantined != "" {
-		statements = append(statements, Quarantine(r.quarantined, pop, belongs, nil)...)
+		statements = append(statements, Quarantine(r.quarantined, Belonging(pop.Subjects(), belongs), nil)...)
 	}
 	table, err := policy.Compile(policy.Input{Epoch: 1, Snapshot: r.snap, Groups: pop.Groups, Statements: statements})
 	if err != nil {

@@ -42,10 +42,12 @@ func (x *Exception) side(s Side) []Peer {
 }
 
 // amends reports whether two statements differ in the identities of selections alone,
-// and are such as can be amended.
+// and in what is said of where they come from, and are such as can be amended.
 func amends(before, after *Statement) bool {
 	x, y := *before, *after
-	x.From, x.To, x.Except, y.From, y.To, y.Except = nil, nil, nil, nil, nil, nil
+	for _, s := range [...]*Statement{&x, &y} {
+		s.From, s.To, s.Except, s.Origin, s.While = nil, nil, nil, nil, ""
+	}
 	if x.Pending != "" || asksNames(*before) || len(before.Except) > 1 || !reflect.DeepEqual(x, y) {
 		return false
 	}

@@ -122,8 +122,7 @@ func (a *auditor) walk() {
 	for k := range a.toNames {
 		var callers []party
 		if isWildcard(k.from()) {
-			ends := []uint32{uint32(IDWorkload), uint32(IDAny)}
-			callers = []party{{ends, classEnforcing}, {ends, classObserving}}
+			callers = []party{{wildcards, classEnforcing}, {wildcards, classObserving}}
 		} else {
 			for _, f := range a.peersOf(k.from()) {
 				callers = append(callers, a.parties[f])
@@ -302,6 +301,8 @@ func holdsPeer(wide, narrow *Peer) bool {
 	isWorkload := narrow.Kind == PeerService || narrow.Kind == PeerWorkload ||
 		narrow.Kind == PeerSelector && narrow.Selected != nil && len(narrow.Selected.Identities) > 0 && len(narrow.Selected.Prefixes) == 0
 	switch wide.Kind {
+	case PeerEverybody:
+		return narrow.Kind != PeerEverybody
 	case PeerAny:
 		switch narrow.Kind {
 		case PeerHost, PeerNode, PeerResolver, PeerSite, PeerInternet, PeerExternal, PeerLB, PeerIngress:
@@ -397,5 +398,5 @@ func (a *auditor) swallowing() {
 }
 
 func isWide(p Peer) bool {
-	return p.Kind == PeerAny || p.Kind == PeerWorkload || p.Kind == PeerExternal || p.Kind == PeerInternet || p.Kind == PeerSite || p.Kind == PeerCIDR
+	return p.Kind == PeerAny || p.Kind == PeerEverybody || p.Kind == PeerWorkload || p.Kind == PeerExternal || p.Kind == PeerInternet || p.Kind == PeerSite || p.Kind == PeerCIDR
 }

@@ -49,11 +49,12 @@ type Input struct {
 // These stand in a Rule for the peers that Compile does not write out; no
 // address resolves to them.
 const (
-	IDSet      Identity = 59 // the peers of Rule.FromSet or Rule.ToSet
-	IDName     Identity = 60 // the addresses of Rule.Name
-	IDPrefix   Identity = 61 // the addresses of Rule.FromPrefix or Rule.ToPrefix
-	IDWorkload Identity = 62 // any workload
-	IDAny      Identity = 63 // every peer but unknown, metadata, orchestrator, multicast, broadcast
+	IDEverybody Identity = 58 // every peer there is
+	IDSet       Identity = 59 // the peers of Rule.FromSet or Rule.ToSet
+	IDName      Identity = 60 // the addresses of Rule.Name
+	IDPrefix    Identity = 61 // the addresses of Rule.FromPrefix or Rule.ToPrefix
+	IDWorkload  Identity = 62 // any workload
+	IDAny       Identity = 63 // every peer but unknown, metadata, orchestrator, multicast, broadcast
 )
 
 // Rule is one line of the compiled table: one statement makes one for each
@@ -193,6 +194,8 @@ const (
 // isIn reports whether a wildcard matches the class.
 func (k class) isIn(wildcard uint32) bool {
 	switch Identity(wildcard) {
+	case IDEverybody:
+		return true
 	case IDAny:
 		return k <= classOther
 	case IDWorkload:
@@ -205,9 +208,10 @@ func (k class) isGuarded() bool {
 	return k <= classObserving || k == classShut || k == classShutObserving
 }
 
-func isWildcard(dense uint32) bool {
-	return dense == uint32(IDAny) || dense == uint32(IDWorkload)
-}
+// wildcards are the ends of rules that mean classes of peers, ascending.
+var wildcards = []uint32{uint32(IDEverybody), uint32(IDWorkload), uint32(IDAny)}
+
+func isWildcard(dense uint32) bool { return slices.Contains(wildcards, dense) }
 
 func classOf(id Identity) class {
 	switch id {
@@ -356,6 +360,9 @@ func statementFaults(s *Statement) []string {
 	}
 	out = append(out, peerFaults(slices.Concat(s.From, s.To))...)
 	out = append(out, portFaults(s.Ports)...)
+	if s.Verdict == Allow && slices.ContainsFunc(slices.Concat(s.From, s.To), isEverybody) {
+		add("peer @everybody is for deny only: name who must be named")
+	}
 	if len(s.Except) > 0 && s.Verdict == Allow {
 		add("except is for deny only: write another allow")
 	}
@@ -366,9 +373,14 @@ func statementFaults(s *Statement) []string {
 		for _, problem := range slices.Concat(peerFaults(slices.Concat(e.From, e.To)), portFaults(e.Ports)) {
 			add("except %d: %s", i, problem)
 		}
+		if slices.ContainsFunc(slices.Concat(e.From, e.To), isEverybody) {
+			add("except %d: peer @everybody is for deny only: name who must be named", i)
+		}
 	}
 	return out
 }
+
+func isEverybody(p Peer) bool { return p.Kind == PeerEverybody }
 
 func peerFaults(peers []Peer) []string {
 	var out []string
@@ -563,7 +575,7 @@ func (c *compiler) callsAsWorkload(end uint32) bool {
 
 var peerIdentity = [...]Identity{PeerHost: IDHost, PeerNode: IDNode, PeerResolver: IDResolver, PeerMetadata: IDMetadata,
 	PeerOrchestrator: IDOrchestrator, PeerMulticast: IDMulticast, PeerBroadcast: IDBroadcast, PeerSite: IDSite,
-	PeerInternet: IDInternet, PeerLB: IDLB, PeerIngress: IDIngress, PeerWorkload: IDWorkload, PeerAny: IDAny}
+	PeerInternet: IDInternet, PeerLB: IDLB, PeerIngress: IDIngress, PeerWorkload: IDWorkload, PeerAny: IDAny, PeerEverybody: IDEverybody}
 
 // terms expands the peers of a rule to dense numbers, wildcards and prefixes,
 // each once.

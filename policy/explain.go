@@ -157,6 +157,23 @@ func ExplainFlow(t *Table, q Query, s Spoken, server ServerName) Explanation {
 	return t.explain(from, to, q.Proto, q.DstPort, port, t.lookup(&q, nil), s, server)
 }
 
+// CutsHost reports whether a statement of the operator's denies the host a call, in some
+// network that the address is in. It takes no longer than a few lookups.
+func (t *Table) CutsHost(at netip.AddrPort) bool {
+	r, a := &t.resolver, addressFrom(at.Addr())
+	host := t.somewhere(uint32(IDHost))
+	cuts := func(zone Zone) bool {
+		to, port := r.destination(&Query{Zone: zone, Proto: ProtoTCP, DstPort: at.Port()}, a, 0)
+		d := t.decide(host, t.somewhere(to), ProtoTCP, port)
+		j := d.Judge(d.likeliest(AppHTTP, ServerName{}))
+		return j.Denied && j.Rule >= 0 && t.rules[j.Rule].Tier == TierOperator
+	}
+	if cuts(0) {
+		return true
+	}
+	return slices.ContainsFunc(t.compiled.Networks, func(n Network) bool { return r.local.get(uint32(n.Zone), a) != 0 && cuts(n.Zone) })
+}
+
 // placed is the peer where prefixes of statements hold that address of it.
 func (t *Table) placed(who uint32, ip netip.Addr) uint32 {
 	return t.resolver.placed(who, addressFrom(ip))
@@ -203,7 +220,7 @@ func (t *Table) find(name string) (found, error) {
 	}
 	if strings.HasPrefix(name, "@") {
 		for id, n := range identityNames {
-			if n == name && id < IDPrefix {
+			if n == name && id < IDEverybody {
 				return found{who: uint32(id)}, nil
 			}
 		}
@@ -440,7 +457,7 @@ func (t *Table) mayMean(peers []Peer, who uint32) bool {
 			if outside {
 				return true
 			}
-		case PeerWorkload, PeerAny:
+		case PeerWorkload, PeerAny, PeerEverybody:
 			if t.peers[who].class.isIn(uint32(peerIdentity[p.Kind])) {
 				return true
 			}

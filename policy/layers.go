@@ -338,7 +338,10 @@ func (c *compiler) numberCrowds() {
 // usedEnds are the large ends that tell crowds apart. Wildcards tell none apart that
 // are guarded alike, so that they are, whether rules have them yet or not.
 func usedEnds(others map[uint32][]uint32) map[uint32]bool {
-	used := map[uint32]bool{uint32(IDAny): true, uint32(IDWorkload): true}
+	used := make(map[uint32]bool)
+	for _, wildcard := range wildcards {
+		used[wildcard] = true
+	}
 	for _, ends := range others {
 		for _, e := range ends {
 			used[e] = true

@@ -214,7 +214,7 @@ func (w world) nameStatement(i int, groups []Group) Statement {
 	s := w.statement(i, groups)
 	s.ID, s.Verdict, s.AnyPort, s.EnforceAlways, s.Except = fmt.Sprint("n", i), Allow, false, false, nil
 	s.Ports = append(s.Ports, PortRange{ProtoTCP, 1, 65535})
-	s.From = append(s.From, ServicePeer(pick(w, groups).Service))
+	s.From, s.To = append(notEverybody(s.From), ServicePeer(pick(w, groups).Service)), notEverybody(s.To)
 	for range 1 + w.some(2) {
 		p := Peer{Kind: PeerName, Name: pick(w, refPatterns)}
 		if w.chance(20) {

@@ -351,7 +351,7 @@ func (c *compiler) endsOf(dense uint32) []uint32 {
 	if base := c.placed.base[dense]; base != dense {
 		out = append(out, base)
 	}
-	for _, wildcard := range [...]uint32{uint32(IDAny), uint32(IDWorkload)} {
+	for _, wildcard := range wildcards {
 		if c.table.peers[dense].class.isIn(wildcard) {
 			out = append(out, wildcard)
 		}

@@ -436,6 +436,8 @@ func (r *oracle) selects(p Peer, e refEnd, hidden, loosens bool, tier Tier) bool
 		return isWorkload
 	case PeerAny:
 		return isWorkload || slices.Contains([]Identity{IDHost, IDNode, IDResolver, IDSite, IDInternet, IDLB, IDIngress}, id)
+	case PeerEverybody:
+		return true
 	}
 	return false
 }
@@ -701,7 +703,7 @@ func (w world) peers(groups []Group) []Peer {
 			g := pick(w, groups)
 			p = Peer{Kind: PeerService, Service: pick(w, []ServiceKey{g.Service, pick(w, worldServices)}), Identity: g.Identity}
 		case 3:
-			p.Kind = pick(w, []PeerKind{PeerAny, PeerWorkload, PeerExternal})
+			p.Kind = pick(w, []PeerKind{PeerAny, PeerWorkload, PeerExternal, PeerEverybody})
 		case 4:
 			switch {
 			case w.chance(60):
@@ -713,6 +715,17 @@ func (w world) peers(groups []Group) []Peer {
 		out = append(out, p)
 	}
 	return out
+}
+
+// notEverybody are peers as an allow may have them.
+func notEverybody(peers []Peer) []Peer {
+	peers = slices.Clone(peers)
+	for i := range peers {
+		if peers[i].Kind == PeerEverybody {
+			peers[i].Kind = PeerAny
+		}
+	}
+	return peers
 }
 
 func (w world) selector(groups []Group) Peer {
@@ -756,6 +769,7 @@ func (w world) exceptions(s *Statement, groups []Group) []Exception {
 		if w.chance(40) {
 			e.To = s.To
 		}
+		e.From, e.To = notEverybody(e.From), notEverybody(e.To)
 		out = append(out, e)
 	}
 	return out
@@ -768,6 +782,8 @@ func (w world) statement(i int, groups []Group) Statement {
 		s.Verdict = pick(w, []Verdict{Drop, Reject})
 		s.AnyPort = w.chance(30)
 		s.Except = w.exceptions(&s, groups)
+	} else {
+		s.From, s.To = notEverybody(s.From), notEverybody(s.To)
 	}
 	if w.chance(40) {
 		s.Speaks = Speaks(w.IntN(3))

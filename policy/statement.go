@@ -48,15 +48,16 @@ const (
 	PeerExternal // site and internet
 	PeerLB
 	PeerIngress
-	PeerWorkload // any workload
-	PeerAny      // every peer but unknown, metadata, orchestrator, multicast, broadcast
-	PeerName     // a DNS name, or with *. every name below a domain; To only
-	PeerCIDR     // an address, whoever has it
-	PeerSelector // what the operator selects by role, label, category, ...
+	PeerWorkload  // any workload
+	PeerAny       // every peer but unknown, metadata, orchestrator, multicast, broadcast
+	PeerEverybody // those too; of a deny only
+	PeerName      // a DNS name, or with *. every name below a domain; To only
+	PeerCIDR      // an address, whoever has it
+	PeerSelector  // what the operator selects by role, label, category, ...
 )
 
 var peerNames = [...]string{"none", "service", "host", "node", "resolver", "metadata", "orchestrator", "multicast",
-	"broadcast", "site", "internet", "external", "lb", "ingress", "workload", "any", "name", "cidr", "selector"}
+	"broadcast", "site", "internet", "external", "lb", "ingress", "workload", "any", "everybody", "name", "cidr", "selector"}
 
 func (k PeerKind) String() string { return nameOf(peerNames[:], int(k)) }
 

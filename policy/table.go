@@ -368,7 +368,7 @@ func (t *Table) Group(id Identity) (Group, bool) {
 var identityNames = map[Identity]string{
 	IDUnknown: "@unknown", IDHost: "@host", IDNode: "@node", IDResolver: "@resolver", IDMetadata: "@metadata",
 	IDOrchestrator: "@orchestrator", IDMulticast: "@multicast", IDBroadcast: "@broadcast", IDSite: "@site",
-	IDInternet: "@internet", IDLB: "@lb", IDIngress: "@ingress", IDPrefix: "@prefix", IDWorkload: "@workload", IDAny: "@any",
+	IDInternet: "@internet", IDLB: "@lb", IDIngress: "@ingress", IDPrefix: "@prefix", IDWorkload: "@workload", IDAny: "@any", IDEverybody: "@everybody",
 }
 
 // IdentityName is what people call an identity: "shop/db", "@internet".

@@ -134,6 +134,13 @@ func (w world) selecting(i int, groups []Group) Statement {
 	if s.Except = nil; s.Verdict != Allow && w.chance(50) {
 		s.Except = []Exception{{From: s.From, To: some(), App: w.app(), Ports: w.ports()}}
 	}
+	if s.Verdict != Allow && w.chance(20) { // as a quarantine does
+		if w.chance(50) {
+			s.From = []Peer{{Kind: PeerEverybody}}
+		} else {
+			s.To = []Peer{{Kind: PeerEverybody}}
+		}
+	}
 	return s
 }
 
@@ -144,7 +151,7 @@ func turned(s Statement, id int) Statement {
 	if s.Verdict == Allow {
 		s.Verdict, s.Tier = Drop, max(s.Tier, TierLabel)
 	} else {
-		s.Verdict, s.AnyPort = Allow, false
+		s.Verdict, s.AnyPort, s.From, s.To = Allow, false, notEverybody(s.From), notEverybody(s.To)
 	}
 	return s
 }

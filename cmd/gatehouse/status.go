@@ -65,12 +65,8 @@ func (s *Status) write(w io.Writer) {
 			row(w, "PROBLEM", line)
 		}
 	}
-	findings, absent := absent(s.Findings)
-	for _, f := range findings {
+	for _, f := range s.Findings {
 		row(w, "finding "+f.Kind, f.Subject+": "+f.Text)
-	}
-	if absent != "" {
-		row(w, "finding "+findingNobody, absent)
 	}
 }
 
