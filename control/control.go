@@ -57,6 +57,12 @@ func (s *State) Statements() []policy.Statement { return policy.Listed(s.stateme
 // Findings are those about metadata and models.
 func (s *State) Findings() []models.Finding { return s.Population.Findings(s.findings) }
 
+// Nobodies is what the operator's files name and nobody has who runs. It takes time
+// in proportion to how many workloads and statements there are.
+func (s *State) Nobodies() []operator.Nobody {
+	return s.Rules.Policy.Nobodies(s.Population, s.catalog, s.Situation.Moment.Time)
+}
+
 // Config is what a Control works on. All fields but Own are required.
 type Config struct {
 	Inventory *inventory.Inventory

@@ -47,21 +47,22 @@ func (d *decoder) statements(n *yaml.Node, p *Policy) {
 			d.Sequence(n, key, func(n *yaml.Node, key string) { p.Statements = append(p.Statements, d.statement(n, key)) })
 		},
 		"modes": func(n *yaml.Node, key string) {
-			d.Named(n, key, func(service string, n *yaml.Node, key string) { d.mode(n, key, service, p.Modes) })
+			d.Named(n, key, func(service string, n *yaml.Node, key string) { d.mode(n, key, service, p) })
 		},
 	}, "schema", "statements")
 }
 
-func (d *decoder) mode(n *yaml.Node, key, service string, modes map[string]policy.Mode) {
+func (d *decoder) mode(n *yaml.Node, key, service string, p *Policy) {
 	var word string
 	d.oneOf(&word, "observe", "enforce")(n, key)
 	if !models.IsServiceName(service) {
 		d.Fault(n, key, "want the name of a service, such as shop/db")
 	}
-	if _, twice := modes[service]; twice {
+	if _, twice := p.Modes[service]; twice {
 		d.Fault(n, key, "another file gives this service a mode too")
 	}
-	modes[service], _ = policy.ParseMode(word)
+	p.Modes[service], _ = policy.ParseMode(word)
+	p.modesAt[service] = place{d.File, n.Line}
 }
 
 func (d *decoder) schema(want string) document.Reader {
@@ -322,7 +323,7 @@ var peerWords = []string{"self", "siblings", "front", "workload", "host", "node"
 	"metadata", "orchestrator", "multicast", "broadcast", "ingress", "lb", "any"}
 
 func (d *decoder) term(n *yaml.Node, key string) Term {
-	var t Term
+	t := Term{Line: n.Line}
 	var within, cidr, word string
 	notHere := func(text string) document.Reader {
 		return func(n *yaml.Node, key string) { d.Fault(n, key, "%s", text) }

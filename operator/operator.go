@@ -77,6 +77,7 @@ type Term struct {
 	Name       string          // DNS name, may start with "*."
 	CIDR       netip.Prefix    // of a name: where its addresses must be
 	Peer       policy.PeerKind // PeerNone where another key says who
+	Line       int             `json:"-"` // of the file; equal terms stand in many
 }
 
 // selectsWorkloads reports whether the term has a key that only workloads have.

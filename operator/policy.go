@@ -19,6 +19,7 @@ type Policy struct {
 	Modes      map[string]policy.Mode // by the text of a service (V5)
 	Sources    []Source
 	Kinds      map[string]Kind // of all sources
+	modesAt    map[string]place
 }
 
 // reservedIDs begin the ids of statements that are not from files.
@@ -29,7 +30,7 @@ var reservedIDs = []string{"model-", "label-", "quarantine-"}
 // and line.
 func Decode(statements, categories []document.File, library *models.Library) (*Policy, error) {
 	var faults document.Faults
-	p := &Policy{Kinds: make(map[string]Kind), Modes: make(map[string]policy.Mode)}
+	p := &Policy{Kinds: make(map[string]Kind), Modes: make(map[string]policy.Mode), modesAt: make(map[string]place)}
 	p.Sources = decodeSources(categories, &faults)
 	p.decodeStatements(statements, &faults)
 	for _, s := range p.Sources {

@@ -132,31 +132,11 @@ func likeApp(name string) App {
 		return AppNone
 	}
 	for a := AppUnknown + 1; a < AppCount; a++ {
-		if strings.HasPrefix(appNames[a], name) || strings.HasPrefix(name, appNames[a]) || oneOff(name, appNames[a]) {
+		if strings.HasPrefix(appNames[a], name) || strings.HasPrefix(name, appNames[a]) || distance([]rune(name), []rune(appNames[a])) == 1 {
 			return a
 		}
 	}
 	return AppNone
-}
-
-// oneOff reports whether a letter too many, too few, other or swapped with the
-// next one is all that a and b differ in.
-func oneOff(a, b string) bool {
-	if len(a) > len(b) {
-		a, b = b, a
-	}
-	if len(b)-len(a) > 1 {
-		return false
-	}
-	i := 0
-	for i < len(a) && a[i] == b[i] {
-		i++
-	}
-	if len(a) < len(b) {
-		return a[i:] == b[i+1:]
-	}
-	rest := a[i:]
-	return len(rest) < 2 || rest[1:] == b[i+1:] || rest[0] == b[i+1] && rest[1] == b[i] && rest[2:] == b[i+2:]
 }
 
 // appParents: a statement for the parent also covers the child, which is

@@ -1,6 +1,9 @@
 package policy
 
-import "slices"
+import (
+	"slices"
+	"strings"
+)
 
 // Decision is what policy says of a pair of peers, a protocol and a port, for
 // every application. It is immutable and shared by all flows that it fits;
@@ -323,6 +326,31 @@ func (d *Decision) Apps() []AppMatch {
 		}
 	}
 	return out
+}
+
+// passing is Apps as one text: "redis, tls(redis)", "any but ssh", "nothing".
+func (d *Decision) passing() string {
+	apps := d.Apps()
+	var texts []string
+	for _, m := range apps {
+		texts = append(texts, m.Texts()...)
+	}
+	if !slices.Contains(apps, AnyApp) {
+		return orNothing(texts)
+	}
+	var denied []string
+	for _, t := range slices.Concat(d.out.terms, d.in.terms) {
+		if t.verdict == Allow || t.app.Any || !d.Judge(Spoken{App: t.app.App}).Denied {
+			continue
+		}
+		if name := t.app.App.String(); !slices.Contains(denied, name) {
+			denied = append(denied, name)
+		}
+	}
+	if len(denied) == 0 {
+		return "any"
+	}
+	return "any but " + strings.Join(denied, ", ")
 }
 
 // allowedForms keeps the forms of m in which nobody objects.

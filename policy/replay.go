@@ -40,7 +40,13 @@ type Replayed struct {
 	Unknown string
 	From    Identity
 	To      Identity
-	Sides   [2]ReplayedSide // out, in
+	// Sides are the answers, out and in: where the application was not read, those
+	// for one that no statement there names.
+	Sides [2]ReplayedSide
+	// others are the answers for the applications that it may have been, where it
+	// was not read; passes is what may be spoken.
+	others []Replayed
+	passes string
 }
 
 // ReplayedSide is one side's answer.
@@ -48,6 +54,7 @@ type ReplayedSide struct {
 	Service   string // whose side, "" where no group has it
 	No        bool
 	Drops     bool // the no is a drop, by mode or because the statement always acts
+	Varies    bool // the application was not read, and would decide whether it is a no
 	Verdict   Verdict
 	Reason    Reason
 	Statement int // index into Table.Statements of what decided, -1 = none
@@ -96,15 +103,34 @@ func (r *Replayer) Judge(f *Recorded) Replayed {
 		port = atPort
 	}
 	d := t.decide(from, to, q.Proto, port)
-	out := Replayed{From: t.ids[from], To: t.ids[to]}
-	out.Sides[SideOut] = r.side(&Decision{out: d.out}, from, f.Spoken)
-	out.Sides[SideIn] = r.side(&Decision{in: d.in}, to, f.Spoken)
+	out := Replayed{From: t.ids[from], To: t.ids[to], Sides: r.sides(d, from, to, f.Spoken)}
+	if f.Spoken.App == AppNone {
+		r.unread(&out, d, from, to)
+	}
 	if side := &out.Sides[SideOut]; side.No && side.Statement < 0 {
 		if i := r.byDNS(from, f, port); i >= 0 {
 			*side = ReplayedSide{Service: side.Service, Verdict: Allow, Statement: i}
 		}
 	}
 	return out
+}
+
+// sides asks both.
+func (r *Replayer) sides(d *Decision, from, to uint32, s Spoken) [2]ReplayedSide {
+	return [2]ReplayedSide{r.side(&Decision{out: d.out}, from, s), r.side(&Decision{in: d.in}, to, s)}
+}
+
+// unread asks for each application that statements can tell apart there: a flow that
+// its port alone decided, or that carried nothing, shows none.
+func (r *Replayer) unread(j *Replayed, d *Decision, from, to uint32) {
+	for _, s := range d.spoken() {
+		other := Replayed{From: j.From, To: j.To, Sides: r.sides(d, from, to, s)}
+		for i := range other.Sides {
+			j.Sides[i].Varies = j.Sides[i].Varies || other.Sides[i].No != j.Sides[i].No
+		}
+		j.others = append(j.others, other)
+	}
+	j.passes = d.passing()
 }
 
 // side asks one side alone.
@@ -190,17 +216,22 @@ type ReplayReport struct {
 	// and as Replay's enforce says.
 	Dropped  []ReplayedGroup `json:"dropped"`
 	Recorded []ReplayedGroup `json:"recorded"`
-	Unknown  []UnknownEnd    `json:"unknown"` // flows that were not judged
+	// Depends are flows of which no byte was read, and that would pass with one
+	// application and not with another.
+	Depends []ReplayedGroup `json:"depends"`
+	Unknown []UnknownEnd    `json:"unknown"` // flows that were not judged
 }
 
 // ReplayedGroup is flows that meet the same answer for the same cause.
 type ReplayedGroup struct {
 	From      string    `json:"from"`
 	To        string    `json:"to"`
-	Name      string    `json:"name,omitempty"` // the host that was asked for
-	App       string    `json:"app"`
-	Port      PortRange `json:"port"` // the responder's own
-	By        string    `json:"by"`   // whose no it is
+	Name      string    `json:"name,omitempty"`   // the host that was asked for
+	App       string    `json:"app"`              // "none": it was not read
+	Passes    string    `json:"passes,omitempty"` // of Depends: what would pass there
+	Else      string    `json:"else,omitempty"`   // of Depends: what becomes of the rest, drop or record
+	Port      PortRange `json:"port"`             // the responder's own
+	By        string    `json:"by"`               // whose no it is
 	Side      Side      `json:"side"`
 	Reason    Reason    `json:"reason"`
 	Statement string    `json:"statement,omitempty"` // the text of what denies it
@@ -224,8 +255,9 @@ type UnknownEnd struct {
 // services count as enforcing whatever their mode is. It changes nothing.
 func Replay(t *Table, flows []Recorded, enforce func(service string) bool) ReplayReport {
 	r := NewReplayer(t)
-	report := ReplayReport{Dropped: []ReplayedGroup{}, Recorded: []ReplayedGroup{}, Unknown: []UnknownEnd{}}
-	dropped, recorded, unknown := map[ReplayedGroup]*ReplayedGroup{}, map[ReplayedGroup]*ReplayedGroup{}, map[string]uint64{}
+	report := ReplayReport{Unknown: []UnknownEnd{}}
+	dropped, recorded, depends := map[ReplayedGroup]*ReplayedGroup{}, map[ReplayedGroup]*ReplayedGroup{}, map[ReplayedGroup]*ReplayedGroup{}
+	unknown := map[string]uint64{}
 	for i := range flows {
 		f := &flows[i]
 		j := r.Judge(f)
@@ -236,6 +268,8 @@ func Replay(t *Table, flows []Recorded, enforce func(service string) bool) Repla
 		report.Judged += f.Flows
 		side, drops := j.Deciding(enforce)
 		switch {
+		case j.Depends(enforce):
+			countIn(depends, r.dependingOf(f, &j, enforce))
 		case side == nil:
 			report.Passed += f.Flows
 		case drops:
@@ -244,7 +278,7 @@ func Replay(t *Table, flows []Recorded, enforce func(service string) bool) Repla
 			countIn(recorded, r.groupOf(f, &j, side))
 		}
 	}
-	report.Dropped, report.Recorded = sortedGroups(dropped), sortedGroups(recorded)
+	report.Dropped, report.Recorded, report.Depends = sortedGroups(dropped), sortedGroups(recorded), sortedGroups(depends)
 	for name, n := range unknown {
 		report.Unknown = append(report.Unknown, UnknownEnd{name, n})
 	}
@@ -253,21 +287,48 @@ func Replay(t *Table, flows []Recorded, enforce func(service string) bool) Repla
 }
 
 // Deciding returns the side whose no counts, nil where both say yes, and
-// whether it comes to a drop: a drop before a record, the initiator's before
-// the responder's.
+// whether it comes to a drop: a drop before a record, a no that holds whatever was
+// spoken before one that does not, the initiator's before the responder's.
 func (j *Replayed) Deciding(enforce func(service string) bool) (side *ReplayedSide, drops bool) {
 	for i := range j.Sides {
 		s := &j.Sides[i]
-		if s.No && (s.Drops || enforce != nil && s.Service != "" && enforce(s.Service)) {
-			return s, true
+		if !s.No {
+			continue
+		}
+		comes := s.Drops || enforce != nil && s.Service != "" && enforce(s.Service)
+		if side == nil || comes && !drops || comes == drops && side.Varies && !s.Varies {
+			side, drops = s, comes
 		}
 	}
-	for i := range j.Sides {
-		if j.Sides[i].No {
-			return &j.Sides[i], false
+	return side, drops
+}
+
+// Depends reports whether what becomes of the flow, of which the application was not
+// read, differs by that.
+func (j *Replayed) Depends(enforce func(service string) bool) bool {
+	side, drops := j.Deciding(enforce)
+	return slices.ContainsFunc(j.others, func(other Replayed) bool {
+		otherSide, otherDrops := other.Deciding(enforce)
+		return (otherSide != nil) != (side != nil) || otherDrops != drops
+	})
+}
+
+// dependingOf is the group of a flow that Depends, under the worst answer that it may
+// have met.
+func (r *Replayer) dependingOf(f *Recorded, j *Replayed, enforce func(service string) bool) ReplayedGroup {
+	worst := j
+	side, drops := j.Deciding(enforce)
+	for i := range j.others {
+		if s, d := j.others[i].Deciding(enforce); side == nil && s != nil || d && !drops {
+			worst, side, drops = &j.others[i], s, d
 		}
 	}
-	return nil, false
+	g := r.groupOf(f, worst, side)
+	g.Passes, g.Else = j.passes, "record"
+	if drops {
+		g.Else = "drop"
+	}
+	return g
 }
 
 func (r *Replayer) groupOf(f *Recorded, j *Replayed, side *ReplayedSide) ReplayedGroup {

@@ -67,6 +67,9 @@ func (g *gateway) explainViolation(st *control.State, id string) (*ExplainAnswer
 	x := policy.ExplainFlow(st.Table, policy.Query{Zone: r.Zone, Src: r.Src.As16(), Dst: r.Dst.As16(), Proto: r.Proto, DstPort: r.DstPort}, r.Spoken, serverOf(r))
 	a := answerOf(st, &x, g.namesAt(view.From, r.Dst.String()))
 	a.Violation = &view
+	if r.Spoken.App == policy.AppNone && (r.Proto == policy.ProtoTCP || r.Proto == policy.ProtoUDP) {
+		a.Lines = append([]ExplainLine{{"application", unreadApp + ": it was decided before any byte of what is spoken; \"may speak\" is what passes there now"}}, a.Lines...)
+	}
 	if r.Reason != x.Reason {
 		a.Lines = append([]ExplainLine{{"why then", view.Why}}, a.Lines...)
 	}

@@ -65,6 +65,10 @@ type Finding struct {
 	Kind    string `json:"kind"`
 	Subject string `json:"subject"`
 	Text    string `json:"text"`
+	// Of what the operator's files name: where, and what there is of a like name.
+	File string   `json:"file,omitempty"`
+	Line int      `json:"line,omitempty"`
+	Near []string `json:"near,omitempty"`
 }
 
 // WorkloadView is one item of GET /v1/workloads.

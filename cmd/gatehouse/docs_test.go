@@ -232,7 +232,7 @@ func TestDocsReasons(t *testing.T) {
 func TestDocsFindings(t *testing.T) {
 	forms := map[string]*regexp.Regexp{
 		"../../models/*.go": regexp.MustCompile(`(?m)^\s*Finding\w+\s+FindingKind = "([a-z-]+)"`),
-		"*.go":              regexp.MustCompile(`\bFinding\{"([a-z-]+)"|(?m)^\s*(?:const )?finding[A-Z]\w*\s*= "([a-z-]+)"`),
+		"*.go":              regexp.MustCompile(`\bFinding\{Kind: "([a-z-]+)"|(?m)^\s*(?:const )?finding[A-Z]\w*\s*= "([a-z-]+)"`),
 	}
 	var want []string
 	for glob, form := range forms {

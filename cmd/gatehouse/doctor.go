@@ -354,7 +354,14 @@ func (d *doctor) gateway(ctx context.Context, set Settings) {
 	default:
 		d.say(levelOK, "history", "", "since %s, %d MB", h.Since.UTC().Format(time.RFC3339), h.Bytes>>20)
 	}
-	for _, f := range s.Findings {
+	findings, absent := absent(s.Findings)
+	if absent != "" {
+		d.say(levelOK, findingNobody, "", "%s", absent)
+	}
+	for _, f := range findings {
+		if f.Kind == findingNobody {
+			d.say(levelWarn, f.Kind, "mend the name in the file, if it is mistyped", "%s: %s", f.Subject, f.Text)
+		}
 		if f.Kind == findingDrift || f.Kind == "proposed-model" {
 			d.say(levelWarn, f.Kind, "gatehouse explain, or the label gatehouse.model", "%s: %s", f.Subject, f.Text)
 		}

@@ -162,11 +162,11 @@ func (d *drift) findings(library *models.Library, groups []policy.Group) []Findi
 		}
 		where := fmt.Sprintf("serves %s on %s/%d to %d or more clients (%s)", k.App, k.Proto, k.Port, len(s.Clients), strings.Join(s.Clients, ", "))
 		if k.Denied {
-			out = append(out, Finding{findingDrift, k.Service, fmt.Sprintf("%s, which is not what its model %s says: policy stays as it is", where, k.Model)})
+			out = append(out, Finding{Kind: findingDrift, Subject: k.Service, Text: fmt.Sprintf("%s, which is not what its model %s says: policy stays as it is", where, k.Model)})
 			continue
 		}
 		if model := proposal(library, k); model != "" {
-			out = append(out, Finding{string(models.FindingProposedModel), k.Service, fmt.Sprintf("%s: looks like %s; say label %s=%s if it is", where, model, models.LabelModel, model)})
+			out = append(out, Finding{Kind: string(models.FindingProposedModel), Subject: k.Service, Text: fmt.Sprintf("%s: looks like %s; say label %s=%s if it is", where, model, models.LabelModel, model)})
 		}
 	}
 	slices.SortFunc(out, func(a, b Finding) int {

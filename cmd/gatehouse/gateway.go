@@ -28,6 +28,7 @@ type gateway struct {
 	place     *place // nil where containers are guarded; else watcher, guard and steer are
 	recorder  *recorder
 	started   time.Time
+	nobodies  nobodies
 }
 
 // library is that of the models in force.
@@ -63,6 +64,7 @@ func (g *gateway) status() Status {
 		s.Epoch = st.Table.Epoch()
 		describe(&s, st)
 		s.Findings = append(s.Findings, nameFindings(st, g.names.Refused())...)
+		s.Findings = append(s.Findings, g.nobodies.findings(st)...)
 		s.Findings = append(s.Findings, g.recorder.drift.findings(g.library(), st.Population.Groups)...)
 	}
 	s.Flows = len(g.dataplane.Flows())
@@ -132,7 +134,7 @@ func describe(s *Status, st *control.State) {
 		}
 	}
 	for _, f := range st.Findings() {
-		s.Findings = append(s.Findings, Finding{string(f.Kind), f.Service.String(), f.Text})
+		s.Findings = append(s.Findings, Finding{Kind: string(f.Kind), Subject: f.Service.String(), Text: f.Text})
 	}
 }
 

@@ -50,7 +50,7 @@ func setMode(cmd *cobra.Command, req ModeRequest) error {
 		if err := c.post(cmd.Context(), "/v1/mode/preview", req, &p); err != nil {
 			return err
 		}
-		if dry || len(p.Drops) > 0 {
+		if dry || len(p.Drops)+len(p.Depends) > 0 {
 			if err := writeTable(cmd.OutOrStdout(), p.write); err != nil {
 				return err
 			}

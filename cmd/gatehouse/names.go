@@ -156,10 +156,10 @@ func nameRows(w io.Writer, items []NameView) {
 func nameFindings(st *control.State, refused map[string]uint64) []Finding {
 	var out []Finding
 	for _, who := range st.Table.NamesBlind() {
-		out = append(out, Finding{"names-blind", who.Service.String(), who.Why})
+		out = append(out, Finding{Kind: "names-blind", Subject: who.Service.String(), Text: who.Why})
 	}
 	for _, r := range slices.Sorted(maps.Keys(refused)) {
-		out = append(out, Finding{"names-refused", "gateway", fmt.Sprintf("%d times part of a DNS answer was not learned: %s", refused[r], r)})
+		out = append(out, Finding{Kind: "names-refused", Subject: "gateway", Text: fmt.Sprintf("%d times part of a DNS answer was not learned: %s", refused[r], r)})
 	}
 	return out
 }

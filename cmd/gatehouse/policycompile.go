@@ -24,7 +24,7 @@ type CompileView struct {
 	BytesARule      float64       `json:"bytesARule"`
 	Undecided       int           `json:"undecided"` // places in which flows wait for their application because of a deny (V7)
 	Flaws           []policy.Flaw `json:"flaws"`     // of statements that people wrote
-	Findings        []Finding     `json:"findings"`  // of the metadata
+	Findings        []Finding     `json:"findings"`  // of the metadata, and of names in files
 }
 
 // CompiledStatement is one statement with what it compiles to.
@@ -103,7 +103,7 @@ func compileView(b *control.Basis) (*CompileView, error) {
 	if err != nil {
 		return nil, err
 	}
-	v := &CompileView{Flaws: append([]policy.Flaw{}, audit.Flaws...), Findings: findingsOf(st.Findings()), Rules: audit.Table.FlatCount()}
+	v := &CompileView{Flaws: append([]policy.Flaw{}, audit.Flaws...), Findings: append(findingsOf(st.Findings()), nobodyFindings(st)...), Rules: audit.Table.FlatCount()}
 	statements := st.Statements()
 	rules := make([][]RuleOfView, len(statements))
 	for _, r := range audit.Table.Flat() {
@@ -149,7 +149,7 @@ func ruleVerdict(r *policy.Rule) string {
 func findingsOf(findings []models.Finding) []Finding {
 	out := []Finding{}
 	for _, f := range findings {
-		out = append(out, Finding{string(f.Kind), f.Service.String(), f.Text})
+		out = append(out, Finding{Kind: string(f.Kind), Subject: f.Service.String(), Text: f.Text})
 	}
 	return out
 }

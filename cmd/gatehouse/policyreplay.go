@@ -39,7 +39,9 @@ func newPolicyReplayCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "replay [FLOWS|CAPTURE]",
 		Short: "Which recorded flows a policy would drop, by whom and why",
-		Long: "Replay judges flows that were recorded, and exits 1 if the policy would drop any that passed. The policy is the running gateway's\n" +
+		Long: "Replay judges flows that were recorded, and exits 1 if the policy would drop any that passed. Of flows that their port alone decided, and\n" +
+			"of those that carried nothing, no byte was read: where their application would make the difference, it says with which they pass,\n" +
+			"and they do not count for the exit code. The policy is the running gateway's\n" +
 			"present one, or what --policy, --models, --workloads, --compose and --stack say in its place. FLOWS is a file of what\n" +
 			"`gatehouse get flows --since 24h -o json` prints, CAPTURE one in pcap or pcapng; - is standard input; without either the gateway's\n" +
 			"own record is asked. A capture does not say on which network it was taken: --network names it where addresses are not unique.",
@@ -324,30 +326,69 @@ func decodeFlows(in io.Reader) ([]FlowView, error) {
 }
 
 func replayRows(w io.Writer, r *ReplayAnswer) {
-	row(w, fmt.Sprintf("%d flows judged by table %d, %d pass, %d groups would be dropped, %d only recorded", r.Judged, r.Epoch, r.Passed, len(r.Dropped), len(r.Recorded)))
+	row(w, fmt.Sprintf("%d flows judged by table %d: %d pass, %d would be dropped, %d only recorded, %d depend on their application", r.Judged, r.Epoch, r.Passed,
+		flowsOf(r.Dropped), flowsOf(r.Recorded), flowsOf(r.Depends)))
 	if r.Truncated {
 		row(w, "there were more flows than are judged at once: ask for a shorter time")
 	}
 	groupRows(w, "drop", r.Dropped)
 	groupRows(w, "record", r.Recorded)
+	dependRows(w, r.Depends)
 	for _, u := range r.Unknown {
 		row(w, fmt.Sprintf("not judged: %d flows of %s, which is not here now", u.Flows, u.Name))
 	}
+}
+
+func flowsOf(groups []policy.ReplayedGroup) (n uint64) {
+	for _, g := range groups {
+		n += g.Flows
+	}
+	return n
+}
+
+// unreadApp is the application of a flow of which no byte was read, in tables.
+const unreadApp = "not read"
+
+// spokenText is an application in tables.
+func spokenText(app string) string {
+	if app == policy.AppNone.String() {
+		return unreadApp
+	}
+	return app
 }
 
 func groupRows(w io.Writer, what string, groups []policy.ReplayedGroup) {
 	if len(groups) > 0 {
 		row(w, "WOULD", "FLOWS", "FROM", "TO", "APP", "PORT", "BY", "REASON", "LAST")
 	}
-	for _, g := range groups {
-		to, reason := g.To, g.Reason.String()
-		if g.Name != "" {
-			to += " (" + g.Name + ")"
-		}
+	for i := range groups {
+		g := &groups[i]
+		reason := g.Reason.String()
 		if g.Statement != "" {
 			reason += ": " + g.Statement
 		}
-		row(w, what, g.Flows, g.From, to, g.App, g.Port, g.By+" "+g.Side.String(), reason, ago(g.Last))
+		row(w, what, g.Flows, g.From, calleeText(g), spokenText(g.App), g.Port, g.By+" "+g.Side.String(), reason, ago(g.Last))
+	}
+}
+
+// calleeText is who would have answered, and by which name.
+func calleeText(g *policy.ReplayedGroup) string {
+	if g.Name != "" {
+		return g.To + " (" + g.Name + ")"
+	}
+	return g.To
+}
+
+// dependRows are about flows of which no byte was read.
+func dependRows(w io.Writer, groups []policy.ReplayedGroup) {
+	if len(groups) == 0 {
+		return
+	}
+	row(w, "of these no byte was read, as their port decided or as they carried nothing; by what they were,")
+	row(w, "WOULD", "FLOWS", "FROM", "TO", "PASS AS", "PORT", "BY", "REASON", "LAST")
+	for i := range groups {
+		g := &groups[i]
+		row(w, "pass or "+g.Else, g.Flows, g.From, calleeText(g), g.Passes, g.Port, g.By+" "+g.Side.String(), g.Reason, ago(g.Last))
 	}
 }
 
@@ -504,7 +545,7 @@ func (g *gateway) previewMode(req ModeRequest) (*ModePreview, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &ModePreview{Services: services, Drops: []policy.ReplayedGroup{}}
+	p := &ModePreview{Services: services, Drops: []policy.ReplayedGroup{}, Depends: []policy.ReplayedGroup{}}
 	if req.Mode != policy.Enforce.String() {
 		return p, nil
 	}
@@ -525,6 +566,11 @@ func (p *ModePreview) judge(r policy.ReplayReport) {
 			p.Drops = append(p.Drops, group)
 		}
 	}
+	for _, group := range r.Depends {
+		if !group.Already && group.Else == "drop" && slices.Contains(p.Services, group.By) {
+			p.Depends = append(p.Depends, group)
+		}
+	}
 }
 
 // knownSince is from when on the record is whole.
@@ -537,10 +583,12 @@ func (g *gateway) knownSince(since time.Time) time.Time {
 
 // ModePreview is the answer of POST /v1/mode/preview.
 type ModePreview struct {
-	Services  []string               `json:"services"`
-	Since     time.Time              `json:"since,omitzero"` // what was before is not known
-	Judged    uint64                 `json:"judged"`         // flows
-	Drops     []policy.ReplayedGroup `json:"drops"`
+	Services []string               `json:"services"`
+	Since    time.Time              `json:"since,omitzero"` // what was before is not known
+	Judged   uint64                 `json:"judged"`         // flows
+	Drops    []policy.ReplayedGroup `json:"drops"`
+	// Depends would be dropped or not by what was spoken, of which no byte was read.
+	Depends   []policy.ReplayedGroup `json:"depends"`
 	Truncated bool                   `json:"truncated,omitempty"`
 }
 
@@ -553,4 +601,5 @@ func (p *ModePreview) write(w io.Writer) {
 		row(w, "none")
 	}
 	groupRows(w, "drop", p.Drops)
+	dependRows(w, p.Depends)
 }

@@ -231,7 +231,7 @@ func previewMode(cmd *cobra.Command, req ModeRequest) error {
 	if err != nil {
 		return err
 	}
-	p := &ModePreview{Services: services, Since: since, Truncated: truncated, Drops: []policy.ReplayedGroup{}}
+	p := &ModePreview{Services: services, Since: since, Truncated: truncated, Drops: []policy.ReplayedGroup{}, Depends: []policy.ReplayedGroup{}}
 	if mode == policy.Enforce {
 		p.judge(policy.Replay(st.Table, recordedOf(records), func(s string) bool { return slices.Contains(services, s) }))
 	}

@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -389,6 +390,33 @@ func TestPolicyReplay(t *testing.T) {
 	}
 	if _, _, code := d.verb("policy", "replay", "x.json", "--since", "1h"); code != exitUsage {
 		t.Error("a file and a time")
+	}
+}
+
+// Flows that were dropped at once have no application: what would pass is told, and
+// nothing is claimed of them.
+func TestUnreadFlows(t *testing.T) {
+	d := openDesk(t, t.TempDir())
+	dropped := func(f *dataplane.Flow) { f.Verdict, f.Denied, f.Reason = policy.Drop, true, policy.ReasonNoRule }
+	d.conversed("172.30.0.4", "172.30.0.3", 5432, policy.AppNone, dropped)
+	in, err := openInputs(Settings{State: t.TempDir(), Statements: writeFile(t, "s.yaml", "schema: gatehouse.statements/v1\nstatements:\n"+
+		"  - {id: report, verdict: allow, from: [{service: shop/stranger}], to: [{service: shop/db}], app: [postgresql], ports: [tcp/5432], why: w}\n")}, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := d.control.SetRules(in.rules); err != nil {
+		t.Fatal(err)
+	}
+	out, errs, code := d.verb("policy", "replay", "--enforce", "all")
+	if code != exitGood || !regexp.MustCompile(`1 flows judged by table \d+: 0 pass, 0 would be dropped, 0 only recorded, 1 depend`).MatchString(out) ||
+		!regexp.MustCompile(`pass or drop +1 +shop/stranger +shop/db +postgresql +tcp/5432 +shop/stranger out +app`).MatchString(out) {
+		t.Errorf("%d\n%s%s", code, out, errs)
+	}
+	if out, _, code := d.verb("mode", "shop/db", "enforce"); code != exitGood || !strings.Contains(out, "no byte was read") || !strings.Contains(out, "shop/db: enforce") {
+		t.Errorf("%d\n%s", code, out)
+	}
+	if out, _, _ := d.verb("policy", "suggest", "--doubtful"); strings.Contains(out, "any tcp/5432") || strings.Contains(out, "- any") {
+		t.Errorf("what may be allowed by now is suggested:\n%s", out)
 	}
 }
 

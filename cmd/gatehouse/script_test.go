@@ -137,7 +137,7 @@ func canned() http.Handler {
 			_ = json.NewEncoder(w).Encode(ExplainAnswer{Allowed: true, Lines: []ExplainLine{{"verdict", "allow"}}})
 		}
 	})
-	reply("POST /v1/mode/preview", ModePreview{Services: []string{"shop/db"}, Drops: []policy.ReplayedGroup{}})
+	reply("POST /v1/mode/preview", ModePreview{Services: []string{"shop/db"}, Drops: []policy.ReplayedGroup{}, Depends: []policy.ReplayedGroup{}})
 	mux.HandleFunc("POST /v1/mode", func(w http.ResponseWriter, r *http.Request) {
 		var req ModeRequest
 		_ = json.NewDecoder(r.Body).Decode(&req)

@@ -65,8 +65,12 @@ func (s *Status) write(w io.Writer) {
 			row(w, "PROBLEM", line)
 		}
 	}
-	for _, f := range s.Findings {
+	findings, absent := absent(s.Findings)
+	for _, f := range findings {
 		row(w, "finding "+f.Kind, f.Subject+": "+f.Text)
+	}
+	if absent != "" {
+		row(w, "finding "+findingNobody, absent)
 	}
 }
 

@@ -152,6 +152,9 @@ func (m *maker) add(r *history.Record, service string) {
 			m.used[s.Statement] = true
 		}
 	}
+	if j.Depends(nil) { // it may be allowed by now
+		return
+	}
 	if side == nil || service != "" && r.From.Name != service && r.To.Name != service {
 		return
 	}
