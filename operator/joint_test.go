@@ -4,9 +4,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
-	"os"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -280,12 +278,9 @@ func (d dice) jointLabel(r *slow, w *policy.Workload, n int) {
 // categories, decoded, expanded and compiled with what models and labels of random
 // workloads say, with the reference: all tiers, names, categories, conditions,
 // exceptions, reach, quarantine, enrolment and modes together, in both families.
-// 100,000 cases, or as many as GATEHOUSE_TEST_CASES says.
+// 100,000 cases, or as many as GATEHOUSE_TEST_CASES says; a tenth with -short.
 func TestFilesEqualReference(t *testing.T) {
-	wanted := 100_000
-	if n, err := strconv.Atoi(os.Getenv("GATEHOUSE_TEST_CASES")); err == nil {
-		wanted = n
-	}
+	wanted := wantedCases()
 	spoken := []policy.Spoken{{App: policy.AppHTTP}, {App: policy.AppTLS, ALPN: policy.AppHTTP}, {App: policy.AppSSH}, {App: policy.AppPostgreSQL}, {App: policy.AppUnknown}}
 	servers := []policy.ServerName{{}, {State: policy.NameNone}, {State: policy.NameHidden}, {State: policy.NameGiven, Text: []byte("evil.net")}}
 	for _, n := range jointNames {
@@ -294,7 +289,21 @@ func TestFilesEqualReference(t *testing.T) {
 	seed := rand.Uint64()
 	seen, byTier := map[string]int{}, map[string]int{}
 	lib := library(t)
-	for cases, n := 0, uint64(0); cases < wanted; n++ {
+	cases := 0
+	uncovered := func() (which []string) {
+		for _, outcome := range []string{"allow false", "allow true", "drop true", "reject true"} {
+			if seen[outcome] < wanted/500 {
+				which = append(which, fmt.Sprintf("%s came out %d times", outcome, seen[outcome]))
+			}
+		}
+		for _, by := range []string{"operator", "label", "model", "name"} {
+			if byTier[by] < wanted/500 {
+				which = append(which, fmt.Sprintf("%s decided %d times", by, byTier[by]))
+			}
+		}
+		return which
+	}
+	for n := uint64(0); cases < wanted || cases < patience*wanted && uncovered() != nil; n++ {
 		d := dice{rand.New(rand.NewPCG(seed, n))}
 		now := time.Date(2026, 11, 23+d.IntN(7), d.IntN(24), d.IntN(60), 0, 0, time.UTC)
 		r := &slow{records: d.records(), modes: map[string]policy.Mode{}, moment: Moment{now, Threat(d.IntN(4))}}
@@ -344,17 +353,10 @@ func TestFilesEqualReference(t *testing.T) {
 			}
 		}
 	}
-	for _, outcome := range []string{"allow false", "allow true", "drop true", "reject true"} {
-		if seen[outcome] < wanted/500 {
-			t.Errorf("%s came out %d times: the worlds are too plain", outcome, seen[outcome])
-		}
+	for _, what := range uncovered() {
+		t.Errorf("%s: the worlds are too plain", what)
 	}
-	for _, what := range []string{"operator", "label", "model", "name"} {
-		if byTier[what] < wanted/500 {
-			t.Errorf("%s decided %d times: the worlds are too plain", what, byTier[what])
-		}
-	}
-	t.Log(seen, byTier)
+	t.Log(cases, seen, byTier)
 }
 
 // fromFiles is the table of files, with what models and labels say.

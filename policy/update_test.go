@@ -251,7 +251,8 @@ func TestEditsEqualReference(t *testing.T) {
 	seed := rand.Uint64()
 	spoken := everySpoken(worldApps)
 	steps, taken := 0, 0
-	for n := range 150 {
+	isRich := func() bool { return taken > 0 && taken >= steps/4 }
+	for n := 0; n < rounds(150) || n < patience*rounds(150) && !isRich(); n++ {
 		w := world{rand.New(rand.NewPCG(seed, uint64(n)))}
 		in := w.input()
 		in.PairsAhead = 0
@@ -293,7 +294,7 @@ func TestEditsEqualReference(t *testing.T) {
 			in = after
 		}
 	}
-	if taken < steps/4 {
+	if !isRich() {
 		t.Errorf("of %d steps %d were taken without Compile: the worlds are too odd", steps, taken)
 	}
 	t.Logf("%d steps, without Compile %d", steps, taken)
@@ -305,7 +306,8 @@ func TestAmendedStatementsEqualReference(t *testing.T) {
 	seed := rand.Uint64()
 	spoken := everySpoken(worldApps)
 	steps, amended, ofSets := 0, 0, 0
-	for n := range 60 {
+	isRich := func() bool { return min(amended, ofSets) > 0 && amended >= steps/3 && ofSets >= steps/8 }
+	for n := 0; n < rounds(60) || n < patience*rounds(60) && !isRich(); n++ {
 		w := world{rand.New(rand.NewPCG(seed, uint64(n)))}
 		in := w.input()
 		in.PairsAhead, in.placesAhead, in.few, in.Statements = 0, 0, 1+w.IntN(3), nil
@@ -347,7 +349,7 @@ func TestAmendedStatementsEqualReference(t *testing.T) {
 			in = after
 		}
 	}
-	if amended < steps/3 || ofSets < steps/8 {
+	if !isRich() {
 		t.Errorf("of %d steps %d were taken without Compile, %d beside sets: the worlds are too odd", steps, amended, ofSets)
 	}
 	t.Logf("%d steps, without Compile %d, beside sets %d", steps, amended, ofSets)
@@ -365,7 +367,10 @@ func TestEditsKeepNames(t *testing.T) {
 	}
 	now := time.Unix(1_000_000, 0)
 	taken, named, by := 0, 0, nameEdits{}
-	for n := range 150 {
+	isRich := func() bool {
+		return min(taken, named) >= rounds(20) && min(by.came, by.gone, by.replicas) >= rounds(15) && by.flows > 0
+	}
+	for n := 0; n < rounds(150) || n < patience*rounds(150) && !isRich(); n++ {
 		w := world{rand.New(rand.NewPCG(seed, uint64(n)))}
 		in := w.input()
 		in.PairsAhead = 0
@@ -437,11 +442,8 @@ func TestEditsKeepNames(t *testing.T) {
 			in = after
 		}
 	}
-	if taken < 20 || named < 20 {
-		t.Errorf("%d edits were taken without Compile, %d flows were by name: the worlds are too odd", taken, named)
-	}
-	if min(by.came, by.gone, by.replicas) < 15 || by.flows == 0 {
-		t.Errorf("of who asks for names were made without Compile %+v: the worlds are too odd", by)
+	if !isRich() {
+		t.Errorf("%d edits were taken without Compile, %d flows were by name, and of who asks for names were made so %+v: the worlds are too odd", taken, named, by)
 	}
 	t.Logf("%d edits without Compile, %d flows by name; of who asks %+v", taken, named, by)
 }
@@ -521,7 +523,7 @@ func TestEditsBesideReaders(t *testing.T) {
 		in    Input
 	}
 	taken := 0
-	for n := range 15 {
+	for n := 0; n < 15 || n < 15*patience && taken == 0; n++ {
 		w := world{rand.New(rand.NewPCG(seed, uint64(n)))}
 		in := w.input()
 		in.PairsAhead = 0
@@ -617,7 +619,8 @@ func TestEditsBesideLookups(t *testing.T) {
 	}
 	by := nameEdits{}
 	var named atomic.Int32
-	for n := range 25 {
+	isRich := func() bool { return min(by.came, by.gone, by.replicas) > 0 && named.Load() > 0 }
+	for n := 0; n < 25 || n < 25*patience && !isRich(); n++ {
 		w := world{rand.New(rand.NewPCG(seed, uint64(n)))}
 		in := w.input()
 		in.PairsAhead = 0
@@ -666,7 +669,7 @@ func TestEditsBesideLookups(t *testing.T) {
 		over.Store(true)
 		readers.Wait()
 	}
-	if by.came == 0 || by.gone == 0 || by.replicas == 0 || named.Load() == 0 {
+	if !isRich() {
 		t.Errorf("%+v, %d flows by name: nothing was shared", by, named.Load())
 	}
 }

@@ -135,7 +135,8 @@ func (w world) republished(in Input) Input {
 func TestDiffEqualsVerdicts(t *testing.T) {
 	seed := rand.Uint64()
 	differing, outside, told, moved := 0, 0, 0, 0
-	for n := 0; n < 150 || (differing < 20 || outside < 20 || moved < 20) && n < 1500; n++ {
+	isRich := func() bool { return min(differing, outside, moved) >= rounds(20) }
+	for n := 0; n < rounds(150) || n < 150*patience && !isRich(); n++ {
 		w, in := verbWorld(seed, n)
 		before := mustCompile(t, in)
 		if c := Diff(before, mustCompile(t, in)); !c.Same() {
@@ -186,7 +187,7 @@ func TestDiffEqualsVerdicts(t *testing.T) {
 			}
 		}
 	}
-	if differing < 20 || outside < 20 || moved < 20 {
+	if !isRich() {
 		t.Errorf("only %d verdicts differed, and of %d differences %d at prefixes, %d at the host's ports: the worlds are too tame", differing, told, outside, moved)
 	}
 }
@@ -376,7 +377,7 @@ func (x *diffCase) isMet(d *Difference) bool {
 func TestAuditIsRight(t *testing.T) {
 	seed := rand.Uint64()
 	gone, atPrefixes := map[FlawKind]int{}, map[FlawKind]int{}
-	for n := 0; n < 150 || len(atPrefixes) < 3 && n < 3000; n++ {
+	for n := 0; n < rounds(150) || len(atPrefixes) < 3 && n < 150*patience; n++ {
 		w, in := verbWorld(seed, n)
 		if w.chance(80) { // else hardly any place of prefixes is looked at
 			in.PairsAhead, in.placesAhead = 1<<30, 1<<30
@@ -418,7 +419,7 @@ func TestAuditIsRight(t *testing.T) {
 // empty is ever written.
 func TestExportKeepsEmptySetsEmpty(t *testing.T) {
 	seed := rand.Uint64()
-	for n := range 60 {
+	for n := range rounds(60) {
 		w, in := plainWorld(seed, n)
 		for i := range in.Groups {
 			in.Groups[i].Mode = Enforce
