@@ -43,7 +43,8 @@ type site struct {
 	epoch    uint32
 }
 
-const patience = 5 * time.Second
+// patience is how long what must happen may take, on a machine however busy.
+const patience = 20 * time.Second
 
 // ways are the slow paths that the tests below hold for.
 func ways(t *testing.T, test func(t *testing.T, tap bool)) {
@@ -386,8 +387,9 @@ func twoWorkers(t *testing.T, tap bool) {
 			}
 			c.Close()
 		}
-		if after := x.received(); (after[0] > before[0]) == (after[1] > before[1]) {
-			t.Errorf("frames of two ends came by both queues: %v and then %v", before, after)
+		after := x.received() // a few may be of others, as neighbour discovery is
+		if by := []uint64{after[0] - before[0], after[1] - before[1]}; max(by[0], by[1]) < 50 || min(by[0], by[1]) > max(by[0], by[1])/10 {
+			t.Errorf("frames of two ends came by both queues: %v", by)
 		}
 		x.outside(v6)
 	})
@@ -445,13 +447,12 @@ func (x *site) application(v6 bool) {
 	}
 	bad.Close()
 	l.Close()
-	for range 50 {
+	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
 		for _, v := range x.d.Violations().List() {
 			if v.Reason == policy.ReasonApp && v.Spoken.App == policy.AppSSH && v.Src.Addr() == web.addr(v6) {
 				return
 			}
 		}
-		time.Sleep(20 * time.Millisecond)
 	}
 	t.Errorf("no violation says ssh: %+v", x.d.Violations().List())
 }
@@ -537,15 +538,14 @@ func (x *site) datagrams(v6 bool) {
 	}
 	_, open := serve(9000)
 	defer open.Close()
-	c := x.mustDial(web, "udp", db, v6, 9000)
 	for _, size := range []int{1, 1400, 8000} {
-		if err := exchange(c, size); err != nil {
+		if err := x.comesBack(v6, size); err != nil {
 			t.Errorf("%d bytes: %v", size, err)
 		}
 	}
 	got, shut := serve(1234)
 	defer shut.Close()
-	c = x.mustDial(web, "udp", db, v6, 1234)
+	c := x.mustDial(web, "udp", db, v6, 1234)
 	for range 20 {
 		_, _ = c.Write([]byte("x"))
 	}
@@ -554,6 +554,29 @@ func (x *site) datagrams(v6 bool) {
 	if n := got.Load(); n != 0 {
 		t.Errorf("%d datagrams arrived at a port that nobody may call", n)
 	}
+}
+
+// comesBack sends a datagram that the echo server gives back. One may be lost where
+// the machine is so busy that a worker's heartbeat is late.
+func (x *site) comesBack(v6 bool, size int) error {
+	c := x.mustDial(web, "udp", db, v6, 9000)
+	want, got := make([]byte, size), make([]byte, size+1)
+	_, _ = rand.Read(want)
+	for end := time.Now().Add(patience); time.Now().Before(end); {
+		if _, err := c.Write(want); err != nil {
+			return err
+		}
+		_ = c.SetReadDeadline(time.Now().Add(time.Second))
+		n, err := c.Read(got)
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			continue
+		}
+		if err == nil && !bytes.Equal(got[:n], want) {
+			err = errors.New("the bytes came back changed")
+		}
+		return err
+	}
+	return os.ErrDeadlineExceeded
 }
 
 func (x *site) rejects(v6 bool) {
@@ -579,7 +602,7 @@ func (x *site) rejects(v6 bool) {
 func answer(c net.Conn) (err error) {
 	for end := time.Now().Add(patience); time.Now().Before(end); {
 		_, _ = c.Write([]byte("x"))
-		_ = c.SetReadDeadline(time.Now().Add(patience / 5))
+		_ = c.SetReadDeadline(time.Now().Add(time.Second))
 		if _, err = c.Read(make([]byte, 10)); !errors.Is(err, os.ErrDeadlineExceeded) {
 			return err
 		}

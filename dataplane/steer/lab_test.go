@@ -449,7 +449,7 @@ func (w *wire) from(mac policy.MAC, mark string) (frames [][]byte) {
 
 // wait waits for a captured frame that holds mark.
 func (w *wire) wait(mark string) bool {
-	deadline := time.Now().Add(2 * time.Second)
+	deadline := time.Now().Add(30 * time.Second)
 	for time.Now().Before(deadline) {
 		if w.got(mark) > 0 {
 			return true

@@ -445,7 +445,7 @@ func queueOf(t *testing.T, seen *ebpf.Map, send func()) int {
 	}
 	before := read()
 	send()
-	for deadline := time.Now().Add(2 * time.Second); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
 		for i, n := range read() {
 			if n > before[i] {
 				return i
