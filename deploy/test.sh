@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
 # test.sh: the test suite, with a Docker daemon at hand (make test).
 #
-# Format, vet, staticcheck, all tests one package at a time (the privileged
-# ones share the machine's namespaces), then the packages without privileges
-# under the race detector. Seed corpora of the fuzz tests run as tests. Every
-# skip is listed; one for a missing capability fails, since here is root.
+# Format, vet, staticcheck, all tests: packages that share the machine's
+# namespaces, devices or Docker one at a time, the others beside each other.
+# Then what the race detector can look at, with -short: comparisons with a
+# reference in one goroutine, which it slows and finds nothing in, make a tenth of
+# their cases. Seed corpora of the fuzz tests run as tests. Every skip is listed;
+# one for a missing capability fails, since here is root.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PATH=$PATH:/usr/local/go/bin
@@ -30,8 +32,19 @@ deploy/images/build.sh
 
 go build -o bin/verdict ./deploy/verdict
 
+shares='/(bench|dataplane|control/docker|cmd/gatehouse)(/|$)'
+mapfile -t alone < <(go list ./... | grep -E "$shares")
+mapfile -t beside < <(go list ./... | grep -vE "$shares")
+
+tests() {
+	local failed=0
+	go test -json -count=1 -timeout 15m "${beside[@]}" || failed=1
+	go test -json -count=1 -p 1 -timeout 15m "${alone[@]}" || failed=1
+	return $failed
+}
+
 part tests
-go test -json -count=1 -p 1 -timeout 15m ./... | bin/verdict -strict
+tests | bin/verdict -strict
 
 part clsact, where there is no tcx
 GATEHOUSE_TEST_ATTACH=clsact go test -json -count=1 -timeout 15m ./dataplane/steer | bin/verdict -strict
