@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"maps"
+	"net/netip"
 	"reflect"
 	"slices"
 	"strings"
@@ -15,7 +16,6 @@ import (
 
 	"gatehouse/control"
 	"gatehouse/control/docker"
-	"gatehouse/control/inventory"
 	"gatehouse/dataplane"
 	"gatehouse/dataplane/afxdp"
 	"gatehouse/dataplane/steer"
@@ -118,16 +118,19 @@ func (g *guard) publish(s *control.State) {
 // whether it may want so of networks.
 func (g *guard) want(s *control.State) (news []string, moved bool) {
 	if s.Changes == nil {
-		g.wanted = wantedBy(s, g.ranBefore)
 		g.inhabited = inhabited(s)
+		g.wanted = wantedBy(s, &g.inhabited, g.ranBefore)
 		return slices.Collect(maps.Keys(g.wanted)), true
 	}
+	fronts := map[string]bool{}
 	for _, c := range s.Changes {
 		if c.Before != nil {
 			moved = g.inhabited.set(c.Before.ID, dwelling{}) || moved
+			g.inhabited.countVIPs(c.Before, -1, fronts)
 		}
 		if c.After != nil {
 			moved = g.inhabited.set(c.After.ID, dwellingOf(s, c.After)) || moved
+			g.inhabited.countVIPs(c.After, 1, fronts)
 		}
 	}
 	for _, c := range s.Changes {
@@ -142,6 +145,16 @@ func (g *guard) want(s *control.State) (news []string, moved bool) {
 			continue
 		}
 		for id, w := range wantedOf(s, c.After, g.ranBefore) {
+			g.wanted[id] = w
+			news = append(news, id)
+		}
+	}
+	for id := range fronts {
+		n := s.View.Network(id)
+		if n == nil || !n.Guarded {
+			continue
+		}
+		for id, w := range g.inhabited.balancers(n) {
 			g.wanted[id] = w
 			news = append(news, id)
 		}
@@ -218,11 +231,11 @@ func withIfindex(s steer.Spec, ifindex uint32) steer.Spec {
 }
 
 // wantedBy are the endpoints that should be admitted, by id.
-func wantedBy(s *control.State, ranBefore func(policy.Workload) bool) map[string]*waiting {
+func wantedBy(s *control.State, in *inhabitants, ranBefore func(policy.Workload) bool) map[string]*waiting {
 	wanted := map[string]*waiting{}
 	for i := range s.View.Networks {
 		if n := &s.View.Networks[i]; n.Guarded {
-			addBalancers(wanted, s.View, n)
+			maps.Copy(wanted, in.balancers(n))
 		}
 	}
 	for w := range s.View.Workloads {
@@ -253,29 +266,32 @@ func wantedOf(s *control.State, w *policy.Workload, ranBefore func(policy.Worklo
 	return wanted
 }
 
-// addBalancers lets Swarm's load balancer of a network talk, and the routing mesh: it
+// balancers lets Swarm's load balancer of a network talk, and the routing mesh: it
 // stands for every service's virtual address there (A2, A3, A4), and what it forwards
 // is judged at the task.
-func addBalancers(wanted map[string]*waiting, v *inventory.View, n *policy.Network) {
+func (in *inhabitants) balancers(n *policy.Network) map[string]*waiting {
+	wanted := map[string]*waiting{}
+	vips := slices.SortedFunc(maps.Keys(in.vips[n.ID]), netip.Addr.Compare)
 	for _, e := range n.Balancers {
 		addrs := slices.Clone(e.Addresses)
-		for w := range v.Workloads {
-			for _, vip := range w.VIPs[n.ID] {
-				if !slices.Contains(addrs, vip) {
-					addrs = append(addrs, vip)
-				}
+		for _, vip := range vips {
+			if !slices.Contains(addrs, vip) {
+				addrs = append(addrs, vip)
 			}
 		}
 		wanted[e.ID] = &waiting{since: time.Now(), spec: steer.Spec{
 			ID: e.ID, Workload: "lb-" + n.Name, Zone: n.Zone, MAC: e.MAC, Addrs: addrs, ICC: n.ICC, Overlay: n.Driver == "overlay", Unguarded: true,
 		}}
 	}
+	return wanted
 }
 
-// inhabitants tells on which networks somebody is, and on which somebody enforces.
+// inhabitants tells on which networks somebody is, on which somebody enforces, and
+// which virtual addresses services have there.
 type inhabitants struct {
-	dwellings      map[string]dwelling // by workload
-	all, enforcing map[string]int      // how many are there, by network
+	dwellings      map[string]dwelling           // by workload
+	all, enforcing map[string]int                // how many are there, by network
+	vips           map[string]map[netip.Addr]int // of how many workloads, by network
 }
 
 // dwelling is on which networks a workload is.
@@ -294,11 +310,37 @@ func dwellingOf(s *control.State, w *policy.Workload) dwelling {
 }
 
 func inhabited(s *control.State) inhabitants {
-	in := inhabitants{map[string]dwelling{}, map[string]int{}, map[string]int{}}
+	in := newInhabitants()
 	for w := range s.View.Workloads {
 		in.set(w.ID, dwellingOf(s, w))
+		in.countVIPs(w, 1, map[string]bool{})
 	}
 	return in
+}
+
+func newInhabitants() inhabitants {
+	return inhabitants{map[string]dwelling{}, map[string]int{}, map[string]int{}, map[string]map[netip.Addr]int{}}
+}
+
+// countVIPs counts the virtual addresses of a workload in, or out where by is negative,
+// and notes the networks that have others than before.
+func (in *inhabitants) countVIPs(w *policy.Workload, by int, differ map[string]bool) {
+	for network, vips := range w.VIPs {
+		if in.vips[network] == nil {
+			in.vips[network] = map[netip.Addr]int{}
+		}
+		of := in.vips[network]
+		for _, vip := range vips {
+			of[vip] += by
+			switch of[vip] {
+			case 0:
+				delete(of, vip)
+				differ[network] = true
+			case by:
+				differ[network] = true
+			}
+		}
+	}
 }
 
 // set notes where a workload is now, the zero dwelling where it is no more, and

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"net/netip"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -58,7 +60,7 @@ func TestDesertedNetworkStaysClosed(t *testing.T) {
 		told := true
 		g := &guard{settings: Settings{Mode: "observe"}, deserted: map[string]time.Time{}, told: func() bool { return told }}
 		n := &policy.Network{ID: "net"}
-		g.inhabited = inhabitants{map[string]dwelling{}, map[string]int{}, map[string]int{}}
+		g.inhabited = newInhabitants()
 		closed := func(want bool, when string) {
 			t.Helper()
 			if g.isClosed(n) != want {
@@ -101,4 +103,51 @@ func TestDesertedNetworkStaysClosed(t *testing.T) {
 			t.Error("an open one is looked at again")
 		}
 	})
+}
+
+// Swarm's balancer of a network speaks from the virtual addresses of services: it has
+// those of services that come, as long as some task of theirs is there.
+func TestBalancerHasVirtualAddresses(t *testing.T) {
+	rules, err := control.Files{}.Check()
+	if err != nil {
+		t.Fatal(err)
+	}
+	own, vip := netip.MustParseAddr("10.0.1.4"), netip.MustParseAddr("10.0.1.2")
+	net := policy.Network{ID: "net", Driver: "overlay", NetNS: "/ns", Guarded: true, Balancers: []policy.Endpoint{{ID: "lb", Network: "net", Addresses: []netip.Addr{own}}}}
+	state := func(changes []models.Transition, ids ...string) *control.State {
+		snap := &policy.Snapshot{Networks: []policy.Network{net}}
+		for _, id := range ids {
+			snap.Workloads = append(snap.Workloads, *vipTask(id, vip))
+		}
+		b := control.Basis{View: inventory.ViewOf(snap), Rules: rules}
+		s, err := b.State()
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.Changes = changes
+		return s
+	}
+	g := &guard{deserted: map[string]time.Time{}, ranBefore: func(policy.Workload) bool { return false }}
+	g.want(state(nil))
+	for _, step := range []struct {
+		what  string
+		state *control.State
+		news  bool
+		addrs []netip.Addr
+	}{
+		{"the first task", state([]models.Transition{{After: vipTask("a", vip)}}, "a"), true, []netip.Addr{own, vip}},
+		{"another", state([]models.Transition{{After: vipTask("b", vip)}}, "a", "b"), false, []netip.Addr{own, vip}},
+		{"one stops", state([]models.Transition{{Before: vipTask("a", vip)}}, "b"), false, []netip.Addr{own, vip}},
+		{"all is read again", state(nil, "b"), true, []netip.Addr{own, vip}},
+		{"the last stops", state([]models.Transition{{Before: vipTask("b", vip)}}), true, []netip.Addr{own}},
+	} {
+		news, _ := g.want(step.state)
+		if slices.Contains(news, "lb") != step.news || !slices.Equal(g.wanted["lb"].spec.Addrs, step.addrs) {
+			t.Errorf("%s: news of %v, the balancer is at %v, want %v", step.what, news, g.wanted["lb"].spec.Addrs, step.addrs)
+		}
+	}
+}
+
+func vipTask(id string, vip netip.Addr) *policy.Workload {
+	return &policy.Workload{ID: id, Name: id, Swarm: true, Service: policy.ServiceKey{Name: "web"}, VIPs: map[string][]netip.Addr{"net": {vip}}}
 }
