@@ -281,7 +281,7 @@ func (e *edit) join(a *amendment) bool {
 		r := ruleOf(a.after, i, &x)
 		r.Statement = int(a.n)
 		admitted := c.behindBalancer(&r, ends[i][SideOut], ends[i][SideIn])
-		if !x.speaks() || slices.ContainsFunc(a.lb[i], func(d uint32) bool { return !e.gone[d] && !slices.Contains(admitted, d) }) {
+		if !x.speaks() || slices.ContainsFunc(a.lb[i], func(d uint32) bool { return !e.gone[d] && !e.lost[e.table.ids[d]] && !slices.Contains(admitted, d) }) {
 			return false
 		}
 		c.expandEnds(r, &x, ends[i], func(from, to uint32) bool {

@@ -2,7 +2,6 @@ package policy
 
 import (
 	"fmt"
-	"maps"
 	"net/netip"
 	"slices"
 )
@@ -12,25 +11,15 @@ type Change struct {
 	Workload *Workload
 	Group    Identity
 	Gone     bool
-	// Last: nobody is in its group any more.
-	Last bool
 	// Beside is another of the group, which is there before and after; nil = none
-	// is told. What both share, published ports and virtual addresses, stays.
+	// is told.
 	Beside *Workload
 }
 
-// sharesFronts: another of the group has all that stands for it beside its own
-// addresses.
-func (c *Change) sharesFronts() bool {
-	w, o := c.Workload, c.Beside
-	if len(w.VIPs)+len(w.Published) == 0 {
-		return true
-	}
-	return o != nil && slices.Equal(w.Published, o.Published) && maps.EqualFunc(w.VIPs, o.VIPs, slices.Equal[[]netip.Addr])
-}
-
-// move makes the addresses of workloads those of their groups, or nobody's.
+// move makes the addresses of workloads, and what stands for those, those of their
+// groups, or nobody's.
 func (t *Table) move(before *Table, u *Update) bool {
+	t.resolver.claims = claims{before.resolver.claims.tree.Copy()}
 	for _, gone := range []bool{true, false} { // an address is left before it is taken again
 		of := t
 		if gone {
@@ -50,10 +39,7 @@ func (t *Table) change(next *Table, c *Change) bool {
 	r := &next.resolver
 	dense, known := t.byIdentity.Get(c.Group)
 	w := c.Workload
-	if !known || w.SharedWith != "" || w.isHostNetwork() {
-		return false
-	}
-	if !c.sharesFronts() && !r.moveFronts(c, dense) {
+	if !known || !r.claimFor(c, dense, t.compiled) {
 		return false
 	}
 	workload := int32(unnumbered)
@@ -66,6 +52,9 @@ func (t *Table) change(next *Table, c *Change) bool {
 				return false
 			}
 		}
+	}
+	if w.SharedWith != "" { // I6: it is at no address
+		return true
 	}
 	if c.Gone && r.strays { // who may be at its address
 		return false
@@ -87,32 +76,6 @@ func (t *Table) change(next *Table, c *Change) bool {
 			a := addressFrom(ip)
 			m := move{r, c, n.Zone, routed, a, dense, int32(r.placed(dense, a)), dns, workload}
 			if c.Gone && !m.leave() || !c.Gone && !m.join() {
-				return false
-			}
-		}
-	}
-	return true
-}
-
-// moveFronts makes published ports those of a group, or nobody's. It is false where
-// others of the group may have the same, somebody else does, or there is more to it.
-func (r *resolver) moveFronts(c *Change, dense uint32) bool {
-	if len(c.Workload.VIPs) > 0 || r.regions != nil || c.Gone && !c.Last {
-		return false
-	}
-	for _, p := range c.Workload.Published {
-		own := target{dense, p.Port}
-		for _, a := range p.boundTo() {
-			k := addrKey{portScope(p.Proto, p.HostPort), a}
-			has := r.targets.of(r.published.get(k.scope, a))
-			switch {
-			case c.Gone && has != nil && *has == own:
-				r.published = r.published.with(k, 0)
-			case !c.Gone && has == nil:
-				var cell uint32
-				r.targets, cell = r.targets.with(own)
-				r.published = r.published.with(k, cell)
-			default:
 				return false
 			}
 		}
@@ -197,10 +160,12 @@ func (m *move) isPlain() bool {
 }
 
 func (m *move) join() bool {
-	if !m.isPlain() || m.local.get(uint32(m.zone), m.address) != 0 {
+	p := m.placeAt(m.zone, m.address)
+	if p.endpoint != nobody || !m.isPlain() {
 		return false
 	}
-	m.setPlace(place{endpoint: m.who, vip: nobody, dns: m.dns, workload: m.number})
+	p.endpoint, p.dns, p.workload = m.who, m.dns, m.number
+	m.setPlace(m.key(), p)
 	if !m.isElsewhere() {
 		return true
 	}
@@ -215,10 +180,11 @@ func (m *move) join() bool {
 
 func (m *move) leave() bool {
 	p := m.placeAt(m.zone, m.address)
-	if p.endpoint != m.who || p.workload == nobody || p.vip != nobody || p.lb || !m.isPlain() {
+	if p.endpoint != m.who || p.workload == nobody || !m.isPlain() {
 		return false
 	}
-	m.setPlace(place{endpoint: nobody, vip: nobody})
+	p.endpoint, p.dns, p.workload = nobody, 0, 0
+	m.setPlace(m.key(), p)
 	if !m.isElsewhere() {
 		return true
 	}
@@ -231,12 +197,14 @@ func (m *move) leave() bool {
 	return true
 }
 
-func (m *move) setPlace(p place) {
+func (m *move) key() addrKey { return addrKey{uint32(m.zone), m.address} }
+
+func (r *resolver) setPlace(k addrKey, p place) {
 	cell := p.cell()
 	if cell == 0 && p != (place{endpoint: nobody, vip: nobody}) {
-		m.places, cell = m.places.with(p)
+		r.places, cell = r.places.with(p)
 	}
-	m.local = m.local.with(addrKey{uint32(m.zone), m.address}, cell)
+	r.local = r.local.with(k, cell)
 }
 
 func (m *move) setSpot(s spot) {

@@ -29,7 +29,10 @@ func (w world) step(in Input, id int) (Input, Change, bool) {
 	}
 	came := w.workload(fmt.Sprint("w", id), snap.Networks)
 	if w.chance(70) { // as most are
-		came.VIPs, came.Published, came.Uncovered, came.SharedWith, came.DNS = nil, nil, "", "", nil
+		came.DNS = nil
+		if w.chance(50) {
+			came.VIPs, came.Published, came.Uncovered, came.SharedWith = nil, nil, "", ""
+		}
 		for i := range came.Endpoints {
 			came.Endpoints[i].MAC[4] = byte(id)
 			for j, a := range came.Endpoints[i].Addresses {
@@ -69,11 +72,11 @@ func (w world) other(s *Snapshot, g *Group, id string) *Workload {
 func TestWithEqualsReference(t *testing.T) {
 	seed := rand.Uint64()
 	spoken := everySpoken(worldApps)
-	steps, taken := 0, map[bool]int{} // without Compile: stops and starts
-	isRich := func() bool { return min(taken[false], taken[true]) >= max(1, steps/20) }
+	steps, taken, odd := 0, map[bool]int{}, standing{} // without Compile: stops and starts, and of whom
+	isRich := func() bool { return min(taken[false], taken[true]) >= max(1, steps/20) && odd.least() >= rounds(20) }
 	for n := 0; n < rounds(120) || n < patience*rounds(120) && !isRich(); n++ {
 		w := world{rand.New(rand.NewPCG(seed, uint64(n)))}
-		in := w.input()
+		in := w.balancedInput()
 		if w.chance(50) {
 			in.Statements = slices.DeleteFunc(in.Statements, namesPrefix)
 		}
@@ -92,6 +95,7 @@ func TestWithEqualsReference(t *testing.T) {
 			if ok {
 				taken[change.Gone]++
 				table = next
+				odd.count(change.Workload)
 			} else if table, err = Compile(after); err != nil {
 				t.Fatalf("seed %d world %d: %v", seed, n, err)
 			}
@@ -109,9 +113,39 @@ func TestWithEqualsReference(t *testing.T) {
 		}
 	}
 	if !isRich() {
-		t.Errorf("of %d steps %d starts and %d stops were taken without Compile: the worlds are too odd", steps, taken[false], taken[true])
+		t.Errorf("of %d steps %d starts and %d stops were taken without Compile, of %+v: the worlds are too odd", steps, taken[false], taken[true], odd)
 	}
-	t.Logf("%d steps, without Compile %v", steps, taken)
+	t.Logf("%d steps, without Compile %v, of them %+v", steps, taken, odd)
+}
+
+// standing counts workloads that have more than addresses of their own, or none.
+type standing struct{ vips, published, host, shared int }
+
+func (s *standing) count(w *Workload) {
+	for has, n := range map[*int]bool{&s.vips: len(w.VIPs) > 0, &s.published: len(w.Published) > 0, &s.host: w.isHostNetwork() && len(w.Exposed) > 0, &s.shared: w.SharedWith != ""} {
+		if n {
+			*has++
+		}
+	}
+}
+
+// least is of how many there are of the kind of which there are the fewest.
+func (s *standing) least() int { return min(s.vips, s.published, s.host, s.shared) }
+
+// balancedInput is an input that mostly has a network with virtual addresses.
+func (w world) balancedInput() Input {
+	in := w.input()
+	n := &in.Snapshot.Networks[0]
+	if w.chance(30) || n.Driver == "overlay" {
+		return in
+	}
+	n.Driver, n.NetNS, n.LB = "overlay", "/ns", []netip.Addr{w.addrIn(n.Subnets[0])}
+	for i := range in.Snapshot.Workloads {
+		if x := &in.Snapshot.Workloads[i]; w.chance(30) {
+			x.VIPs = map[string][]netip.Addr{n.ID: {w.addrIn(n.Subnets[0])}}
+		}
+	}
+	return in
 }
 
 func namesPrefix(s Statement) bool {

@@ -521,7 +521,7 @@ func (t *Table) NameStatements(id Identity, name string) []int {
 // means reports whether a rule's end means a group, at some of its addresses.
 func (c *compiler) means(end, group uint32) bool {
 	if isWildcard(end) {
-		return c.table.peers[group].class.isIn(end)
+		return c.parties[group].class.isIn(end)
 	}
 	return slices.ContainsFunc(c.peersOf(end), func(dense uint32) bool { return c.placed.base[dense] == group })
 }

@@ -22,26 +22,28 @@ const unnumbered = 1<<31 - 1
 
 // resolver holds all that resolution reads; immutable.
 type resolver struct {
-	local     addrIndex             // by (zone, address)
-	anywhere  addrIndex             // by (0, address)
-	published addrIndex             // by (protocol and port, host address or the family's unspecified)
-	places    beside[place]         // what does not fit into the cells of local
-	spots     beside[spot]          // and of anywhere
-	targets   beside[target]        // all of published
-	hostPorts map[Proto][]portOwner // A6, sorted and disjoint
-	onLink    map[Zone][]netip.Prefix
-	ingress   []zonePrefix
-	dns       [][]address       // sets of name servers, by place.dns and spot.dns
-	dnsSets   map[string]uint16 // their numbers, for the compiler
-	engine    []netip.AddrPort
-	strays    bool                // an endpoint's network is not known
-	subnets   *bart.Lite          // A12, for the compiler
-	outside   *bart.Table[uint32] // A13: site or, taken out of it, internet
-	far       *bart.Fast[uint32]  // A12 to A14: every address
-	regions   *regions            // nil where no statement names a prefix
-	variants  variantTable
-	met       []variantKey    // who was met where, for the compiler
-	callers   map[uint32]bool // regions that workloads have addresses in, for the compiler
+	local       addrIndex             // by (zone, address)
+	anywhere    addrIndex             // by (0, address)
+	published   addrIndex             // by (protocol and port, host address or the family's unspecified)
+	places      beside[place]         // what does not fit into the cells of local
+	spots       beside[spot]          // and of anywhere
+	targets     beside[target]        // all of published
+	hostPorts   map[Proto][]portOwner // A6, sorted and disjoint
+	claims      claims                // what vips, published and hostPorts follow from, for the compiler
+	onLink      map[Zone][]netip.Prefix
+	ingress     []zonePrefix
+	dns         [][]address       // sets of name servers, by place.dns and spot.dns
+	dnsSets     map[string]uint16 // their numbers, for the compiler
+	engine      []netip.AddrPort
+	strays      bool                // an endpoint's network is not known
+	subnets     *bart.Lite          // A12, for the compiler
+	outside     *bart.Table[uint32] // A13: site or, taken out of it, internet
+	far         *bart.Fast[uint32]  // A12 to A14: every address
+	regions     *regions            // nil where no statement names a prefix
+	hostRegions []uint32            // those that addresses of the host are in
+	variants    variantTable
+	met         []variantKey    // who was met where, for the compiler
+	callers     map[uint32]bool // regions that workloads have addresses in, for the compiler
 }
 
 // place is who is at an address of one zone.

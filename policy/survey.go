@@ -21,6 +21,7 @@ type surveyor struct {
 	spots    map[address]spot
 	targets  map[addrKey]target
 	hostNet  map[Proto][]portOwner
+	claims   map[claim]int
 	dnsSets  map[string]uint16
 	stray    []netip.Addr // of endpoints whose network is not listed
 	res      *resolver
@@ -34,7 +35,7 @@ func newResolver(in *Input, member map[string]uint32, named *regions) (*resolver
 		in: in, member: member,
 		networks: make(map[string]*Network, len(in.Snapshot.Networks)),
 		places:   make(map[addrKey]place), spots: make(map[address]spot),
-		targets: make(map[addrKey]target), hostNet: make(map[Proto][]portOwner),
+		targets: make(map[addrKey]target), hostNet: make(map[Proto][]portOwner), claims: make(map[claim]int),
 		dnsSets: map[string]uint16{"": 0},
 		res: &resolver{
 			hostPorts: make(map[Proto][]portOwner), onLink: make(map[Zone][]netip.Prefix),
@@ -50,6 +51,7 @@ func newResolver(in *Input, member map[string]uint32, named *regions) (*resolver
 	for i := range in.Snapshot.Workloads {
 		s.surveyWorkload(int32(i))
 	}
+	s.surveyFronts()
 	s.surveyElsewhere()
 	s.finish()
 	return s.res, errors.Join(s.errs...)
@@ -175,9 +177,9 @@ func (s *surveyor) put(zone Zone, ip netip.Addr, set func(*place)) {
 	s.places[k] = p
 }
 
-// claim gives a peer what nobody has, and takes it from both where another
+// claimPlace gives a peer what nobody has, and takes it from both where another
 // has it already.
-func claim(owner *int32, who uint32) {
+func claimPlace(owner *int32, who uint32) {
 	switch *owner {
 	case nobody, int32(who):
 		*owner = int32(who)
@@ -188,36 +190,38 @@ func claim(owner *int32, who uint32) {
 
 func (s *surveyor) surveyWorkload(index int32) {
 	w := &s.in.Snapshot.Workloads[index]
+	who := s.member[w.ID] // unknown (0) while it is in no group
+	w.fronts(s.zone, func(f front, port uint16) { s.claims[claim{front: f, target: target{who, port}}]++ })
 	if w.SharedWith != "" { // I6: the owner's endpoint is its own
 		return
 	}
-	who := s.member[w.ID] // unknown (0) while it is in no group
 	dns := s.dnsSet(w)
 	for i := range w.Endpoints {
 		s.surveyEndpoint(index, &w.Endpoints[i], who, dns)
 	}
-	for id, vips := range w.VIPs {
-		n := s.networks[id]
-		if n == nil {
-			continue
-		}
-		for _, ip := range vips {
-			if ip.IsValid() {
-				s.put(n.Zone, ip, func(p *place) { claim(&p.vip, who) })
-			}
-		}
+}
+
+func (s *surveyor) zone(network string) (Zone, bool) {
+	n := s.networks[network]
+	if n == nil {
+		return 0, false
 	}
-	for _, p := range w.Published {
-		s.surveyPublished(p, who)
-	}
-	if !w.isHostNetwork() {
-		return
-	}
-	for _, r := range w.Exposed {
-		if r.Hi < r.Lo { // Problems tells
-			continue
+	return n.Zone, true
+}
+
+// surveyFronts gives peers what they claim.
+func (s *surveyor) surveyFronts() {
+	s.res.claims = newClaims()
+	for c, n := range s.claims {
+		s.res.claims.add(c, n)
+		switch c.kind {
+		case frontVIP:
+			s.put(Zone(c.at.scope), c.at.netip(), func(p *place) { claimPlace(&p.vip, c.who) })
+		case frontPublished:
+			s.targets[c.at], _ = s.res.claims.of(c.front, uint16(c.at.scope))
+		case frontHostPorts:
+			s.hostNet[Proto(c.at.scope)] = append(s.hostNet[Proto(c.at.scope)], portOwner{c.lo, c.hi, c.who})
 		}
-		s.hostNet[r.Proto] = append(s.hostNet[r.Proto], portOwner{r.Lo, r.Hi, who})
 	}
 }
 
@@ -263,23 +267,11 @@ func (s *surveyor) surveyEndpoint(index int32, e *Endpoint, who uint32, dns uint
 			case p.workload != index:
 				p.workload = nobody
 			}
-			claim(&p.endpoint, who)
+			claimPlace(&p.endpoint, who)
 			if p.endpoint == int32(IDUnknown) {
 				p.dns = 0
 			}
 		})
-	}
-}
-
-func (s *surveyor) surveyPublished(p Published, who uint32) {
-	t := target{who, p.Port}
-	for _, a := range p.boundTo() {
-		k := addrKey{portScope(p.Proto, p.HostPort), a}
-		if old, ok := s.targets[k]; ok && old != t {
-			s.targets[k] = target{uint32(IDUnknown), p.HostPort}
-			continue
-		}
-		s.targets[k] = t
 	}
 }
 
@@ -481,7 +473,11 @@ func (s *surveyor) surveyRegions() {
 		}
 	}
 	for a, sp := range s.spots {
-		s.surveySpot(sp, r.regions.at(a.netip()), add)
+		region := r.regions.at(a.netip())
+		s.surveySpot(sp, region, add)
+		if sp.host && region != 0 && !slices.Contains(r.hostRegions, region) {
+			r.hostRegions = append(r.hostRegions, region)
+		}
 	}
 	r.met = slices.SortedFunc(maps.Keys(met), func(a, b variantKey) int {
 		return cmp.Or(cmp.Compare(a.region, b.region), cmp.Compare(a.who, b.who))

@@ -36,14 +36,16 @@ func (t *Table) With(u *Update) (next *Table, ok bool) {
 	changed.epoch, changed.groups, changed.now = u.Epoch, u.Groups, sync.OnceValue(u.Snapshot)
 	changed.names = t.names.next()
 	newest := t.updater != nil && t.updater.newest == t && !t.updater.spoilt
+	gained, lost := t.rebalanced(u)
+	edits := u.edits() || len(gained)+len(lost) > 0
 	switch {
-	case !newest && u.edits():
+	case !newest && edits:
 		return nil, false
 	case !newest:
 		changed.updater = nil
-	case u.edits():
+	case edits:
 		t.updater.spoilt = true // until all of it is done
-		e := edit{updater: t.updater, before: t, table: &changed, Update: u}
+		e := edit{updater: t.updater, before: t, table: &changed, Update: u, gained: gained, lost: lost}
 		if !e.make() {
 			return nil, false
 		}
@@ -142,7 +144,7 @@ func (c *compiler) newUpdater() *updater {
 
 // apart is a compiler that may go on while names that are learned are laid by c.
 func (c *compiler) apart() *compiler {
-	o := &compiler{in: c.in, table: c.table, byService: maps.Clone(c.byService), balanced: c.balanced, regions: c.regions, callers: c.callers,
+	o := &compiler{in: c.in, table: c.table, byService: maps.Clone(c.byService), balanced: slices.Clone(c.balanced), regions: c.regions, callers: c.callers,
 		placed: c.placed, buckets: make(map[toward]map[uint32][]int32, len(c.buckets)), ruleEnds: slices.Clip(c.ruleEnds), toNames: maps.Clone(c.toNames),
 		patterns: maps.Clone(c.patterns), parties: slices.Clone(c.parties), wide: c.wide, costs: slices.Clone(c.costs), spent: c.spent}
 	for k, list := range o.byService {
@@ -277,6 +279,7 @@ type edit struct {
 	asking        map[uint32][]uint32 // patterns, by who came and asks
 	freed         []uint32            // of gone: who may be somebody else next time
 	formed        [2][]uint32         // crowds that there were not, by Side
+	gained, lost  map[Identity]bool   // who has virtual addresses now, and who had some
 }
 
 func (e *edit) make() bool {
@@ -300,12 +303,13 @@ func (e *edit) make() bool {
 	if !ok || !e.number() {
 		return false
 	}
-	if order, ok = e.insert(order); !ok || !e.amend(order) {
+	if order, ok = e.insert(order); !ok || !e.amend(order) || !e.admitBalancers() {
 		return false
 	}
 	if !e.write() || e.concernsNames() || !e.lay() || c.overBudget() != nil {
 		return false
 	}
+	e.askAsAll()
 	if !e.layNames() {
 		return false
 	}
@@ -362,13 +366,17 @@ func (e *edit) remove(order []int32) ([]int32, bool) {
 			}
 		}
 	}
-	if !e.listLaid() {
+	behind, ok := e.behindLost(func(n int32) bool { return removed[n] || rewrite[n] })
+	if !ok || !e.listLaid() {
 		return nil, false
 	}
 	for _, of := range []map[int32]bool{removed, rewrite} {
 		for n := range of {
 			e.takeOut(n)
 		}
+	}
+	for _, rule := range behind {
+		e.takeOutOf(rule)
 	}
 	for i := range e.amended {
 		a := &e.amended[i]
@@ -552,10 +560,7 @@ func (e *edit) number() bool {
 		dense := t.denseOf(id)
 		c.byService[g.Service] = slices.DeleteFunc(c.byService[g.Service], func(d uint32) bool { return d == dense })
 		t.byIdentity.Delete(id)
-		if slices.Contains(c.balanced, dense) || len(c.placed.variants[dense]) > 0 {
-			return false
-		}
-		if e.isMeant(dense) {
+		if len(c.placed.variants[dense]) > 0 || e.isMeant(dense) {
 			return false
 		}
 		if dense >= e.first && len(c.placed.above[dense]) == 0 && !e.before.names.asks(dense) {
@@ -567,6 +572,7 @@ func (e *edit) number() bool {
 			return false
 		}
 	}
+	e.rebalance()
 	return true
 }
 
@@ -631,11 +637,6 @@ func (e *edit) crowdOf(dense uint32, side Side) (uint32, bool) {
 // learn, could be something else afterwards: that is laid by what Compile made.
 func (e *edit) concernsNames() bool {
 	c, of := e.compiler, e.table.names.of
-	for k := range c.toNames {
-		if len(e.Came) > 0 && isWildcard(k.from()) {
-			return true
-		}
-	}
 	if of == nil {
 		return false
 	}
@@ -801,6 +802,18 @@ func (e *edit) ask(s *Statement, first int32) bool {
 	return true
 }
 
+// askAsAll notes the names that those who came ask for as all workloads do.
+func (e *edit) askAsAll() {
+	for k := range e.compiler.toNames {
+		if !isWildcard(k.from()) {
+			continue
+		}
+		for dense := range e.came {
+			e.asking[dense] = append(e.asking[dense], k.to()-firstName)
+		}
+	}
+}
+
 // Bounds of the places to which rules lead from one who asks for names, and from all
 // who came to ask since Compile.
 const (
@@ -865,11 +878,13 @@ func (e *edit) asked(dense uint32, patterns []uint32) *compiler {
 	if len(o.buckets) > maxAsked {
 		return nil
 	}
-	for _, p := range patterns {
-		for _, proto := range nameProtos {
-			k := keyOf(dense, firstName+p, proto)
-			if rules := c.toNames[k]; len(rules) > 0 {
-				o.toNames[k] = slices.Clone(rules)
+	for _, end := range c.parties[dense].ends {
+		for _, p := range patterns {
+			for _, proto := range nameProtos {
+				k := keyOf(end, firstName+p, proto)
+				if rules := c.toNames[k]; len(rules) > 0 {
+					o.toNames[k] = slices.Clone(rules)
+				}
 			}
 		}
 	}

@@ -79,7 +79,7 @@ func (w world) editGroups(in Input, id int) (Input, Update) {
 		for _, member := range g.Members {
 			i := slices.IndexFunc(snap.Workloads, func(x Workload) bool { return x.ID == member })
 			x := snap.Workloads[i]
-			u.Changes = append(u.Changes, Change{Workload: &x, Group: g.Identity, Gone: true, Last: true})
+			u.Changes = append(u.Changes, Change{Workload: &x, Group: g.Identity, Gone: true})
 			if again {
 				u.Changes = append(u.Changes, Change{Workload: &x, Group: identity})
 			} else {
@@ -229,9 +229,9 @@ func differing(before, after []Statement) (removed, added []int) {
 // plain is a workload at addresses that nobody else has.
 func (w world) plain(id string, networks []Network, n int) Workload {
 	x := w.workload(id, networks)
-	x.VIPs, x.Uncovered, x.SharedWith, x.DNS = nil, "", "", nil
-	if w.chance(60) {
-		x.Published = nil
+	x.DNS = nil
+	if w.chance(50) {
+		x.VIPs, x.Published, x.Uncovered, x.SharedWith = nil, nil, "", ""
 	}
 	for i := range x.Endpoints {
 		x.Endpoints[i].MAC[4] = byte(n)
@@ -250,11 +250,11 @@ func (w world) plain(id string, networks []Network, n int) Workload {
 func TestEditsEqualReference(t *testing.T) {
 	seed := rand.Uint64()
 	spoken := everySpoken(worldApps)
-	steps, taken := 0, 0
-	isRich := func() bool { return taken > 0 && taken >= steps/4 }
+	steps, taken, odd := 0, 0, standing{}
+	isRich := func() bool { return taken >= steps/5 && odd.least() >= rounds(20) }
 	for n := 0; n < rounds(150) || n < patience*rounds(150) && !isRich(); n++ {
 		w := world{rand.New(rand.NewPCG(seed, uint64(n)))}
-		in := w.input()
+		in := w.balancedInput()
 		in.PairsAhead = 0
 		if w.chance(70) {
 			in.Statements = slices.DeleteFunc(in.Statements, namesPrefix)
@@ -272,6 +272,9 @@ func TestEditsEqualReference(t *testing.T) {
 			if ok {
 				taken++
 				table = next
+				for i := range u.Changes {
+					odd.count(u.Changes[i].Workload)
+				}
 				kept = kept || u.isAmended(in.Statements) || slices.ContainsFunc(u.Removed, func(n int) bool { return namesPrefix(in.Statements[n]) })
 			} else if table, err = Compile(after); err != nil {
 				t.Fatalf("seed %d world %d: %v", seed, n, err)
@@ -295,9 +298,9 @@ func TestEditsEqualReference(t *testing.T) {
 		}
 	}
 	if !isRich() {
-		t.Errorf("of %d steps %d were taken without Compile: the worlds are too odd", steps, taken)
+		t.Errorf("of %d steps %d were taken without Compile, of %+v: the worlds are too odd", steps, taken, odd)
 	}
-	t.Logf("%d steps, without Compile %d", steps, taken)
+	t.Logf("%d steps, without Compile %d, changes %+v", steps, taken, odd)
 }
 
 // TestAmendedStatementsEqualReference: statements of those who have something in common,
@@ -309,7 +312,7 @@ func TestAmendedStatementsEqualReference(t *testing.T) {
 	isRich := func() bool { return min(amended, ofSets) > 0 && amended >= steps/3 && ofSets >= steps/8 }
 	for n := 0; n < rounds(60) || n < patience*rounds(60) && !isRich(); n++ {
 		w := world{rand.New(rand.NewPCG(seed, uint64(n)))}
-		in := w.input()
+		in := w.balancedInput()
 		in.PairsAhead, in.placesAhead, in.few, in.Statements = 0, 0, 1+w.IntN(3), nil
 		for i := range 1 + w.some(8) {
 			in.Statements = append(in.Statements, w.selecting(i, in.Groups))
@@ -368,7 +371,7 @@ func TestEditsKeepNames(t *testing.T) {
 	now := time.Unix(1_000_000, 0)
 	taken, named, by := 0, 0, nameEdits{}
 	isRich := func() bool {
-		return min(taken, named) >= rounds(20) && min(by.came, by.gone, by.replicas) >= rounds(15) && by.flows > 0
+		return min(taken, named) >= rounds(20) && min(by.came, by.gone, by.replicas, by.underAll) >= rounds(15) && by.flows > 0
 	}
 	for n := 0; n < rounds(150) || n < patience*rounds(150) && !isRich(); n++ {
 		w := world{rand.New(rand.NewPCG(seed, uint64(n)))}
@@ -449,11 +452,17 @@ func TestEditsKeepNames(t *testing.T) {
 }
 
 // nameEdits counts what was made without Compile of those who ask for names: their
-// statements that came and that are gone, their replicas, and flows by name of
-// who came so.
-type nameEdits struct{ came, gone, replicas, flows int }
+// statements that came and that are gone, their replicas, flows by name of who
+// came so, and services that came where all ask.
+type nameEdits struct{ came, gone, replicas, flows, underAll int }
 
 func (c *nameEdits) count(u *Update, before Input) {
+	ofAll := func(s *Statement) bool {
+		return asksNames(*s) && s.Pending == "" && slices.ContainsFunc(s.From, func(p Peer) bool { return p.Kind == PeerAny || p.Kind == PeerWorkload })
+	}
+	if len(u.Came) > 0 && slices.ContainsFunc(u.Statements, ofAll) {
+		c.underAll++
+	}
 	for _, at := range u.Added {
 		if asksNames(*u.Statements[at]) {
 			c.came++
