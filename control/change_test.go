@@ -140,8 +140,19 @@ func (w *town) start() policy.Workload {
 	if kind == 4 {
 		x.Published = []policy.Published{{HostIP: netip.IPv4Unspecified(), HostPort: uint16(8000 + project), Port: 80, Proto: policy.ProtoTCP}}
 	}
-	switch kind { // who reaches names
-	case 6:
+	switch kind {
+	case 1: // a sidecar, or none
+		if ids := slices.Sorted(maps.Keys(w.running)); w.chance(15) && len(ids) > 0 {
+			x.SharedWith, x.Endpoints = pick(w, ids), nil
+		}
+	case 3: // a Swarm service
+		x.Swarm, x.Compose = true, false
+		x.VIPs = map[string][]netip.Addr{w.networks[3].ID: {netip.AddrFrom4([4]byte{10, 3, 255, byte(project)})}}
+	case 5: // an exporter
+		if w.chance(30) {
+			x.Uncovered, x.Endpoints, x.Exposed = "network_mode host", nil, []policy.PortRange{policy.Port(policy.ProtoTCP, 9090)}
+		}
+	case 6: // who reaches names
 		x.Labels = map[string]policy.Label{"gatehouse.allow.egress": {Value: "api.example.com:443", By: policy.SetByDeployer}}
 	case 7:
 		x.References = append(x.References, policy.Reference{Source: "env SMTP_SERVER", Host: "smtp.example.com", Port: 587})
@@ -292,12 +303,20 @@ func TestChangesEqualWhole(t *testing.T) {
 			return nil
 		}
 		for _, kind := range []string{"start", "stop", "replace", "change", "mode"} {
-			if taken[kind] == 0 || whole[kind] == 0 {
-				which = append(which, fmt.Sprintf("%s: %d by themselves, %d whole", kind, taken[kind], whole[kind]))
+			if taken[kind] == 0 {
+				which = append(which, kind)
 			}
 		}
 		if taken["hold"] < 10 {
 			which = append(which, fmt.Sprintf("%d quarantines and threat levels by themselves", taken["hold"]))
+		}
+		for _, kind := range []string{"VIPs", "shared", "host"} {
+			if taken[kind] < 10 {
+				which = append(which, fmt.Sprintf("%d changes of %s by themselves", taken[kind], kind))
+			}
+		}
+		if len(whole) == 0 {
+			which = append(which, "anything whole")
 		}
 		if n := taken["under the operator's statements"]; n < 5 {
 			which = append(which, fmt.Sprintf("%d changes of services by themselves under the operator's statements", n))
@@ -318,6 +337,7 @@ func TestChangesEqualWhole(t *testing.T) {
 			w.step(t)
 		}
 		for i := range 100 {
+			before := w.inv.View()
 			what := w.step(t)
 			got := w.refresh(t)
 			view := w.inv.View()
@@ -354,6 +374,15 @@ func TestChangesEqualWhole(t *testing.T) {
 					}
 				}
 			}
+			how := whole
+			if got.Changes != nil {
+				how = taken
+			}
+			for what, is := range standsFor(before, view) {
+				if is {
+					how[what]++
+				}
+			}
 			if got.Changes != nil {
 				taken[kind]++
 				if n%2 == 1 && got.edited != nil {
@@ -368,6 +397,24 @@ func TestChangesEqualWhole(t *testing.T) {
 	for _, what := range uncovered() {
 		t.Errorf("seed %d: hardly covered in %d worlds: %s", seed, n, what)
 	}
+}
+
+// standsFor says of whom, that was there or is, a change is.
+func standsFor(before, after *inventory.View) map[string]bool {
+	out := map[string]bool{}
+	note := func(x, y *inventory.View) {
+		for w := range x.Workloads {
+			if o := y.Workload(w.ID); o != nil && reflect.DeepEqual(o, w) {
+				continue
+			}
+			out["VIPs"] = out["VIPs"] || len(w.VIPs) > 0
+			out["shared"] = out["shared"] || w.SharedWith != ""
+			out["host"] = out["host"] || w.Uncovered != ""
+		}
+	}
+	note(before, after)
+	note(after, before)
+	return out
 }
 
 // TestNameOfOneReplicaIsFoundLater: a container's own name that somebody looks for
@@ -644,7 +691,7 @@ func TestStatesBesideReaders(t *testing.T) {
 func TestComerThatCutsControl(t *testing.T) {
 	l := newLoop(t, filepath.Join(t.TempDir(), "modes.json"))
 	l.cfg.Own = func() map[string]netip.AddrPort {
-		return map[string]netip.AddrPort{"Docker": netip.MustParseAddrPort("172.30.0.9:2375")}
+		return map[string]netip.AddrPort{"Docker": netip.MustParseAddrPort("172.30.0.9:2375"), "records": netip.MustParseAddrPort("192.168.1.5:9376")}
 	}
 	rules, err := Sources{Statements: []document.File{{Name: "s.yaml", Data: []byte(`schema: gatehouse.statements/v1
 statements: [{id: shut, verdict: deny, from: [{peer: any}], to: [{peer: workload}], app: [any], ports: [any]}]
@@ -652,6 +699,7 @@ statements: [{id: shut, verdict: deny, from: [{peer: any}], to: [{peer: workload
 	if err != nil {
 		t.Fatal(err)
 	}
+	l.inv.PutHost(policy.Host{Name: "h", Addresses: []netip.Prefix{netip.MustParsePrefix("192.168.1.5/24")}})
 	l.put("web", "172.30.0.2")
 	l.refresh(t)
 	if err := l.SetRules(rules); err != nil {
@@ -659,8 +707,22 @@ statements: [{id: shut, verdict: deny, from: [{peer: any}], to: [{peer: workload
 	}
 	l.put("web", "172.30.0.3")
 	last := l.refresh(t)
-	l.put("proxy", "172.30.0.9")
-	if err := l.Refresh(); err == nil || !strings.Contains(err.Error(), "would cut the gateway off from Docker") || l.State() != last {
-		t.Errorf("a container at the gateway's own address: %v", err)
+	at := func(change func(*policy.Workload)) policy.Workload {
+		w := l.workload("proxy", "172.30.0.4")
+		change(&w)
+		return w
+	}
+	for what, w := range map[string]policy.Workload{
+		"a container at its address": at(func(w *policy.Workload) { w.Endpoints[0].Addresses = []netip.Addr{netip.MustParseAddr("172.30.0.9")} }),
+		"a port that is published": at(func(w *policy.Workload) {
+			w.Published = []policy.Published{{HostPort: 9376, Port: 80, Proto: policy.ProtoTCP}}
+		}),
+	} {
+		l.inv.Put(w)
+		if err := l.Refresh(); err == nil || !strings.Contains(err.Error(), "would cut the gateway off from") || l.State() != last {
+			t.Errorf("%s: %v", what, err)
+		}
+		l.inv.Delete(w.ID)
+		last = l.refresh(t)
 	}
 }

@@ -231,7 +231,7 @@ func (p *Population) isLate(what string) bool {
 // or cannot be used, there is none.
 func (p *Population) print(k *known, s *subject) string {
 	sought, w := &p.sought, k.Workload
-	if w.SharedWith != "" || sought.owners[w.ID] || len(s.within) > 0 || s.group.Shut || isHostMode(w) {
+	if w.SharedWith != "" || p.isShared(w.ID) || len(s.within) > 0 || s.group.Shut || isHostMode(w) {
 		return ""
 	}
 	var b strings.Builder

@@ -12,15 +12,19 @@ import (
 )
 
 // maxVicinity bounds how many groups, and how many workloads that stand for all, are
-// understood anew for one change.
-const maxVicinity = 256
+// understood anew for one change: thousands take about as long as to understand all.
+const maxVicinity = 4096
 
 // edit is Next for changes that change statements: the vicinity of those who changed
 // is understood as it was and as it is, and the difference is what there is to it.
 func (p *Population) edit(under *assembly, changes []Transition) (*Population, *Difference, bool) {
 	next := *p
 	next.index, next.assembly = nil, under
-	next.known, next.standing, next.late, next.ties = p.known.Copy(), p.standing.Copy(), p.late.Copy(), p.ties.Copy()
+	next.known, next.standing, next.late, next.ties, next.sharing = p.known.Copy(), p.standing.Copy(), p.late.Copy(), p.ties.Copy(), p.sharing.Copy()
+	changes, ok := next.withNamespaces(changes)
+	if !ok {
+		return nil, nil, false
+	}
 	e := edit{Population: &next, before: p, leave: make(map[string]bool)}
 	for _, c := range changes {
 		if !e.takes(c) {
@@ -83,8 +87,8 @@ type edit struct {
 	said        *sayings // of the vicinity as it is to be
 }
 
-// takes notes one change. It is false for one that has to do with the network
-// namespaces of others or with the host's, or that cannot be used.
+// takes notes one change. It is false for one after which labels may be part of
+// identities that were not, or the other way round.
 func (e *edit) takes(c Transition) bool {
 	var k *known
 	if c.After != nil {
@@ -92,7 +96,7 @@ func (e *edit) takes(c Transition) bool {
 	}
 	if w := c.Before; w != nil {
 		was, ok := e.before.known.Get(w.ID)
-		if !ok || was.kind.print == "" || (k == nil || k.match.Model != was.match.Model) && !e.isSpared(was.match.Model) {
+		if !ok || (k == nil || k.match.Model != was.match.Model) && !e.isSpared(was.match.Model) {
 			return false
 		}
 		e.left = append(e.left, was)
@@ -101,8 +105,7 @@ func (e *edit) takes(c Transition) bool {
 	if k == nil {
 		return true
 	}
-	w := k.Workload
-	if w.SharedWith != "" || e.sought.owners[w.ID] || isHostMode(w) || !e.isCommon(k.match.Model) || len(e.assembly.problems(w)) > 0 {
+	if !e.isCommon(k.match.Model) {
 		return false
 	}
 	e.came = append(e.came, k)
@@ -154,7 +157,7 @@ func (e *edit) gather() bool {
 // look notes what those who come look for and nobody did when all was made: since
 // then somebody may have, from another vicinity.
 func (e *edit) look() {
-	of := sought{make(map[string]bool), make(map[netip.Addr]bool), make(map[string]bool)}
+	of := sought{make(map[string]bool), make(map[netip.Addr]bool)}
 	for _, k := range e.came {
 		of.by(k.Workload)
 	}
@@ -232,6 +235,9 @@ func (e *edit) regroup(d *Difference, is *Population) bool {
 	for _, key := range e.vicinal {
 		st, _ := e.before.standing.Get(key)
 		e.tieGroup(key, st, -1)
+		if len(st.subject.within) > 0 {
+			continue
+		}
 		members[key] = e.before.groupOf(key).Members
 		for _, k := range e.left {
 			if k.key == key {
@@ -258,14 +264,15 @@ func (e *edit) regroup(d *Difference, is *Population) bool {
 			return false
 		}
 		group := is.Groups[i]
-		group.Members = members[key]
+		if !e.livesTogether(key, is) { // else all of it are among those who are understood, in another order
+			group.Members = members[key]
+		}
 		e.place1(d, key, group)
 	}
 	e.order()
 	for i := range d.Changes {
 		c := &d.Changes[i]
-		c.Last = slices.Contains(d.Gone, c.Group)
-		if !c.Last {
+		if !slices.Contains(d.Gone, c.Group) {
 			k, _ := e.before.known.Get(c.Workload.ID)
 			c.Beside = e.before.beside(k.key, k.kind, e.leave)
 		}
@@ -326,6 +333,14 @@ func (e *edit) stand(key string, is *Population) bool {
 	e.standing.Set(key, st)
 	e.tieGroup(key, st, 1)
 	return true
+}
+
+// livesTogether reports whether workloads of a group live in the network namespaces of
+// others, or did: nobody of it stands for others then.
+func (e *edit) livesTogether(key string, is *Population) bool {
+	now, _ := is.standing.Get(key)
+	was, there := e.before.standing.Get(key)
+	return len(now.subject.within) > 0 || there && len(was.subject.within) > 0
 }
 
 // place1 notes a group that is there.

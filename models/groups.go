@@ -57,10 +57,11 @@ type Population struct {
 	identify func(*evidenceList, *policy.Workload, Match) // what its models were matched by
 	number   func(key string) policy.Identity
 	assembly *assembly
-	around   *policy.Snapshot         // host and networks
-	networks map[string]bool          // by id
-	sought   sought                   // by whom there was when all was made
-	late     *btree.Map[string, bool] // and what others look for since
+	around   *policy.Snapshot             // host and networks
+	networks map[string]bool              // by id
+	sought   sought                       // by whom there was when all was made
+	sharing  *btree.Map[string, []string] // who lives in the network namespace of a workload, be it there or not: ids by the owner's
+	late     *btree.Map[string, bool]     // and what others look for since
 	ties     *btree.Map[string, int]
 	index    *index // nil where it followed from another (Next)
 }
@@ -100,6 +101,7 @@ func Groups(lib *Library, snap *policy.Snapshot, set Settings, ids interface {
 func populate(match func(*policy.Workload) Match, offers map[string]bool, snap *policy.Snapshot, set Settings, number func(string) policy.Identity) *Population {
 	p := &Population{offers: offers, match: match, number: number, around: &policy.Snapshot{Host: snap.Host, Networks: snap.Networks}}
 	p.known, p.late, p.networks, p.sought = new(btree.Map[string, *known]), new(btree.Map[string, bool]), make(map[string]bool), newSought(snap)
+	p.sharing = new(btree.Map[string, []string])
 	for i := range snap.Networks {
 		p.networks[snap.Networks[i].ID] = true
 	}
@@ -109,6 +111,7 @@ func populate(match func(*policy.Workload) Match, offers map[string]bool, snap *
 		k := &known{Workload: w, match: match(w)}
 		models[k.match.Model] = true
 		p.known.Set(w.ID, k)
+		p.share(w, inserted)
 	}
 	a := &assembly{population: p, set: set, problems: snap.Check(), selected: selectedLabels(models, set.SelectedLabels), routes: routesInUse(models)}
 	p.join(a, snap)

@@ -96,11 +96,10 @@ type index struct {
 type sought struct {
 	names     map[string]bool
 	addresses map[netip.Addr]bool
-	owners    map[string]bool // of network namespaces that others live in (I6)
 }
 
 func newSought(snap *policy.Snapshot) sought {
-	a := sought{make(map[string]bool), make(map[netip.Addr]bool), make(map[string]bool)}
+	a := sought{make(map[string]bool), make(map[netip.Addr]bool)}
 	for _, addr := range snap.Host.Resolvers {
 		a.addresses[addr.Unmap()] = true
 	}
@@ -112,7 +111,6 @@ func newSought(snap *policy.Snapshot) sought {
 
 // by adds what a workload looks for.
 func (a *sought) by(w *policy.Workload) {
-	a.owners[w.SharedWith] = true
 	for _, addr := range w.DNS {
 		a.addresses[addr.Unmap()] = true
 	}

@@ -171,7 +171,7 @@ func (p *Population) tiesOf(w *policy.Workload) []string {
 	if w.SharedWith != "" {
 		both("namespace " + w.SharedWith)
 	}
-	if p.sought.owners[w.ID] {
+	if p.isShared(w.ID) {
 		both("namespace " + w.ID)
 	}
 	if isHostMode(w) {
@@ -380,7 +380,7 @@ func (p *Population) others(key string, leave map[string]bool) iter.Seq[*known] 
 // alike is a population of these workloads among the same networks.
 func (p *Population) alike(of []*known, number func(string) policy.Identity) *Population {
 	next := &Population{known: new(btree.Map[string, *known]), offers: p.offers, match: p.match, identify: p.identify, number: number,
-		around: p.around, networks: p.networks, sought: p.sought, late: p.late}
+		around: p.around, networks: p.networks, sought: p.sought, late: p.late, sharing: p.sharing}
 	snap := &policy.Snapshot{Host: p.around.Host, Networks: p.around.Networks, Workloads: make([]policy.Workload, len(of))}
 	slices.SortFunc(of, func(a, b *known) int { return strings.Compare(a.ID, b.ID) })
 	for i, k := range of {
