@@ -37,7 +37,7 @@ func Changes(ctx context.Context, cfg ChangesConfig) (*Comparison, error) {
 	c := newComparison("One container's start or stop", "", cfg.Rounds)
 	c.Notes = append(c.Notes,
 		"From the call that tells the inventory until the table that follows is published; in the first row a replica of a service that has others starts or stops. The running gateway also lets go of, or admits, the container's interfaces in the kernel, which is not in these figures.",
-		"Made whole is what the first state takes, and every change that reaches too far to be made by itself: of networks, of virtual addresses, of files, of network namespaces that are shared or the host's.")
+		"Made whole is what the first state takes, and every change that reaches too far to be made by itself: of networks, of files.")
 	if len(cfg.Workloads) == 0 {
 		cfg.Workloads = []int{10_000, 100_000}
 	}
@@ -59,12 +59,14 @@ func Changes(ctx context.Context, cfg ChangesConfig) (*Comparison, error) {
 type changingPolicy struct {
 	name       string
 	statements string
+	proxied    int // how many projects have a service on one network for all
 	kinds      []changeKind
 }
 
 var changingPolicies = []changingPolicy{
-	{"", "", changeKinds},
-	{", under statements of siblings, networks, fronts and roles", wideStatements, wideKinds},
+	{"", "", 0, changeKinds},
+	{", under statements of siblings, networks, fronts and roles", wideStatements, 0, wideKinds},
+	{", of all projects one service on a proxy's network", "", changingServices / len(changingKinds), []changeKind{alwaysAlone}},
 }
 
 // wideStatements mean services by what those have in common, each many.
@@ -76,7 +78,7 @@ const wideStatements = `
 `
 
 func measureChanges(ctx context.Context, c *Comparison, n int, under *changingPolicy, progress io.Writer) error {
-	w, err := newChangingWorld(n, under.statements)
+	w, err := newChangingWorld(n, under)
 	if err != nil {
 		return err
 	}
@@ -142,6 +144,8 @@ var firstOrLast = changeKind{"a service's first or last container starts or stop
 	return w.comesAndGoes(w.alone(0))
 }, false}
 
+var alwaysAlone = changeKind{firstOrLast.variant, 20, firstOrLast.steps, true}
+
 // comesAndGoes is a container's start and stop, both measured.
 func (w *changingWorld) comesAndGoes(x policy.Workload) []changeStep {
 	return []changeStep{{func() { w.inventory.Put(x) }, true}, {func() { w.inventory.Delete(x.ID) }, true}}
@@ -193,13 +197,15 @@ var changeKinds = []changeKind{
 		x.Labels = map[string]policy.Label{"gatehouse.allow.egress": {Value: "api.example.com:443", By: policy.SetByDeployer}}
 		return w.comesAndGoes(x)
 	}, false},
-	{"a Swarm service with a virtual address starts or stops", 2, func(w *changingWorld) []changeStep {
-		x := w.alone(0)
-		x.Swarm, x.Compose = true, false
-		x.Endpoints[0].Network, x.Endpoints[0].Addresses = "overlay", []netip.Addr{changingAddr(200, 3)}
-		x.VIPs = map[string][]netip.Addr{"overlay": {changingAddr(200, 2)}}
-		return w.comesAndGoes(x)
-	}, false},
+	{"a Swarm service with a virtual address starts or stops", 100, func(w *changingWorld) []changeStep {
+		return w.comesAndGoes(w.balanced(2))
+	}, true},
+	{"a Swarm service's virtual address changes", 100, func(w *changingWorld) []changeStep {
+		x, y := w.balanced(2), w.balanced(4)
+		y.ID, y.Endpoints, y.References, y.Service = x.ID, x.Endpoints, x.References, x.Service
+		return []changeStep{{func() { w.inventory.Put(x) }, false}, {func() { w.inventory.Put(y) }, true}, {func() { w.inventory.Put(x) }, true},
+			{func() { w.inventory.Delete(x.ID) }, false}}
+	}, true},
 	{"a mode is set by hand", 100, func(w *changingWorld) []changeStep {
 		services := []string{changingWorkload(w.IntN(changingServices)).Service.String()}
 		return []changeStep{{func() { w.fault = w.control.SetModes(services, policy.Enforce) }, true}, {func() { w.fault = w.control.SetModes(services, policy.Observe) }, true}}
@@ -208,16 +214,16 @@ var changeKinds = []changeKind{
 		service := changingWorkload(w.IntN(changingServices)).Service.String()
 		return []changeStep{{func() { w.fault = w.control.Quarantine(service, control.Hold{By: "bench"}) }, true}, {func() { _, w.fault = w.control.Release(service, "bench", "") }, true}}
 	}, false},
-	{"a container in another's network namespace starts or stops", 2, func(w *changingWorld) []changeStep {
+	{"a container in another's network namespace starts or stops", 100, func(w *changingWorld) []changeStep {
 		x := w.alone(0)
 		x.SharedWith, x.Endpoints = changingWorkload(w.IntN(w.workloads)).ID, nil
 		return w.comesAndGoes(x)
-	}, false},
-	{"a container in the host's network namespace starts or stops", 2, func(w *changingWorld) []changeStep {
+	}, true},
+	{"a container in the host's network namespace starts or stops", 100, func(w *changingWorld) []changeStep {
 		x := w.alone(0)
 		x.Uncovered, x.Endpoints = "network_mode host", nil
 		return w.comesAndGoes(x)
-	}, false},
+	}, true},
 }
 
 // alone is the only container of a service of its own, in some project, at an address
@@ -229,6 +235,15 @@ func (w *changingWorld) alone(n int) policy.Workload {
 	e.ID, e.MAC[1], e.MAC[5] = "e"+x.ID, 1, byte(n)
 	e.Addresses = []netip.Addr{changingAddr(int(e.Addresses[0].As4()[1]), 60_000)}
 	e.Aliases = []string{"alone", x.ID[:12]}
+	return x
+}
+
+// balanced is the only task of a Swarm service, with a virtual address.
+func (w *changingWorld) balanced(vip int) policy.Workload {
+	x := w.alone(0)
+	x.Swarm, x.Compose = true, false
+	x.Endpoints[0].Network, x.Endpoints[0].Addresses = "overlay", []netip.Addr{changingAddr(200, 3)}
+	x.VIPs = map[string][]netip.Addr{"overlay": {changingAddr(200, vip)}}
 	return x
 }
 
@@ -264,7 +279,7 @@ var changingKinds = []struct {
 	{"db", "mariadb", nil}, {"cache", "redis", nil},
 }
 
-func newChangingWorld(n int, statements string) (*changingWorld, error) {
+func newChangingWorld(n int, under *changingPolicy) (*changingWorld, error) {
 	dir, err := os.MkdirTemp("", "gatehouse-bench-")
 	if err != nil {
 		return nil, err
@@ -277,11 +292,17 @@ func newChangingWorld(n int, statements string) (*changingWorld, error) {
 	}
 	snap.Networks = append(snap.Networks, policy.Network{ID: "overlay", Name: "overlay", Driver: "overlay", NetNS: "/run/docker/netns/1-overlay", Zone: 1000, Guarded: true, ICC: true,
 		Subnets: []netip.Prefix{netip.PrefixFrom(changingAddr(200, 0), 16)}, LB: []netip.Addr{changingAddr(200, 250)}})
+	snap.Networks = append(snap.Networks, policy.Network{ID: "proxy", Name: "proxy", Driver: "bridge", Zone: 1001, Guarded: true, ICC: true, Subnets: []netip.Prefix{netip.MustParsePrefix("172.16.0.0/12")}})
 	for i := range n {
-		snap.Workloads = append(snap.Workloads, changingWorkload(i))
+		x := changingWorkload(i)
+		if service := i % changingServices; service%len(changingKinds) == 0 && service/len(changingKinds) < under.proxied {
+			x.Endpoints = append(x.Endpoints, policy.Endpoint{ID: "p" + x.ID, Network: "proxy", MAC: policy.MAC{2, 1, byte(i >> 24), byte(i >> 16), byte(i >> 8), byte(i)},
+				Addresses: []netip.Addr{netip.AddrFrom4([4]byte{172, 16 | byte(i>>16), byte(i >> 8), byte(i)})}, Aliases: x.Endpoints[0].Aliases})
+		}
+		snap.Workloads = append(snap.Workloads, x)
 	}
 	w.inventory.Replace(snap)
-	rules, modes, holds, err := w.inputs(statements)
+	rules, modes, holds, err := w.inputs(under.statements)
 	if err != nil {
 		return nil, errors.Join(err, os.RemoveAll(dir))
 	}
@@ -361,7 +382,7 @@ func (w *changingWorld) round(ctx context.Context, kind *changeKind, took *[]flo
 				case !step.measured:
 					continue
 				case p.whole && kind.mustStay:
-					return errors.New("a replica's start or stop made the state whole")
+					return fmt.Errorf("%s: made whole", kind.variant)
 				case p.whole:
 					*wholes++
 				}

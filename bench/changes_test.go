@@ -10,7 +10,7 @@ import (
 // the processor does. A third of `bench changes`, which finds cold caches.
 func BenchmarkChanges(b *testing.B) {
 	for _, n := range []int{10_000, 100_000} {
-		w, err := newChangingWorld(n, "")
+		w, err := newChangingWorld(n, &changingPolicies[0])
 		if err != nil {
 			b.Fatal(err)
 		}
