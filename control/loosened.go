@@ -31,7 +31,7 @@ func (c *Control) reportDeployers(last, next *State, d *models.Difference) {
 	old := services(last.Population.Groups, concerned)
 	for i := range next.Population.Groups {
 		g := &next.Population.Groups[i]
-		if !concerned(g.Service) {
+		if !concerned(g.Service) || next.IsAway(g) {
 			continue
 		}
 		was := old[g.Service]
@@ -64,6 +64,15 @@ func reportLabels(last, next *State, loosened func(what string, args ...any)) {
 			loosened("a label denies no more", "statement", s.Lines(false), "origin", s.Origin)
 		}
 	}
+}
+
+// IsAway reports whether all that a group stands for runs on other nodes, whose
+// gateways judge it.
+func (s *State) IsAway(g *policy.Group) bool {
+	return !g.Guarded && !slices.ContainsFunc(g.Members, func(id string) bool {
+		w := s.View.Workload(id)
+		return w == nil || w.Node == ""
+	})
 }
 
 func anyService(policy.ServiceKey) bool { return true }

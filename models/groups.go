@@ -350,7 +350,7 @@ func (a *assembly) subject(ns namespace) *subject {
 		Revision:   s.parts[0].model.Revision,
 		Trust:      policy.TrustLabel,
 		Mode:       a.mode(w),
-		Guarded:    w.Uncovered == "" && !a.disabled(w),
+		Guarded:    w.Uncovered == "" && w.Node == "" && !a.disabled(w),
 		Confidence: a.match(w).Confidence,
 	}
 	for _, p := range s.parts {

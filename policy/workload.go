@@ -116,6 +116,10 @@ type Workload struct {
 	// SharedWith is the owner's container id where this one lives in another
 	// container's network namespace (I6).
 	SharedWith string `json:"sharedWith,omitempty"`
+	// Node is the address of the cluster node on which the workload runs, "" for
+	// this one. Of what runs on another node no interface is here: it is a peer of
+	// those that are, and its own node's gateway judges its side.
+	Node string `json:"node,omitempty"`
 	// Uncovered says why this workload cannot be guarded ("network_mode host",
 	// "macvlan network lan"); empty if it can.
 	Uncovered string    `json:"uncovered,omitempty"`

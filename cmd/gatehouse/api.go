@@ -46,6 +46,7 @@ type ServiceCounts struct {
 	Enforce    int `json:"enforce"`
 	Observe    int `json:"observe"`
 	Unenrolled int `json:"unenrolled"`
+	Away       int `json:"away"` // on other nodes only
 }
 
 // EndpointCounts counts endpoints of guarded workloads.
@@ -88,6 +89,7 @@ type WorkloadView struct {
 	Guarded    bool              `json:"guarded"`
 	Uncovered  string            `json:"uncovered,omitempty"`
 	SharedWith string            `json:"sharedWith,omitempty"`
+	Node       string            `json:"node,omitempty"` // where that is another one
 	Identity   policy.Identity   `json:"identity"`
 	Endpoints  []EndpointView    `json:"endpoints"`
 	Metadata   *policy.Workload  `json:"metadata"`
@@ -114,6 +116,7 @@ type ServiceView struct {
 	Roles    []string        `json:"roles"`
 	Mode     policy.Mode     `json:"mode"`
 	Guarded  bool            `json:"guarded"`
+	Away     bool            `json:"away,omitempty"` // all members run on other nodes
 	Members  int             `json:"members"`
 	Reasons  []string        `json:"reasons"`
 }

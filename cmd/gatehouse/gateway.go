@@ -118,8 +118,11 @@ func (s *Status) countDrops(kernel *steer.Counters, worker *dataplane.Counters) 
 }
 
 func describe(s *Status, st *control.State) {
-	for _, g := range st.Population.Groups {
+	for i := range st.Population.Groups {
+		g := &st.Population.Groups[i]
 		switch {
+		case st.IsAway(g):
+			s.Services.Away++
 		case !g.Guarded:
 			s.Services.Unenrolled++
 		case g.Mode == policy.Enforce:

@@ -71,6 +71,8 @@ func workloadRows(w io.Writer, items []WorkloadView) {
 		switch {
 		case i.Uncovered != "":
 			state = "UNCOVERED"
+		case i.Node != "":
+			state = "on " + i.Node
 		case !i.Guarded:
 			state = "not enrolled"
 		}
@@ -95,7 +97,10 @@ func serviceRows(w io.Writer, items []ServiceView) {
 	row(w, "SERVICE", "ID", "MODEL", "TRUST", "ROLES", "MODE", "MEMBERS")
 	for _, i := range items {
 		mode := i.Mode.String()
-		if !i.Guarded {
+		switch {
+		case i.Away:
+			mode = "on other nodes"
+		case !i.Guarded:
 			mode = "not guarded"
 		}
 		row(w, i.Service, i.Identity, i.Model, i.Trust, strings.Join(i.Roles, ","), mode, i.Members)

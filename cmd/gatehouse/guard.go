@@ -247,7 +247,7 @@ func wantedBy(s *control.State, in *inhabitants, ranBefore func(policy.Workload)
 // wantedOf are those of one workload.
 func wantedOf(s *control.State, w *policy.Workload, ranBefore func(policy.Workload) bool) map[string]*waiting {
 	group := s.Population.Group(w.ID)
-	if w.SharedWith != "" || group == nil {
+	if w.SharedWith != "" || w.Node != "" || group == nil {
 		return nil
 	}
 	wanted := map[string]*waiting{}
@@ -301,6 +301,9 @@ type dwelling struct {
 }
 
 func dwellingOf(s *control.State, w *policy.Workload) dwelling {
+	if w.Node != "" {
+		return dwelling{}
+	}
 	g := s.Population.Group(w.ID)
 	d := dwelling{enforces: g != nil && g.Guarded && g.Mode == policy.Enforce}
 	for _, e := range w.Endpoints {

@@ -60,6 +60,7 @@ func (m metrics) Collect(ch chan<- prometheus.Metric) {
 	gauge(descServices, float64(s.Services.Enforce), "enforce")
 	gauge(descServices, float64(s.Services.Observe), "observe")
 	gauge(descServices, float64(s.Services.Unenrolled), "unenrolled")
+	gauge(descServices, float64(s.Services.Away), "away")
 	gauge(descUncovered, float64(len(s.Uncovered)))
 	gauge(descEndpoints, float64(s.Endpoints.Admitted), "admitted")
 	gauge(descEndpoints, float64(s.Endpoints.Waiting), "waiting")

@@ -215,7 +215,7 @@ func newGateway(set Settings, in inputs, kernel *steer.Steer, log *slog.Logger) 
 	}
 	inv, library := inventory.New(), in.rules.Library
 	watcher, err := docker.New(docker.Config{
-		Host: dockerHost(set.Docker), NetNSDir: set.NetNS,
+		Host: dockerHost(set.Docker), NetNSDir: set.NetNS, Manager: set.SwarmManager, ManagerTLS: set.SwarmTLS,
 		KeepEnv: library.EnvKeys(), KeepArgs: library.ArgKeys(), KeepWords: library.CommandWords(),
 		ZoneFile: filepath.Join(set.State, "zones.json"), Logger: log,
 	}, inv)

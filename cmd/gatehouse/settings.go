@@ -32,6 +32,10 @@ const (
 type Settings struct {
 	Docker string `yaml:"docker" help:"the engine's API socket"`
 	NetNS  string `yaml:"netns" help:"folder in which the engine keeps network namespaces"`
+
+	SwarmManager string `yaml:"swarm.manager" help:"on a Swarm worker: the API of a manager's engine, to be asked for services and nodes: unix:///path, or tcp://address:port with swarm.tls"`
+	SwarmTLS     string `yaml:"swarm.tls" help:"folder with ca.pem, cert.pem and key.pem for swarm.manager"`
+
 	State  string `yaml:"state" help:"folder for what must outlive a restart"`
 	Mode   string `yaml:"mode" help:"mode of services that nobody set one for: observe or enforce; of pair and route the default is enforce"`
 	Floor  string `yaml:"mode.floor" help:"enforce: labels cannot loosen a service to observe"`
@@ -275,7 +279,7 @@ func (s *Settings) check() error {
 			errs = append(errs, fmt.Errorf("setting metrics: %q: want a loopback address and port, such as 127.0.0.1:9477", s.Metrics))
 		}
 	}
-	for _, dir := range []*string{&s.State, &s.NetNS, &s.Pins, &s.ModelDir, &s.Statements, &s.Categories} {
+	for _, dir := range []*string{&s.State, &s.NetNS, &s.Pins, &s.ModelDir, &s.Statements, &s.Categories, &s.SwarmTLS} {
 		if *dir == "" {
 			continue
 		}

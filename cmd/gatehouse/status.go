@@ -82,6 +82,9 @@ func (s *Status) writeGuarded(w io.Writer) {
 	}
 	row(w, "docker", docker)
 	row(w, "services", fmt.Sprintf("%d enforce, %d observe, %d not enrolled; default mode %s", s.Services.Enforce, s.Services.Observe, s.Services.Unenrolled, s.Mode))
+	if s.Services.Away > 0 {
+		row(w, "", fmt.Sprintf("%d on other nodes, whose own gateways judge them", s.Services.Away))
+	}
 	if s.Services.Observe > 0 {
 		row(w, "", "observe lets pass what policy does not allow: `gatehouse mode SERVICE enforce` drops it")
 	}

@@ -18,7 +18,7 @@ func workloadViews(s *control.State, admitted map[string]string) []WorkloadView 
 	out := []WorkloadView{}
 	for w := range s.View.Workloads {
 		v := WorkloadView{ID: w.ID, Name: w.Name, Service: w.Service.String(), Image: w.Image.Ref,
-			Uncovered: w.Uncovered, SharedWith: w.SharedWith, Metadata: w, Endpoints: []EndpointView{}, Reasons: []string{}, Evidence: []models.Evidence{}}
+			Uncovered: w.Uncovered, SharedWith: w.SharedWith, Node: w.Node, Metadata: w, Endpoints: []EndpointView{}, Reasons: []string{}, Evidence: []models.Evidence{}}
 		if m, ok := s.Population.Match(w.ID); ok && m.Model != nil {
 			v.Model, v.Trust, v.Confidence, v.Proposed = m.Model.Name, m.Trust.String(), m.Confidence, m.Proposed
 			v.Reasons = append(v.Reasons, m.Reasons...)
@@ -54,8 +54,9 @@ func networksByID(networks []policy.Network) map[string]*policy.Network {
 
 func serviceViews(s *control.State) []ServiceView {
 	out := make([]ServiceView, 0, len(s.Population.Groups))
-	for _, g := range s.Population.Groups {
-		out = append(out, ServiceView{Service: g.Service.String(), Identity: g.Identity, Model: g.Model, Trust: g.Trust.String(),
+	for i := range s.Population.Groups {
+		g := &s.Population.Groups[i]
+		out = append(out, ServiceView{Away: s.IsAway(g), Service: g.Service.String(), Identity: g.Identity, Model: g.Model, Trust: g.Trust.String(),
 			Roles: append([]string{}, g.Roles...), Mode: g.Mode, Guarded: g.Guarded, Members: len(g.Members), Reasons: append([]string{}, g.Reasons...)})
 	}
 	slices.SortFunc(out, func(a, b ServiceView) int { return strings.Compare(a.Service, b.Service) })

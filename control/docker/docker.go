@@ -18,7 +18,9 @@ import (
 	"io/fs"
 	"log/slog"
 	"net/http"
+	"net/netip"
 	"net/url"
+	"path/filepath"
 	"strings"
 	"sync"
 	"syscall"
@@ -38,6 +40,12 @@ type Config struct {
 	// Host is where the engine listens: "unix:///var/run/docker.sock", the
 	// default, or "tcp://address:port".
 	Host string
+	// Manager is where a Swarm manager's engine listens, for a worker to ask what
+	// services there are: "unix:///path", or "tcp://address:port", by TLS unless the
+	// address is a loopback one. "" asks nobody.
+	Manager string
+	// ManagerTLS is the folder with ca.pem, cert.pem and key.pem for it.
+	ManagerTLS string
 	// Domain is the name space of this engine's projects (I1); default is the
 	// engine's ID.
 	Domain string
@@ -82,15 +90,16 @@ const (
 
 // Watcher watches one engine.
 type Watcher struct {
-	config Config
-	inv    *inventory.Inventory
-	log    *slog.Logger
-	engine *dockerclient.Client
-	swarm  *mobyclient.Client
-	events *http.Client // the engine's transport without a deadline
-	base   string       // URL before the path of /events
-	images *lru.Cache[string, *image]
-	state  state // Run's own
+	config  Config
+	inv     *inventory.Inventory
+	log     *slog.Logger
+	engine  *dockerclient.Client
+	swarm   *mobyclient.Client
+	manager *mobyclient.Client // nil where a worker asks nobody
+	events  *http.Client       // the engine's transport without a deadline
+	base    string             // URL before the path of /events
+	images  *lru.Cache[string, *image]
+	state   state // Run's own
 
 	mu     sync.Mutex
 	status Status
@@ -147,6 +156,10 @@ func New(c Config, inv *inventory.Inventory) (*Watcher, error) {
 	if err != nil {
 		return nil, fmt.Errorf("docker host %q: %w", c.Host, err)
 	}
+	manager, err := managerClient(c.Manager, c.ManagerTLS)
+	if err != nil {
+		return nil, err
+	}
 	zones, err := loadZones(c.ZoneFile)
 	if err != nil {
 		return nil, err
@@ -156,7 +169,7 @@ func New(c Config, inv *inventory.Inventory) (*Watcher, error) {
 		return nil, err
 	}
 	w := &Watcher{
-		config: c, inv: inv, log: c.Logger, engine: engine, swarm: swarm, images: images,
+		config: c, inv: inv, log: c.Logger, engine: engine, swarm: swarm, manager: manager, images: images,
 		events: &http.Client{Transport: engine.HTTPClient.Transport},
 		base:   "http://engine",
 		state:  newState(zones, kept{set(c.KeepEnv), set(c.KeepArgs), set(c.KeepWords)}),
@@ -167,6 +180,31 @@ func New(c Config, inv *inventory.Inventory) (*Watcher, error) {
 	}
 	engine.SetTimeout(requestTimeout)
 	return w, nil
+}
+
+// managerClient prepares to ask another node's engine; nil where host is "". What it
+// tells decides who may talk to whom, so it is not taken from a network without TLS.
+func managerClient(host, certs string) (*mobyclient.Client, error) {
+	if host == "" {
+		return nil, nil
+	}
+	u, err := url.Parse(host)
+	if err != nil || (u.Scheme != "unix" && u.Scheme != "tcp") || (u.Scheme == "unix" && u.Path == "") || (u.Scheme == "tcp" && u.Port() == "") {
+		return nil, fmt.Errorf("swarm manager %q: want unix:///path/to/socket or tcp://address:port", host)
+	}
+	options := []mobyclient.Opt{mobyclient.WithHost(host), mobyclient.WithTimeout(requestTimeout)}
+	switch a, err := netip.ParseAddr(u.Hostname()); {
+	case u.Scheme == "unix":
+	case certs != "":
+		options = append(options, mobyclient.WithTLSClientConfig(filepath.Join(certs, "ca.pem"), filepath.Join(certs, "cert.pem"), filepath.Join(certs, "key.pem")))
+	case err != nil || !a.IsLoopback():
+		return nil, fmt.Errorf("swarm manager %q: without TLS anybody on the way could say what policy follows from: name a folder with ca.pem, cert.pem and key.pem, or a tunnel's end on this host", host)
+	}
+	client, err := mobyclient.New(options...)
+	if err != nil {
+		return nil, fmt.Errorf("swarm manager %q: %w", host, err)
+	}
+	return client, nil
 }
 
 // Keep changes which values are kept, as Config's KeepEnv, KeepArgs and KeepWords

@@ -3,11 +3,14 @@ package docker
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 	"slices"
 	"strings"
 
+	"github.com/distribution/reference"
+	dockerclient "github.com/fsouza/go-dockerclient"
 	"github.com/moby/moby/api/types/swarm"
 	mobyclient "github.com/moby/moby/client"
 
@@ -21,6 +24,40 @@ type swarmService struct {
 	aliases   map[string][]string // by network
 	published []policy.Published
 	gone      bool // no manager tells of it any more
+	id, name  string
+	spec      *swarm.ContainerSpec // nil where it runs no containers
+}
+
+// container is what inspecting a task of the service would tell.
+func (s *swarmService) container(m remote) *dockerclient.Container {
+	config := &dockerclient.Config{Labels: map[string]string{}}
+	host := &dockerclient.HostConfig{}
+	if c := s.spec; c != nil {
+		maps.Copy(config.Labels, c.Labels)
+		config.Image, config.Env, config.Entrypoint, config.Cmd = c.Image, c.Env, c.Command, c.Args
+		if c.DNSConfig != nil {
+			for _, a := range c.DNSConfig.Nameservers {
+				host.DNS = append(host.DNS, a.String())
+			}
+		}
+	}
+	config.Labels[swarmServiceID], config.Labels[swarmServiceName], config.Labels[swarmTaskID] = s.id, s.name, m.name
+	return &dockerclient.Container{Name: m.name, Config: config, HostConfig: host}
+}
+
+// image is what the spec proves of the image: a digest in it is the registry's.
+// What is baked into it is not known here.
+func (s *swarmService) image() *image {
+	img := &image{}
+	if s.spec == nil {
+		return img
+	}
+	if named, err := reference.ParseNormalizedNamed(s.spec.Image); err == nil {
+		if d, ok := named.(reference.Digested); ok {
+			img.digests = []string{named.Name() + "@" + d.Digest().String()}
+		}
+	}
+	return img
 }
 
 // untold is what stays of a service of which no manager tells any more: labels and
@@ -30,7 +67,7 @@ func (s *swarmService) untold() *swarmService {
 	if s == nil || s.gone {
 		return s
 	}
-	return &swarmService{labels: s.labels, aliases: s.aliases, gone: true}
+	return &swarmService{labels: s.labels, aliases: s.aliases, gone: true, id: s.id, name: s.name, spec: s.spec}
 }
 
 // swarmState is what this node knows of its cluster. The zero value is a node
@@ -38,16 +75,29 @@ func (s *swarmService) untold() *swarmService {
 type swarmState struct {
 	active   bool
 	manager  bool
+	told     bool   // a manager was asked: this one, or the one that Config.Manager names
 	cluster  string // cluster's ID; "" on workers, which are not told
 	node     string
+	address  netip.Addr   // this node's, as the others see it
 	nodes    []netip.Addr // other nodes
 	ingress  map[string]bool
 	services map[string]*swarmService
+	named    map[string]*swarmService // the same, by name
+}
+
+// byName is the service of that name, nil where no manager tells of one.
+func (s *swarmState) byName(name string) *swarmService {
+	if name == "" {
+		return nil
+	}
+	return s.named[name]
 }
 
 // fetchSwarm asks for all of it. A worker is refused services and nodes; that is
 // no error. ok is false where a manager did not answer: what was known stays.
-func fetchSwarm(ctx context.Context, api *mobyclient.Client) (swarmState, error) {
+//
+// manager, where it is not nil, is another node's engine that a worker asks instead.
+func fetchSwarm(ctx context.Context, api, manager *mobyclient.Client) (swarmState, error) {
 	info, err := api.Info(ctx, mobyclient.InfoOptions{})
 	if err != nil {
 		return swarmState{}, fmt.Errorf("engine info: %w", err)
@@ -61,6 +111,7 @@ func fetchSwarm(ctx context.Context, api *mobyclient.Client) (swarmState, error)
 		state.cluster = s.Cluster.ID
 	}
 	own, _ := parseAddress(s.NodeAddr)
+	state.address = own
 	if state.ingress, err = ingressNetworks(ctx, api); err != nil {
 		return swarmState{}, err
 	}
@@ -68,13 +119,21 @@ func fetchSwarm(ctx context.Context, api *mobyclient.Client) (swarmState, error)
 		for _, m := range s.RemoteManagers {
 			state.addNode(m.Addr, own)
 		}
-		return state, nil
+		if manager == nil {
+			return state, nil
+		}
+		api = manager
 	}
+	state.told = true
 	services, err := api.ServiceList(ctx, mobyclient.ServiceListOptions{})
 	if err != nil {
 		return swarmState{}, fmt.Errorf("swarm services: %w", err)
 	}
 	state.services = describeServices(services.Items)
+	state.named = make(map[string]*swarmService, len(state.services))
+	for _, s := range state.services {
+		state.named[s.name] = s
+	}
 	nodes, err := api.NodeList(ctx, mobyclient.NodeListOptions{})
 	if err != nil {
 		return swarmState{}, fmt.Errorf("swarm nodes: %w", err)
@@ -118,7 +177,7 @@ func (s *swarmState) addNode(text string, own netip.Addr) {
 func describeServices(items []swarm.Service) map[string]*swarmService {
 	out := make(map[string]*swarmService, len(items))
 	for _, item := range items {
-		s := &swarmService{labels: item.Spec.Labels, aliases: map[string][]string{}}
+		s := &swarmService{id: item.ID, name: item.Spec.Name, labels: item.Spec.Labels, aliases: map[string][]string{}, spec: item.Spec.TaskTemplate.ContainerSpec}
 		for _, n := range item.Spec.TaskTemplate.Networks {
 			s.aliases[n.Target] = n.Aliases
 		}

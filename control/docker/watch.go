@@ -43,15 +43,21 @@ type state struct {
 	devices    map[string][]netip.Prefix
 	swarm      swarmState
 	swarmAsk   request
-	containers map[string]*container
-	networks   map[string]*network
-	described  map[string]policy.Network
-	names      map[string]string // nil after a change
-	hold       bool              // collecting a first state: nothing is published singly
-	open       int               // requests under way
-	retry      bool              // list again soon
-	reinspect  bool              // and inspect everything
-	noted      map[string]bool   // texts that were logged
+	remotes    map[string]*overlay // members of networks on other nodes, by network
+	remotesAsk request
+	remoteIDs  map[string]bool // workloads of other nodes that are published
+	strangers  map[string]bool // services of which a manager was asked on their account
+	// remotesMoved: they are to be published again.
+	remotesMoved bool
+	containers   map[string]*container
+	networks     map[string]*network
+	described    map[string]policy.Network
+	names        map[string]string // nil after a change
+	hold         bool              // collecting a first state: nothing is published singly
+	open         int               // requests under way
+	retry        bool              // list again soon
+	reinspect    bool              // and inspect everything
+	noted        map[string]bool   // texts that were logged
 }
 
 // request lets one request for an object be under way; another one asked for
@@ -90,7 +96,7 @@ func newState(z *zones, keep kept) state {
 	return state{
 		zones: z, keep: keep,
 		containers: map[string]*container{}, networks: map[string]*network{}, described: map[string]policy.Network{},
-		noted: map[string]bool{},
+		remotes: map[string]*overlay{}, noted: map[string]bool{},
 	}
 }
 
@@ -101,6 +107,9 @@ type session struct {
 	arrived chan func()     // what requests brought, to be run by the loop
 	slots   chan struct{}
 	wg      sync.WaitGroup
+	// askedRemotes: the first state waits for what runs on other nodes, or flows
+	// with it would end when a gateway restarts.
+	askedRemotes bool
 }
 
 // session subscribes, lists and follows until the stream or ctx ends.
@@ -139,10 +148,19 @@ func (s *session) follow(events <-chan event, ended <-chan error, addresses <-ch
 	defer resync.Stop()
 	settle := time.NewTimer(settleAtMost)
 	defer settle.Stop()
+	remotes := time.NewTicker(askRemotesEvery)
+	defer remotes.Stop()
 	var soon, hostSoon <-chan time.Time
 	for {
+		if s.state.hold && s.state.open == 0 && !s.askedRemotes {
+			s.askedRemotes = true
+			s.askRemotes()
+		}
 		if s.state.hold && s.state.open == 0 {
 			s.publishAll()
+		}
+		if s.state.remotesMoved {
+			s.publishRemotes()
 		}
 		if s.state.retry && soon == nil {
 			soon = time.After(retryAfter)
@@ -171,6 +189,8 @@ func (s *session) follow(events <-chan event, ended <-chan error, addresses <-ch
 			if err := s.list(true); err != nil {
 				return err
 			}
+		case <-remotes.C:
+			s.askRemotes()
 		case <-resync.C:
 			if err := s.list(false); err != nil {
 				return err
@@ -201,7 +221,7 @@ func (s *session) watchAddresses() <-chan netlink.AddrUpdate {
 
 func (st *state) forgetRequests() {
 	st.open = 0
-	st.swarmAsk = request{}
+	st.swarmAsk, st.remotesAsk = request{}, request{}
 	for _, c := range st.containers {
 		c.request = request{}
 	}
@@ -285,7 +305,9 @@ func (s *session) readHost() {
 }
 
 func (s *session) host() policy.Host {
-	return describeHost(s.state.hostName, s.state.addresses, s.config, s.state.swarm.nodes)
+	nodes := slices.Concat(s.state.swarm.nodes, s.state.remoteNodes())
+	slices.SortFunc(nodes, netip.Addr.Compare)
+	return describeHost(s.state.hostName, s.state.addresses, s.config, slices.Compact(nodes))
 }
 
 // once logs a warning the first time that it is met.
@@ -683,6 +705,11 @@ func (s *session) describe(n *network) bool {
 	}
 	d := describeNetwork(n.info, s.state.swarm.ingress[n.id], s.domains(), s.config.NetNSDir, s.state.devices)
 	d.Zone, d.Newcomer = zone, s.expects(n)
+	if o := s.state.remotes[n.id]; o != nil && len(o.balancers) > 0 {
+		d.LB = slices.Concat(d.LB, o.balancers)
+		slices.SortFunc(d.LB, netip.Addr.Compare)
+		d.LB = slices.Compact(d.LB)
+	}
 	if old, ok := s.state.described[n.id]; !ok || old.Name != d.Name {
 		s.state.names = nil
 	}
@@ -702,6 +729,10 @@ func (s *session) dropNetwork(id string) {
 	n := s.state.networks[id]
 	delete(s.state.networks, id)
 	delete(s.state.described, id)
+	if s.state.remotes[id] != nil {
+		delete(s.state.remotes, id)
+		s.state.remotesMoved = true
+	}
 	s.state.names = nil
 	if n != nil {
 		for id := range n.members {
@@ -721,12 +752,13 @@ func (s *session) askSwarm(active bool) {
 	if !active {
 		if s.state.swarm.active {
 			s.state.swarm = swarmState{}
+			clear(s.state.remotes)
 			s.redescribe()
 		}
 		return
 	}
 	s.ask(&s.state.swarmAsk, func() func() {
-		got, err := fetchSwarm(s.ctx, s.swarm)
+		got, err := fetchSwarm(s.ctx, s.swarm, s.manager)
 		return func() { s.swarmArrived(got, err) }
 	})
 }
@@ -771,6 +803,7 @@ func (s *session) redescribe() {
 	for _, c := range s.state.containers {
 		s.publish(c)
 	}
+	s.publishRemotes()
 }
 
 func (s *session) domains() domains {
@@ -786,6 +819,9 @@ func (s *session) domains() domains {
 func (s *session) publish(c *container) {
 	if s.state.hold {
 		return
+	}
+	if len(s.state.remotes) > 0 {
+		s.state.remotesMoved = true // an address or a service may be here now
 	}
 	w, ok := s.workload(c)
 	if !ok {
@@ -807,6 +843,12 @@ func (s *session) publishAll() {
 			snap.Workloads = append(snap.Workloads, w)
 		}
 	}
+	away := s.remoteWorkloads()
+	s.state.remoteIDs = make(map[string]bool, len(away))
+	for _, w := range away {
+		s.state.remoteIDs[w.ID] = true
+	}
+	snap.Workloads = append(snap.Workloads, away...)
 	s.inv.Replace(snap)
 	s.note(func(st *Status) { st.Synced = true })
 	s.log.Info("docker: connected", "host", s.config.Host, "workloads", len(snap.Workloads), "networks", len(snap.Networks))
@@ -820,7 +862,7 @@ func (s *session) workload(c *container) (w policy.Workload, ok bool) {
 	}
 	see := sight{
 		container: c.inspected, image: c.image, networks: s.state.described, byName: s.names(),
-		manager: s.state.swarm.manager, classic: s.state.classic, domains: s.domains(), running: c.running && c.inspected.State.Running,
+		manager: s.state.swarm.told, classic: s.state.classic, domains: s.domains(), running: c.running && c.inspected.State.Running,
 		keep: s.state.keep,
 	}
 	for _, n := range s.state.networks {
@@ -833,7 +875,7 @@ func (s *session) workload(c *container) (w policy.Workload, ok bool) {
 	}
 	if id := swarmServiceOf(c.inspected); id != "" {
 		told := s.state.swarm.services[id]
-		if told == nil && c.service == nil && s.state.swarm.manager && !c.askedSwarm {
+		if told == nil && c.service == nil && s.state.swarm.told && !c.askedSwarm {
 			s.askSwarm(true)
 			return w, false
 		}
@@ -843,6 +885,9 @@ func (s *session) workload(c *container) (w policy.Workload, ok bool) {
 		c.service, see.service = told, told
 	}
 	w = describeWorkload(see)
+	if w.Swarm && see.service == nil {
+		w.VIPs = s.state.toldVIPs(c.inspected.Config.Labels[swarmServiceName], w.Endpoints)
+	}
 	if owner := s.state.containers[w.SharedWith]; owner != nil && owner.inspected != nil && owner.inspected.HostConfig != nil && owner.inspected.HostConfig.NetworkMode == "host" {
 		w.Uncovered = "shares the namespace of " + strings.TrimPrefix(owner.inspected.Name, "/") + ": network_mode host"
 	}

@@ -100,7 +100,7 @@ func (s *sight) addSwarm(w *policy.Workload) {
 		if s.manager {
 			why = "no manager told of it"
 		}
-		w.Notes = append(w.Notes, "labels, virtual addresses and ingress ports of the Swarm service are unknown: "+why)
+		w.Notes = append(w.Notes, "labels and ingress ports of the Swarm service are unknown: "+why)
 		return
 	}
 	if s.service.gone {
