@@ -30,6 +30,7 @@ type fakeEngine struct {
 	services   json.RawMessage
 	nodes      json.RawMessage
 	worker     bool
+	deaf       bool // what asks for the gossip gets a 500
 	broken     bool // every request but events gets a 500
 	blocked    map[string]chan struct{}
 	inspects   map[string]int
@@ -165,7 +166,7 @@ func (f *fakeEngine) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.broken {
+	if f.broken || f.deaf && r.URL.Query().Get("verbose") != "" {
 		http.Error(w, `{"message":"broken"}`, http.StatusInternalServerError)
 		return
 	}

@@ -1,0 +1,277 @@
+package docker
+
+import (
+	"bytes"
+	"maps"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"gatehouse/control/inventory"
+	"gatehouse/policy"
+)
+
+// startNodes watches a recorded node of a Swarm of three; manager is whom it asks.
+func startNodes(t *testing.T, f, manager *fakeEngine) (*Watcher, *inventory.Inventory) {
+	t.Helper()
+	c := Config{Host: f.host(), DaemonConfig: "testdata/none", ResolvConf: "testdata/none", NetNSDir: "/netns"}
+	if manager != nil {
+		c.Manager = manager.host()
+	}
+	w, inv := start(t, c)
+	awaitSynced(t, w, inv)
+	return w, inv
+}
+
+// away are the workloads of other nodes, by service and node: their addresses.
+func away(s *policy.Snapshot) map[string]string {
+	out := map[string]string{}
+	for _, w := range s.Workloads {
+		if w.Node == "" {
+			continue
+		}
+		var on []string
+		for _, e := range w.Endpoints {
+			for _, a := range e.Addresses {
+				on = append(on, a.String())
+			}
+		}
+		out[w.Service.String()+" on "+w.Node] = strings.Join(on, " ")
+	}
+	return out
+}
+
+// TestOtherNodesRecorded: the first state already has what runs on other nodes, by
+// name on a worker, and as a manager tells of it where one is asked.
+func TestOtherNodesRecorded(t *testing.T) {
+	onManager := map[string]string{"alone on 10.77.0.3": "10.0.1.10", "shop/client on 10.77.0.3": "10.0.1.8", "shop/vip on 10.77.0.2": "10.0.1.7", "shop/web on 10.77.0.2": "10.0.1.2"}
+	onWorker := map[string]string{"shop/vip on 10.77.0.2": "10.0.1.7", "shop/web on 10.77.0.1": "10.0.1.3", "shop/web on 10.77.0.2": "10.0.1.2"}
+	for name, c := range map[string]struct {
+		dir   string
+		ask   bool
+		away  map[string]string
+		image string // of shop/web on node 2
+		nodes []netip.Addr
+	}{
+		"manager":             {dir: "swarm-nodes-manager", away: onManager, image: "localhost/demo/app:1", nodes: addrs("10.77.0.2", "10.77.0.3")},
+		"worker":              {dir: "swarm-nodes-worker", away: onWorker, nodes: addrs("10.77.0.1", "10.77.0.2")},
+		"worker that may ask": {dir: "swarm-nodes-worker", away: onWorker, ask: true, image: "localhost/demo/app:1", nodes: addrs("10.77.0.1", "10.77.0.2")},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var manager *fakeEngine
+			if c.ask {
+				manager = newFakeEngine(t, "swarm-nodes-manager")
+			}
+			_, inv := startNodes(t, newFakeEngine(t, c.dir), manager)
+			s := inv.Snapshot()
+			if diff := cmp.Diff(c.away, away(s)); diff != "" {
+				t.Errorf("on other nodes:\n%s", diff)
+			}
+			var web *policy.Workload
+			for i := range s.Workloads {
+				if w := &s.Workloads[i]; w.Service.String() == "shop/web" && w.Node == "10.77.0.2" {
+					web = w
+				}
+			}
+			if web == nil || !web.Swarm || web.Image.Ref != c.image || len(web.Endpoints) != 1 || web.Endpoints[0].MAC != (policy.MAC{}) {
+				t.Fatalf("shop/web on node 2: %+v", web)
+			}
+			if told := len(web.Notes) == 0; told != (c.image != "") {
+				t.Errorf("notes: %q", web.Notes)
+			}
+			if !slices.Equal(s.Host.Nodes, c.nodes) {
+				t.Errorf("nodes %v, want %v", s.Host.Nodes, c.nodes)
+			}
+			client := service(s, "shop/client")
+			if client == nil || c.image != "" && len(client.References) != 1 {
+				t.Errorf("shop/client, wherever it runs: %+v", client)
+			}
+			vip := service(s, "shop/vip")
+			if overlay := networkNamed(s, "shop_default"); vip == nil || len(vip.VIPs[overlay.ID]) != 1 {
+				t.Errorf("shop/vip: %+v", vip)
+			}
+		})
+	}
+}
+
+// gossipOf edits what the fake's engine tells of shop_default's services.
+func (f *fakeEngine) gossipOf(edit func(services map[string]any)) {
+	f.change(func() {
+		for id, n := range f.networks {
+			if n["Name"] == "shop_default" {
+				n = cloneJSON(n)
+				edit(n["Services"].(map[string]any))
+				f.networks[id] = n
+			}
+		}
+	})
+}
+
+func taskAt(name, endpoint, address, node string) map[string]any {
+	return map[string]any{"VIP": "<nil>", "Tasks": []any{map[string]any{"Name": name + ".1.x", "EndpointID": endpoint, "EndpointIP": address, "Info": map[string]any{"Host IP": node}}}}
+}
+
+// at are the services at an address, of all nodes.
+func at(s *policy.Snapshot, address string) (out []string) {
+	for _, w := range s.Workloads {
+		for _, e := range w.Endpoints {
+			if slices.Contains(e.Addresses, netip.MustParseAddr(address)) {
+				out = append(out, w.Service.String())
+			}
+		}
+	}
+	return out
+}
+
+// TestRemoteAddressMoves: an address that another service's task has now is not the
+// old one's any more, and one that is somebody's here is no other node's to claim.
+func TestRemoteAddressMoves(t *testing.T) {
+	f := newFakeEngine(t, "swarm-nodes-worker")
+	_, inv := startNodes(t, f, nil)
+	f.gossipOf(func(s map[string]any) {
+		clear(s)
+		s["shop_db"] = taskAt("shop_db", "e1", "10.0.1.77", "10.77.0.2")
+		s["shop_cache"] = taskAt("shop_cache", "e2", "10.0.1.78", "10.77.0.2")
+	})
+	await(t, inv, "both are where they are", func(s *policy.Snapshot) bool {
+		return slices.Equal(at(s, "10.0.1.77"), []string{"shop/db"}) && slices.Equal(at(s, "10.0.1.78"), []string{"shop/cache"}) && service(s, "shop/web") == nil
+	})
+	f.gossipOf(func(s map[string]any) {
+		delete(s, "shop_db")
+		s["shop_evil"] = taskAt("shop_evil", "e3", "10.0.1.77", "10.77.0.1")
+	})
+	await(t, inv, "the address is another's", func(s *policy.Snapshot) bool {
+		return slices.Equal(at(s, "10.0.1.77"), []string{"shop/evil"}) && service(s, "shop/db") == nil
+	})
+
+	s := inv.Snapshot()
+	mine := service(s, "shop/client")
+	overlay := networkNamed(s, "shop_default")
+	var own string
+	for _, e := range mine.Endpoints {
+		if e.Network == overlay.ID {
+			own = e.Addresses[0].String()
+		}
+	}
+	f.gossipOf(func(s map[string]any) {
+		s["shop_thief"] = taskAt("shop_thief", "e4", own, "10.77.0.2")
+		s["shop_router"] = taskAt("shop_router", "e5", "10.0.1.1", "10.77.0.2")
+		s["shop_host"] = taskAt("shop_host", "e6", "10.77.0.1", "10.77.0.2")
+		s["shop_nowhere"] = taskAt("shop_nowhere", "e7", "10.0.1.90", "")
+		s["shop_mine"] = taskAt("shop_mine", "e8", "10.0.1.91", "10.77.0.3") // says to run here
+		s["shop_last"] = taskAt("shop_last", "e9", "10.0.1.92", "10.77.0.2")
+	})
+	s = await(t, inv, "the last of them", func(s *policy.Snapshot) bool { return service(s, "shop/last") != nil })
+	for _, name := range []string{"thief", "router", "host", "nowhere", "mine"} {
+		if w := service(s, "shop/"+name); w != nil {
+			t.Errorf("%s: %+v", name, w)
+		}
+	}
+	if got := at(s, own); !slices.Equal(got, []string{"shop/client"}) {
+		t.Errorf("at the client's address: %v", got)
+	}
+}
+
+// TestCutOffNode: what an engine tells of nobody any more is nobody's; where it does
+// not answer, what it told last stands.
+func TestCutOffNode(t *testing.T) {
+	f := newFakeEngine(t, "swarm-nodes-manager")
+	_, inv := startNodes(t, f, nil)
+	before := away(inv.Snapshot())
+	if len(before) == 0 {
+		t.Fatal("nobody is away")
+	}
+	f.change(func() { f.deaf = true })
+	time.Sleep(2 * askRemotesEvery)
+	if diff := cmp.Diff(before, away(inv.Snapshot())); diff != "" {
+		t.Errorf("unanswered:\n%s", diff)
+	}
+	f.gossipOf(func(s map[string]any) { clear(s) })
+	f.change(func() { f.deaf = false })
+	await(t, inv, "nobody is away", func(s *policy.Snapshot) bool { return len(away(s)) == 0 })
+}
+
+// TestBalancersOfOtherNodes: an address without a name is a balancer's once it was
+// there for long enough to have got a name, and not where it has one.
+func TestBalancersOfOtherNodes(t *testing.T) {
+	a, b := netip.MustParseAddr("10.0.1.4"), netip.MustParseAddr("10.0.1.5")
+	now := time.Now()
+	o := &overlay{}
+	steps := []struct {
+		after    time.Duration
+		nameless []netip.Addr
+		want     []netip.Addr
+	}{
+		{0, []netip.Addr{a}, []netip.Addr{a}}, // there before this gateway was
+		{time.Second, []netip.Addr{a, b}, []netip.Addr{a}},
+		{balancerAfter / 2, []netip.Addr{a, b}, []netip.Addr{a}},
+		{balancerAfter / 2, []netip.Addr{b, a}, []netip.Addr{a, b}},
+		{time.Second, []netip.Addr{a}, []netip.Addr{a}}, // it has a name now, or is gone
+		{time.Second, []netip.Addr{a, b}, []netip.Addr{a}},
+		{time.Second, nil, nil},
+	}
+	for i, s := range steps {
+		now = now.Add(s.after)
+		o.follow(gossip{nameless: s.nameless}, now)
+		if !slices.Equal(o.balancers, s.want) {
+			t.Errorf("step %d: %v, want %v", i, o.balancers, s.want)
+		}
+	}
+}
+
+func TestManagerClient(t *testing.T) {
+	for host, ok := range map[string]bool{
+		"": true, "unix:///run/manager.sock": true, "tcp://127.0.0.1:2375": true, "tcp://[::1]:2375": true,
+		"tcp://10.77.0.1:2375": false, "tcp://manager:2375": false, "http://10.77.0.1": false, "unix://": false, "tcp://10.77.0.1": false,
+	} {
+		if _, err := managerClient(host, ""); (err == nil) != ok {
+			t.Errorf("%q: %v", host, err)
+		}
+	}
+	if _, err := managerClient("tcp://10.77.0.1:2376", t.TempDir()); err == nil {
+		t.Error("no certificates, and no error")
+	}
+}
+
+// FuzzGossip: an engine's answer, which other nodes have a say in, never panics, and
+// nothing in it is taken for what runs here.
+func FuzzGossip(f *testing.F) {
+	files, err := filepath.Glob("testdata/swarm-nodes-*/network-*.json")
+	if err != nil || len(files) == 0 {
+		f.Fatal("no seeds", err)
+	}
+	for _, file := range files {
+		data, err := os.ReadFile(file)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(data)
+	}
+	f.Add([]byte(`{"Services":{"a":{"VIP":"x","Tasks":[{"Name":"n","EndpointID":"e","EndpointIP":"::1","Info":null}]}},"Peers":[{"IP":"10.77.0.3"}]}`))
+	own := netip.MustParseAddr("10.77.0.3")
+	f.Fuzz(func(t *testing.T, data []byte) {
+		g, err := decodeGossip(bytes.NewReader(data), ownNode(own))
+		if err != nil {
+			return
+		}
+		for _, m := range g.members {
+			if !m.address.IsValid() || m.node == own.String() || m.name == "" || m.endpoint == "" {
+				t.Fatalf("%+v", m)
+			}
+		}
+		if slices.Contains(g.nodes, own) {
+			t.Fatal("this node is another")
+		}
+		for _, vip := range maps.All(g.vips) {
+			if !vip.IsValid() {
+				t.Fatal("an empty VIP")
+			}
+		}
+	})
+}
