@@ -330,6 +330,17 @@ func (st *state) toldVIPs(service string, on []policy.Endpoint) map[string][]net
 	return out
 }
 
+// gossiped are the names of services that have tasks on other nodes.
+func (st *state) gossiped() map[string]bool {
+	out := map[string]bool{}
+	for _, o := range st.remotes {
+		for _, m := range o.members {
+			out[m.service] = true
+		}
+	}
+	return out
+}
+
 // remoteNodes are the nodes of which the gossip tells: a worker is told of no others.
 func (st *state) remoteNodes() []netip.Addr {
 	var out []netip.Addr

@@ -197,6 +197,31 @@ func TestCutOffNode(t *testing.T) {
 	await(t, inv, "nobody is away", func(s *policy.Snapshot) bool { return len(away(s)) == 0 })
 }
 
+// TestDemotedNodeKnowsOthers: a node that is no manager any more, or whose manager
+// knows a service no more, keeps what it was told of tasks that still run elsewhere.
+func TestDemotedNodeKnowsOthers(t *testing.T) {
+	f := newFakeEngine(t, "swarm-nodes-manager")
+	w, inv := startNodes(t, f, nil)
+	before := service(inv.Snapshot(), "shop/client")
+	f.change(func() {
+		f.worker = true
+		info := cloneJSON(f.info)
+		info["Swarm"].(map[string]any)["ControlAvailable"] = false
+		f.info = info
+	})
+	f.send("node", "update", "any", nil)
+	await(t, inv, "no manager any more", func(*policy.Snapshot) bool { return w.Status().Swarm == "worker" })
+	after := await(t, inv, "a task that is told of no more", func(s *policy.Snapshot) bool {
+		c := service(s, "shop/client")
+		return c != nil && len(c.Notes) > 0
+	})
+	if c := service(after, "shop/client"); c.Image.Ref != before.Image.Ref || len(c.References) != 1 || !strings.Contains(c.Notes[0], "told last") {
+		t.Errorf("%+v", c)
+	}
+	f.gossipOf(func(s map[string]any) { delete(s, "shop_client") })
+	await(t, inv, "its task is gone", func(s *policy.Snapshot) bool { return service(s, "shop/client") == nil })
+}
+
 // TestBalancersOfOtherNodes: an address without a name is a balancer's once it was
 // there for long enough to have got a name, and not where it has one.
 func TestBalancersOfOtherNodes(t *testing.T) {

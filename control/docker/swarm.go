@@ -93,6 +93,20 @@ func (s *swarmState) byName(name string) *swarmService {
 	return s.named[name]
 }
 
+// keepUntold keeps of services of which no manager tells any more what was told last,
+// while the gossip names them: their tasks run on, and policy is what it was for them.
+func (s *swarmState) keepUntold(last map[string]*swarmService, gossiped map[string]bool) {
+	for name, service := range last {
+		if s.named[name] != nil || !gossiped[name] {
+			continue
+		}
+		if s.named == nil {
+			s.named = map[string]*swarmService{}
+		}
+		s.named[name] = service.untold()
+	}
+}
+
 // fetchSwarm asks for all of it. A worker is refused services and nodes; that is
 // no error. ok is false where a manager did not answer: what was known stays.
 //

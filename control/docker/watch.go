@@ -771,6 +771,7 @@ func (s *session) swarmArrived(got swarmState, err error) {
 		s.once(err.Error())
 		s.state.retry = true
 	} else {
+		got.keepUntold(s.state.swarm.named, s.state.gossiped())
 		s.state.swarm = got
 	}
 	if !s.state.swarmAsk.busy {
