@@ -27,6 +27,9 @@ const (
 	idleSearch  = int64(2 * time.Minute)  // undecided and silent, while app-ID holds its bytes
 	udpOldFlows = int64(60 * time.Second) // V9
 	offerAgain  = int64(100 * time.Millisecond)
+	// stayingMin is how many packets a flow that stays has before the kernel is told
+	// of it: a query and its answer are over by then.
+	stayingMin = 8
 	// answerMax is how late a SYN may be answered. What the responder says until
 	// then may be older than the SYN.
 	answerMax    = int64(3 * time.Second)
@@ -101,6 +104,8 @@ type Result struct {
 	// Offload: the flow is decided, and the kernel should know (after this
 	// packet is transmitted, where it is forwarded).
 	Offload bool
+	// Stays: of an Offload, all packets of the flow come here all the same.
+	Stays bool
 	// Opened: the responder of an undecided TCP connection has answered. The
 	// kernel may carry its bare acknowledgements from this packet on, which say
 	// nothing about its application.
@@ -580,19 +585,28 @@ func (c *Classifier) answered(f *Flow) {
 // offer hands decided flows to the kernel. What still comes here although it
 // was handed over is offered again, now and then: the entry may be gone.
 func (c *Classifier) offer(f *Flow, p *Packet, now int64, out *Result) {
+	stays := f.stays()
 	switch {
-	case f.Lookups && f.Allowed():
-		return // its queries and answers are read here
-	case f.Verdict == policy.Undecided, f.watched, !namable(f.Key.Proto), p.Fragment != Whole, f.State == Closed, f.again, f.announcer >= 0:
+	case f.Verdict == policy.Undecided, f.watched, !namable(f.Key.Proto), p.Fragment != Whole, f.State == Closed, f.again:
 		return
-	case f.Key.Proto == policy.ProtoICMP && f.Verdict == policy.Allow:
-		return // its size and rate are looked at here
+	case stays && f.Packets[0]+f.Packets[1] < stayingMin:
+		return
 	case f.offered != 0 && now-f.offered < offerAgain:
 		return
 	}
 	f.offered = now
-	out.Offload = true
+	out.Offload, out.Stays = true, stays
 }
+
+// stays reports whether the packets of a decided flow are looked at here: queries
+// and answers that policy wants to read, what may announce other flows, and the
+// size and rate of echoes.
+func (f *Flow) stays() bool {
+	return f.Verdict == policy.Allow && (f.Lookups || f.announcer >= 0 || f.Key.Proto == policy.ProtoICMP)
+}
+
+// HandedOver reports whether the kernel was told of the flow since it was judged.
+func (f *Flow) HandedOver() bool { return f.offered != 0 }
 
 // drop refuses this packet of a flow and leaves the flow as it is.
 func (c *Classifier) drop(f *Flow, r policy.Reason, out *Result) {

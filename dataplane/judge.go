@@ -58,6 +58,7 @@ func (w *worker) judge(p *servedPort, f *Frame, ep *localEndpoint, unread policy
 		w.retract(w.packet.Key) // what the kernel has says undecided
 	}
 	if w.result.Forward {
+		f.Line = f.Dir == FromEndpoint && w.result.Flow != nil && w.result.Flow.HandedOver()
 		w.send = append(w.send, *f)
 		return
 	}
@@ -282,6 +283,7 @@ func (w *worker) decide(f *Frame, ep *localEndpoint) bool {
 		Sub:       flow.Spoken.Sub,
 		Inner:     flow.Spoken.Inner,
 		ALPN:      flow.Spoken.ALPN,
+		Stays:     w.result.Stays,
 		Opening:   w.result.Opening,
 		Awaited:   w.result.Awaited,
 		Seen:      uint32(w.now / int64(time.Second)),
@@ -311,7 +313,10 @@ func (w *worker) decide(f *Frame, ep *localEndpoint) bool {
 		e.Ifindex[to] = receiver.Ifindex
 	}
 	e.Peer = e.Verdict == policy.Allow && e.Ifindex[0] != 0 && e.Ifindex[1] != 0 &&
-		sender.Bridge == receiver.Bridge && sender.ICC && receiver.ICC
+		sender.Bridge == receiver.Bridge && sender.ICC && receiver.ICC && src != sender.Gateway && dst != receiver.Gateway
+	if e.Stays && !e.Peer {
+		return false
+	}
 	w.enqueue(&e)
 	return true
 }
@@ -332,7 +337,7 @@ func (w *worker) enqueue(e *FlowEntry) {
 func offloads(f *classify.Flow) bool {
 	switch f.Verdict {
 	case policy.Allow:
-		return f.Key.Proto != policy.ProtoICMP
+		return f.Key.Proto != policy.ProtoICMP || f.HandedOver()
 	case policy.Undecided:
 		return f.Key.Proto == policy.ProtoTCP && (f.State != classify.Opening || f.Awaits)
 	case policy.Drop:

@@ -27,7 +27,18 @@ type Frame struct {
 	L3   int       // offset of the network header: 18 with the steering tag, 14 without, 0 of a TUN
 	Slot uint16    // which endpoint's hook; number unique in the Port
 	Dir  Direction // which hook
+	Line bool      // to be sent: its flow was handed over, so that the flow map may have proof of delivery
 	Ref  uint64    // the Port's own handle
+}
+
+// Tag is the steering tag that the frame leaves with, of which steer.bpf.c has the
+// twin: slot and hook, and where Line is set the highest bit.
+func (f *Frame) Tag() uint16 {
+	tag := f.Slot<<1 | uint16(f.Dir)
+	if f.Line {
+		tag |= 1 << 15
+	}
+	return tag
 }
 
 // Port is a device that frames enter and leave by. A Port has one user
@@ -114,7 +125,10 @@ type FlowEntry struct {
 	Awaited uint32
 	Reason  policy.Reason // of a Drop, for the counters
 	Peer    bool          // redirect_peer may be used
-	App     policy.App    // App to ALPN are its policy.Spoken
+	// Stays: of an Allow, its packets come to user space. What that lets pass goes
+	// past the bridge once the entry has proof that the bridge delivers it.
+	Stays   bool
+	App     policy.App // App to ALPN are its policy.Spoken
 	Sub     policy.App
 	Inner   policy.App
 	ALPN    policy.App
@@ -146,7 +160,7 @@ type FlowMap interface {
 	// Scan reads the next slice of the map into entries and returns how many,
 	// and whether the end was reached (the next call starts over).
 	Scan(entries []FlowEntry) (n int, end bool, err error)
-	// Has reports whether there is an entry for key.
+	// Has reports whether there is an entry for key whose packets the kernel carries.
 	Has(key *classify.FlowKey) bool
 	// Answer returns the sequence number and IP length of the SYN-ACK that the
 	// kernel has carried by an Opening entry; false if it has not.

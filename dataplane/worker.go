@@ -358,7 +358,7 @@ func (w *worker) adopt(entries []FlowEntry) (n int) {
 	defer w.forget()
 	for i := range entries {
 		e := &entries[i]
-		if e.Verdict == policy.Undecided { // what was read of it is lost
+		if e.Verdict == policy.Undecided || e.Stays { // what was read of it is lost
 			w.over = append(w.over, e.Key)
 			continue
 		}

@@ -344,10 +344,84 @@ func TestFlowToOutsideHasOneLocalEnd(t *testing.T) {
 	})
 }
 
+// What the worker looks at as long as a flow lasts is offered for the proof that the
+// bridge delivers it, once it has lasted for some packets.
+func TestStayingFlow(t *testing.T) {
+	families(t, func(t *testing.T, v6 bool) {
+		l := newLane(t)
+		key := func() (k classify.FlowKey, ok bool) {
+			entries := make([]dataplane.FlowEntry, 2)
+			n, _, err := l.m.Scan(entries)
+			if err != nil || n > 1 {
+				t.Fatalf("%d entries, %v", n, err)
+			}
+			return entries[0].Key, n == 1
+		}
+		// round sends an echo and its answer and says whether both were sent as
+		// a flow's that was handed over.
+		round := func() bool {
+			t.Helper()
+			asked := l.send(web, db, echoFrame(t, web, db, v6, true))
+			answered := l.send(db, web, echoFrame(t, db, web, v6, false))
+			if len(asked) != 1 || len(answered) != 1 {
+				t.Fatalf("%d and %d frames left, want one each", len(asked), len(answered))
+			}
+			return asked[0].Line && answered[0].Line
+		}
+		for range 3 {
+			if round() {
+				t.Fatal("a short flow was handed over")
+			}
+		}
+		if _, ok := key(); ok {
+			t.Fatal("a short flow was offloaded")
+		}
+		round()
+		k, ok := key()
+		if !ok || !round() {
+			t.Fatalf("entry %v: a long flow was not handed over", ok)
+		}
+		e, _ := l.m.Get(k)
+		if !e.Stays || !e.Peer || e.Verdict != policy.Allow || e.Epoch != 1 || e.Ifindex[e.Initiator] != 101 || e.Ifindex[1-e.Initiator] != 102 {
+			t.Errorf("entry %+v", e)
+		}
+		if fs := l.d.ListFlows(); len(fs) != 1 || fs[0].Packets != [2]uint64{5, 5} {
+			t.Errorf("flows %+v", fs)
+		}
+
+		// A new table: what is known of its delivery ends with the old one.
+		l.d.SetTable(table(t, 2, policy.Enforce, lines...))
+		round()
+		if e, ok := l.m.Get(k); !ok || e.Epoch != 2 || !e.Stays {
+			t.Errorf("under a new table: entry %+v, %v", e, ok)
+		}
+		l.d.SetTable(table(t, 3, policy.Enforce, lines[0]))
+		l.send(web, db, echoFrame(t, web, db, v6, true))
+		if e, ok := l.m.Get(k); ok && e.Verdict == policy.Allow {
+			t.Errorf("refused by a new table: entry %+v", e)
+		}
+
+		l.d.SetEndpoints([]dataplane.Endpoint{web.endpoint()})
+		l.d.Turn(0)
+		if _, ok := key(); ok {
+			t.Error("the entry outlived its endpoint")
+		}
+	})
+}
+
+func echoFrame(t testing.TB, from, to party, v6, request bool) []byte {
+	typ := map[bool]map[bool]uint8{false: {true: 8, false: 0}, true: {true: 128, false: 129}}[v6][request]
+	if v6 {
+		return serialize(t, from, to, v6, layers.IPProtocolICMPv6, &layers.ICMPv6{TypeCode: layers.CreateICMPv6TypeCode(typ, 0)}, "\x00\x07\x00\x01ping")
+	}
+	return serialize(t, from, to, v6, layers.IPProtocolICMPv4, &layers.ICMPv4{TypeCode: layers.CreateICMPv4TypeCode(typ, 0), Id: 7}, "ping")
+}
+
 func TestPeerOnlyWhereTheBridgeDelivers(t *testing.T) {
 	for name, change := range map[string]func(*dataplane.Endpoint){
-		"other bridge": func(e *dataplane.Endpoint) { e.Bridge = 51 },
-		"no icc":       func(e *dataplane.Endpoint) { e.ICC = false },
+		"other bridge":         func(e *dataplane.Endpoint) { e.Bridge = 51 },
+		"no icc":               func(e *dataplane.Endpoint) { e.ICC = false },
+		"the bridge's own MAC": func(e *dataplane.Endpoint) { e.Gateway = e.MAC },
 	} {
 		l := newLane(t)
 		e := db.endpoint()

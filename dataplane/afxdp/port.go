@@ -61,7 +61,7 @@ func (p *Port) Send(frames []dataplane.Frame) {
 	}
 	for i := range frames {
 		f := &frames[i]
-		binary.BigEndian.PutUint16(f.Data[14:], f.Slot<<1|uint16(f.Dir))
+		binary.BigEndian.PutUint16(f.Data[14:], f.Tag())
 		p.send(f.Ref, len(f.Data))
 	}
 	p.held -= len(frames)

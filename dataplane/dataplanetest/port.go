@@ -25,6 +25,7 @@ type Sent struct {
 	Slot uint16
 	Dir  dataplane.Direction
 	Data []byte
+	Line bool // as the Frame had it
 }
 
 // Port is a dataplane.Port whose wire is memory. Safe for concurrent use.
@@ -182,7 +183,7 @@ func (p *Port) Flush() error {
 	for i := range p.queued {
 		f := &p.queued[i]
 		if !p.Discard {
-			p.sent = append(p.sent, Sent{f.Slot, f.Dir, append(bytes.Clone(f.Data[:12]), f.Data[16:]...)})
+			p.sent = append(p.sent, Sent{f.Slot, f.Dir, append(bytes.Clone(f.Data[:12]), f.Data[16:]...), f.Line})
 		}
 		p.free = append(p.free, f.Ref)
 	}

@@ -14,7 +14,7 @@ type Counters struct {
 	Drops [policy.ReasonCount]uint64 // frames dropped in the kernel, by reason
 
 	Hits      uint64 // packets carried by the flow map; a super-packet is one
-	Peer      uint64 // of those, put straight into the peer's namespace
+	Peer      uint64 // of those and of Returned, put straight into the peer's namespace
 	Steered   uint64 // packets handed to user space
 	Returned  uint64 // frames that came back from it
 	Open      uint64 // passed unjudged: the gateway was down or too busy and the endpoint is open then

@@ -296,8 +296,9 @@ func (f *FlowMap) room(w *keyWords) (l *steerFlow, bucket uint32) {
 
 // Put inserts entries, or replaces them: their counters become what the entry
 // says, or go on where the flow was undecided, and the proof of delivery that
-// redirect_peer needs starts anew. Where there is no room the error wraps ErrFull
-// and says how many were refused. It allocates only that error.
+// redirect_peer needs starts anew, except where a flow that stays is there as it is.
+// Where there is no room the error wraps ErrFull and says how many were refused. It
+// allocates only that error.
 func (f *FlowMap) Put(entries []dataplane.FlowEntry) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -326,6 +327,11 @@ func (f *FlowMap) put(e *dataplane.FlowEntry, now time.Duration) bool {
 	}
 	l, b := f.find(&w)
 	t := f.family(&w)
+	if l != nil && e.Stays && proves(l, e, ends) {
+		f.ends.release(ends[:], now)
+		l.Seen = secondsToTicks(e.Seen)
+		return true
+	}
 	var counted steerFlow
 	if l != nil {
 		suspend(l)
@@ -361,6 +367,12 @@ func (f *FlowMap) put(e *dataplane.FlowEntry, now time.Duration) bool {
 	atomic.StoreUint32(&l.Epoch, e.Epoch)
 	atomic.StoreUint32(&l.Head, w.head)
 	return true
+}
+
+// proves reports whether the line is that of the same flow that stays, so that its
+// proof of delivery may go on.
+func proves(l *steerFlow, e *dataplane.FlowEntry, ends [2]uint16) bool {
+	return l.Epoch == e.Epoch && l.Ends == ends && l.Flags == flagsOf(e)
 }
 
 // suspend takes a line out of force, so that it can be written anew. Struct flow in
@@ -452,7 +464,7 @@ func (f *FlowMap) Has(key *classify.FlowKey) bool {
 	}
 	w := wordsOf(key)
 	l, _ := f.find(&w)
-	return l != nil
+	return l != nil && l.Flags&flowStays == 0
 }
 
 // Answer implements dataplane.FlowMap.
@@ -503,6 +515,7 @@ const (
 	flowAllow     = 4
 	flowBare      = 8
 	flowOpening   = 16
+	flowStays     = 32
 
 	closedFIN = 1
 	closedRST = 2
@@ -514,21 +527,10 @@ func setLine(l *steerFlow, e *dataplane.FlowEntry, ends [2]uint16) {
 	l.Reason = uint8(e.Reason)
 	l.App, l.Sub, l.Inner, l.Alpn = uint8(e.App), uint8(e.Sub), uint8(e.Inner), uint8(e.ALPN)
 	l.Seen, l.Packets, l.Bytes = secondsToTicks(e.Seen), e.Packets, e.Bytes
-	flags := e.Initiator & flowInitiator
-	switch e.Verdict {
-	case policy.Allow:
-		flags |= flowAllow
-	case policy.Undecided:
-		flags |= flowBare
-		if e.Opening {
-			flags |= flowOpening
-			*awaitedOf(l) = bits.ReverseBytes32(e.Awaited)
-		}
+	l.Flags = flagsOf(e)
+	if l.Flags&flowOpening != 0 {
+		*awaitedOf(l) = bits.ReverseBytes32(e.Awaited)
 	}
-	if e.Peer {
-		flags |= flowPeer
-	}
-	l.Flags = flags
 	if l.Reason == 0 {
 		l.Reason = uint8(policy.ReasonDenied)
 	}
@@ -540,12 +542,33 @@ func setLine(l *steerFlow, e *dataplane.FlowEntry, ends [2]uint16) {
 	}
 }
 
+func flagsOf(e *dataplane.FlowEntry) uint8 {
+	flags := e.Initiator & flowInitiator
+	switch e.Verdict {
+	case policy.Allow:
+		flags |= flowAllow
+		if e.Stays {
+			flags |= flowStays
+		}
+	case policy.Undecided:
+		flags |= flowBare
+		if e.Opening {
+			flags |= flowOpening
+		}
+	}
+	if e.Peer {
+		flags |= flowPeer
+	}
+	return flags
+}
+
 func (f *FlowMap) entry(l *steerFlow, v6 bool) dataplane.FlowEntry {
 	e := dataplane.FlowEntry{
 		Key:       keyOf(l, v6),
 		Epoch:     l.Epoch,
 		Initiator: l.Flags & flowInitiator,
 		Peer:      l.Flags&flowPeer != 0,
+		Stays:     l.Flags&flowStays != 0,
 		Closed:    l.Closed[0]&closedFIN | l.Closed[1]&closedFIN<<1,
 		Packets:   l.Packets,
 		Bytes:     l.Bytes,

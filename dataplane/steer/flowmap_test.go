@@ -64,7 +64,7 @@ func all(t *testing.T, f *FlowMap, slice int) map[classify.FlowKey]dataplane.Flo
 		n, end, err := f.Scan(buf)
 		must(t, err)
 		for _, e := range buf[:n] {
-			if lines[e.Line] || int(e.Line) >= (len(f.v4.used)+len(f.v6.used))*4 || !f.Has(&e.Key) {
+			if lines[e.Line] || int(e.Line) >= (len(f.v4.used)+len(f.v6.used))*4 || f.Has(&e.Key) == e.Stays {
 				t.Fatalf("line %d of %+v", e.Line, e.Key)
 			}
 			lines[e.Line], e.Line = true, 0
@@ -100,9 +100,11 @@ func TestFlowEntryRoundTrip(t *testing.T) {
 	undecided.Verdict = policy.Undecided
 	opening := numbered(8)
 	opening.Verdict, opening.Opening, opening.Awaited = policy.Undecided, true, 0xfedcba98
-	must(t, f.Put([]dataplane.FlowEntry{e, denied, undecided, opening}))
+	stays := numbered(9)
+	stays.Verdict, stays.Peer, stays.Stays = policy.Allow, true, true
+	must(t, f.Put([]dataplane.FlowEntry{e, denied, undecided, opening, stays}))
 	got := all(t, f, 1)
-	if len(got) != 4 || got[opening.Key] != opening || got[undecided.Key] != undecided || got[e.Key] != e || got[denied.Key] != denied {
+	if len(got) != 5 || got[stays.Key] != stays || got[opening.Key] != opening || got[undecided.Key] != undecided || got[e.Key] != e || got[denied.Key] != denied {
 		t.Errorf("got %+v", got)
 	}
 	for _, seconds := range []uint32{0, 1, 2, 1000, 100_000_000} {

@@ -914,7 +914,7 @@ func TestMark(t *testing.T) {
 		ab := datagram(t, a, b, v6, 1, 2, "x")
 		misaddressed := append([]byte(nil), ab...)
 		copy(misaddressed, c.mac[:])
-		in, out := uint32(0x4757<<16), uint32(0x4758<<16)
+		in, out, prove := uint32(0x4757<<16), uint32(0x4758<<16), uint32(0x4759<<16)
 		for _, step := range []struct {
 			name   string
 			prog   *ebpf.Program
@@ -929,6 +929,11 @@ func TestMark(t *testing.T) {
 			{"at b", n.to, b, in | uint32(b.ep.Slot), ab, next, 0},
 			{"at b, transmitted to it", n.to, b, out | uint32(b.ep.Slot), ab, next, 0},
 			{"at b, without a slot", n.to, b, in, ab, redirect, 0},
+			{"second pass, for b, of a flow with a line", n.from, a, prove | uint32(b.ep.Slot), ab, next, prove | uint32(b.ep.Slot)},
+			{"second pass, leaves the network, of a flow with a line", n.from, a, prove, ab, next, 0},
+			{"at b, of a flow with a line", n.to, b, prove | uint32(b.ep.Slot), ab, next, 0},
+			{"at b, for c, of a flow with a line", n.to, b, prove | uint32(c.ep.Slot), ab, redirect, 0},
+			{"at c, with c's MAC and b's address, of a flow with a line", n.to, c, prove | uint32(c.ep.Slot), misaddressed, redirect, 0},
 			{"at b, for c", n.to, b, in | uint32(c.ep.Slot), ab, redirect, 0},
 			{"at b, transmitted to c", n.to, b, out | uint32(c.ep.Slot), ab, redirect, 0},
 			{"at c, with c's MAC and b's address", n.to, c, in | uint32(c.ep.Slot), misaddressed, redirect, 0},
@@ -1036,4 +1041,5 @@ func TestUnordered(t *testing.T) {
 	t.Run("hit", TestHit)
 	t.Run("opening", TestOpening)
 	t.Run("slow path", TestSlowPath)
+	t.Run("staying", TestStayingFlow)
 }

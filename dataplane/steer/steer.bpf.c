@@ -64,10 +64,17 @@
 //
 // MARK_IN stands on frames that go through the bridge after from_endpoint's
 // hook; its slot is the destination's, 0 = no endpoint of this network, which
-// the second pass of the ingress hook clears. MARK_OUT stands only between
-// gh_return and the egress hook that it transmits to.
+// the second pass of the ingress hook clears. MARK_PROVE is the same of a flow with
+// a line, which wants to be told that the frame was delivered. MARK_OUT stands only
+// between gh_return and the egress hook that it transmits to.
 #define MARK_IN 0x4757u
 #define MARK_OUT 0x4758u
+#define MARK_PROVE 0x4759u
+
+// The steering tag is slot << 1 | hook. With this bit, which user space sets, a
+// frame is of a flow that was handed over.
+#define TAG_SLOT 0xfff
+#define TAG_LINE 0x8000
 
 #define HEARTBEAT_NS 200000000ull // a worker that has not shown itself for longer is gone
 #define BURST_NS 100000000ull     // the miss budget's depth
@@ -122,7 +129,7 @@ enum reason {
 // What counters counts beside the drops by reason.
 enum counter {
 	COUNT_HIT = 64,  // carried by an entry of the flow map
-	COUNT_PEER,      // of those, put into the peer's namespace at once
+	COUNT_PEER,      // of those and of what came back, put into the peer's namespace at once
 	COUNT_STEERED,   // handed to user space
 	COUNT_RETURNED,  // came back from it
 	COUNT_OPEN,      // passed unjudged: the gateway is down or busy and the endpoint is open then
@@ -146,6 +153,7 @@ struct flow_key {
 #define FLOW_ALLOW 4     // its packets pass; without this and the next they are dropped
 #define FLOW_BARE 8      // undecided: acknowledgements without payload pass, user space sees the rest
 #define FLOW_OPENING 16  // with FLOW_BARE: only once the answer to the SYN has passed, which passes too
+#define FLOW_STAYS 32    // with FLOW_ALLOW and FLOW_PEER: user space sees its packets, and the line proves delivery alone
 
 #define CLOSED_FIN 1
 #define CLOSED_RST 2
@@ -899,8 +907,8 @@ static __always_inline bool is_mute(struct frame *fr, struct packet *p, struct f
 	return ANSWER(f) == tcp->seq;
 }
 
-// hit returns the flow's line if it speaks for this very frame at this port.
-static __always_inline struct flow *hit(struct frame *fr, struct packet *p, __u32 own)
+// line returns the flow's line if it speaks for this very frame at this port.
+static __always_inline struct flow *line(struct frame *fr, struct packet *p, __u32 own)
 {
 	__u32 zero = 0, side = p->side & 1;
 	struct ethhdr *eth = fr->data;
@@ -926,16 +934,33 @@ static __always_inline struct flow *hit(struct frame *fr, struct packet *p, __u3
 		return 0;
 	if (!same_mac(eth->h_source, from->mac) || !same_mac(eth->h_dest, to->mac))
 		return 0;
+	return f;
+}
+
+// decides reports whether the line says what becomes of the frame: else user space
+// does.
+static __always_inline bool decides(struct flow *f, struct frame *fr, struct packet *p)
+{
+	__u32 side = p->side & 1;
+
+	if (f->flags & FLOW_STAYS)
+		return false;
 	if (f->flags & FLOW_BARE && !is_mute(fr, p, f))
-		return 0;
+		return false;
 	// What was refused to one side must not stand in the way of the other.
 	if (!(f->flags & (FLOW_ALLOW | FLOW_BARE)) && p->key.proto == IPPROTO_UDP && side != (f->flags & FLOW_INITIATOR))
-		return 0;
+		return false;
 	// An identifier is the initiator's for asking and the other's for answering.
-	if (p->key.proto == IPPROTO_ICMP &&
-	    (p->request != (side == (f->flags & FLOW_INITIATOR)) || fr->len > ETH_HLEN + 20 + 8 + ECHO_MAX))
-		return 0;
-	return f;
+	return p->key.proto != IPPROTO_ICMP ||
+	       (p->request == (side == (f->flags & FLOW_INITIATOR)) && fr->len <= ETH_HLEN + 20 + 8 + ECHO_MAX);
+}
+
+// hit returns the line that says what becomes of the frame.
+static __always_inline struct flow *hit(struct frame *fr, struct packet *p, __u32 own)
+{
+	struct flow *f = line(fr, p, own);
+
+	return f && decides(f, fr, p) ? f : 0;
 }
 
 static __always_inline void account(struct frame *fr, struct packet *p, struct flow *f, __u32 tick)
@@ -1192,16 +1217,44 @@ static __noinline int from_miss(struct __sk_buff *skb, struct packet *p)
 	return steer(skb, port, p->hash, 0);
 }
 
+// past_bridge puts the frame into the receiver's namespace where the bridge
+// delivered this very direction a minute ago at most: then netfilter and isolation
+// let it by, and the bridge's table of addresses stays fresh. Else it returns NEXT.
+// gh_return does not know a network's gateway: user space makes nobody with its MAC
+// a peer.
+static __always_inline int past_bridge(struct __sk_buff *skb, struct flow *f, __u32 side, __u32 tick)
+{
+	struct end *to;
+
+	if (!(f->flags & FLOW_PEER) || !f->via[side] || (__u16)((__u16)tick - f->via[side]) > VIA_TICKS)
+		return NEXT;
+	to = end_of(f, !side);
+	if (!to || !to->ifindex || is_gateway(to->mac))
+		return NEXT;
+	count(COUNT_PEER);
+	bpf_skb_change_type(skb, PACKET_HOST);
+	skb->mark = 0; // kernels before 6.16 do not scrub it on the way into the container
+	return bpf_redirect_peer(to->ifindex, 0);
+}
+
+// delivered notes that the bridge has delivered a frame of that side.
+static __always_inline void delivered(struct flow *f, __u32 side, __u32 tick)
+{
+	__u16 stamp = (__u16)tick ? (__u16)tick : 1;
+
+	if (f->flags & FLOW_ALLOW && f->via[side] != stamp)
+		f->via[side] = stamp;
+}
+
 SEC("tcx/ingress")
 int from_endpoint(struct __sk_buff *skb)
 {
+	__u32 side, tick, high = skb->mark >> 16;
 	struct frame fr;
 	struct packet p;
 	struct flow *f;
-	struct end *to;
-	__u32 side, tick;
 
-	if (skb->mark >> 16 == MARK_IN) {
+	if (high == MARK_IN || high == MARK_PROVE) {
 		if (!(skb->mark & 0xffff))
 			skb->mark = 0;
 		return NEXT;
@@ -1217,18 +1270,7 @@ int from_endpoint(struct __sk_buff *skb)
 	if (!(f->flags & (FLOW_ALLOW | FLOW_BARE)))
 		return drop(f->reason < REASON_COUNT ? f->reason : REASON_DENIED);
 	count(COUNT_HIT);
-	// Past the bridge only where the bridge delivered this very direction a
-	// minute ago at most: then netfilter and isolation let it by, and the
-	// bridge's table of addresses stays fresh.
-	if (!(f->flags & FLOW_PEER) || !f->via[side] || (__u16)((__u16)tick - f->via[side]) > VIA_TICKS)
-		return NEXT;
-	to = end_of(f, !side);
-	if (!to || !to->ifindex || is_gateway(to->mac))
-		return NEXT;
-	count(COUNT_PEER);
-	bpf_skb_change_type(skb, PACKET_HOST);
-	skb->mark = 0; // kernels before 6.16 do not scrub it on the way into the container
-	return bpf_redirect_peer(to->ifindex, 0);
+	return past_bridge(skb, f, side, tick);
 }
 
 // to_marked: a frame that the slow path has judged passes here only if it was
@@ -1243,7 +1285,9 @@ static __noinline int to_marked(struct __sk_buff *skb, struct packet *p)
 		return 0;
 	if (skb->mark == (MARK_OUT << 16 | port->slot))
 		return 1;
-	if (skb->mark != (MARK_IN << 16 | port->slot) || !same_mac(mac, port->mac))
+	if (skb->mark != (MARK_IN << 16 | port->slot) && skb->mark != (MARK_PROVE << 16 | port->slot))
+		return 0;
+	if (!same_mac(mac, port->mac))
 		return 0;
 	if (p->kind != KIND_FLOW && p->kind != KIND_OTHER)
 		return 0;
@@ -1301,19 +1345,25 @@ int to_endpoint(struct __sk_buff *skb)
 	struct frame fr;
 	struct packet p;
 	struct flow *f;
+	int judged = 0;
 
 	parse(skb, &p);
-	if (high == MARK_IN || high == MARK_OUT) {
-		int judged = to_marked(skb, &p);
+	if (high == MARK_IN || high == MARK_OUT || high == MARK_PROVE) {
+		judged = to_marked(skb, &p);
 		skb->mark = 0;
-		if (judged)
+		if (judged && high != MARK_PROVE)
 			return NEXT;
 	}
 	fr = frame_of(skb);
-	f = hit(&fr, &p, !p.side);
-	if (!f)
-		return to_miss(skb, &p);
+	f = line(&fr, &p, !p.side);
 	side = p.side & 1;
+	if (judged) {
+		if (f)
+			delivered(f, side, now_tick());
+		return NEXT;
+	}
+	if (!f || !decides(f, &fr, &p))
+		return to_miss(skb, &p);
 	tick = now_tick();
 	from = end_of(f, side);
 	if (!from || !from->ifindex)
@@ -1321,16 +1371,15 @@ int to_endpoint(struct __sk_buff *skb)
 	if (!(f->flags & (FLOW_ALLOW | FLOW_BARE)))
 		return drop(f->reason < REASON_COUNT ? f->reason : REASON_DENIED);
 	if (from && from->ifindex) {
-		__u16 stamp = (__u16)tick ? (__u16)tick : 1;
-		if (f->flags & FLOW_ALLOW && f->via[side] != stamp)
-			f->via[side] = stamp;
+		delivered(f, side, tick);
 		return NEXT;
 	}
 	count(COUNT_HIT);
 	return NEXT;
 }
 
-// gh_return takes what the worker let pass back to where it came from.
+// gh_return takes what the worker let pass back to where it came from, or past the
+// bridge where a line proves that the bridge delivers it.
 SEC("tcx/ingress")
 int gh_return(struct __sk_buff *skb)
 {
@@ -1340,7 +1389,7 @@ int gh_return(struct __sk_buff *skb)
 	struct slot *s;
 	__be16 proto;
 	__u8 mac[6] __attribute__((aligned(2)));
-	__u16 tci = skb->vlan_tci & 0xfff;
+	__u16 tag = skb->vlan_tci, tci = tag & TAG_SLOT;
 
 	if (!skb->vlan_present)
 		return drop(REASON_INTERNAL);
@@ -1352,6 +1401,24 @@ int gh_return(struct __sk_buff *skb)
 	if (tci & 1) {
 		skb->mark = MARK_OUT << 16 | tci >> 1;
 		return bpf_redirect(s->ifindex, 0);
+	}
+	if (tag & TAG_LINE) {
+		struct packet p;
+		struct frame fr;
+		struct flow *f;
+		int action;
+
+		parse(skb, &p);
+		p.key.zone = s->zone;
+		fr = frame_of(skb);
+		fr.ifindex = s->ifindex;
+		f = line(&fr, &p, p.side);
+		if (f && f->flags & FLOW_ALLOW) {
+			action = past_bridge(skb, f, p.side & 1, now_tick());
+			if (action != NEXT)
+				return action;
+			mark = MARK_PROVE << 16;
+		}
 	}
 	if (bpf_skb_load_bytes(skb, 0, mac, sizeof(mac)) || bpf_skb_load_bytes(skb, 12, &proto, sizeof(proto)))
 		return drop(REASON_INTERNAL);

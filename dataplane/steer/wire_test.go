@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -249,6 +250,90 @@ func TestPeerNeedsDelivery(t *testing.T) {
 		for i := range 3 {
 			mark := fmt.Sprintf("isolated %d", i)
 			h.quiet(a, b, h.containers["w"], mark, datagram(t, a, b, v6, 1000, 53, mark))
+		}
+	})
+}
+
+// What user space judges and lets pass goes past the bridge by the same proof, if
+// user space says that the flow was handed over.
+func TestStayingFlow(t *testing.T) {
+	families(t, func(t *testing.T, v6 bool) {
+		h := newHost(t)
+		h.guard(true)
+		a, b := h.run("a", 2), h.run("b", 3)
+		h.admit(a)
+		h.admit(b)
+		var handedOver atomic.Bool
+		user := h.hairpin(func(f []byte) bool {
+			if handedOver.Load() {
+				f[14] |= 0x80
+			}
+			return !bytes.Contains(f, []byte("forbidden"))
+		})
+		e := flowEntry(a, b, v6, policy.ProtoUDP, 1000, 53)
+		e.Stays = true
+		handOver := func(epoch uint32) {
+			must(t, h.s.SetEpoch(epoch))
+			e.Epoch = epoch
+			allow(t, h, e)
+		}
+		// sent says whether the frame went past the bridge.
+		sent := func(from, to *container, mark string, sport, dport uint16) bool {
+			t.Helper()
+			before := h.counters().Peer
+			h.arrives(from, to, mark, datagram(t, from, to, v6, sport, dport, mark))
+			if n := user.gotFrom(from.mac, mark); n != 1 {
+				t.Errorf("%s: user space saw it %d times", mark, n)
+			}
+			return h.counters().Peer > before
+		}
+		expect := func(past bool, mark string) {
+			t.Helper()
+			if got := sent(a, b, mark, 1000, 53); got != past {
+				t.Errorf("%s: past the bridge %v, want %v", mark, got, past)
+			}
+		}
+
+		allow(t, h, e)
+		expect(false, "not said to be handed over")
+		handedOver.Store(true)
+		expect(false, "first")
+		expect(true, "second")
+		allow(t, h, e)
+		expect(true, "handed over again")
+		if sent(b, a, "reply", 53, 1000) {
+			t.Error("the first reply went past the bridge: it had not proved its own direction")
+		}
+		if !sent(b, a, "next reply", 53, 1000) {
+			t.Error("the next reply took the bridge")
+		}
+		if sent(a, b, "of another flow", 1001, 53) || sent(a, b, "of that flow again", 1001, 53) {
+			t.Error("a flow without a line went past the bridge")
+		}
+		h.quiet(a, b, a, "forbidden", datagram(t, a, b, v6, 1000, 53, "forbidden"))
+		if h.s.Flows().Has(&e.Key) {
+			t.Error("the kernel is said to carry it")
+		}
+
+		must(t, h.s.SetEpoch(2))
+		expect(false, "under a new table")
+		expect(false, "under a new table, again")
+		handOver(2)
+		expect(false, "judged anew")
+		expect(true, "judged anew and delivered")
+		e.Peer = false
+		allow(t, h, e)
+		expect(false, "no peer")
+		expect(false, "no peer, again")
+		e.Peer = true
+
+		handOver(3)
+		isolate(t, h, a, b) // the bridge no longer lets a's frames to b
+		w := h.run("w", 9).admitted(h)
+		before := h.counters().Peer
+		h.quiet(a, b, w, "isolated", datagram(t, a, b, v6, 1000, 53, "isolated"), datagram(t, a, b, v6, 1000, 53, "isolated"))
+		if h.counters().Peer != before {
+			t.Error("went past a bridge that does not deliver")
 		}
 	})
 }

@@ -160,7 +160,7 @@ func (p *Port) Send(frames []dataplane.Frame) {
 	defer p.mu.Unlock()
 	for i := range frames {
 		if f := &frames[i]; p.header > 0 {
-			binary.BigEndian.PutUint16(f.Data[14:], f.Slot<<1|uint16(f.Dir))
+			binary.BigEndian.PutUint16(f.Data[14:], f.Tag())
 		}
 	}
 	p.queued = append(p.queued, frames...)
