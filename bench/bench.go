@@ -597,7 +597,7 @@ func (r *Report) Markdown(w io.Writer) error {
 	fmt.Fprintf(&b, "\n%s %s\n", howSites, howMeasured[r.Topic])
 	for _, v := range variants {
 		if g, ok := r.Gateways[v.name]; ok {
-			fmt.Fprintf(&b, "\n%s: %d packets went to user space (%d more found no room), %d were carried by the flow map, %d of them past the bridge; %d flows were decided and handed over.\n",
+			fmt.Fprintf(&b, "\n%s: %d packets went to user space (%d more found no room), %d were carried by the flow map; %d in all went past the bridge; %d flows were decided and handed over.\n",
 				v.title, g.Steered-min(g.Steered, g.NoFrame), g.NoFrame, g.Hits, g.Peer, g.Offloaded)
 		}
 	}
@@ -633,7 +633,7 @@ const howSites = "Each variant is two containers, A and B, on a bridge of its ow
 
 // howMeasured says of each topic where its figures come from.
 var howMeasured = map[string]string{
-	"packets":     "Packets are real socket buffers that an AF_XDP generator makes in A and a tcx program counts and drops at B's eth0, generator, bridge and sink on core 0; between two interfaces there is no bridge, and XDP sends from the one to the other; the generator alone has its packets counted and dropped at the host's end of A's veth, and is as fast as anything here can be. Lost is the share of the packets sent that had not arrived 20 ms after the last; a packet that goes to user space is lost where the worker does not keep up. One-way UDP stays new to conntrack, so each packet walks the list of rules; an established flow meets its first rule alone.",
+	"packets":     "Packets are real socket buffers that an AF_XDP generator makes in A and a tcx program counts and drops at B's eth0, generator, bridge and sink on core 0; between two interfaces there is no bridge, and XDP sends from the one to the other; the generator alone has its packets counted and dropped at the host's end of A's veth, and is as fast as anything here can be. Lost is the share of the packets sent that had not arrived 20 ms after the last; a packet that goes to user space is lost where the worker does not keep up. Where every packet is to go there, all flows are handed over as those are whose packets the classifier wants to see: each packet is judged, and goes past the bridge once that has proved to deliver them. One-way UDP stays new to conntrack, so each packet walks the list of rules; an established flow meets its first rule alone.",
 	"tcp":         "One stream, the client on core 0, the server on core 1, system calls that block.",
 	"latency":     "64 bytes each way on one connection, client and server on core 0, system calls that block. Across cores the wake-up of a sleeping core is most of what a guest would measure.",
 	"connections": "Eight dialers, a connection for each request, closed with RST; clients and servers are one Go program on all cores, and so is the gateway's worker; PostgreSQL is Debian's server, a process for each connection, which is asked for one row. Processor time is what all cores together were not idle (/proc/stat, so with all else that runs on the machine) by connection; less is better. Gatehouse allows the port to its application alone, which it finds in each flow; Suricata drops what is not HTTP on the port of HTTP, and has no parser for Redis; iptables and nftables look at addresses and ports.",

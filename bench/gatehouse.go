@@ -60,7 +60,7 @@ func newGateway(r gatewayRequest) (g *gateway, err error) {
 	}
 	var flows dataplane.FlowMap = g.kernel.Flows()
 	if !r.Offload {
-		flows = noFlows{}
+		flows = staying{flows}
 	}
 	g.plane, err = dataplane.New(dataplane.Config{
 		FlowMap: flows, Flows: 2 * half, PerEndpoint: half + half/2, Logger: slog.New(slog.NewTextHandler(io.Discard, nil)),
@@ -214,12 +214,16 @@ func benchTable(more int) (*policy.Table, error) {
 	return table, nil
 }
 
-// noFlows is a flow map that takes nothing: every packet stays in user space.
-type noFlows struct{}
+// staying is a flow map all of whose flows stay in user space, as those do whose
+// packets the classifier wants to see.
+type staying struct{ dataplane.FlowMap }
 
-func (noFlows) Put([]dataplane.FlowEntry) error                         { return nil }
-func (noFlows) Delete([]classify.FlowKey) error                         { return nil }
-func (noFlows) Scan([]dataplane.FlowEntry) (n int, end bool, err error) { return 0, true, nil }
-func (noFlows) Has(*classify.FlowKey) bool                              { return false }
+func (m staying) Put(entries []dataplane.FlowEntry) error {
+	entries = slices.DeleteFunc(entries, func(e dataplane.FlowEntry) bool { return !e.Peer })
+	for i := range entries {
+		entries[i].Stays = true
+	}
+	return m.FlowMap.Put(entries)
+}
 
-func (noFlows) Answer(*classify.FlowKey) (seq uint32, length int, ok bool) { return 0, 0, false }
+func (staying) Answer(*classify.FlowKey) (seq uint32, length int, ok bool) { return 0, 0, false }

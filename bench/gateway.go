@@ -43,7 +43,7 @@ type GatewayCounts struct {
 	Steered   uint64        `json:"steered"`   // packets handed to user space
 	Returned  uint64        `json:"returned"`  // frames that came back from it
 	Hits      uint64        `json:"hits"`      // packets carried by the kernel's flow map
-	Peer      uint64        `json:"peer"`      // of those, put straight into the peer's namespace
+	Peer      uint64        `json:"peer"`      // of those and of Returned, put straight into the peer's namespace
 	Offloaded uint64        `json:"offloaded"` // flows written to the kernel's map
 	NoFrame   uint64        `json:"noFrame"`   // steered packets that found no room
 	Kicks     uint64        `json:"kicks"`     // system calls to transmit
