@@ -81,6 +81,23 @@ func TestFTPData(t *testing.T) {
 			want(t, "data's answer", b.send(out.back().tcp(t, 50001, 41001, SYN|ACK, 9, 2, "")), true, policy.ReasonNone)
 			want(t, "a second", syn(b, out, 41002, 50001), false, policy.ReasonNoRule)
 		})
+		t.Run("a long control flow is still heard", func(t *testing.T) {
+			b, k := start()
+			offered := false
+			for range 5 {
+				b.now += offerAgain
+				k.client("NOOP\r\n")
+				if b.out.Offload && !b.out.Stays {
+					t.Error("the control flow was handed to the kernel")
+				}
+				offered = offered || b.out.Offload
+			}
+			if !offered {
+				t.Error("no way past the bridge was offered")
+			}
+			want(t, "control", k.server(ftpPasv(v6, 50001)), true, policy.ReasonNone)
+			want(t, "data", syn(b, out, 41001, 50001), true, policy.ReasonNone)
+		})
 		t.Run("active", func(t *testing.T) {
 			b, k := start()
 			want(t, "control", k.client(ftpPort(v6, webIdx, 50002)), true, policy.ReasonNone)
