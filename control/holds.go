@@ -141,7 +141,7 @@ func (h *Holds) nextEdge(t time.Time) time.Time {
 // ("shop/db"), a container's name, or the beginning of its id.
 func Belongs(subject string, w *policy.Workload) bool {
 	const shortID = 12 // characters of an id that the engine prints
-	return w.Service.String() == subject || w.Name == subject || len(subject) >= shortID && strings.HasPrefix(w.ID, subject)
+	return w.Service.Is(subject) || w.Name == subject || len(subject) >= shortID && strings.HasPrefix(w.ID, subject)
 }
 
 // belonging are those that have somebody whom a quarantine names.

@@ -22,7 +22,7 @@ func (p *Policy) Expand(pop *models.Population, c *Catalog, m Moment) []policy.S
 func newExpansion(pop *models.Population, c *Catalog) *expansion {
 	subjects := pop.Subjects()
 	x := &expansion{catalog: c, subjects: make([]*models.Subject, len(subjects)), match: pop.Match, byID: make(map[policy.Identity]*models.Subject),
-		byService: make(map[string][]*models.Subject), meant: make(map[meaning]policy.Peer), said: make(map[saying][]value)}
+		byService: make(map[string][]*models.Subject), meant: make(map[meaning]policy.Peer), said: make(map[saying][]value), texts: make(map[*Term]string)}
 	for i := range subjects {
 		s := &subjects[i]
 		x.subjects[i], x.byID[s.Identity] = s, s
@@ -51,6 +51,7 @@ type expansion struct {
 	byService map[string][]*models.Subject
 	meant     map[meaning]policy.Peer // statements have many terms in common
 	said      map[saying][]value
+	texts     map[*Term]string
 }
 
 // meaning is a term, of an allow or of a deny.
@@ -149,9 +150,10 @@ func (x *expansion) cells(f *Flows, loosens bool) []cell {
 	return out
 }
 
-func byWithin(terms []Term) map[Within][]Term {
-	out := make(map[Within][]Term)
-	for _, t := range terms {
+func byWithin(terms []Term) map[Within][]*Term {
+	out := make(map[Within][]*Term)
+	for i := range terms {
+		t := &terms[i]
 		out[t.Within] = append(out[t.Within], t)
 	}
 	return out
@@ -245,10 +247,10 @@ func partsOf(s *models.Subject, w Within) []string {
 	return nil
 }
 
-func (x *expansion) peers(terms []Term, loosens bool) []policy.Peer {
+func (x *expansion) peers(terms []*Term, loosens bool) []policy.Peer {
 	out := []policy.Peer{}
-	for i := range terms {
-		out = append(out, x.peer(&terms[i], loosens))
+	for _, t := range terms {
+		out = append(out, x.peer(t, loosens))
 	}
 	return out
 }
@@ -262,7 +264,7 @@ func (x *expansion) peer(t *Term, loosens bool) policy.Peer {
 	case t.Peer != policy.PeerNone && len(t.Categories) == 0 && t.onlyPeer():
 		return policy.Peer{Kind: t.Peer}
 	}
-	m := meaning{t.text(), loosens}
+	m := meaning{x.text(t), loosens}
 	p, known := x.meant[m]
 	if !known {
 		p = policy.Peer{Kind: policy.PeerSelector, Name: t.String(), Selected: x.selection(t, loosens)}
@@ -271,11 +273,15 @@ func (x *expansion) peer(t *Term, loosens bool) policy.Peer {
 	return p
 }
 
-func (t *Term) text() string {
+func (x *expansion) text(t *Term) string {
+	if text, known := x.texts[t]; known {
+		return text
+	}
 	text, err := json.Marshal(t)
 	if err != nil {
 		panic(err) // a term is texts and numbers
 	}
+	x.texts[t] = string(text)
 	return string(text)
 }
 

@@ -2,7 +2,6 @@ package operator
 
 import (
 	"maps"
-	"reflect"
 	"slices"
 
 	"gatehouse/models"
@@ -103,7 +102,7 @@ func (e *Expansion) Next(pop *models.Population, m Moment, were, are []models.Su
 	}
 	for i := range concerned {
 		for t := range e.policy.Statements[i].terms {
-			text := t.text()
+			text := x.text(t)
 			delete(x.meant, meaning{text, true})
 			delete(x.meant, meaning{text, false})
 		}
@@ -136,7 +135,7 @@ func appendEdits(edits []Edit, at int, before, after []policy.Statement) []Edit 
 		switch {
 		case i == len(before) || before[i].ID != after[j].ID:
 			put(i, 0, after[j:j+1])
-		case !reflect.DeepEqual(before[i], after[j]):
+		case !sameMeant(&before[i], &after[j]):
 			put(i, 1, after[j:j+1])
 			i++
 		default:
@@ -147,6 +146,25 @@ func appendEdits(edits []Edit, at int, before, after []policy.Statement) []Edit 
 		put(i, 1, nil)
 	}
 	return edits
+}
+
+// sameMeant reports whether statements of one id, which come of one statement of the
+// policy, mean the same and are in force alike: in the rest they are equal.
+func sameMeant(a, b *policy.Statement) bool {
+	return a.While == b.While && a.Pending == b.Pending && slices.EqualFunc(a.From, b.From, samePeer) && slices.EqualFunc(a.To, b.To, samePeer) &&
+		slices.EqualFunc(a.Except, b.Except, func(x, y policy.Exception) bool {
+			return x.App == y.App && x.AnyPort == y.AnyPort && slices.Equal(x.Ports, y.Ports) &&
+				slices.EqualFunc(x.From, y.From, samePeer) && slices.EqualFunc(x.To, y.To, samePeer)
+		})
+}
+
+func samePeer(a, b policy.Peer) bool {
+	s, o := a.Selected, b.Selected
+	a.Selected, b.Selected = nil, nil
+	if a != b || s == o {
+		return a == b
+	}
+	return s != nil && o != nil && slices.Equal(s.Identities, o.Identities) && slices.Equal(s.Prefixes, o.Prefixes)
 }
 
 // concern notes the statements that may mean a subject.

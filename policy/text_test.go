@@ -230,3 +230,19 @@ func FuzzWords(f *testing.F) {
 		}
 	})
 }
+
+func TestServiceKeyIsItsText(t *testing.T) {
+	var keys []ServiceKey
+	for _, project := range []string{"", "a", "a/b", "net:a"} {
+		for _, name := range []string{"", "a", "b", "b/c", "a/b"} {
+			keys = append(keys, ServiceKey{ProjectKey{"n1", project}, name})
+		}
+	}
+	for _, k := range keys {
+		for _, o := range keys {
+			if text := o.String(); k.Is(text) != (k.String() == text) {
+				t.Errorf("%+v is %q: %v", k, text, k.Is(text))
+			}
+		}
+	}
+}

@@ -2,6 +2,7 @@ package policy
 
 import (
 	"net/netip"
+	"strings"
 	"time"
 )
 
@@ -31,6 +32,15 @@ func (k ServiceKey) String() string {
 		return k.Name
 	}
 	return k.Project.Name + "/" + k.Name
+}
+
+// Is reports whether text is the key's, as String writes it.
+func (k ServiceKey) Is(text string) bool {
+	if k.Project.Name == "" {
+		return text == k.Name
+	}
+	rest, ok := strings.CutPrefix(text, k.Project.Name)
+	return ok && strings.HasPrefix(rest, "/") && rest[1:] == k.Name
 }
 
 // Setter says who set a label (I3).
