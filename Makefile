@@ -2,11 +2,22 @@
 
 export PATH := $(PATH):/usr/local/go/bin
 
-.PHONY: build test fuzz demo bench generate generate-check lint clean
+PREFIX = /usr/local
+
+.PHONY: build install uninstall test fuzz demo bench generate generate-check lint clean
 
 build: ## bin/gatehouse
 	deploy/setup.sh build
 	CGO_ENABLED=0 go build -trimpath -o bin/gatehouse ./cmd/gatehouse
+
+install: build ## the program, its unit and bash's completion below PREFIX (root); docs/service.md goes on from there
+	install -D -m 755 bin/gatehouse $(DESTDIR)$(PREFIX)/bin/gatehouse
+	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system $(DESTDIR)$(PREFIX)/share/bash-completion/completions
+	sed 's,/usr/local,$(PREFIX),' deploy/gatehouse.service > $(DESTDIR)$(PREFIX)/lib/systemd/system/gatehouse.service
+	bin/gatehouse completion bash > $(DESTDIR)$(PREFIX)/share/bash-completion/completions/gatehouse
+
+uninstall: ## these files; `gatehouse uninstall`, before it, opens the network (root)
+	rm -f $(DESTDIR)$(PREFIX)/bin/gatehouse $(DESTDIR)$(PREFIX)/lib/systemd/system/gatehouse.service $(DESTDIR)$(PREFIX)/share/bash-completion/completions/gatehouse
 
 test: ## everything, privileged tests included (root)
 	deploy/setup.sh test demo

@@ -53,13 +53,20 @@ func (f Files) Check() (*Rules, error) {
 
 func (f Files) read() (Sources, error) {
 	var faults document.Faults
-	collect := func(path string) []document.File {
+	collect := func(setting, path string) []document.File {
 		if path == "" {
 			return nil
 		}
-		return document.Collect(path, &faults)
+		before := len(faults)
+		files := document.Collect(path, &faults)
+		for _, err := range faults[before:] {
+			if fault := (*document.Fault)(nil); errors.As(err, &fault) && fault.File == path && fault.Line == 0 {
+				fault.Text += " (the setting " + setting + " names it)"
+			}
+		}
+		return files
 	}
-	c := Sources{collect(f.Models), collect(f.Statements), collect(f.Categories)}
+	c := Sources{collect("models", f.Models), collect("statements", f.Statements), collect("categories", f.Categories)}
 	return c, faults.Err()
 }
 

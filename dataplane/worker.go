@@ -82,6 +82,7 @@ type worker struct {
 	}
 
 	ports      []*servedPort
+	lost       map[int]bool  // spaces of which the port was given up, and none came since
 	polled     []unix.PollFd // the control's eventfd, then ports in order
 	classifier *classify.Classifier
 	current    *policy.Table              // of this turn
@@ -415,6 +416,10 @@ func (w *worker) runControl(last bool) {
 func (w *worker) addPort(space int, p Port) {
 	w.ports = append(w.ports, &servedPort{p, space})
 	w.setPolled()
+	if w.lost[space] {
+		delete(w.lost, space)
+		w.log.Info("the slow path is back: new flows of its endpoints are judged again", "space", space, "queue", w.queue)
+	}
 }
 
 // removePorts closes the ports of a space.
@@ -431,6 +436,7 @@ func (w *worker) removePorts(space int) error {
 	clear(w.ports[len(kept):])
 	w.ports = kept
 	w.setPolled()
+	delete(w.lost, space)
 	return errors.Join(errs...)
 }
 
@@ -441,6 +447,10 @@ func (w *worker) giveUp(i int, err error) {
 	w.ports = append(w.ports[:i], w.ports[i+1:]...)
 	w.setPolled()
 	err = errors.Join(err, p.Close())
+	if w.lost == nil {
+		w.lost = make(map[int]bool)
+	}
+	w.lost[p.space] = true
 	w.log.Error("the slow path is gone: new flows of its endpoints are dropped until it is opened again",
 		"space", p.space, "queue", w.queue, "err", err)
 	go w.failed(p.space, w.queue, err)

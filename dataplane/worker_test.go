@@ -1,9 +1,11 @@
 package dataplane_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/netip"
 	"slices"
 	"strings"
@@ -974,7 +976,8 @@ func TestFullMapKeepsFlowsHere(t *testing.T) {
 func TestFailedPortIsClosedAndReported(t *testing.T) {
 	var mu sync.Mutex
 	failed := make(chan error, 1)
-	d, err := dataplane.New(dataplane.Config{FlowMap: &dataplanetest.FlowMap{}, Flows: 64, PortFailed: func(space, queue int, err error) {
+	var text bytes.Buffer
+	d, err := dataplane.New(dataplane.Config{FlowMap: &dataplanetest.FlowMap{}, Flows: 64, Logger: slog.New(slog.NewTextHandler(&text, nil)), PortFailed: func(space, queue int, err error) {
 		mu.Lock()
 		defer mu.Unlock()
 		failed <- fmt.Errorf("%d/%d: %w", space, queue, err)
@@ -999,12 +1002,19 @@ func TestFailedPortIsClosedAndReported(t *testing.T) {
 	if !bad.Closed() || good.Closed() {
 		t.Errorf("closed: the bad one %v, the good one %v", bad.Closed(), good.Closed())
 	}
+	again, _ := dataplanetest.NewPort(4)
+	if err := d.AddPort(3, 0, again); err != nil {
+		t.Fatal(err)
+	}
 	cancel()
 	if err := <-done; err != nil {
 		t.Errorf("Run: %v", err)
 	}
 	if !good.Closed() {
 		t.Error("a port is open after Run")
+	}
+	if log := text.String(); strings.Count(log, "the slow path is gone") != 1 || strings.Count(log, "level=INFO msg=\"the slow path is back") != 1 || !strings.Contains(log, "space=3") {
+		t.Errorf("logged:\n%s", log)
 	}
 	late, _ := dataplanetest.NewPort(4)
 	if err := d.AddPort(5, 0, late); err == nil || !late.Closed() {

@@ -10,6 +10,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"gatehouse/document"
+	"gatehouse/policy"
 )
 
 // Threat is the level of threat that the operator, or a system of record, sees.
@@ -43,7 +44,7 @@ func (t *Threat) UnmarshalText(text []byte) error {
 func ParseThreat(s string) (Threat, error) {
 	i := slices.Index(threatNames, s)
 	if i < 0 {
-		return 0, fmt.Errorf("threat level %q: want one of %s", s, strings.Join(threatNames, ", "))
+		return 0, fmt.Errorf("threat level %q: want one of %s%s", s, strings.Join(threatNames, ", "), policy.Meant(s, threatNames))
 	}
 	return Threat(i), nil
 }

@@ -224,7 +224,7 @@ func (t *Table) find(name string) (found, error) {
 				return found{who: uint32(id)}, nil
 			}
 		}
-		return found{}, fmt.Errorf("%s is not one peer: want @host, @node, @resolver, @metadata, @orchestrator, @multicast, @broadcast, @site, @internet, @lb or @ingress", name)
+		return found{}, fmt.Errorf("%s is not one peer: want one of %s", name, strings.Join(PeerNames(), ", "))
 	}
 	if i := strings.LastIndexByte(name, '#'); i >= 0 {
 		n, err := strconv.ParseUint(name[i+1:], 10, 32)
@@ -272,7 +272,11 @@ func (t *Table) findWorkload(name string) (found, error) {
 			}
 		}
 	}
-	return found{}, fmt.Errorf("no service, container, peer or address is called %q", name)
+	var there []string
+	for i := range t.groups {
+		there = append(there, t.groups[i].Service.String())
+	}
+	return found{}, fmt.Errorf("no service, container, peer or address is called %q%s", name, Meant(name, there))
 }
 
 // standIn picks where the flow would be seen: the zone, and an address of the

@@ -33,6 +33,16 @@ func Near(word string, names []string) []string {
 	return out
 }
 
+// Meant is what an error or a note says of the names near to word: ": is shop/web
+// meant?"; "" where there is none.
+func Meant(word string, names []string) string {
+	near := Near(word, names)
+	if len(near) == 0 {
+		return ""
+	}
+	return ": is " + strings.Join(near, " or ") + " meant?"
+}
+
 // elsewhere is how far off a name counts that has a part in common.
 const elsewhere = 100
 
@@ -53,6 +63,8 @@ func offBy(word, name string) (off int, ok bool) {
 			return heads + tails, true
 		case sep == "=" && head == nameHead, sep == "/" && tail == nameTail:
 			return elsewhere, true
+		case sep == "/" && inWord != inName && okTails:
+			return elsewhere + tails, true
 		}
 		return 0, false
 	}

@@ -16,6 +16,7 @@ func TestNear(t *testing.T) {
 		"shop/bakcned": {"shop/backend"},
 		"shop/dbb":     {"shop/db"},
 		"lonly":        {"lonely"},
+		"workre":       {"shop/worker"},
 		"shop/cache":   nil,
 		"x":            nil,
 		"":             nil,

@@ -371,6 +371,19 @@ var identityNames = map[Identity]string{
 	IDInternet: "@internet", IDLB: "@lb", IDIngress: "@ingress", IDPrefix: "@prefix", IDWorkload: "@workload", IDAny: "@any", IDEverybody: "@everybody",
 }
 
+// PeerNames are what people call the peers that are no workload, sorted: the ends of
+// flows, as records have them.
+func PeerNames() []string {
+	var out []string
+	for id, name := range identityNames {
+		if id < IDPrefix {
+			out = append(out, name)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
 // IdentityName is what people call an identity: "shop/db", "@internet".
 func (t *Table) IdentityName(id Identity) string {
 	if g, ok := t.Group(id); ok {

@@ -36,14 +36,14 @@ func (c *client) get(ctx context.Context, path string, v any) error {
 	return c.do(ctx, http.MethodGet, path, nil, v)
 }
 
-// list is get for what may be cut at a limit.
-func (c *client) list(ctx context.Context, path string, v any) (truncated bool, err error) {
+// list is get for what may be cut at a limit, and noted on, which the header says.
+func (c *client) list(ctx context.Context, path string, v any) (http.Header, error) {
 	answer, err := c.ask(ctx, http.MethodGet, path, nil)
 	if err != nil {
-		return false, err
+		return nil, err
 	}
 	defer answer.Body.Close()
-	return answer.Header.Get(truncatedHeader) != "", decode(answer.Body, path, v)
+	return answer.Header, decode(answer.Body, path, v)
 }
 
 // post sends body and decodes the answer into v.

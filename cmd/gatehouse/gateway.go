@@ -244,7 +244,7 @@ var whyText = [policy.ReasonCount]string{
 	policy.ReasonStale:               "it waited too long for a decision",
 	policy.ReasonFlowQuota:           "this interface has used up its share of flows",
 	policy.ReasonMissBudget:          "this interface sends too many undecided packets",
-	policy.ReasonInternal:            "the slow path could not carry it",
+	policy.ReasonInternal:            "the slow path could not carry it; a few are of interfaces that came or went",
 	policy.ReasonNameMismatch:        "it asks the server for another name than the one that the address was allowed by, or for none",
 	policy.ReasonNameRefused:         "a DNS query for a name that no statement allows",
 	policy.ReasonNameTunnel:          "DNS queries below one domain that carry more than names: data may leave by them",
@@ -279,7 +279,7 @@ func modeServices(st *control.State, req ModeRequest) ([]string, error) {
 	case req.Service == "all" && !known["all"]:
 		return slices.Sorted(maps.Keys(known)), nil
 	case !known[req.Service]:
-		return nil, noSuchService(req.Service)
+		return nil, noSuchService(st, req.Service)
 	}
 	return []string{req.Service}, nil
 }

@@ -51,11 +51,12 @@ func recordsCommand[T any](name, short string, rows func(io.Writer, []T)) *cobra
 	cmd := listCommand[T](name, short, rows)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		items := []T{}
-		truncated, err := newClient(cmd).list(cmd.Context(), withQuery("/v1/"+name, filterQuery(cmd)), &items)
+		header, err := newClient(cmd).list(cmd.Context(), withQuery("/v1/"+name, filterQuery(cmd)), &items)
 		if err != nil {
 			return err
 		}
-		if truncated {
+		notes(cmd, header)
+		if header.Get(truncatedHeader) != "" {
 			row(cmd.ErrOrStderr(), fmt.Sprintf("gatehouse: these are the latest %d; there are more (--limit 0 for all)", len(items)))
 		}
 		return show(cmd, items, func(w io.Writer) { rows(w, items) })

@@ -50,10 +50,6 @@ func newThreatCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "threat",
 		Short: "The threat level, by which statements can hold: normal, elevated, high or critical",
-		Args:  cobra.NoArgs,
-		RunE: func(*cobra.Command, []string) error {
-			return fail(exitUsage, "threat what? gatehouse threat set LEVEL; `gatehouse status` shows the level")
-		},
 	}
 	set := &cobra.Command{
 		Use:       "set LEVEL",
@@ -217,7 +213,7 @@ func (s *server) quarantine(r *http.Request) (any, error) {
 	}
 	affected, unguarded := affectedBy(st, req.Subject)
 	if len(affected) == 0 {
-		return nil, noSuchSubject(req.Subject)
+		return nil, noSuchSubject(st, req.Subject)
 	}
 	if err := s.gw.control.Quarantine(req.Subject, h); err != nil {
 		return nil, err

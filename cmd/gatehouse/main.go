@@ -16,6 +16,8 @@ import (
 	_ "time/tzdata" // conditions name zones of the IANA database
 
 	"github.com/spf13/cobra"
+
+	"gatehouse/policy"
 )
 
 // Exit codes of every verb.
@@ -81,11 +83,10 @@ func choices(cmd *cobra.Command) {
 		if len(args) == 0 {
 			return nil
 		}
-		about := ""
-		if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
-			about = " (" + strings.Join(near, " or ") + "?)"
+		if meant := meantVerb(cmd, args[0], names); meant != "" {
+			return fail(exitUsage, "%s has no %q%s %s", cmd.CommandPath(), args[0], meant, want)
 		}
-		return fail(exitUsage, "%s has no %q%s: %s", cmd.CommandPath(), args[0], about, want)
+		return fail(exitUsage, "%s has no %q: %s", cmd.CommandPath(), args[0], want)
 	}
 	if cmd.RunE == nil {
 		cmd.RunE = func(cmd *cobra.Command, _ []string) error {
@@ -97,6 +98,16 @@ func choices(cmd *cobra.Command) {
 	}
 }
 
+// meantVerb is policy.Meant of the verbs there are, and of what those take.
+func meantVerb(cmd *cobra.Command, word string, names []string) string {
+	for _, sub := range cmd.Commands() {
+		if near := policy.Near(word, sub.ValidArgs); len(near) > 0 {
+			return fmt.Sprintf(": is `%s %s` meant?", sub.CommandPath(), near[0])
+		}
+	}
+	return policy.Meant(word, names)
+}
+
 func newRoot() *cobra.Command {
 	root := &cobra.Command{
 		Use:           "gatehouse",
@@ -104,14 +115,15 @@ func newRoot() *cobra.Command {
 		SilenceErrors: true,
 		SilenceUsage:  true,
 
-		SuggestionsMinimumDistance: 2,
+		PersistentPreRunE: checkOutput,
 	}
 	root.PersistentFlags().String("socket", defaultSocket, "the gateway's Unix socket")
 	root.AddCommand(
 		newRunCommand(), newUninstallCommand(), newStatusCommand(), newGetCommand(), newObserveCommand(),
 		newExplainCommand(), newPolicyCommand(), newModelsCommand(), newModeCommand(), newDoctorCommand(), newThreatCommand(), newQuarantineCommand(), newReleaseCommand(), newReplayCommand(), newSchemaCommand(), newBenchCommand(), newVersionCommand(),
 	)
-	for _, cmd := range []*cobra.Command{root, verb(root, "get"), verb(root, "policy"), verb(root, "models")} {
+	root.InitDefaultCompletionCmd()
+	for _, cmd := range []*cobra.Command{root, verb(root, "get"), verb(root, "policy"), verb(root, "models"), verb(root, "threat"), verb(root, "completion")} {
 		choices(cmd)
 	}
 	return root

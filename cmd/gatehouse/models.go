@@ -4,11 +4,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"strings"
 
 	"github.com/spf13/cobra"
 
 	"gatehouse/models"
+	"gatehouse/policy"
 )
 
 func newModelsCommand() *cobra.Command {
@@ -58,7 +60,7 @@ func modelRows(w io.Writer, items []ModelView) {
 func newModelsShow() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "show MODEL | --all",
-		Short: "One model, or all, with what they inherit, as YAML; exit code 1 if there is no such model",
+		Short: "One model, or all, with what they inherit, as YAML",
 		Args:  cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			all, _ := cmd.Flags().GetBool("all")
@@ -73,7 +75,14 @@ func newModelsShow() *cobra.Command {
 			if !all {
 				m := lib.Model(args[0])
 				if m == nil {
-					return fail(exitNo, "no model %q: `gatehouse models list` names them", args[0])
+					var names []string
+					for _, m := range shown {
+						names = append(names, m.Name)
+					}
+					if meant := policy.Meant(args[0], names); meant != "" {
+						return fail(exitUsage, "no model %q%s", args[0], meant)
+					}
+					return fail(exitUsage, "no model %q: `gatehouse models list` names them", args[0])
 				}
 				shown = []*models.Model{m}
 			}
@@ -99,11 +108,14 @@ func newModelsShow() *cobra.Command {
 func newModelsValidate() *cobra.Command {
 	return &cobra.Command{
 		Use:   "validate PATH...",
-		Short: "Check model files or folders whole; every fault with file and line; exit code 1 if there is one",
+		Short: "Check model files or folders whole; every fault with file and line; exit code 1 if there is one, 2 if a path leads nowhere",
 		Args:  cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var errs []error
 			for _, path := range args {
+				if _, err := os.Stat(path); err != nil {
+					return &exitError{exitUsage, err}
+				}
 				errs = append(errs, models.Validate(path))
 			}
 			if err := errors.Join(errs...); err != nil {

@@ -2,10 +2,12 @@ package main
 
 import (
 	"fmt"
+	"net/netip"
 	"strings"
 	"sync"
 
 	"gatehouse/control"
+	"gatehouse/policy"
 )
 
 // findingNobody is the kind of finding about names in the operator's files.
@@ -57,4 +59,55 @@ func absent(findings []Finding) (others []Finding, text string) {
 		text += fmt.Sprintf(" and %d more, which -o json lists", len(names)-most)
 	}
 	return others, "the operator's files name what nobody here is, and nobody has a like name: " + text
+}
+
+// namesNobody notes the ends that a query chooses by and that nobody has who runs.
+func (g *gateway) namesNobody(q *recordQuery) []string {
+	st := g.control.State()
+	if st == nil {
+		return nil
+	}
+	var out []string
+	for _, end := range []struct{ flag, name string }{{"from", q.From}, {"to", q.To}} {
+		if end.name == "" || strings.HasPrefix(end.name, "@") || isAddress(end.name) {
+			continue
+		}
+		if text := unnamed(st, end.name); text != "" {
+			out = append(out, fmt.Sprintf("--%s %s: %s", end.flag, end.name, text))
+		}
+	}
+	return out
+}
+
+func isAddress(text string) bool {
+	_, errAddr := netip.ParseAddr(text)
+	_, errPrefix := netip.ParsePrefix(text)
+	return errAddr == nil || errPrefix == nil
+}
+
+// unnamed says that no service, and no project where it ends in a slash, has the name;
+// "" where one has.
+func unnamed(st *control.State, name string) string {
+	var there []string
+	project, isProject := strings.CutSuffix(name, "/")
+	for i := range st.Population.Groups {
+		k := st.Population.Groups[i].Service
+		switch {
+		case isProject && k.Project.Name == project, k.String() == name, k.Name == name:
+			return ""
+		case isProject:
+			there = append(there, k.Project.Name)
+		default:
+			there = append(there, k.String())
+		}
+	}
+	for w := range st.View.Workloads {
+		if w.Name == name {
+			return fmt.Sprintf("that is a container: name its service, %s", w.Service)
+		}
+	}
+	if isProject {
+		return "no project that runs is called that, and nothing was found" + policy.Meant(project, there)
+	}
+	return "no service that runs is called that, and nothing was found" + policy.Meant(name, there)
 }

@@ -15,7 +15,7 @@ func newObserveCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "observe",
 		Short: "Print violations, or flows, as they happened and happen, one a line",
-		Long: "Observe prints what is on record, the oldest first, and with -f goes on with what comes: violations, or with --kind flows\n" +
+		Long: "Observe prints what is on record, in the order of when it was last seen, and with -f goes on with what comes: violations, or with --kind flows\n" +
 			"or all what passed too. A line sums up one minute of what is equal but for the source port.",
 		Example: "  gatehouse observe -f --to shop/db\n" +
 			"  gatehouse observe --since 24h --kind all --app ssh -o json",
@@ -74,13 +74,14 @@ func withQuery(path string, q url.Values) string {
 }
 
 func observe(cmd *cobra.Command, path string, q url.Values, asJSON bool) error {
-	stream, err := newClient(cmd).open(cmd.Context(), http.MethodGet, withQuery(path, q), nil)
+	answer, err := newClient(cmd).ask(cmd.Context(), http.MethodGet, withQuery(path, q), nil)
 	if err != nil {
 		return err
 	}
-	defer stream.Close()
+	defer answer.Body.Close()
+	notes(cmd, answer.Header)
 	out := cmd.OutOrStdout()
-	lines := bufio.NewScanner(stream)
+	lines := bufio.NewScanner(answer.Body)
 	lines.Buffer(nil, 1<<20)
 	for lines.Scan() {
 		if asJSON {
@@ -97,6 +98,13 @@ func observe(cmd *cobra.Command, path string, q url.Values, asJSON bool) error {
 		return fail(exitReach, "the gateway's stream ended: %w", err)
 	}
 	return nil
+}
+
+// notes shows what the gateway has to say of what was asked for.
+func notes(cmd *cobra.Command, header http.Header) {
+	for _, text := range header.Values(noteHeader) {
+		row(cmd.ErrOrStderr(), "gatehouse: "+text)
+	}
 }
 
 // observedRow shows one line of the stream; violations say why.

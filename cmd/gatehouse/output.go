@@ -5,17 +5,36 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
 	"go.yaml.in/yaml/v3"
+
+	"gatehouse/policy"
 )
+
+// formats are those of verbs with addOutputFlag.
+var formats = []string{"table", "json", "yaml"}
 
 // addOutputFlag declares -o table|json|yaml.
 func addOutputFlag(cmd *cobra.Command) {
 	cmd.Flags().StringP("output", "o", "table", "table, json or yaml")
-	_ = cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"table", "json", "yaml"}, cobra.ShellCompDirectiveNoFileComp))
+	cmd.Flags().Lookup("output").Annotations = map[string][]string{outputChecked: formats}
+	_ = cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(formats, cobra.ShellCompDirectiveNoFileComp))
+}
+
+// outputChecked marks the flags that checkOutput looks at.
+const outputChecked = "gatehouse_output"
+
+// checkOutput refuses a format that there is not before anything is asked or done.
+func checkOutput(cmd *cobra.Command, _ []string) error {
+	f := cmd.Flags().Lookup("output")
+	if f == nil || f.Annotations[outputChecked] == nil || slices.Contains(formats, f.Value.String()) {
+		return nil
+	}
+	return fail(exitUsage, "output %q is none of %s%s", f.Value, strings.Join(formats, ", "), policy.Meant(f.Value.String(), formats))
 }
 
 // show writes v as the -o flag asks; table writes the people's form.
@@ -37,7 +56,7 @@ func show(cmd *cobra.Command, v any, table func(w io.Writer)) error {
 	case "yaml":
 		return writeYAML(out, v)
 	}
-	return fail(exitUsage, "output %q is none of table, json, yaml", format)
+	panic("checkOutput let by -o " + format)
 }
 
 // writeTable lines up the cells that rows writes.

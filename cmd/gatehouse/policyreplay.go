@@ -152,8 +152,8 @@ func flowsOnRecord(cmd *cobra.Command, req *ReplayRequest) (*[]FlowView, error) 
 		v.Set("until", req.Until)
 	}
 	views := []FlowView{}
-	truncated, err := newClient(cmd).list(cmd.Context(), withQuery("/v1/flows", v), &views)
-	if truncated {
+	header, err := newClient(cmd).list(cmd.Context(), withQuery("/v1/flows", v), &views)
+	if header.Get(truncatedHeader) != "" {
 		row(cmd.ErrOrStderr(), "gatehouse: there were more flows than are judged at once: ask for a shorter time")
 	}
 	return &views, err
@@ -426,7 +426,7 @@ func enforcing(st *control.State, services []string) (func(string) bool, error) 
 	}
 	for _, s := range services {
 		if !knowsService(st, s) {
-			return nil, noSuchService(s)
+			return nil, noSuchService(st, s)
 		}
 	}
 	return func(s string) bool { return slices.Contains(services, s) }, nil
@@ -436,8 +436,19 @@ func knowsService(st *control.State, name string) bool {
 	return slices.ContainsFunc(st.Population.Groups, func(grp policy.Group) bool { return grp.Service.String() == name })
 }
 
-func noSuchService(name string) error {
+func noSuchService(st *control.State, name string) error {
+	if meant := policy.Meant(name, servicesOf(st)); meant != "" {
+		return badRequest{fmt.Errorf("no service %q%s", name, meant)}
+	}
 	return badRequest{fmt.Errorf("no service %q: `gatehouse get services` names them", name)}
+}
+
+func servicesOf(st *control.State) []string {
+	var out []string
+	for i := range st.Population.Groups {
+		out = append(out, st.Population.Groups[i].Service.String())
+	}
+	return out
 }
 
 // recordedSince are the flows on record, live ones included.

@@ -169,7 +169,7 @@ func previewQuarantine(cmd *cobra.Command, subject, why string) error {
 	return showPreview(cmd, subject+" would be cut off from everybody, in every mode", func(b *control.Basis, now *control.State) ([]string, error) {
 		affected, unguarded := affectedBy(now, subject)
 		if len(affected) == 0 {
-			return nil, noSuchSubject(subject)
+			return nil, noSuchSubject(now, subject)
 		}
 		b.Situation.Quarantines[subject] = control.Hold{By: "a preview", Why: why, Since: b.Situation.Time.Truncate(time.Second)}
 		return unguardedNotes(unguarded), nil
@@ -252,7 +252,14 @@ func servicesText(names []string) string {
 	return strings.Join(names, ", ")
 }
 
-func noSuchSubject(subject string) error {
+func noSuchSubject(st *control.State, subject string) error {
+	there := servicesOf(st)
+	for w := range st.View.Workloads {
+		there = append(there, w.Name)
+	}
+	if meant := policy.Meant(subject, there); meant != "" {
+		return badRequest{fmt.Errorf("no service and no container is called %q%s", subject, meant)}
+	}
 	return badRequest{fmt.Errorf("no service and no container is called %q: `gatehouse get workloads` names them", subject)}
 }
 

@@ -112,6 +112,7 @@ func (g *gateway) flows(q recordQuery) (views []FlowView, truncated bool, err er
 	views = make([]FlowView, len(records))
 	for i, r := range records {
 		views[i] = flowView(r, "history")
+		views[i].Flows = max(views[i].Flows, 1) // one that began before `since` has no beginning in it
 	}
 	return views, truncated, err
 }

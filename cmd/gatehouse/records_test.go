@@ -420,6 +420,45 @@ func TestUnreadFlows(t *testing.T) {
 	}
 }
 
+// What chooses by a name that nobody has is told so, with what may be meant.
+func TestNamesNobody(t *testing.T) {
+	d := openDesk(t, t.TempDir())
+	d.conversed("172.30.0.4", "172.30.0.3", 5432, policy.AppPostgreSQL)
+	for _, c := range []struct {
+		args []string
+		want string // "" = nothing is noted
+	}{
+		{[]string{"get", "flows", "--since", "1h", "--from", "shop/stranegr"}, "gatehouse: --from shop/stranegr: no service that runs is called that, and nothing was found: is shop/stranger meant?\n"},
+		{[]string{"get", "flows", "--to", "shpo/"}, "--to shpo/: no project that runs is called that, and nothing was found: is shop meant?"},
+		{[]string{"get", "violations", "--from", "shop-web-1"}, "that is a container: name its service, shop/web"},
+		{[]string{"observe", "--to", "dbb"}, "is shop/db meant?"},
+		{[]string{"observe", "--to", "nowhere"}, "--to nowhere: no service that runs is called that, and nothing was found\n"},
+		{[]string{"get", "flows", "--from", "shop/web", "--app", "ssh"}, ""},
+		{[]string{"get", "flows", "--from", "web", "--app", "ssh"}, ""},
+		{[]string{"get", "flows", "--from", "@internet"}, ""},
+		{[]string{"get", "flows", "--from", "192.0.2.0/24"}, ""},
+		{[]string{"get", "flows", "--since", "1h", "--from", "shop/stranger"}, ""},
+	} {
+		_, errs, code := d.verb(c.args...)
+		if code != exitGood || c.want == "" && errs != "" || !strings.Contains(errs, c.want) {
+			t.Errorf("%q: %d %q, want %q", c.args, code, errs, c.want)
+		}
+	}
+	for _, c := range [][3]string{
+		{"get flows --from @intrenet", "peer \"@intrenet\" is none of @broadcast, ", "is @internet meant?"},
+		{"get violations --reason no-rlue", "reason \"no-rlue\" is none of no-rule, ", "is no-rule meant?"},
+		{"mode shop/dbb enforce", "no service \"shop/dbb\"", "is shop/db meant?"},
+		{"quarantine shop/wbe --why drill", "is called \"shop/wbe\"", "is shop/web meant?"},
+		{"explain --from shop/wbe --to shop/db --port tcp/80", "is called \"shop/wbe\"", "is shop/web meant?"},
+		{"policy replay --enforce shop/dbb", "no service \"shop/dbb\"", "is shop/db meant?"},
+		{"policy suggest --service shop/dbb", "no service \"shop/dbb\"", "is shop/db meant?"},
+	} {
+		if _, errs, code := d.verb(strings.Fields(c[0])...); code != exitUsage || !strings.Contains(errs, c[1]) || !strings.Contains(errs, c[2]) {
+			t.Errorf("%s: %d %s", c[0], code, errs)
+		}
+	}
+}
+
 func TestPolicySuggest(t *testing.T) {
 	d := openDesk(t, t.TempDir())
 	recorded := func(f *dataplane.Flow) { f.Denied, f.Reason = true, policy.ReasonNoRule }

@@ -4,6 +4,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"gatehouse/operator"
+	"gatehouse/policy"
 )
 
 func newSchemaCommand() *cobra.Command {
@@ -16,7 +17,7 @@ func newSchemaCommand() *cobra.Command {
 		RunE: func(cmd *cobra.Command, args []string) error {
 			data, ok := operator.Schema(args[0])
 			if !ok {
-				return fail(exitUsage, "schema of %q: want models, statements, categories or tests", args[0])
+				return fail(exitUsage, "schema of %q: want models, statements, categories or tests%s", args[0], policy.Meant(args[0], cmd.ValidArgs))
 			}
 			_, err := cmd.OutOrStdout().Write(data)
 			return err

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"gatehouse/control/history"
@@ -33,8 +34,8 @@ func (s *server) routes() map[string]http.HandlerFunc {
 		"GET /v1/rules":         answer(func(*http.Request) (any, error) { return s.gw.rules(), nil }),
 		"GET /v1/names":         answer(func(*http.Request) (any, error) { return s.gw.knownNames(), nil }),
 		"GET /v1/models":        answer(func(*http.Request) (any, error) { return modelViews(s.gw.library()), nil }),
-		"GET /v1/flows":         s.records(func(q recordQuery) (any, bool, error) { return cut(s.gw.flows(q)) }),
-		"GET /v1/violations":    s.records(func(q recordQuery) (any, bool, error) { return cut(s.gw.violations(q)) }),
+		"GET /v1/flows":         s.records(func(q recordQuery) (any, int, bool, error) { return cut(s.gw.flows(q)) }),
+		"GET /v1/violations":    s.records(func(q recordQuery) (any, int, bool, error) { return cut(s.gw.violations(q)) }),
 		"GET /v1/observe":       s.observe,
 		"POST /v1/explain":      answer(s.explain),
 		"POST /v1/mode":         answer(s.mode),
@@ -120,25 +121,40 @@ func (s *server) suggest(r *http.Request) (any, error) {
 // truncatedHeader says that there is more than the limit let through.
 const truncatedHeader = "Gatehouse-Truncated"
 
+// noteHeader says, once a note, what is odd about what was asked for.
+const noteHeader = "Gatehouse-Note"
+
 // records answers with what the request's parameters choose.
-func (s *server) records(list func(recordQuery) (any, bool, error)) http.HandlerFunc {
+func (s *server) records(list func(recordQuery) (items any, n int, truncated bool, err error)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		answer(func(r *http.Request) (any, error) {
 			q, err := parseRecordQuery(r.URL.Query(), time.Now())
 			if err != nil {
 				return nil, err
 			}
-			v, truncated, err := list(q)
+			v, n, truncated, err := list(q)
 			if truncated {
 				w.Header().Set(truncatedHeader, "true")
+			}
+			if n == 0 {
+				s.note(w, &q)
 			}
 			return v, err
 		})(w, r)
 	}
 }
 
+// note says of a query that found nothing whether it names nobody.
+func (s *server) note(w http.ResponseWriter, q *recordQuery) {
+	for _, text := range s.gw.namesNobody(q) {
+		w.Header().Add(noteHeader, text)
+	}
+}
+
 // cut forgets the type of a list.
-func cut[T any](list []T, truncated bool, err error) (any, bool, error) { return list, truncated, err }
+func cut[T any](list []T, truncated bool, err error) (any, int, bool, error) {
+	return list, len(list), truncated, err
+}
 
 // observe streams records, one JSON object a line: the latest on record, the
 // oldest of them first, then, with follow=true, new ones as they come.
@@ -151,6 +167,9 @@ func (s *server) observe(w http.ResponseWriter, r *http.Request) {
 	if !r.URL.Query().Has("kind") && q.Verdict != "allow" && q.Verdict != "undecided" {
 		q.Kinds = []history.Kind{history.Violation}
 	}
+	if !slices.Equal(q.Kinds, []history.Kind{history.Violation}) {
+		s.gw.recorder.catchUp()
+	}
 	news, stop := s.gw.recorder.store.Subscribe(q.Filter)
 	defer stop()
 	records, err := s.gw.recorder.store.Latest(q.Filter, q.limit)
@@ -159,6 +178,9 @@ func (s *server) observe(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	w.Header().Set("Content-Type", "application/x-ndjson")
+	if len(records) == 0 {
+		s.note(w, &q)
+	}
 	enc := json.NewEncoder(w)
 	for _, v := range records {
 		if enc.Encode(s.gw.recordView(v)) != nil {

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"gatehouse/policy"
 )
 
 func newStatusCommand() *cobra.Command {
@@ -49,10 +51,18 @@ func (s *Status) write(w io.Writer) {
 	row(w, "flows", s.Flows)
 	s.History.write(w)
 	for _, name := range slices.Sorted(maps.Keys(s.Packets)) {
-		row(w, "packets "+name, s.Packets[name])
+		text := fmt.Sprint(s.Packets[name])
+		if words := wayText[name]; words != "" {
+			text += ", " + words
+		}
+		row(w, "packets "+name, text)
 	}
-	for _, name := range slices.Sorted(maps.Keys(s.Drops)) {
-		row(w, "dropped "+name, s.Drops[name])
+	for _, reason := range slices.Sorted(maps.Keys(s.Drops)) {
+		text := fmt.Sprint(s.Drops[reason])
+		if words := reasonText(reason); words != "" {
+			text += ": " + words
+		}
+		row(w, "dropped "+reason, text)
 	}
 	for _, n := range s.Closed {
 		row(w, "closed by default", n)
@@ -72,6 +82,27 @@ func (s *Status) write(w io.Writer) {
 	if absent != "" {
 		row(w, "finding "+findingNobody, absent)
 	}
+}
+
+// wayText says of each count of packets which they are.
+var wayText = map[string]string{
+	"decided":   "by the kernel's flow table",
+	"peered":    "of these straight into the other container",
+	"steered":   "to the gateway, to be judged",
+	"returned":  "passed on from there",
+	"forwarded": "passed on by the gateway",
+	"recorded":  "let by though policy says no: a mode observes",
+	"unguarded": "between ends of which neither is guarded: not judged",
+	"unjudged":  "let by while the gateway could not judge: the endpoint is open then",
+}
+
+// reasonText is a reason of drops in words.
+func reasonText(name string) string {
+	var r policy.Reason
+	if r.UnmarshalText([]byte(name)) != nil {
+		return ""
+	}
+	return whyText[r]
 }
 
 // writeGuarded is about the containers.

@@ -74,7 +74,7 @@ func suggested(cmd *cobra.Command, args []string) (*SuggestAnswer, error) {
 		return nil, err
 	}
 	if req.Service != "" && !knowsService(st, req.Service) {
-		return nil, &exitError{exitUsage, noSuchService(req.Service)}
+		return nil, &exitError{exitUsage, noSuchService(st, req.Service)}
 	}
 	src.lookups = true
 	records, since, truncated, err := src.records(cmd, st)
@@ -108,7 +108,7 @@ func (g *gateway) suggest(req SuggestRequest) (*SuggestAnswer, error) {
 		return nil, errNoState
 	}
 	if req.Service != "" && !knowsService(st, req.Service) {
-		return nil, noSuchService(req.Service)
+		return nil, noSuchService(st, req.Service)
 	}
 	records, q, truncated, err := g.flowRecords(req.Since, "")
 	if err != nil {

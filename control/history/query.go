@@ -38,7 +38,16 @@ func (f *Filter) Check() error {
 		return policy.UnknownApp(f.App)
 	}
 	if f.Reason != "" && new(policy.Reason).UnmarshalText([]byte(f.Reason)) != nil {
-		return fmt.Errorf("reason %q is none that Gatehouse knows", f.Reason)
+		var all []string
+		for r := policy.ReasonNone + 1; r < policy.ReasonCount; r++ {
+			all = append(all, r.String())
+		}
+		return fmt.Errorf("reason %q is none of %s%s", f.Reason, strings.Join(all, ", "), policy.Meant(f.Reason, all))
+	}
+	for _, end := range []struct{ what, name string }{{"from", f.From}, {"to", f.To}} {
+		if peers := policy.PeerNames(); strings.HasPrefix(end.name, "@") && !slices.Contains(peers, end.name) {
+			return fmt.Errorf("%s: peer %q is none of %s%s", end.what, end.name, strings.Join(peers, ", "), policy.Meant(end.name, peers))
+		}
 	}
 	if !f.Since.IsZero() && !f.Until.IsZero() && f.Until.Before(f.Since) {
 		return fmt.Errorf("until %s is before since %s", f.Until.Format(time.RFC3339), f.Since.Format(time.RFC3339))
@@ -248,7 +257,7 @@ func (s *Store) Rollup(f Filter, limit int) (records []*Record, truncated bool, 
 }
 
 // Latest returns up to n chosen records (0 = all that fit in 100,000), in the
-// order in which they began.
+// order in which they were last seen.
 func (s *Store) Latest(f Filter, n int) ([]*Record, error) {
 	var out []*Record
 	if n <= 0 {
@@ -263,6 +272,7 @@ func (s *Store) Latest(f Filter, n int) ([]*Record, error) {
 		}
 	}
 	slices.Reverse(out)
+	slices.SortStableFunc(out, func(a, b *Record) int { return a.Last.Compare(b.Last) })
 	return out, nil
 }
 
