@@ -35,10 +35,14 @@ func newUninstallCommand() *cobra.Command {
 				c.Close()
 				return fail(exitNo, "a gateway answers on %s: stop it first", socket)
 			}
-			if err := uninstall(set); err != nil {
+			text := "removed"
+			if !set.isPlace() && !leftSomething(set) {
+				text = fmt.Sprintf("nothing to remove: no pins in %s and no device %s0", set.Pins, set.Devices)
+			}
+			if err := uninstall(set); err != nil { // it looks into all namespaces
 				return &exitError{exitReach, err}
 			}
-			fmt.Fprintln(cmd.OutOrStdout(), "removed")
+			fmt.Fprintln(cmd.OutOrStdout(), text)
 			return nil
 		},
 	}
@@ -52,6 +56,14 @@ func newUninstallCommand() *cobra.Command {
 // uninstallSettings are those that say what there is to remove; the others, that a
 // unit may give to run and uninstall alike, are taken and not listed.
 var uninstallSettings = []string{"config", "devices", "netns", "pair", "pins", "route"}
+
+// leftSomething reports whether a gateway has been here: what it puts into other
+// namespaces has its pins too.
+func leftSomething(set Settings) bool {
+	pins, _ := os.ReadDir(set.Pins)
+	_, err := net.InterfaceByName(set.Devices + "0")
+	return len(pins) > 0 || err == nil
+}
 
 func uninstall(set Settings) error {
 	if set.isPlace() {
