@@ -224,7 +224,7 @@ func (t *Table) find(name string) (found, error) {
 				return found{who: uint32(id)}, nil
 			}
 		}
-		return found{}, fmt.Errorf("%s is not one peer: want one of %s", name, strings.Join(PeerNames(), ", "))
+		return found{}, fmt.Errorf("%s is not one peer: want @host, @node, @resolver, @metadata, @orchestrator, @multicast, @broadcast, @site, @internet, @lb or @ingress", name)
 	}
 	if i := strings.LastIndexByte(name, '#'); i >= 0 {
 		n, err := strconv.ParseUint(name[i+1:], 10, 32)
