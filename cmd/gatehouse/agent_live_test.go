@@ -95,14 +95,14 @@ func TestAgentSandbox(t *testing.T) {
 		kind, server := kinds[family], port(o.far[family], 53).String()
 		for _, name := range []string{"api.github.com", "api.names.example", "x.cdn.names.example"} {
 			address := agent.lookup(t, name, kind)
-			conn, err := agent.greet(address, name)
+			conn, err := agent.greet(address, name, livePatience)
 			if err != nil {
 				t.Fatalf("%s at %s: %v", name, address, err)
 			}
 			conn.Close()
 		}
 		for _, way := range []string{"udp", "tcp"} {
-			if m, err := agent.query(way, server, "api.github.com", kind, time.Second); err != nil || addressIn(m) != zoneAddress(family, "134") {
+			if m, err := agent.query(way, server, "api.github.com", kind, livePatience); err != nil || addressIn(m) != zoneAddress(family, "134") {
 				t.Errorf("a lookup over %s at %s: %v %v", way, server, addressIn(m), err)
 			}
 			if m, err := agent.query(way, server, way+".evil.names.example", kind, 300*time.Millisecond); err == nil && m.RCode != dnsmessage.RCodeRefused {
@@ -155,7 +155,11 @@ func tryEscapes(t *testing.T, p *process, agent *container, o *outside, db *cont
 		attemptPort++
 		source := attemptPort
 		wait.Go(func() {
-			conn, err := dialFrom(agent.netns, source, e.to, 700*time.Millisecond)
+			patience := livePatience
+			if e.act == nil {
+				patience = inVain
+			}
+			conn, err := dialFrom(agent.netns, source, e.to, patience)
 			switch {
 			case err == nil && e.act == nil:
 				t.Errorf("IPv%d, %s: connected to %s", family, e.what, e.to)
@@ -215,18 +219,18 @@ func asksContainer(t *testing.T, p *process, o *outside, dns *nameServer, inner,
 	}
 	for _, family := range []int{4, 6} {
 		address := zoneAddress(family, "131")
-		if _, err := inner.greet(address, "inner.names.example"); err == nil {
+		if _, err := inner.greet(address, "inner.names.example", inVain); err == nil {
 			t.Errorf("%s is reached before any lookup", address)
 		}
 		if got := inner.lookup(t, "inner.names.example", kinds[family]); got != address {
 			t.Fatalf("lookup at the container: %q", got)
 		}
-		conn, err := inner.greet(address, "inner.names.example")
+		conn, err := inner.greet(address, "inner.names.example", livePatience)
 		if err != nil {
 			t.Fatalf("%s after the lookup: %v\n%s", address, err, violationLines(p.violations()))
 		}
 		conn.Close()
-		if _, err := inner.greet(address, "neighbour.names.example"); err == nil {
+		if _, err := inner.greet(address, "neighbour.names.example", inVain); err == nil {
 			t.Error("another name at that address is reached")
 		}
 	}

@@ -86,7 +86,7 @@ func TestStartUnheard(t *testing.T) {
 	gw := startGateway(t, "--docker", road.socket)
 	mustRun(t, "docker", "start", probe.name)
 	gw.eventually("closed", func() bool { return len(gw.status().Closed) > 0 }, gw.log)
-	mustRun(t, "docker", "stop", probe.name)
+	mustRun(t, "docker", "stop", "-t", "1", probe.name)
 	gw.eventually("its end is told", func() bool { _, there := gw.workload(probe.name); return !there }, gw.log)
 	road.set(true)
 	w = watch(t, out.netns, towards(far.Addr(), 443))

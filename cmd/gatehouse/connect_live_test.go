@@ -70,12 +70,12 @@ func TestHotConnect(t *testing.T) {
 		err = says(late, p.at(4, 8000), "hello", time.Second)
 		return err == nil
 	}, func() string { return err.Error() })
-	conn, err := dial(late.netns, "tcp", p.at(4, 8000).String(), time.Second)
+	conn, err := dial(late.netns, "tcp", p.at(4, 8000).String(), livePatience)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	if err := sayOn(conn, "hello", time.Second); err != nil {
+	if err := sayOn(conn, "hello", livePatience); err != nil {
 		t.Fatal(err)
 	}
 	gw.flow(conn.LocalAddr().String(), true)
@@ -109,11 +109,11 @@ func TestRecycledAddress(t *testing.T) {
 			command: []string{"/probe", "first", "1", port(server.leg().v4, 8000).String()}})
 		gw.admitted(server, client)
 		to := port(server.leg().v4, 8000)
-		conn, err := dial(client.netns, "tcp", to.String(), 2*time.Second)
+		conn, err := dial(client.netns, "tcp", to.String(), livePatience)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := sayOn(conn, "hello", time.Second); err != nil {
+		if err := sayOn(conn, "hello", livePatience); err != nil {
 			t.Fatal(err)
 		}
 		gw.flow(conn.LocalAddr().String(), true)

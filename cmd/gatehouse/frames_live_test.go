@@ -93,7 +93,7 @@ func TestRawFrames(t *testing.T) {
 	third := perform(t, play{project: "ghe-raw", service: "third", network: p.network, labels: []string{"gatehouse.mode=enforce"}})
 	gw.admitted(p.server, p.client, third)
 	for _, family := range []int{4, 6} {
-		if err := p.call(family, 3*time.Second); err != nil {
+		if err := p.call(family, livePatience); err != nil {
 			t.Fatalf("ordinary traffic over IPv%d: %v", family, err)
 		}
 	}
@@ -124,7 +124,7 @@ func TestRawFrames(t *testing.T) {
 		t.Errorf("the host took %d encapsulated frames", n)
 	}
 	for _, family := range []int{4, 6} {
-		if err := p.call(family, 3*time.Second); err != nil {
+		if err := p.call(family, livePatience); err != nil {
 			t.Errorf("ordinary traffic after all that, over IPv%d: %v", family, err)
 		}
 	}

@@ -315,7 +315,12 @@ func (p *process) waitReady() {
 	}, func() string { return fmt.Sprintf("%v, %d waiting\n%s", s.Problems, s.Endpoints.Waiting, p.log()) })
 }
 
-const livePatience = 30 * time.Second
+// livePatience is how long what must happen may take, on a machine however busy;
+// inVain how long a test tries what must not.
+const (
+	livePatience = 30 * time.Second
+	inVain       = 700 * time.Millisecond
+)
 
 // eventually polls until done; say tells more of a failure.
 func (p *process) eventually(what string, done func() bool, say func() string) {
@@ -466,7 +471,7 @@ func (p *process) stop() error {
 	select {
 	case err := <-p.child.ended:
 		return err
-	case <-time.After(15 * time.Second):
+	case <-time.After(livePatience):
 		_ = process.Signal(syscall.SIGQUIT)
 		<-p.child.ended
 		return fmt.Errorf("gatehouse run did not end on SIGTERM\n%s", p.log())

@@ -112,7 +112,7 @@ func TestHeirsOfTheDead(t *testing.T) {
 		env: []string{"SERVER_HOST=stays", "SERVER_PORT=8000"}})
 	gw.admitted(successor)
 	for _, family := range []int{4, 6} {
-		if err := says(successor, port(stays.leg().at(family), 8000), "hello", 3*time.Second); err != nil {
+		if err := says(successor, port(stays.leg().at(family), 8000), "hello", livePatience); err != nil {
 			t.Errorf("IPv%d: who is allowed does not pass: %v", family, err)
 		}
 	}

@@ -174,7 +174,7 @@ func answerOfZone(m *dnsmessage.Message) *dnsmessage.Message {
 // lookup asks as a program in the container does: by the engine's server there.
 func (c *container) lookup(t *testing.T, name string, kind dnsmessage.Type) string {
 	t.Helper()
-	m, err := c.query("udp", "127.0.0.11:53", name, kind, 8*time.Second)
+	m, err := c.query("udp", "127.0.0.11:53", name, kind, livePatience)
 	if err != nil {
 		t.Fatalf("lookup of %s: %v", name, err)
 	}
@@ -183,7 +183,7 @@ func (c *container) lookup(t *testing.T, name string, kind dnsmessage.Type) stri
 
 // query asks a name server for a name.
 func (c *container) query(network, server, name string, kind dnsmessage.Type, patience time.Duration) (m dnsmessage.Message, err error) {
-	conn, err := dial(c.netns, network, server, min(patience, time.Second))
+	conn, err := dial(c.netns, network, server, patience)
 	if err != nil {
 		return m, err
 	}
@@ -229,17 +229,17 @@ func addressIn(m dnsmessage.Message) string {
 }
 
 // greet opens a TLS connection for a server name and asks for a page on it.
-func (c *container) greet(address, server string) (*tls.Conn, error) {
-	raw, err := dial(c.netns, "tcp", net.JoinHostPort(address, "443"), 3*time.Second)
+func (c *container) greet(address, server string, patience time.Duration) (*tls.Conn, error) {
+	raw, err := dial(c.netns, "tcp", net.JoinHostPort(address, "443"), patience)
 	if err != nil {
 		return nil, err
 	}
 	conn := tls.Client(raw, &tls.Config{ServerName: server, InsecureSkipVerify: true})
-	return conn, page(conn)
+	return conn, page(conn, patience)
 }
 
-func page(conn net.Conn) error {
-	_ = conn.SetDeadline(time.Now().Add(3 * time.Second))
+func page(conn net.Conn, patience time.Duration) error {
+	_ = conn.SetDeadline(time.Now().Add(patience))
 	if _, err := io.WriteString(conn, "GET / HTTP/1.1\r\nHost: x\r\n\r\n"); err != nil {
 		return err
 	}
@@ -288,27 +288,27 @@ func TestNames(t *testing.T) {
 		kind          dnsmessage.Type
 		api, evilHost string
 	}{{dnsmessage.TypeA, "198.51.100.131", "198.51.100.132"}, {dnsmessage.TypeAAAA, "2001:db8:9e::131", "2001:db8:9e::132"}} {
-		if _, err := app.greet(f.api, "api.names.example"); err == nil {
+		if _, err := app.greet(f.api, "api.names.example", inVain); err == nil {
 			t.Fatalf("%s is reached before any lookup", f.api)
 		}
 		if got := app.lookup(t, "api.names.example", f.kind); got != f.api {
 			t.Fatalf("lookup: %q", got)
 		}
-		long, err := app.greet(f.api, "api.names.example")
+		long, err := app.greet(f.api, "api.names.example", livePatience)
 		if err != nil {
 			t.Fatalf("%s after the lookup: %v; %+v", f.api, err, p.status().Drops)
 		}
 		defer long.Close()
-		if _, err := app.greet(f.api, "evil.names.example"); err == nil {
+		if _, err := app.greet(f.api, "evil.names.example", inVain); err == nil {
 			t.Error("the address is reached for another name")
 		}
 		if got := app.lookup(t, "evil.names.example", f.kind); got != f.evilHost {
 			t.Errorf("lookup: %q", got)
 		}
-		if _, err := app.greet(f.evilHost, "evil.names.example"); err == nil {
+		if _, err := app.greet(f.evilHost, "evil.names.example", inVain); err == nil {
 			t.Error("a name of no statement is reached")
 		}
-		if _, err := other.greet(f.api, "api.names.example"); err == nil {
+		if _, err := other.greet(f.api, "api.names.example", inVain); err == nil {
 			t.Error("another container reaches what this one asked for")
 		}
 		p.violation("another name", func(v ViolationView) bool { return v.Reason == "name-mismatch" && strings.Contains(v.Dest, f.api) })
@@ -325,10 +325,10 @@ func TestNames(t *testing.T) {
 			}
 			return true
 		}, func() string { return "" })
-		if _, err := app.greet(f.api, "api.names.example"); err == nil {
+		if _, err := app.greet(f.api, "api.names.example", inVain); err == nil {
 			t.Error("a new connection passes after its time")
 		}
-		if err := page(long); err != nil {
+		if err := page(long, livePatience); err != nil {
 			t.Errorf("the old one does not: %v", err)
 		}
 	}
@@ -336,7 +336,7 @@ func TestNames(t *testing.T) {
 	if got := app.lookup(t, "static.names.example", dnsmessage.TypeA); got != "198.51.100.133" {
 		t.Fatalf("lookup: %q", got)
 	}
-	old, err := app.greet("198.51.100.133", "static.names.example")
+	old, err := app.greet("198.51.100.133", "static.names.example", livePatience)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -346,10 +346,10 @@ func TestNames(t *testing.T) {
 	}
 	p.start()
 	p.admitted(app, other)
-	if err := page(old); err != nil {
+	if err := page(old, livePatience); err != nil {
 		t.Errorf("the connection does not outlive a restart: %v", err)
 	}
-	if _, err := app.greet("198.51.100.133", "static.names.example"); err != nil {
+	if _, err := app.greet("198.51.100.133", "static.names.example", livePatience); err != nil {
 		t.Errorf("what is still valid is lost with a restart: %v", err)
 	}
 	if out, _ := p.cli("get", "names"); !strings.Contains(out, "static.names.example") {

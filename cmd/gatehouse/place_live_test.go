@@ -348,8 +348,8 @@ func (x *site) datagrams(v6 bool) {
 
 // sayWhole sends a datagram and gets it back.
 func sayWhole(conn net.Conn, server net.PacketConn, data []byte) error {
-	_ = conn.SetDeadline(time.Now().Add(5 * time.Second))
-	_ = server.SetDeadline(time.Now().Add(5 * time.Second))
+	_ = conn.SetDeadline(time.Now().Add(livePatience))
+	_ = server.SetDeadline(time.Now().Add(livePatience))
 	if _, err := conn.Write(data); err != nil {
 		return err
 	}

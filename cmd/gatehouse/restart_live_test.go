@@ -77,7 +77,7 @@ type stream struct {
 
 func startStream(t *testing.T, p *pair, family int) *stream {
 	t.Helper()
-	conn, err := dial(p.client.netns, "tcp", p.at(family, 8000).String(), 5*time.Second)
+	conn, err := dial(p.client.netns, "tcp", p.at(family, 8000).String(), livePatience)
 	if err != nil {
 		t.Fatalf("stream over IPv%d: %v", family, err)
 	}
@@ -158,7 +158,7 @@ func TestKillAndRestart(t *testing.T) {
 	flowing(t, "without a gateway", streams...)
 	closed.trespass(t)
 	for _, family := range []int{4, 6} {
-		if err := open.call(family, 2*time.Second); err != nil {
+		if err := open.call(family, livePatience); err != nil {
 			t.Errorf("a new conversation of services that are observed, over IPv%d: %v", family, err)
 		}
 		if closed.call(family, 500*time.Millisecond) == nil {
@@ -170,10 +170,10 @@ func TestKillAndRestart(t *testing.T) {
 	gw.start()
 	flowing(t, "after the restart", streams...)
 	for _, family := range []int{4, 6} {
-		if err := closed.call(family, 3*time.Second); err != nil {
+		if err := closed.call(family, livePatience); err != nil {
 			t.Errorf("a new conversation after the restart, over IPv%d: %v", family, err)
 		}
-		if err := open.call(family, 3*time.Second); err != nil {
+		if err := open.call(family, livePatience); err != nil {
 			t.Errorf("observed, after the restart, over IPv%d: %v", family, err)
 		}
 	}
@@ -190,7 +190,7 @@ func TestKillAndRestart(t *testing.T) {
 	if err := process.Signal(syscall.SIGCONT); err != nil {
 		t.Fatal(err)
 	}
-	if err := closed.call(4, 3*time.Second); err != nil {
+	if err := closed.call(4, livePatience); err != nil {
 		t.Errorf("after SIGCONT: %v", err)
 	}
 	flowing(t, "in the end", streams...)
@@ -257,7 +257,7 @@ func TestModeDurable(t *testing.T) {
 			if err == nil || !strings.Contains(gw.log(), file) {
 				t.Errorf("%s: %v, and the log does not name %s\n%s", bad, err, file, gw.log())
 			}
-		case <-time.After(10 * time.Second):
+		case <-time.After(livePatience):
 			t.Fatalf("%s: the gateway runs on", bad)
 		}
 	}

@@ -263,7 +263,10 @@ func (a *attempt) try(t *testing.T, gw *process, s *shop, family int, enforced b
 // act connects, says what there is to say, and returns the source port.
 func (a *attempt) act(t *testing.T, to netip.AddrPort, enforced bool) (source uint16) {
 	t.Helper()
-	const patience = 600 * time.Millisecond
+	patience := livePatience
+	if a.say == "" {
+		patience = inVain
+	}
 	attemptPort++
 	conn, err := dialFrom(a.from.netns, attemptPort, to, patience)
 	if err != nil {
@@ -274,7 +277,7 @@ func (a *attempt) act(t *testing.T, to netip.AddrPort, enforced bool) (source ui
 	}
 	defer conn.Close()
 	if a.say != "" {
-		_ = sayOn(conn, a.say, patience)
+		_ = sayOn(conn, a.say, inVain)
 	} else if enforced {
 		t.Errorf("%s connects to %s", a.from.name, to)
 	}

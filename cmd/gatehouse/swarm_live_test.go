@@ -108,7 +108,7 @@ func TestSwarmOverlay(t *testing.T) {
 		{"the outside, by docker_gwbridge", out.netns, beyond, towards(beyond.Addr(), 443)},
 	}
 	try := func(t *testing.T, enforced bool) {
-		if err := says(client, to, "hello", 3*time.Second); err != nil {
+		if err := says(client, to, "hello", livePatience); err != nil {
 			t.Errorf("what policy allows: %v", err)
 		}
 		for _, f := range forbidden {
@@ -153,25 +153,25 @@ func TestSwarmOverlay(t *testing.T) {
 		w.none("a stranger's first act on the overlay")
 	})
 	t.Run("GatewayDead", func(t *testing.T) {
-		conn, err := dial(client.netns, "tcp", to.String(), 2*time.Second)
+		conn, err := dial(client.netns, "tcp", to.String(), livePatience)
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer conn.Close()
-		if err := sayOn(conn, "before", time.Second); err != nil {
+		if err := sayOn(conn, "before", livePatience); err != nil {
 			t.Fatal(err)
 		}
 		gw := gw.as(t)
 		gw.kill()
 		time.Sleep(beatStale)
-		if err := sayOn(conn, "without", time.Second); err != nil {
+		if err := sayOn(conn, "without", livePatience); err != nil {
 			t.Errorf("a conversation that lived: %v", err)
 		}
 		if says(client, to, "hello", 500*time.Millisecond) == nil {
 			t.Error("a new conversation with nobody to decide")
 		}
 		gw.start()
-		if err := sayOn(conn, "after", time.Second); err != nil {
+		if err := sayOn(conn, "after", livePatience); err != nil {
 			t.Errorf("a conversation that lived, after the restart: %v", err)
 		}
 		try(t, true)
