@@ -265,11 +265,17 @@ func tunnelled(t *testing.T, p *process, o *outside, dns *nameServer, agent, pla
 	for _, family := range []int{4, 6} {
 		for _, c := range []*container{agent, plain} {
 			mark := fmt.Sprintf("%d%s", family, c.name[len("ghe-agent-"):])
-			for i := range queries {
-				name := fmt.Sprintf("%060d.%050d.%s.cdn.names.example", i, i, mark)
-				_, _ = c.query("udp", port(o.far[family], 53).String(), name, dnsmessage.TypeTXT, 50*time.Millisecond)
+			ask := func() (arrived int) {
+				for i := range queries {
+					name := fmt.Sprintf("%060d.%050d.%s.cdn.names.example", i, i, mark)
+					_, _ = c.query("udp", port(o.far[family], 53).String(), name, dnsmessage.TypeTXT, 50*time.Millisecond)
+				}
+				return dns.count("." + mark + manyNames)
 			}
-			arrived := dns.count("." + mark + manyNames)
+			arrived := ask()
+			for again := 0; c == plain && arrived < queries && again < 20; again++ { // a busy machine loses some
+				arrived = ask()
+			}
 			verdict := "recorded"
 			if c == agent {
 				verdict = "dropped"

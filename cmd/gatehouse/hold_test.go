@@ -46,7 +46,7 @@ func (d *desk) follow() {
 // eventually waits for what other goroutines do.
 func (d *desk) eventually(what string, is func() bool) {
 	d.t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); !is(); time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); !is(); time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			d.t.Fatalf("%s: not so after 20 s", what)
 		}

@@ -124,7 +124,7 @@ func (a *arrivals) serve(l net.Listener) {
 		}
 		go func() {
 			defer conn.Close()
-			_ = conn.SetDeadline(time.Now().Add(time.Second))
+			_ = conn.SetDeadline(time.Now().Add(livePatience))
 			text := make([]byte, 64)
 			n, _ := conn.Read(text)
 			if began, err := strconv.ParseInt(strings.TrimSpace(string(text[:n])), 10, 64); err == nil {

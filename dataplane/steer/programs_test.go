@@ -845,7 +845,7 @@ func TestMissBudgetGrain(t *testing.T) {
 	steered, bunches := 0, 0
 	dropped := false
 	start := time.Now()
-	for steered < perSecond/10+100 { // its depth and fifty milliseconds more
+	for steered < perSecond/10+100 || bunches == 0 && steered < 20*perSecond { // its depth and fifty milliseconds more
 		h.beat(0, 0)
 		action, _, err := h.testRun(from, a, 0, frame)
 		must(t, err)
