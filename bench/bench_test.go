@@ -190,41 +190,60 @@ func TestRound(t *testing.T) {
 }
 
 func testRound(t *testing.T, topic string, brief load) {
+	faults := roundFaults(t, topic, brief)
+	if len(faults) > 0 { // a busy machine may leave a process no time within so short a window
+		t.Logf("measured again, for longer: %s", strings.Join(faults, "; "))
+		long := brief
+		long.warmUp, long.packets, long.bulk, long.http = 5*brief.warmUp, 10*brief.packets, 10*brief.bulk, 10*brief.http
+		faults = roundFaults(t, topic, long)
+	}
+	for _, f := range faults {
+		t.Error(f)
+	}
+	if left, err := os.ReadDir("/sys/fs/bpf/ghb-gatehouse"); err == nil {
+		t.Errorf("pins were left behind: %v", left)
+	}
+}
+
+// roundFaults measures once, and says what is wrong with the figures and counters.
+func roundFaults(t *testing.T, topic string, l load) (faults []string) {
+	t.Helper()
 	r, err := run(context.Background(), Config{
 		Rounds:   1,
 		Topic:    topic,
 		Variants: []string{"bridge", "generator", "suricata", "gatehouse", "userspace", "pair"},
 		Gateway:  func(string) []string { return []string{gatewayArgument} },
-	}, brief)
+	}, l)
 	if err != nil {
 		t.Fatal(err)
 	}
+	fault := func(format string, of ...any) { faults = append(faults, fmt.Sprintf(format, of...)) }
 	if len(r.Faults) > 0 {
-		t.Errorf("failed: %v", r.Faults)
+		fault("failed: %v", r.Faults)
 	}
 	if len(r.Skipped) > 0 {
 		t.Logf("left out: %v", r.Skipped)
 	}
 	for _, f := range r.Figures {
-		// A busy machine may leave a process no time within so short a window; the
-		// counters below tell that the worker worked.
+		// The counters below tell that the worker worked.
 		if strings.HasSuffix(f.Measure, "kpps") && slices.Contains([]string{"userspace", "suricata"}, f.Name) {
 			continue
 		}
 		if f.Median <= 0 || f.Ratio <= 0 {
-			t.Errorf("%s, %s: %+v", f.Measure, f.Variant, f)
+			fault("%s, %s: %+v", f.Measure, f.Variant, f)
 		}
 	}
-	if g := r.Gateways["gatehouse"]; topic == "packets" && (g.Hits == 0 || g.Peer == 0 || g.Offloaded < 1000 || g.Steered == 0 || g.Steered > g.Hits) {
-		t.Errorf("decided flows in the kernel: %+v", g)
+	if topic != "packets" {
+		return faults
 	}
-	if g := r.Gateways["pair"]; topic == "packets" && (g.Hits == 0 || g.Offloaded < 1000 || g.Steered == 0 || g.Steered > g.Hits) {
-		t.Errorf("decided flows in XDP: %+v", g)
+	if g := r.Gateways["gatehouse"]; g.Hits == 0 || g.Peer == 0 || g.Offloaded < 1000 || g.Steered == 0 || g.Steered > g.Hits {
+		fault("decided flows in the kernel: %+v", g)
 	}
-	if g := r.Gateways["userspace"]; topic == "packets" && (g.Hits != 0 || g.Steered < 1000 || g.Peer == 0 || g.Returned < g.Peer) {
-		t.Errorf("every packet in user space: %+v", g)
+	if g := r.Gateways["pair"]; g.Hits == 0 || g.Offloaded < 1000 || g.Steered == 0 || g.Steered > g.Hits {
+		fault("decided flows in XDP: %+v", g)
 	}
-	if left, err := os.ReadDir("/sys/fs/bpf/ghb-gatehouse"); err == nil {
-		t.Errorf("pins were left behind: %v", left)
+	if g := r.Gateways["userspace"]; g.Hits != 0 || g.Steered < 1000 || g.Peer == 0 || g.Returned < g.Peer {
+		fault("every packet in user space: %+v", g)
 	}
+	return faults
 }

@@ -105,7 +105,7 @@ func start(t *testing.T, c Config) (*Watcher, *inventory.Inventory) {
 // await waits until the inventory is as ok wants it.
 func await(t *testing.T, inv *inventory.Inventory, what string, ok func(*policy.Snapshot) bool) *policy.Snapshot {
 	t.Helper()
-	deadline := time.After(15 * time.Second)
+	deadline := time.After(time.Minute)
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
 	for {

@@ -68,7 +68,7 @@ func (e *privateEngine) start(t *testing.T) {
 	if err := e.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	deadline := time.Now().Add(20 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	for time.Now().Before(deadline) {
 		if c, err := net.Dial("unix", filepath.Join(e.dir, "s")); err == nil {
 			c.Close()

@@ -309,7 +309,7 @@ func TestPublishedBeforeFirstPacket(t *testing.T) {
 
 func awaitInspect(t *testing.T, f *fakeEngine, id string) {
 	t.Helper()
-	for range 1000 {
+	for end := time.Now().Add(time.Minute); time.Now().Before(end); {
 		n := 0
 		f.change(func() { n = f.inspects[id] })
 		if n > 0 {
