@@ -37,6 +37,9 @@ func redactCommand(args []string, program bool, keep kept) []string {
 			}
 			out = append(out, flagName(arg, keep.args))
 			flag = arg
+		case flag == "-c" && i > 1 && isShell(args[i-2]):
+			out = append(out, redactCommand(shellWords(arg), false, keep)...)
+			flag = ""
 		case flag != "":
 			out = append(out, redactValue(flag, arg, keep.args))
 			flag = ""
@@ -47,6 +50,11 @@ func redactCommand(args []string, program bool, keep kept) []string {
 		}
 	}
 	return out
+}
+
+// isShell: the words of its -c are the command as well.
+func isShell(program string) bool {
+	return slices.Contains([]string{"sh", "bash", "ash", "dash"}, path.Base(program))
 }
 
 // redactValue keeps ports and listeners: 6380, :9090, 0.0.0.0:9090,

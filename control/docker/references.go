@@ -126,18 +126,24 @@ func (p *referenceParser) arguments(args []string) {
 }
 
 func (p *referenceParser) words(args []string, depth int) {
-	flag := ""
-	for _, arg := range args {
+	flag, program := "", ""
+	for i, arg := range args {
 		if !p.spend(arg) {
 			return
 		}
 		if words := shellWords(arg); len(words) > 1 && depth < 2 {
+			if isHostPair(flag) { // --replicaof "primary 6379" is one argument, or two
+				words = append([]string{flag}, words...)
+			}
 			p.words(words, depth+1)
 			flag = ""
 			continue
 		}
 		if strings.HasPrefix(arg, "-") {
 			name, value, ok := strings.Cut(arg, "=")
+			if short, host, is := clientHost(program, arg); is {
+				name, value, ok = short, host, true
+			}
 			flag = name
 			if len(name) > maxKey {
 				flag = "-"
@@ -145,23 +151,69 @@ func (p *referenceParser) words(args []string, depth int) {
 			}
 			if ok {
 				flag = ""
-				_, bare := hostStem(name)
-				p.value("arg "+flagName(name, nil), name, value, bare, 0)
+				p.value("arg "+flagName(name, nil), name, value, asksHost(program, name), 0)
 			}
 			continue
 		}
 		switch {
-		case strings.HasPrefix(flag, "--") || len(flag) > 2:
-			_, bare := hostStem(flag)
-			p.value("arg "+flagName(flag, nil), flag, arg, bare, 0)
+		case isHostPair(flag):
+			var port uint16
+			if i+1 < len(args) {
+				port, _ = portNumber(args[i+1])
+			}
+			p.value("arg "+flagName(flag, nil), flag, arg, true, port)
+		case strings.HasPrefix(flag, "--") || len(flag) > 2 || asksHost(program, flag):
+			p.value("arg "+flagName(flag, nil), flag, arg, asksHost(program, flag), 0)
 		case flag != "" && strings.Contains(arg, "://"):
 			p.urls("arg "+flag, arg)
 		case flag != "": // -u elastic:1234: a short flag does not say what its value is
+		case arg == "monitor" && i > 0 && args[i-1] == "sentinel" && i+3 < len(args): // redis: sentinel monitor NAME HOST PORT QUORUM
+			port, _ := portNumber(args[i+3])
+			p.value("command sentinel", "", args[i+2], true, port)
 		default:
 			p.positional(arg)
+			if isClient(arg) {
+				program = arg
+			}
 		}
 		flag = ""
 	}
+}
+
+// hostPairs are the options whose value is a host, and the word behind it the
+// port: redis.conf, replicaof.
+var hostPairs = []string{"--replicaof", "--slaveof"}
+
+func isHostPair(flag string) bool { return slices.Contains(hostPairs, flag) }
+
+// hostFlags are the options whose bare value is a host, though their names do
+// not end as others' do: cockroach start, consul agent, scylla.
+var hostFlags = []string{"join", "retry-join", "seeds"}
+
+// clients are the programs to which -h says the host: the tools of PostgreSQL,
+// MariaDB and MySQL, Redis and Valkey, Mosquitto and OpenLDAP. To others it is help.
+var clients = []string{
+	"psql", "pg_dump", "pg_dumpall", "pg_restore", "pg_basebackup", "pg_receivewal", "pg_isready", "createdb", "vacuumdb", "pgbench",
+	"mysql", "mysqldump", "mysqladmin", "mysqlcheck", "mariadb", "mariadb-dump", "mariadb-admin", "mariadb-check", "mariadb-backup",
+	"redis-cli", "valkey-cli", "keydb-cli", "mosquitto_pub", "mosquitto_sub", "ldapsearch",
+}
+
+func isClient(word string) bool {
+	return slices.Contains(clients, word[strings.LastIndexByte(word, '/')+1:])
+}
+
+// clientHost splits -hHOST, which such a program takes too.
+func clientHost(program, arg string) (flag, host string, ok bool) {
+	host, ok = strings.CutPrefix(arg, "-h")
+	return "-h", host, ok && program != "" && host != "" && !strings.Contains(host, "=")
+}
+
+// asksHost reports whether the bare value of an option is a host.
+func asksHost(program, flag string) bool {
+	if _, ok := hostStem(flag); ok {
+		return true
+	}
+	return flag == "-h" && program != "" || slices.Contains(hostFlags, strings.TrimLeft(flag, "-"))
 }
 
 // positional reads one word that follows no flag.
@@ -434,7 +486,7 @@ func validHost(s string) bool {
 // hostSuffixes are the ends of keys whose bare value is a host (R3).
 var hostSuffixes = []string{
 	"HOSTNAME", "HOSTS", "HOST", "SERVERS", "SERVER", "ADDRESS", "ADDR", "URL", "URI", "DSN",
-	"ENDPOINTS", "ENDPOINT", "BROKERS", "BROKER", "NODES", "PEERS",
+	"ENDPOINTS", "ENDPOINT", "BROKERS", "BROKER", "NODES", "PEERS", "SEEDS",
 }
 
 // hostStem cuts the ending that asks for a host from a key: "DB_HOST" gives
