@@ -202,7 +202,7 @@ func (l *carriedLines) endRound() {
 // from zero again.
 func (c *carried) grown(e *FlowEntry) (t touch, changed bool) {
 	for i := range e.Bytes {
-		if e.Bytes[i] < c.bytes[i] {
+		if e.Bytes[i] < c.bytes[i] || int32(e.Packets[i]-c.packets[i]) < 0 { // few large packets of the new one make more bytes
 			c.bytes[i], c.packets[i] = 0, 0
 		}
 		t.bytes[i] = e.Bytes[i] - c.bytes[i]

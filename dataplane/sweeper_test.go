@@ -89,6 +89,24 @@ func TestCarriedAgainstMap(t *testing.T) {
 	}
 }
 
+// TestFewerAndLargerPackets: an entry that was written anew may have fewer packets and
+// more bytes than the one that was there.
+func TestFewerAndLargerPackets(t *testing.T) {
+	var c carried
+	c.grown(&FlowEntry{Packets: [2]uint32{20, 1<<32 - 2}, Bytes: [2]uint64{2000, 2000}})
+	for _, step := range []struct {
+		e    FlowEntry
+		want [2]uint64
+	}{
+		{FlowEntry{Packets: [2]uint32{2, 3}, Bytes: [2]uint64{2800, 2500}}, [2]uint64{2, 5}}, // the other wraps as the kernel's count does
+		{FlowEntry{Packets: [2]uint32{3, 4}, Bytes: [2]uint64{2900, 2600}}, [2]uint64{1, 1}},
+	} {
+		if got, _ := c.grown(&step.e); got.packets != step.want {
+			t.Errorf("%v packets, want %v", got.packets, step.want)
+		}
+	}
+}
+
 // stillMap holds entries that never count.
 type stillMap struct {
 	n, at int
