@@ -25,7 +25,7 @@ var roleNames = []string{"database", "cache", "message-broker", "search", "web-s
 	"object-store", "directory", "dns-server", "mail", "media", "monitoring", "management", "ci", "vpn", "client"}
 
 // peerNames are the values of a peer's peer key; "any" is known and refused.
-var peerNames = []string{"self", "siblings", "front", "workload", "host", "node", "site", "internet", "external", "resolver",
+var peerNames = []string{"self", "siblings", "cluster", "front", "workload", "host", "node", "site", "internet", "external", "resolver",
 	"metadata", "orchestrator", "multicast", "broadcast", "ingress", "any"}
 
 var (
@@ -299,8 +299,10 @@ func (d *decoder) checkPeer(n *yaml.Node, key string, e *Entry, p PeerTerm, serv
 		d.Fault(n, key, "%s needs a note that says why", p.Peer)
 	case p.Peer == "workload" && e.Kind != KindMetrics:
 		d.Fault(n, key, "peer workload is only for entries of kind metrics")
-	case serves && e.Kind == KindCluster && p.Peer != "self" && p.Peer != "siblings" && (p.Model == "" || !p.Ref):
-		d.Fault(n, key, "cluster entries serve only {peer: self}, {peer: siblings} and {model: NAME, ref: true}")
+	case p.Peer == "cluster" && e.Kind != KindCluster:
+		d.Fault(n, key, "peer cluster is only for entries of kind cluster")
+	case serves && e.Kind == KindCluster && p.Peer != "self" && p.Peer != "siblings" && p.Peer != "cluster" && (p.Model == "" || !p.Ref):
+		d.Fault(n, key, "cluster entries serve only {peer: self}, {peer: siblings}, {peer: cluster} and {model: NAME, ref: true}")
 	}
 }
 

@@ -41,7 +41,7 @@ func (g *generator) candidates(s *subject) []*subject {
 				case t.bareRef():
 				case t.Peer == "self":
 					add(g.index.services[s.service])
-				case t.Peer != "" && t.Peer != "siblings" && t.Peer != "workload":
+				case t.Peer != "" && t.Peer != "siblings" && t.Peer != "cluster" && t.Peer != "workload":
 				case t.Role != "":
 					add(s.project.roles[t.Role])
 				case t.Model != "":

@@ -218,6 +218,10 @@ type subject struct {
 	routes  map[*Routes][]route // what its deployer wrote for proxies (R9)
 	named   map[*subject][]hit  // references that resolved to a service
 	outside []outsider          // and those that lead out of all projects
+	absent  []absentee          // and those that name nobody who runs
+	// cluster leads to the first of those that are one cluster with it (R11), nil at
+	// that one itself; see memberOf.
+	cluster *subject
 	// asksResolver: some name server of it is no workload (A7).
 	asksResolver bool
 }

@@ -138,7 +138,7 @@ type PeerTerm struct {
 	Shared  bool   // within: shared; default within: project
 	Name    string // DNS name, may start with "*."
 	CIDR    string
-	Peer    string // self siblings front workload host ... ("any" is an error in models)
+	Peer    string // self siblings cluster front workload host ... ("any" is an error in models)
 }
 
 // When is a condition on the workload's own metadata. Exactly one field is set.

@@ -93,6 +93,13 @@ func commonNetworks(a, b *subject) []*policy.Network {
 
 func (r *relation) self() bool { return r.caller.service == r.callee.service }
 
+// clustered: one names the other, or each some third of their project and model
+// (R11). Who follows whom changes while a cluster runs, and what its deployer wrote
+// does not, so that a name holds in both directions.
+func (r *relation) clustered() bool {
+	return !r.self() && r.caller.project == r.callee.project && r.caller.memberOf() == r.callee.memberOf()
+}
+
 // siblings are equal but for a trailing number of their names (R11).
 func (r *relation) siblings() bool {
 	return r.self() || r.caller.project == r.callee.project && r.caller.group.Model == r.callee.group.Model &&
@@ -202,6 +209,8 @@ func (r *relation) fits(t *PeerTerm, me, other *subject, w way) bool {
 		return r.self() && (r.replicated || r.callee.isPublished())
 	case "siblings":
 		return r.siblings() && (!r.self() || r.replicated)
+	case "cluster":
+		return r.clustered()
 	case "workload":
 		return true
 	default:

@@ -163,7 +163,7 @@ func newIndex(snap *policy.Snapshot, subjects []*subject) *index {
 }
 
 func (x *index) add(s *subject) {
-	s.named = make(map[*subject][]hit)
+	s.named, s.absent, s.cluster = make(map[*subject][]hit), nil, nil
 	x.services[s.service] = append(x.services[s.service], s)
 	x.joinProject(s)
 	for _, w := range s.members {
@@ -323,7 +323,140 @@ func (x *index) resolveAll(p *Population) {
 			s.parts[i].settleReferenced()
 		}
 	}
+	x.joinClusters()
+	x.nameClusters()
 	x.addRoutes(p)
+}
+
+// absentee is a name that nobody who runs has.
+type absentee struct {
+	name string
+	hit
+}
+
+// joinClusters makes one cluster of those of one project and model that name each
+// other, where the model has clusters of that kind (R11). A cluster outlives the member
+// that all others name, which is when they need each other most: a name of nobody joins
+// those that name it as their like.
+func (x *index) joinClusters() {
+	type place struct {
+		project     *project
+		model, name string
+	}
+	absent := make(map[place]*subject)
+	for _, s := range x.subjects {
+		if !s.mayCluster() {
+			continue
+		}
+		for o, hits := range s.named {
+			if o.project == s.project && o.group.Model == s.group.Model && slices.ContainsFunc(hits, func(h hit) bool { return !h.lookup }) {
+				unite(s, o)
+			}
+		}
+		for _, a := range s.absent {
+			if !s.meansItsLike(a.hit) {
+				continue
+			}
+			at := place{s.project, s.group.Model, a.name}
+			if first, ok := absent[at]; ok {
+				unite(first, s)
+			} else {
+				absent[at] = s
+			}
+		}
+	}
+}
+
+func unite(a, b *subject) {
+	a, b = a.memberOf(), b.memberOf()
+	switch {
+	case a.rank < b.rank:
+		b.cluster = a
+	case b.rank < a.rank:
+		a.cluster = b
+	}
+}
+
+// clusterWords are what keys of settings say that name another member.
+var clusterWords = []string{"MASTER", "PRIMARY", "REPLICA", "CLUSTER", "PARTNER", "JOIN", "SEED", "PEER", "SOURCE"}
+
+// meansItsLike: the reference is to a port that members have, or under a key that is
+// about them.
+func (s *subject) meansItsLike(h hit) bool {
+	if h.weak {
+		return false
+	}
+	if h.port != 0 {
+		return slices.ContainsFunc(s.parts, func(p part) bool {
+			return slices.ContainsFunc(p.model.Serves, func(e Entry) bool {
+				fixed, _ := p.facts.ports(&e)
+				return e.Kind == KindCluster && hasPort(fixed, h.port)
+			})
+		})
+	}
+	return slices.ContainsFunc(clusterWords, func(word string) bool { return strings.Contains(strings.ToUpper(h.source), word) })
+}
+
+// nameClusters: who names a member of a cluster in its own project names them all, as
+// far as their entries go (R8). Clients learn from the member, a Sentinel or one of a
+// replica set, who else there is and whom to write to.
+func (x *index) nameClusters() {
+	members := make(map[*subject][]*subject)
+	for _, s := range x.subjects {
+		if first := s.memberOf(); first != s {
+			members[first] = append(members[first], s)
+		}
+	}
+	if len(members) == 0 {
+		return
+	}
+	for _, s := range x.subjects {
+		for first, via := range s.clustersNamed() {
+			for _, o := range append(members[first], first) {
+				if len(s.named[o]) == 0 {
+					s.named[o] = via
+				}
+			}
+		}
+	}
+}
+
+// clustersNamed are the first members of the clusters of its project that s names and
+// is not of, and where it does.
+func (s *subject) clustersNamed() map[*subject][]hit {
+	out := make(map[*subject][]hit)
+	for o, hits := range s.named {
+		first := o.memberOf()
+		if o.project != s.project || first == s.memberOf() {
+			continue
+		}
+		for _, h := range hits {
+			if !h.lookup {
+				out[first] = append(out[first], hit{source: h.source, weak: true})
+			}
+		}
+	}
+	for first, hits := range out {
+		slices.SortFunc(hits, compareHits)
+		out[first] = slices.Compact(hits)
+	}
+	return out
+}
+
+func (s *subject) mayCluster() bool {
+	return slices.ContainsFunc(s.parts, func(p part) bool {
+		return slices.ContainsFunc(p.model.Serves, func(e Entry) bool {
+			return slices.ContainsFunc(e.To, func(t PeerTerm) bool { return t.Peer == "cluster" })
+		})
+	})
+}
+
+// memberOf is the first of the cluster of s: s itself where it is in none.
+func (s *subject) memberOf() *subject {
+	for s.cluster != nil {
+		s = s.cluster
+	}
+	return s
 }
 
 // references are those of the subject's workloads, each once, depends_on too.
@@ -345,22 +478,24 @@ func references(s *subject) []policy.Reference {
 	return slices.Compact(out)
 }
 
-func sortHits(s *subject) {
-	less := func(a, b hit) int {
-		if a.weak != b.weak {
-			if b.weak {
-				return -1
-			}
-			return 1
+// compareHits puts strong ones first.
+func compareHits(a, b hit) int {
+	if a.weak != b.weak {
+		if b.weak {
+			return -1
 		}
-		return cmp.Or(cmp.Compare(a.source, b.source), cmp.Compare(a.port, b.port), cmp.Compare(a.scheme, b.scheme))
+		return 1
 	}
+	return cmp.Or(cmp.Compare(a.source, b.source), cmp.Compare(a.port, b.port), cmp.Compare(a.scheme, b.scheme))
+}
+
+func sortHits(s *subject) {
 	for k, hits := range s.named {
-		slices.SortFunc(hits, less)
+		slices.SortFunc(hits, compareHits)
 		s.named[k] = slices.Compact(hits)
 	}
 	slices.SortFunc(s.outside, func(a, b outsider) int {
-		return cmp.Or(cmp.Compare(a.peer.String(), b.peer.String()), less(a.hit, b.hit))
+		return cmp.Or(cmp.Compare(a.peer.String(), b.peer.String()), compareHits(a.hit, b.hit))
 	})
 }
 
@@ -393,6 +528,7 @@ func (x *index) resolve(p *Population, s *subject, ref policy.Reference) {
 	case err == nil && strings.Contains(name, ".") && !strings.HasPrefix(name, "*"):
 		s.outside = append(s.outside, outsider{h, policy.Peer{Kind: policy.PeerName, Name: name}})
 	default:
+		s.absent = append(s.absent, absentee{host, h})
 		p.find(FindingUnresolved, s, "%s names %s, which is nobody that it can reach", h.source, host)
 	}
 }

@@ -410,3 +410,51 @@ func TestSentinel(t *testing.T) {
 		{"p/redis", "p/sentinel1", 26379, policy.AppRedis, false},
 	})
 }
+
+// A cluster's members change places: the primary that all others name stops, the
+// rest agree without it, and it comes back to follow another. Their clients come
+// along, and who is of no cluster gets nothing by it.
+func TestFailover(t *testing.T) {
+	build := func(members ...string) *town {
+		b := newTown(t).network("n+6", "p")
+		for _, name := range members {
+			switch name {
+			case "redis-a":
+				b.run("p/redis-a", "redis:7", "n", expose("tcp/6379"))
+			case "redis-b":
+				b.run("p/redis-b", "redis:7", "n", expose("tcp/6379"), ref("arg --replicaof", "redis-a:6379"))
+			}
+		}
+		b.run("p/sentinel", "redis:7", "n", expose("tcp/6379"), ref("command sentinel", "redis-a:6379"), command("redis-sentinel", "/s.conf"))
+		b.run("p/queue", "redis:7", "n", expose("tcp/6379"), ref("env METRICS_HOST", "nobody"))
+		b.run("p/other", "redis:7", "n", expose("tcp/6379"), ref("env METRICS_HOST", "nobody"))
+		b.run("p/app", "node:22", "n", ref("env REDIS_SENTINELS", "sentinel:26379"))
+		b.run("p/own", "x/own", "n", ref("env REDIS_SENTINELS", "sentinel:26379"))
+		return b
+	}
+	whole := build("redis-a", "redis-b")
+	judge(t, whole, []verdict{
+		{"p/redis-b", "p/redis-a", 6379, policy.AppRedis, true},
+		{"p/redis-a", "p/redis-b", 6379, policy.AppRedis, true},
+		{"p/redis-a", "p/redis-b", 6379, policy.AppSSH, false},
+		{"p/sentinel", "p/redis-b", 6379, policy.AppRedis, true},
+		{"p/redis-b", "p/sentinel", 26379, policy.AppRedis, false},
+		{"p/redis-b", "p/sentinel", 6379, policy.AppRedis, false},
+		{"p/app", "p/sentinel", 26379, policy.AppRedis, true},
+		{"p/app", "p/redis-a", 6379, policy.AppRedis, true},
+		{"p/app", "p/redis-b", 6379, policy.AppRedis, true},
+		{"p/own", "p/redis-b", 6379, policy.AppRedis, true},
+		{"p/own", "p/redis-b", 6379, policy.AppHTTP, false},
+		{"p/app", "p/queue", 6379, policy.AppRedis, false},
+		{"p/redis-a", "p/queue", 6379, policy.AppRedis, false},
+		{"p/sentinel", "p/queue", 6379, policy.AppRedis, false},
+		{"p/queue", "p/other", 6379, policy.AppRedis, false},
+	})
+	judge(t, build("redis-b"), []verdict{
+		{"p/sentinel", "p/redis-b", 6379, policy.AppRedis, true},
+		{"p/app", "p/redis-b", 6379, policy.AppRedis, true},
+		{"p/own", "p/redis-b", 6379, policy.AppRedis, true},
+		{"p/queue", "p/other", 6379, policy.AppRedis, false},
+		{"p/app", "p/queue", 6379, policy.AppRedis, false},
+	})
+}
