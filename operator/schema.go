@@ -128,7 +128,7 @@ func categoriesSchema() node {
 }
 
 func modelSchema() node {
-	words := slices.DeleteFunc(slices.Clone(peerWords), func(s string) bool { return s == "any" || s == "lb" })
+	words := slices.DeleteFunc(append(slices.Clone(peerWords), "cluster"), func(s string) bool { return s == "any" || s == "lb" })
 	yes := node{"const": true}
 	peer := with(object(node{
 		"role": oneOf(models.RoleNames()...), "model": identifierSchema, "service": serviceSchema, "project": textSchema, "label": labelSchema,
