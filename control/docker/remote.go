@@ -18,6 +18,7 @@ import (
 	dockerclient "github.com/fsouza/go-dockerclient"
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
 
 	"gatehouse/policy"
 )
@@ -30,9 +31,9 @@ import (
 // Of changes there is no event. The gossip is asked every second, which is a
 // reading of the engine's own memory.
 //
-// Tasks with a health check get into the gossip once they are healthy. Until then,
-// and for as long as they live in the case of the network's load balancers on other
-// nodes, they are known to the overlay's own neighbour table only, without a name.
+// Tasks with a health check get into the gossip once they are healthy, and leave it
+// before they stop; the network's load balancers of other nodes are never in it. The
+// overlay's own neighbour table has all of them, without names.
 
 // remote is a member of an overlay network that runs on another node.
 type remote struct {
@@ -45,20 +46,27 @@ type remote struct {
 
 // gossip is what is known of one overlay network's members on other nodes.
 type gossip struct {
-	members  []remote
-	vips     map[string]netip.Addr // by service name
-	nodes    []netip.Addr
-	nameless []netip.Addr // known to the kernel only
+	members []remote
+	vips    map[string]netip.Addr // by service name
+	nodes   []netip.Addr
+	peers   []tunnelled // as the kernel knows them
+	blind   error       // why it could not be asked
 }
+
+// tunnelled is an address behind another node's end of an overlay's tunnel.
+type tunnelled struct{ address, node netip.Addr }
 
 // Bounds of the gossip.
 const (
 	askRemotesEvery = time.Second
 	maxGossip       = 64 << 20
 	maxStrangers    = 10_000
-	// balancerAfter is how long a nameless address is nobody's, unless it is there
-	// from the first: a task has a name by then, or waits to be healthy.
+	// balancerAfter is how long a nameless address is nobody's: a task has a name by
+	// then, or waits to be healthy.
 	balancerAfter = 10 * time.Second
+	// forgetAfter is how long what a network's gossip told last stands while it does
+	// not answer and the engine else does.
+	forgetAfter = time.Minute
 )
 
 // gossipJSON is what of GET /networks/{id}?verbose=true matters; the client
@@ -133,8 +141,12 @@ func (w *Watcher) fetchGossip(ctx context.Context, network string, own func(neti
 }
 
 // kernelPeers are the addresses that the engine has entered into an overlay's
-// namespace as those of members on other nodes.
-func kernelPeers(path string) ([]netip.Addr, error) {
+// namespace as those of members on other nodes: a neighbour each, and of its MAC
+// which node's end of the tunnel it is behind.
+func kernelPeers(path string) ([]tunnelled, error) {
+	if path == "" {
+		return nil, nil
+	}
 	ns, err := netns.GetFromPath(path)
 	if err != nil {
 		return nil, err
@@ -145,14 +157,26 @@ func kernelPeers(path string) ([]netip.Addr, error) {
 		return nil, err
 	}
 	defer h.Close()
+	forwarded, err := h.NeighList(0, unix.AF_BRIDGE)
+	if err != nil {
+		return nil, err
+	}
+	nodes := map[string]netip.Addr{}
+	for _, n := range forwarded {
+		if a, ok := netip.AddrFromSlice(n.IP); ok {
+			nodes[n.HardwareAddr.String()] = a.Unmap()
+		}
+	}
 	list, err := h.NeighList(0, netlink.FAMILY_V4)
 	if err != nil {
 		return nil, err
 	}
-	var out []netip.Addr
+	var out []tunnelled
 	for _, n := range list {
-		if a, ok := netip.AddrFromSlice(n.IP.To4()); ok && n.State&netlink.NUD_PERMANENT != 0 && !isGroup(n.HardwareAddr) {
-			out = append(out, a)
+		a, ok := netip.AddrFromSlice(n.IP.To4())
+		node := nodes[n.HardwareAddr.String()]
+		if ok && node.IsValid() && n.State&netlink.NUD_PERMANENT != 0 && !isGroup(n.HardwareAddr) {
+			out = append(out, tunnelled{a, node})
 		}
 	}
 	return out, nil
@@ -163,29 +187,72 @@ func isGroup(mac net.HardwareAddr) bool { return len(mac) > 0 && mac[0]&1 != 0 }
 // overlay is what the loop keeps of one network's members on other nodes.
 type overlay struct {
 	gossip
+	told      time.Time // the last answer
+	nameless  []tunnelled
 	since     map[netip.Addr]time.Time // nameless addresses
 	balancers []netip.Addr             // A3, of other nodes
 }
 
-// follow takes over a new answer.
+// follow takes over a new answer. Where the kernel could not be asked, its last one
+// stands.
 func (o *overlay) follow(g gossip, now time.Time) {
-	first := o.since == nil
-	since := make(map[netip.Addr]time.Time, len(g.nameless))
-	o.balancers = nil
-	for _, a := range g.nameless {
-		seen, ok := o.since[a]
-		switch {
-		case first: // zero: long ago
-		case !ok:
-			seen = now
-		}
-		since[a] = seen
-		if now.Sub(seen) >= balancerAfter {
-			o.balancers = append(o.balancers, a)
+	if g.blind != nil {
+		g.peers = o.peers
+	}
+	o.nameless = g.withoutNames()
+	since := make(map[netip.Addr]time.Time, len(o.nameless))
+	for _, n := range o.nameless {
+		since[n.address] = now
+		if seen, ok := o.since[n.address]; ok {
+			since[n.address] = seen
 		}
 	}
-	slices.SortFunc(o.balancers, netip.Addr.Compare)
-	o.gossip, o.since = g, since
+	o.gossip, o.since, o.told = g, since, now
+	o.balancers = o.longestNameless(now)
+}
+
+// withoutNames are the members that the kernel knows and the gossip does not name.
+// Where no service has a virtual address nobody hides behind a balancer.
+func (g *gossip) withoutNames() (out []tunnelled) {
+	if len(g.vips) == 0 {
+		return nil
+	}
+	named := make(map[netip.Addr]bool, len(g.members))
+	for _, m := range g.members {
+		named[m.address] = true
+	}
+	for _, p := range g.peers {
+		if !named[p.address] {
+			out = append(out, p)
+		}
+	}
+	return out
+}
+
+// longestNameless are the load balancers of other nodes. Each has one for a network,
+// from before its first task there: of what has no name behind one end of the tunnel
+// it is the one that is known for longest, and none where two are known for as long,
+// for the other one may be a task that is not healthy.
+func (o *overlay) longestNameless(now time.Time) (out []netip.Addr) {
+	since := map[netip.Addr]time.Time{} // by node
+	for _, n := range o.nameless {
+		if first, ok := since[n.node]; !ok || o.since[n.address].Before(first) {
+			since[n.node] = o.since[n.address]
+		}
+	}
+	of := map[netip.Addr][]netip.Addr{}
+	for _, n := range o.nameless {
+		if o.since[n.address].Equal(since[n.node]) {
+			of[n.node] = append(of[n.node], n.address)
+		}
+	}
+	for node, known := range of {
+		if len(known) == 1 && now.Sub(since[node]) >= balancerAfter {
+			out = append(out, known[0])
+		}
+	}
+	slices.SortFunc(out, netip.Addr.Compare)
+	return out
 }
 
 // askRemotes asks the gossip of all overlay networks that have members here.
@@ -201,8 +268,7 @@ func (s *session) askRemotes() {
 	}
 	for id := range s.state.remotes {
 		if !slices.Contains(ids, id) {
-			delete(s.state.remotes, id)
-			s.state.remotesMoved = true
+			s.forgetRemotes(id)
 		}
 	}
 	if len(ids) == 0 {
@@ -216,18 +282,18 @@ func (s *session) askRemotes() {
 	own := ownNode(s.state.swarm.address)
 	s.ask(&s.state.remotesAsk, func() func() {
 		answers := map[string]gossip{}
-		gone := map[string]bool{}
+		unanswered := map[string]error{}
 		for _, id := range ids {
 			g, none, err := s.fetchGossip(s.ctx, id, own)
-			if err != nil {
-				continue // what was told last stands until it is told otherwise
-			}
-			if gone[id] = none; !none {
-				g.nameless = withoutNames(paths[id], g)
+			switch {
+			case err != nil:
+				unanswered[id] = err
+			case !none:
+				g.peers, g.blind = kernelPeers(paths[id])
 				answers[id] = g
 			}
 		}
-		return func() { s.remotesArrived(answers, gone) }
+		return func() { s.remotesArrived(ids, answers, unanswered) }
 	})
 }
 
@@ -235,46 +301,27 @@ func ownNode(own netip.Addr) func(netip.Addr) bool {
 	return func(a netip.Addr) bool { return a == own }
 }
 
-// withoutNames are the members that the kernel knows and the gossip does not name.
-// Where no service has a virtual address nobody hides behind a balancer.
-func withoutNames(path string, g gossip) []netip.Addr {
-	if path == "" || len(g.vips) == 0 {
-		return nil
-	}
-	peers, err := kernelPeers(path)
-	if err != nil {
-		return nil
-	}
-	return slices.DeleteFunc(peers, func(a netip.Addr) bool {
-		return slices.ContainsFunc(g.members, func(m remote) bool { return m.address == a })
-	})
-}
-
-func (s *session) remotesArrived(answers map[string]gossip, gone map[string]bool) {
+// remotesArrived takes over the answers about networks. Of one that has none while
+// the engine answers otherwise, what was told last stands for forgetAfter; one that is
+// in neither is gone.
+func (s *session) remotesArrived(asked []string, answers map[string]gossip, unanswered map[string]error) {
 	s.state.remotesAsk.answered() // the next one is a second away
-	for id, none := range gone {
-		if none {
-			delete(s.state.remotes, id)
-		}
-	}
 	now := time.Now()
 	nodes := s.state.remoteNodes()
-	for id, g := range answers {
-		if s.state.networks[id] == nil {
-			continue
-		}
-		o := s.state.remotes[id]
-		if o == nil {
-			o = &overlay{}
-			s.state.remotes[id] = o
-		}
-		before, vips := o.balancers, o.vips
-		o.follow(g, now)
-		if !maps.Equal(vips, o.vips) {
-			s.republishTasks()
-		}
-		if !slices.Equal(before, o.balancers) && s.describe(s.state.networks[id]) && !s.state.hold {
-			s.inv.PutNetwork(s.state.described[id])
+	for _, id := range asked {
+		g, told := answers[id]
+		err := unanswered[id]
+		switch {
+		case s.state.networks[id] == nil:
+		case err != nil:
+			s.once("tasks on other nodes: " + err.Error())
+			if o := s.state.remotes[id]; o != nil && now.Sub(o.told) > forgetAfter {
+				s.forgetRemotes(id)
+			}
+		case told:
+			s.followRemotes(id, g, now)
+		default:
+			s.forgetRemotes(id)
 		}
 	}
 	if !slices.Equal(nodes, s.state.remoteNodes()) && !s.state.hold {
@@ -282,6 +329,47 @@ func (s *session) remotesArrived(answers map[string]gossip, gone map[string]bool
 	}
 	s.state.remotesMoved = true
 	s.askOfStrangers()
+}
+
+func (s *session) followRemotes(id string, g gossip, now time.Time) {
+	o := s.state.remotes[id]
+	if o == nil {
+		o = &overlay{}
+		s.state.remotes[id] = o
+	}
+	balancers, vips := o.balancers, o.vips
+	if g.blind != nil {
+		s.once(fmt.Sprintf("balancers of other nodes: neighbours in %s: %v", s.state.described[id].NetNS, g.blind))
+	}
+	o.follow(g, now)
+	if !maps.Equal(vips, o.vips) {
+		s.republishTasks()
+	}
+	if !slices.Equal(balancers, o.balancers) {
+		s.redescribeNetwork(id)
+	}
+}
+
+// forgetRemotes lets go of all that is known of a network's members on other nodes.
+func (s *session) forgetRemotes(id string) {
+	o := s.state.remotes[id]
+	if o == nil {
+		return
+	}
+	delete(s.state.remotes, id)
+	s.state.remotesMoved = true
+	if len(o.vips) > 0 {
+		s.republishTasks()
+	}
+	if len(o.balancers) > 0 {
+		s.redescribeNetwork(id)
+	}
+}
+
+func (s *session) redescribeNetwork(id string) {
+	if n := s.state.networks[id]; n != nil && s.describe(n) && !s.state.hold {
+		s.inv.PutNetwork(s.state.described[id])
+	}
 }
 
 // askOfStrangers asks a manager again where the gossip names services that it has not
@@ -319,7 +407,7 @@ func (st *state) toldVIPs(service string, on []policy.Endpoint) map[string][]net
 	var out map[string][]netip.Addr
 	for _, e := range on {
 		o := st.remotes[e.Network]
-		if o == nil || !o.vips[service].IsValid() {
+		if o == nil || !st.mayBeAway(e.Network)(o.vips[service]) {
 			continue
 		}
 		if out == nil {
@@ -328,6 +416,27 @@ func (st *state) toldVIPs(service string, on []policy.Endpoint) map[string][]net
 		out[e.Network] = []netip.Addr{o.vips[service]}
 	}
 	return out
+}
+
+// mayBeAway tells of which addresses of a network other nodes are believed: not of
+// those that are not of the network, or are somebody's here.
+func (st *state) mayBeAway(network string) func(netip.Addr) bool {
+	d, n := st.described[network], st.networks[network]
+	if n == nil || n.info == nil {
+		return func(netip.Addr) bool { return false }
+	}
+	taken := map[netip.Addr]bool{}
+	for _, e := range n.info.Containers {
+		for _, a := range endpointAddresses(e) {
+			taken[a] = true
+		}
+	}
+	for _, a := range d.Gateways {
+		taken[a] = true
+	}
+	return func(a netip.Addr) bool {
+		return !taken[a] && slices.ContainsFunc(d.Subnets, func(p netip.Prefix) bool { return p.Contains(a) })
+	}
 }
 
 // gossiped are the names of services that have tasks on other nodes.
@@ -380,17 +489,9 @@ func (s *session) remoteWorkloads() []policy.Workload {
 		if d.ID == "" {
 			continue
 		}
-		taken := map[netip.Addr]bool{}
-		for _, e := range s.state.networks[network].info.Containers {
-			for _, a := range endpointAddresses(e) {
-				taken[a] = true
-			}
-		}
-		for _, a := range d.Gateways {
-			taken[a] = true
-		}
+		believed := s.state.mayBeAway(network)
 		for _, m := range o.members {
-			if taken[m.address] || !slices.ContainsFunc(d.Subnets, func(p netip.Prefix) bool { return p.Contains(m.address) }) {
+			if !believed(m.address) {
 				continue
 			}
 			id := m.node + "/" + m.name
@@ -402,7 +503,7 @@ func (s *session) remoteWorkloads() []policy.Workload {
 				byID[id] = w
 			}
 			w.Endpoints = append(w.Endpoints, policy.Endpoint{ID: m.endpoint, Network: network, Addresses: []netip.Addr{m.address}, Aliases: s.remoteAliases(m.service, network)})
-			if vip, ok := o.vips[m.service]; ok && here[m.service] == nil {
+			if vip := o.vips[m.service]; here[m.service] == nil && believed(vip) {
 				if w.VIPs == nil {
 					w.VIPs = map[string][]netip.Addr{}
 				}
@@ -417,7 +518,9 @@ func (s *session) remoteWorkloads() []policy.Workload {
 	return out
 }
 
-// localServices are containers of Swarm services that run here, one by each name.
+// localServices are containers of Swarm services that run here, one by each name. What
+// an image says of itself proves none, and where a manager tells of another service
+// of that name, it knows.
 func (s *session) localServices() map[string]*container {
 	here := map[string]*container{}
 	for _, c := range s.state.containers {
@@ -425,7 +528,13 @@ func (s *session) localServices() map[string]*container {
 			continue
 		}
 		name := c.inspected.Config.Labels[swarmServiceName]
-		if old := here[name]; name != "" && (old == nil || c.id < old.id) {
+		if old := here[name]; name == "" || old != nil && c.id > old.id {
+			continue
+		}
+		if told := s.state.swarm.byName(name); told != nil && told.id != swarmServiceOf(c.inspected) {
+			continue
+		}
+		if labels, _ := tellLabels(c.inspected.Config.Labels, c.image); isSwarm(labels) {
 			here[name] = c
 		}
 	}

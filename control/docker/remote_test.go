@@ -2,9 +2,11 @@ package docker
 
 import (
 	"bytes"
+	"fmt"
 	"maps"
 	"net/netip"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -222,30 +224,150 @@ func TestDemotedNodeKnowsOthers(t *testing.T) {
 	await(t, inv, "its task is gone", func(s *policy.Snapshot) bool { return service(s, "shop/client") == nil })
 }
 
-// TestBalancersOfOtherNodes: an address without a name is a balancer's once it was
-// there for long enough to have got a name, and not where it has one.
+// TestBalancersOfOtherNodes: of the addresses without a name behind one node's end of
+// the tunnel the one that is known for longest is its balancer's. Whoever comes later,
+// a task that is not healthy or not any more, is nobody, however long; and where two
+// are known for as long, both are.
 func TestBalancersOfOtherNodes(t *testing.T) {
-	a, b := netip.MustParseAddr("10.0.1.4"), netip.MustParseAddr("10.0.1.5")
+	near, far := netip.MustParseAddr("10.77.0.1"), netip.MustParseAddr("10.77.0.2")
+	a, b := tunnelled{netip.MustParseAddr("10.0.1.4"), near}, tunnelled{netip.MustParseAddr("10.0.1.5"), near}
+	c := tunnelled{netip.MustParseAddr("10.0.1.6"), far}
 	now := time.Now()
 	o := &overlay{}
 	steps := []struct {
 		after    time.Duration
-		nameless []netip.Addr
+		nameless []tunnelled
 		want     []netip.Addr
 	}{
-		{0, []netip.Addr{a}, []netip.Addr{a}}, // there before this gateway was
-		{time.Second, []netip.Addr{a, b}, []netip.Addr{a}},
-		{balancerAfter / 2, []netip.Addr{a, b}, []netip.Addr{a}},
-		{balancerAfter / 2, []netip.Addr{b, a}, []netip.Addr{a, b}},
-		{time.Second, []netip.Addr{a}, []netip.Addr{a}}, // it has a name now, or is gone
-		{time.Second, []netip.Addr{a, b}, []netip.Addr{a}},
+		{0, []tunnelled{a}, nil},
+		{time.Second, []tunnelled{a, b}, nil},
+		{balancerAfter, []tunnelled{a, b, c}, addrs("10.0.1.4")},
+		{balancerAfter, []tunnelled{c, b, a}, addrs("10.0.1.4", "10.0.1.6")},
+		{time.Hour, []tunnelled{a, b}, addrs("10.0.1.4")},
 		{time.Second, nil, nil},
+		{time.Second, []tunnelled{b, a}, nil},
+		{time.Hour, []tunnelled{a, b}, nil},
+		{time.Second, []tunnelled{b}, addrs("10.0.1.5")},
 	}
 	for i, s := range steps {
 		now = now.Add(s.after)
-		o.follow(gossip{nameless: s.nameless}, now)
+		o.follow(gossip{vips: map[string]netip.Addr{"shop_vip": netip.MustParseAddr("10.0.1.3")}, peers: s.nameless}, now)
 		if !slices.Equal(o.balancers, s.want) {
 			t.Errorf("step %d: %v, want %v", i, o.balancers, s.want)
+		}
+	}
+}
+
+// TestKernelPeers: the overlay's tables as the engine fills them, read from the kernel.
+func TestKernelPeers(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root: namespaces")
+	}
+	name := fmt.Sprintf("gh-peers-%d", os.Getpid())
+	ip := func(args ...string) {
+		t.Helper()
+		if out, err := exec.Command(args[0], args[1:]...).CombinedOutput(); err != nil {
+			t.Fatalf("%v: %v: %s", args, err, out)
+		}
+	}
+	ip("ip", "netns", "add", name)
+	t.Cleanup(func() { exec.Command("ip", "netns", "del", name).Run() })
+	in := func(args ...string) { t.Helper(); ip(append([]string{"ip", "netns", "exec", name}, args...)...) }
+	in("ip", "link", "add", "vxlan0", "type", "vxlan", "id", "4097", "dstport", "4789", "proxy", "l2miss", "l3miss")
+	in("ip", "link", "set", "vxlan0", "up")
+	for i, at := range []string{"10.77.0.2", "10.77.0.1"} {
+		mac := fmt.Sprintf("02:42:0a:00:01:%02x", 7-i)
+		in("bridge", "fdb", "add", mac, "dev", "vxlan0", "dst", at, "self", "permanent")
+		in("ip", "neigh", "add", fmt.Sprintf("10.0.1.%d", 7-i), "lladdr", mac, "dev", "vxlan0", "nud", "permanent")
+	}
+	in("ip", "neigh", "add", "10.0.1.9", "lladdr", "02:42:0a:00:01:09", "dev", "vxlan0", "nud", "permanent") // behind nobody's end
+
+	got, err := kernelPeers("/var/run/netns/" + name)
+	slices.SortFunc(got, func(a, b tunnelled) int { return a.address.Compare(b.address) })
+	want := []tunnelled{{netip.MustParseAddr("10.0.1.6"), netip.MustParseAddr("10.77.0.1")}, {netip.MustParseAddr("10.0.1.7"), netip.MustParseAddr("10.77.0.2")}}
+	if err != nil || !slices.Equal(got, want) {
+		t.Errorf("%v %v, want %v", got, err, want)
+	}
+}
+
+// TestManagerThatDoesNotAnswer: a worker whose manager is away knows what it would
+// without one, and asks for no whole list again and again.
+func TestManagerThatDoesNotAnswer(t *testing.T) {
+	f := newFakeEngine(t, "swarm-nodes-worker")
+	_, alone := startNodes(t, newFakeEngine(t, "swarm-nodes-worker"), nil)
+	w, inv := start(t, Config{Host: f.host(), DaemonConfig: "testdata/none", ResolvConf: "testdata/none", NetNSDir: "/netns", Manager: "unix://" + filepath.Join(t.TempDir(), "none.sock")})
+	awaitSynced(t, w, inv)
+	want, got := alone.Snapshot(), inv.Snapshot()
+	if diff := cmp.Diff(away(want), away(got)); diff != "" || len(away(got)) == 0 {
+		t.Errorf("on other nodes:\n%s", diff)
+	}
+	if !slices.Equal(got.Host.Nodes, want.Host.Nodes) || w.Status().Swarm != "worker" {
+		t.Errorf("nodes %v, %q", got.Host.Nodes, w.Status().Swarm)
+	}
+	lists := w.Status().Lists
+	time.Sleep(2*retryAfter + time.Second/2)
+	if again := w.Status().Lists; again > lists+1 {
+		t.Errorf("%d lists, then %d", lists, again)
+	}
+}
+
+// TestImageIsNoServiceElsewhere: a container whose image says that it is a task of a
+// Swarm service tells nothing of that service's tasks on other nodes.
+func TestImageIsNoServiceElsewhere(t *testing.T) {
+	f := newFakeEngine(t, "swarm-nodes-worker")
+	_, inv := startNodes(t, f, nil)
+	before := service(inv.Snapshot(), "shop/web")
+	id := strings.Repeat("0", 64)
+	f.change(func() {
+		for _, from := range slices.Collect(maps.Values(f.containers)) {
+			if from["Name"] != "/alone" {
+				continue
+			}
+			c, image := cloneJSON(from), cloneJSON(f.images[from["Image"].(string)])
+			labels := map[string]any{swarmServiceID: "x", swarmServiceName: "shop_web", swarmTaskID: "t"}
+			c["Id"], c["Name"], c["Image"], image["Id"] = id, "/evil", "sha256:"+id, "sha256:"+id
+			c["Config"].(map[string]any)["Labels"], image["Config"].(map[string]any)["Labels"] = labels, labels
+			f.containers[id], f.images["sha256:"+id] = c, image
+		}
+	})
+	f.send("container", "create", id, nil)
+	f.send("container", "start", id, nil)
+	await(t, inv, "it runs", func(s *policy.Snapshot) bool {
+		return slices.ContainsFunc(s.Workloads, func(w policy.Workload) bool { return w.Name == "evil" })
+	})
+	time.Sleep(2 * askRemotesEvery)
+	if after := service(inv.Snapshot(), "shop/web"); after == nil || !cmp.Equal(before.Image, after.Image) || len(after.VIPs) != len(before.VIPs) {
+		t.Errorf("before %+v\nafter %+v", before, after)
+	}
+}
+
+// TestVIPsOfOtherNodes: a virtual address that other nodes tell of is not somebody's
+// here, and of its network.
+func TestVIPsOfOtherNodes(t *testing.T) {
+	f := newFakeEngine(t, "swarm-nodes-worker")
+	_, inv := startNodes(t, f, nil)
+	s := inv.Snapshot()
+	overlay := networkNamed(s, "shop_default")
+	var own string
+	for _, e := range service(s, "shop/client").Endpoints {
+		if e.Network == overlay.ID {
+			own = e.Addresses[0].String()
+		}
+	}
+	told := func(name, vip string) map[string]any {
+		at := taskAt(name, name, map[string]string{"shop_thief": "10.0.1.80", "shop_far": "10.0.1.81", "shop_good": "10.0.1.82"}[name], "10.77.0.2")
+		at["VIP"] = vip
+		return at
+	}
+	f.gossipOf(func(s map[string]any) {
+		s["shop_thief"], s["shop_far"], s["shop_good"] = told("shop_thief", own), told("shop_far", "198.51.100.7"), told("shop_good", "10.0.1.99")
+	})
+	s = await(t, inv, "all are there", func(s *policy.Snapshot) bool {
+		return service(s, "shop/thief") != nil && service(s, "shop/far") != nil && service(s, "shop/good") != nil
+	})
+	for name, want := range map[string]int{"shop/thief": 0, "shop/far": 0, "shop/good": 1} {
+		if w := service(s, name); len(w.VIPs) != want {
+			t.Errorf("%s: %v", name, w.VIPs)
 		}
 	}
 }

@@ -108,7 +108,8 @@ func (s *swarmState) keepUntold(last map[string]*swarmService, gossiped map[stri
 }
 
 // fetchSwarm asks for all of it. A worker is refused services and nodes; that is
-// no error. ok is false where a manager did not answer: what was known stays.
+// no error. Where a manager does not answer, the state beside the error is what this
+// node's own engine told.
 //
 // manager, where it is not nil, is another node's engine that a worker asks instead.
 func fetchSwarm(ctx context.Context, api, manager *mobyclient.Client) (swarmState, error) {
@@ -138,19 +139,19 @@ func fetchSwarm(ctx context.Context, api, manager *mobyclient.Client) (swarmStat
 		}
 		api = manager
 	}
-	state.told = true
 	services, err := api.ServiceList(ctx, mobyclient.ServiceListOptions{})
 	if err != nil {
-		return swarmState{}, fmt.Errorf("swarm services: %w", err)
+		return state, fmt.Errorf("swarm services: %w", err)
 	}
+	nodes, err := api.NodeList(ctx, mobyclient.NodeListOptions{})
+	if err != nil {
+		return state, fmt.Errorf("swarm nodes: %w", err)
+	}
+	state.told = true
 	state.services = describeServices(services.Items)
 	state.named = make(map[string]*swarmService, len(state.services))
 	for _, s := range state.services {
 		state.named[s.name] = s
-	}
-	nodes, err := api.NodeList(ctx, mobyclient.NodeListOptions{})
-	if err != nil {
-		return swarmState{}, fmt.Errorf("swarm nodes: %w", err)
 	}
 	for _, n := range nodes.Items {
 		if n.ID != state.node {

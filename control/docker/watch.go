@@ -769,7 +769,12 @@ func (s *session) swarmArrived(got swarmState, err error) {
 	}
 	if err != nil {
 		s.once(err.Error())
-		s.state.retry = true
+		if !got.active || got.manager { // another node's engine is asked again with the next list
+			s.state.retry = true
+		}
+		if got.active && !s.state.swarm.active {
+			s.state.swarm = got
+		}
 	} else {
 		got.keepUntold(s.state.swarm.named, s.state.gossiped())
 		s.state.swarm = got
