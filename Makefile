@@ -3,6 +3,7 @@
 export PATH := $(PATH):/usr/local/go/bin
 
 PREFIX = /usr/local
+UNITDIR = $(PREFIX)/lib/systemd/system
 
 .PHONY: build install uninstall test fuzz demo bench generate generate-check lint clean
 
@@ -12,12 +13,11 @@ build: ## bin/gatehouse
 
 install: build ## the program, its unit and bash's completion below PREFIX (root); docs/service.md goes on from there
 	install -D -m 755 bin/gatehouse $(DESTDIR)$(PREFIX)/bin/gatehouse
-	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system $(DESTDIR)$(PREFIX)/share/bash-completion/completions
-	sed 's,/usr/local,$(PREFIX),' deploy/gatehouse.service > $(DESTDIR)$(PREFIX)/lib/systemd/system/gatehouse.service
-	bin/gatehouse completion bash > $(DESTDIR)$(PREFIX)/share/bash-completion/completions/gatehouse
+	sed 's,/usr/local,$(PREFIX),' deploy/gatehouse.service | install -D -m 644 /dev/stdin $(DESTDIR)$(UNITDIR)/gatehouse.service
+	bin/gatehouse completion bash | install -D -m 644 /dev/stdin $(DESTDIR)$(PREFIX)/share/bash-completion/completions/gatehouse
 
 uninstall: ## these files; `gatehouse uninstall`, before it, opens the network (root)
-	rm -f $(DESTDIR)$(PREFIX)/bin/gatehouse $(DESTDIR)$(PREFIX)/lib/systemd/system/gatehouse.service $(DESTDIR)$(PREFIX)/share/bash-completion/completions/gatehouse
+	rm -f $(DESTDIR)$(PREFIX)/bin/gatehouse $(DESTDIR)$(UNITDIR)/gatehouse.service $(DESTDIR)$(PREFIX)/share/bash-completion/completions/gatehouse
 
 test: ## everything, privileged tests included (root)
 	deploy/setup.sh test demo

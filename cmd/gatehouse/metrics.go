@@ -17,7 +17,7 @@ var (
 	descRules      = prometheus.NewDesc("gatehouse_policy_rules_count", "Rules of the table in force.", nil, nil)
 	descCompile    = prometheus.NewDesc("gatehouse_policy_compile_failed", "1 while the last compile failed and an older table stands.", nil, nil)
 	descDocker     = prometheus.NewDesc("gatehouse_docker_connected", "1 while the engine's events are read.", nil, nil)
-	descServices   = prometheus.NewDesc("gatehouse_services_count", "Services by mode.", []string{"mode"}, nil)
+	descServices   = prometheus.NewDesc("gatehouse_services_count", "Services by mode; away: those of which no task runs on this node.", []string{"mode"}, nil)
 	descUncovered  = prometheus.NewDesc("gatehouse_workloads_uncovered_count", "Workloads that cannot be guarded.", nil, nil)
 	descEndpoints  = prometheus.NewDesc("gatehouse_endpoints_count", "Interfaces by state.", []string{"state"}, nil)
 	descFlows      = prometheus.NewDesc("gatehouse_flows_count", "Live conversations.", nil, nil)

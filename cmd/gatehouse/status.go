@@ -87,7 +87,7 @@ func (s *Status) write(w io.Writer) {
 // wayText says of each count of packets which they are.
 var wayText = map[string]string{
 	"decided":   "by the kernel's flow table",
-	"peered":    "of these straight into the other container",
+	"peered":    "of those decided or returned: straight into the other container",
 	"steered":   "to the gateway, to be judged",
 	"returned":  "passed on from there",
 	"forwarded": "passed on by the gateway",

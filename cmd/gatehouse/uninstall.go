@@ -37,7 +37,7 @@ func newUninstallCommand() *cobra.Command {
 			}
 			text := "removed"
 			if !set.isPlace() && !leftSomething(set) {
-				text = fmt.Sprintf("nothing to remove: no pins in %s and no device %s0", set.Pins, set.Devices)
+				text = fmt.Sprintf("no pins in %s and no device %s0: removed what else there was, if anything", set.Pins, set.Devices)
 			}
 			if err := uninstall(set); err != nil { // it looks into all namespaces
 				return &exitError{exitReach, err}
