@@ -152,7 +152,7 @@ func (e *edit) depart(a *amendment) bool {
 		}
 		a.left = append(a.left, left)
 		r := ruleOf(a.before, i, &x)
-		a.lb = append(a.lb, c.behindBalancer(&r, a.was[i][SideOut], a.was[i][SideIn]))
+		a.lb = append(a.lb, slices.Clone(c.behindBalancer(&r, a.was[i][SideOut], a.was[i][SideIn])))
 	}
 	for _, rule := range e.written[a.n] {
 		ends, left := c.ruleEnds[rule], &a.left[0]

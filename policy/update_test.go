@@ -358,6 +358,41 @@ func TestAmendedStatementsEqualReference(t *testing.T) {
 	t.Logf("%d steps, without Compile %d, beside sets %d", steps, amended, ofSets)
 }
 
+// TestBalancerReachesAnotherIdentity: a service with virtual addresses gets another
+// identity, as its mode changes, together with the selection of a statement that lets
+// all workloads be called: the balancer reaches it as before (R16).
+func TestBalancerReachesAnotherIdentity(t *testing.T) {
+	const idNew = idTask + 500
+	in := town()
+	selecting := func(ids ...Identity) []Statement {
+		from := []Peer{{Kind: PeerSelector, Name: "some", Selected: &Selection{Identities: ids}}}
+		return []Statement{{ID: "s", Verdict: Allow, Tier: TierOperator, From: from, To: peersOf(PeerWorkload), App: AnyApp, Ports: tcp(80)}}
+	}
+	in.Statements = selecting(idWeb, idTask)
+	table := mustCompile(t, in)
+	after := in
+	after.Epoch++
+	after.Statements, after.Groups = selecting(idWeb, idNew), slices.Clone(in.Groups)
+	g := &after.Groups[slices.IndexFunc(in.Groups, func(g Group) bool { return g.Identity == idTask })]
+	g.Identity, g.Mode = idNew, Enforce
+	task := in.Snapshot.Workloads[slices.IndexFunc(in.Snapshot.Workloads, func(w Workload) bool { return w.ID == "task" })]
+	next, ok := table.With(&Update{Epoch: after.Epoch, Snapshot: func() *Snapshot { return after.Snapshot }, Groups: after.Groups, Came: []Group{*g}, Gone: []Identity{idTask},
+		Changes: []Change{{Workload: &task, Group: idTask, Gone: true}, {Workload: &task, Group: idNew}}, Statements: Pointers(after.Statements), Removed: []int{0}, Added: []int{0}})
+	if !ok {
+		t.Fatal("the update was not taken without Compile")
+	}
+	lb := query(3, "10.0.1.4", "10.0.1.6", ProtoTCP, 80)
+	for what, c := range map[string]struct {
+		*Table
+		to Identity
+	}{"before": {table, idTask}, "after": {next, idNew}, "compiled": {mustCompile(t, after), idNew}} {
+		from, to, _ := c.Resolve(lb)
+		if j := c.Lookup(lb).Judge(Spoken{App: AppHTTP}); from != IDLB || to != c.to || j.Verdict != Allow || j.Denied {
+			t.Errorf("%s: %s calls %d: %+v; want @lb to be let through to %d", what, c.IdentityName(from), to, j, c.to)
+		}
+	}
+}
+
 // TestEditsKeepNames: services and statements that come and go beside those that
 // reach names leave what was learned of names as it is, for a table as for one that
 // is compiled of what there is now.
