@@ -376,7 +376,7 @@ var identityNames = map[Identity]string{
 func PeerNames() []string {
 	var out []string
 	for id, name := range identityNames {
-		if id < IDPrefix {
+		if id < IDEverybody {
 			out = append(out, name)
 		}
 	}

@@ -3,6 +3,7 @@ package policy
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 )
@@ -55,6 +56,14 @@ func largeInput(n int) Input {
 	}
 	in.Statements[n/2] = Statement{ID: "deny", Verdict: Drop, Tier: TierOperator, From: []Peer{{Kind: PeerAny}}, To: []Peer{{Kind: PeerAny}}, App: app(AppTelnet), AnyPort: true}
 	return in
+}
+
+// TestPeerNames: those that stand in rules for many are nobody's in a flow.
+func TestPeerNames(t *testing.T) {
+	want := []string{"@broadcast", "@host", "@ingress", "@internet", "@lb", "@metadata", "@multicast", "@node", "@orchestrator", "@resolver", "@site", "@unknown"}
+	if got := PeerNames(); !slices.Equal(got, want) {
+		t.Errorf("got %q\nwant %q", got, want)
+	}
 }
 
 func BenchmarkCompile(b *testing.B) {
