@@ -78,10 +78,10 @@ type place struct {
 // search looks terms up among who runs.
 type search struct {
 	*expansion
-	found    map[string]*Nobody // by What
-	services map[bool][]string  // servicesThere
-	projects map[string]bool
-	labels   []string            // KEY=VALUE of deployers
+	found    map[string]*Nobody  // by What
+	services map[bool][]string   // servicesThere
+	projects map[string]bool     // as fits reads them: of whose namespace it is
+	labels   []string            // KEY=VALUE of deployers, of the same
 	values   map[string][]string // of categories, that records give
 }
 
@@ -152,7 +152,7 @@ func (t *Term) keys() []Term {
 // service notes a service that does not run.
 func (s *search) service(name string, at place, in string) {
 	n := Nobody{What: "service " + name, File: at.file, Line: at.line, In: []string{in}, Near: policy.Near(name, s.servicesThere(strings.Contains(name, "/")))}
-	if project, _, ok := strings.Cut(name, "/"); ok && len(n.Near) == 0 && !s.runs(project) {
+	if project, _, ok := strings.Cut(name, "/"); ok && len(n.Near) == 0 && !s.hasServices(project) {
 		n.What = "any service of project " + project
 	}
 	s.add(n)
@@ -171,13 +171,16 @@ func (s *search) servicesThere(whole bool) []string {
 	return s.services[whole]
 }
 
+// hasServices reports whether a service of a project runs, in whosever namespace.
+func (s *search) hasServices(project string) bool {
+	return slices.ContainsFunc(s.servicesThere(true), func(name string) bool { return strings.HasPrefix(name, project+"/") })
+}
+
 func (s *search) runs(project string) bool {
 	if s.projects == nil {
 		s.projects = make(map[string]bool)
 		for _, sub := range s.subjects {
-			for _, k := range sub.Services {
-				s.projects[k.Project.Name] = true
-			}
+			s.projects[sub.Services[0].Project.Name] = true
 		}
 	}
 	return s.projects[project]
@@ -189,12 +192,8 @@ func (s *search) labelsThere() []string {
 	}
 	there := make(map[string]bool)
 	for _, sub := range s.subjects {
-		for _, w := range sub.Members {
-			for key, l := range w.Labels {
-				if l.By == policy.SetByDeployer {
-					there[key+"="+l.Value] = true
-				}
-			}
+		for key, value := range sub.Labels {
+			there[key+"="+value] = true
 		}
 	}
 	s.labels = append([]string{}, slices.Collect(maps.Keys(there))...)

@@ -91,3 +91,24 @@ func TestNobodiesGone(t *testing.T) {
 		t.Errorf("%q", got)
 	}
 }
+
+// Who lives in another's namespace is meant by its service, and else by what its host
+// is (I6): its own project and labels mean nobody.
+func TestNobodiesOfSidecars(t *testing.T) {
+	snap := town()
+	snap.Workloads = append(snap.Workloads, policy.Workload{ID: "side", Name: "side", Compose: true, SharedWith: "web", Image: snap.Workloads[0].Image,
+		Service: policy.ServiceKey{Project: policy.ProjectKey{Domain: "d", Name: "mesh"}, Name: "side"}, Labels: map[string]policy.Label{"tier": {Value: "side", By: policy.SetByDeployer}}})
+	for _, c := range []struct {
+		peer string
+		want []string
+	}{
+		{"{service: mesh/side}", nil},
+		{"{service: mesh/other}", []string{"service mesh/other: s.yaml:5, in one: nobody who runs is that"}},
+		{"{project: mesh}", []string{"project mesh: s.yaml:5, in one: nobody who runs is that"}},
+		{"{label: tier=side}", []string{"label tier=side: s.yaml:5, in one: nobody who runs is that; there is tier=odd"}},
+	} {
+		if got := nobodies(newWorld(t, snap, strings.Replace(allowing(""), "{service: shop/web}", c.peer, 1), ""), time.Now()); !slices.Equal(got, c.want) {
+			t.Errorf("%s:\n got %q\nwant %q", c.peer, got, c.want)
+		}
+	}
+}
