@@ -40,6 +40,8 @@ func newTown(t *testing.T, seed, n uint64) *town {
 			Subnets: []netip.Prefix{netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(i), 0, 0}), 16)}}
 		if i < 3 {
 			net.Owner = policy.ProjectKey{Domain: "n1", Name: name[:1]}
+		} else {
+			net.Driver, net.NetNS, net.LB = "overlay", "/ns", []netip.Addr{netip.AddrFrom4([4]byte{10, byte(i), 255, 254})}
 		}
 		w.networks = append(w.networks, net)
 		w.inv.PutNetwork(net)
@@ -627,6 +629,12 @@ func (w *town) queries(view *inventory.View) []policy.Query {
 			addresses = append(addresses, e.Addresses...)
 			addresses = append(addresses, e.MAC.LinkLocal())
 		}
+		for _, vips := range x.VIPs {
+			addresses = append(addresses, vips...)
+		}
+	}
+	for _, n := range w.networks {
+		addresses = append(addresses, n.LB...)
 	}
 	out := make([]policy.Query, 300)
 	for i := range out {
