@@ -78,12 +78,22 @@ func (s *Set) publish(v, n *View) bool {
 	if !s.view.CompareAndSwap(v, n) {
 		return false
 	}
-	if s.rebuild.Load() == nil && s.isDue(n) {
+	s.foldIfDue()
+	return true
+}
+
+// foldIfDue begins a rebuild of the latest View, which need not be the one that was
+// just published: a rebuild may have ended since, and have published its own over it.
+// s.mu is held.
+func (s *Set) foldIfDue() {
+	if s.rebuild.Load() != nil {
+		return
+	}
+	if v := s.view.Load(); s.isDue(v) {
 		r := &rebuild{make(chan struct{})}
 		s.rebuild.Store(r)
-		go s.fold(n, r)
+		go s.fold(v, r)
 	}
-	return true
 }
 
 // rebuild is one or several in a row.

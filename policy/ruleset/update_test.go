@@ -65,6 +65,36 @@ func TestRebuildBetween(t *testing.T) {
 	}
 }
 
+// TestRebuildEndsBetween: a rebuild that ends after a writer has published, and before
+// the writer looks whether one is due, leaves nothing due. One of the View that is over
+// would follow changes that nobody tells it of, and never end.
+func TestRebuildEndsBetween(t *testing.T) {
+	s, err := New([]Rule{to(1000, "10.2.0.1")}, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.rebuild.Store(&rebuild{}) // under way
+	for i := range uint32(foldAt) {
+		if err := s.Insert(to(i, netip.AddrFrom4([4]byte{10, 1, 0, byte(i)}).String())); err != nil {
+			t.Fatal(err)
+		}
+	}
+	over := s.View()
+	if !s.isDue(over) {
+		t.Fatal("none is due: the test shows nothing")
+	}
+	b, err := newBase(over.Rules(), s.opts, over.base, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.install(b.view(over.seq), over)
+	s.rebuild.Store(nil)
+	s.foldIfDue()
+	if s.rebuild.Load() != nil {
+		t.Fatal("a rebuild of what was just built")
+	}
+}
+
 // TestChangesNoAllocs: until a rebuild is due a change allocates nothing, so that
 // no garbage collection makes it wait.
 func TestChangesNoAllocs(t *testing.T) {
