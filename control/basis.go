@@ -134,5 +134,5 @@ func readRecordFile(src *operator.Source) (operator.Records, error) {
 	if err != nil {
 		return operator.Records{}, err
 	}
-	return operator.ParseRecords(body, src.Name, strings.EqualFold(filepath.Ext(src.Path), ".csv"), src.Kinds)
+	return operator.ParseRecords(body, src.Path, strings.EqualFold(filepath.Ext(src.Path), ".csv"), src.Kinds)
 }

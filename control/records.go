@@ -1,6 +1,7 @@
 package control
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -110,7 +111,7 @@ func (s *RecordStore) restore(st *sourceState) {
 	if err != nil || json.Unmarshal(data, &old) != nil || old.From != st.source.Path+st.source.URL {
 		return
 	}
-	if records, err := operator.ParseRecords(old.Body, st.source.Name, old.CSV, st.source.Kinds); err == nil {
+	if records, err := operator.ParseRecords(old.Body, cmp.Or(st.source.Path, st.source.Name), old.CSV, st.source.Kinds); err == nil {
 		st.records, st.etag, st.good = records, old.ETag, old.Good
 	}
 }
@@ -216,7 +217,7 @@ func (s *RecordStore) Ask(ctx context.Context, src operator.Source) {
 	answer, err := s.read(ctx, src)
 	var records operator.Records
 	if err == nil && answer != nil {
-		records, err = operator.ParseRecords(answer.Body, src.Name, answer.CSV, src.Kinds)
+		records, err = operator.ParseRecords(answer.Body, cmp.Or(src.Path, src.Name), answer.CSV, src.Kinds)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -162,7 +162,11 @@ func (d *Decoder) Scalar(n *yaml.Node, key string) (string, bool) {
 		d.Fault(n, key, "want text; put %q in quotes if it is meant", n.Value)
 		return "", false
 	}
-	if strings.TrimSpace(n.Value) == "" || strings.ContainsFunc(n.Value, func(r rune) bool { return r < ' ' && r != '\n' || r == 0x7f }) {
+	if strings.TrimSpace(n.Value) == "" {
+		d.Fault(n, key, "want text, and this is empty")
+		return "", false
+	}
+	if strings.ContainsFunc(n.Value, func(r rune) bool { return r < ' ' && r != '\n' || r == 0x7f }) {
 		d.Fault(n, key, "want text without control characters, not %q", n.Value)
 		return "", false
 	}

@@ -143,5 +143,8 @@ func syntaxFault(file string, err error) *Fault {
 	if n, _ := fmt.Sscanf(text, "line %d:", &line); n == 1 {
 		_, text, _ = strings.Cut(text, ": ")
 	}
+	if strings.Contains(text, "cannot start any token") {
+		text += "; a tab, most often: YAML is indented by spaces"
+	}
 	return &Fault{File: file, Line: line, Text: "not YAML: " + text}
 }

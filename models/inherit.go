@@ -74,7 +74,7 @@ func (in *inheritance) resolve(m *Model, chain []*Model) *Model {
 		in.faults.Add(m.fault("extends", "a model cannot extend itself"))
 		return nil
 	case parent == nil:
-		in.faults.Add(m.fault("extends", "no model named %s", m.Extends))
+		in.faults.Add(m.fault("extends", "%s", noModel(m.Extends, in.byName)))
 		return nil
 	case slices.Contains(chain, parent):
 		in.faults.Add(m.fault("extends", "%s extends %s in turn: a cycle", m.Extends, m.Name))

@@ -10,6 +10,7 @@ import (
 	"sync"
 
 	"gatehouse/document"
+	"gatehouse/policy"
 )
 
 //go:embed library/*.yaml
@@ -115,6 +116,13 @@ func (l *Library) Models() []*Model { return slices.Clone(l.models) }
 // Model returns the model of that name, nil if there is none.
 func (l *Library) Model(name string) *Model { return l.byName[name] }
 
+// NoModel is what an error says of a name that no model has.
+func (l *Library) NoModel(name string) string { return noModel(name, l.byName) }
+
+func noModel(name string, byName map[string]*Model) string {
+	return "no model named " + name + policy.Meant(name, slices.Collect(maps.Keys(byName)))
+}
+
 // EnvKeys are the environment keys whose deployer-set values models ask for,
 // sorted. No other value need be kept.
 func (l *Library) EnvKeys() []string { return slices.Clone(l.envKeys) }
@@ -206,7 +214,7 @@ func checkModelPeers(m *Model, byName map[string]*Model, faults *document.Faults
 		for i, e := range entries {
 			for j, p := range e.To {
 				if p.Model != "" && byName[p.Model] == nil {
-					faults.Add(m.fault(fmt.Sprintf("%s[%d].to[%d].model", key, i, j), "no model named %s", p.Model))
+					faults.Add(m.fault(fmt.Sprintf("%s[%d].to[%d].model", key, i, j), "%s", noModel(p.Model, byName)))
 				}
 			}
 		}

@@ -90,6 +90,7 @@ func TestDecodeFaults(t *testing.T) {
 		"empty peer":           {strings.Replace(allowing(""), "{service: shop/web}", "{}", 1), "selects nobody in particular"},
 		"two kinds":            {strings.Replace(allowing(""), "{peer: internet}", "{peer: internet, role: proxy}", 1), "no peer is all of this at once"},
 		"bad role":             {strings.Replace(allowing(""), "{peer: internet}", "{role: databse}", 1), "databse"},
+		"mistyped model":       {strings.Replace(allowing(""), "{peer: internet}", "{model: rediss}", 1), "s.yaml:3: model: no model named rediss: is redis meant?"},
 		"bad model":            {strings.Replace(allowing(""), "{peer: internet}", "{model: no-such}", 1), "s.yaml:3: model: no model named no-such"},
 		"host bits":            {strings.Replace(allowing(""), "{peer: internet}", "{cidr: 10.1.2.3/8}", 1), "without host bits"},
 		"impossible prefix":    {strings.Replace(allowing(""), "{peer: internet}", "{cidr: 10.1.2.0/33}", 1), "want a prefix"},

@@ -55,7 +55,7 @@ func (p *Policy) check(s *Statement, library *models.Library, faults *document.F
 	unknown := make(map[string]bool) // told once a statement
 	for t := range s.terms {
 		if t.Model != "" && library.Model(t.Model) == nil {
-			faults.Add(s.fault("model", "no model named %s", t.Model))
+			faults.Add(s.fault("model", "%s", library.NoModel(t.Model)))
 		}
 		for _, c := range t.Categories {
 			kind, known := p.Kinds[c.Category]
