@@ -32,7 +32,7 @@ type place struct {
 	open   func() (dataplane.Port, []string, error)
 	hold   func() (notes []string, err error)           // puts back what others took away
 	watch  func(context.Context, chan<- struct{}) error // hints when hold has something to look at; may be nil
-	remove func() error
+	remove func() (found bool, err error)
 
 	indexes [2]int // of a pair's interfaces, as the port has them
 	lost    chan error
@@ -84,7 +84,7 @@ func newPlace(set Settings) (*place, error) {
 		}
 		return notes, err
 	}
-	p.remove = func() error { return tun.RemoveRoute(r) }
+	p.remove = func() (bool, error) { return tun.RemoveRoute(r) }
 	return p, nil
 }
 
@@ -128,7 +128,7 @@ func (p *place) bePair(set Settings) (err error) {
 		}
 		return []string{why}, err
 	}
-	p.remove = func() error { return afxdp.RemovePair(c) }
+	p.remove = func() (bool, error) { return afxdp.RemovePair(c) }
 	return nil
 }
 

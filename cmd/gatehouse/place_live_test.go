@@ -148,9 +148,10 @@ statements:
 	p.start()
 }
 
-func (x *site) uninstall() {
+// uninstall returns what it said.
+func (x *site) uninstall() string {
 	x.t.Helper()
-	mustRun(x.t, "ip", "netns", "exec", x.mid, x.binary, "uninstall", x.flag, "eth1,eth2",
+	return mustRun(x.t, "ip", "netns", "exec", x.mid, x.binary, "uninstall", x.flag, "eth1,eth2",
 		"--config", x.gateway.file("absent.yaml"), "--socket", x.gateway.socket(), "--devices", livePrefix)
 }
 
@@ -608,8 +609,12 @@ func TestPairUninstall(t *testing.T) {
 	if got := strings.Count(xdp(), "prog/xdp"); got != 2 {
 		t.Errorf("%d XDP programs after a stop, want 2:\n%s", got, xdp())
 	}
-	x.uninstall()
-	x.uninstall() // once more changes nothing
+	if text := x.uninstall(); !strings.Contains(text, "pair eth1, eth2: removed") {
+		t.Error(text)
+	}
+	if text := x.uninstall(); !strings.Contains(text, "nothing of a gateway is there") { // once more changes nothing
+		t.Error(text)
+	}
 	if got := strings.Count(xdp(), "prog/xdp"); got != 0 {
 		t.Errorf("XDP programs are left:\n%s", xdp())
 	}
@@ -637,8 +642,12 @@ func TestRoute(t *testing.T) {
 	if err := x.gateway.stop(); err != nil {
 		t.Fatal(err)
 	}
-	x.uninstall()
-	x.uninstall() // once more changes nothing
+	if text := x.uninstall(); !strings.Contains(text, "route eth1, eth2: removed") {
+		t.Error(text)
+	}
+	if text := x.uninstall(); !strings.Contains(text, "nothing of a gateway is there") { // once more changes nothing
+		t.Error(text)
+	}
 	if now := x.routing(); now != before {
 		t.Errorf("routing before\n%s\nand after\n%s", before, now)
 	}

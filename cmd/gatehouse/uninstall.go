@@ -35,11 +35,8 @@ func newUninstallCommand() *cobra.Command {
 				c.Close()
 				return fail(exitNo, "a gateway answers on %s: stop it first", socket)
 			}
-			text := "removed"
-			if !set.isPlace() && !leftSomething(set) {
-				text = fmt.Sprintf("no pins in %s and no device %s0: removed what else there was, if anything", set.Pins, set.Devices)
-			}
-			if err := uninstall(set); err != nil { // it looks into all namespaces
+			text, err := uninstall(set)
+			if err != nil {
 				return &exitError{exitReach, err}
 			}
 			fmt.Fprintln(cmd.OutOrStdout(), text)
@@ -65,17 +62,31 @@ func leftSomething(set Settings) bool {
 	return len(pins) > 0 || err == nil
 }
 
-func uninstall(set Settings) error {
+// uninstall says what it found.
+func uninstall(set Settings) (text string, err error) {
 	if set.isPlace() {
-		stand, err := newPlace(set)
-		if err != nil {
-			return err
-		}
-		return errors.Join(stand.remove(), stand.close())
+		return uninstallPlace(set)
+	}
+	text = "removed"
+	if !leftSomething(set) {
+		text = fmt.Sprintf("no pins in %s and no device %s0: removed what else there was, if anything", set.Pins, set.Devices)
 	}
 	kernel, err := steer.Open(steerConfig(set))
 	if err != nil {
-		return err
+		return "", err
 	}
-	return kernel.Uninstall()
+	return text, kernel.Uninstall() // it looks into all namespaces
+}
+
+func uninstallPlace(set Settings) (text string, err error) {
+	stand, err := newPlace(set)
+	if err != nil {
+		return "", err
+	}
+	found, err := stand.remove()
+	text = stand.name + ": removed"
+	if !found {
+		text = stand.name + ": nothing of a gateway is there"
+	}
+	return text, errors.Join(err, stand.close())
 }

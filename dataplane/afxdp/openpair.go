@@ -382,42 +382,48 @@ func (e *end) attach() (generic bool, err error) {
 }
 
 // RemovePair takes the XDP programs that a pair left behind off its interfaces.
-// An interface that is gone, or has none, is as it should be.
-func RemovePair(c PairConfig) error {
-	return namespace.Run(c.NetNS, func() error {
-		return errors.Join(c.removeProgram(c.Interfaces[0]), c.removeProgram(c.Interfaces[1]))
+// An interface that is gone, or has none, is as it should be. found reports whether
+// there was a program.
+func RemovePair(c PairConfig) (found bool, err error) {
+	return found, namespace.Run(c.NetNS, func() error {
+		var errs []error
+		for _, name := range c.Interfaces {
+			some, err := c.removeProgram(name)
+			found, errs = found || some, append(errs, err)
+		}
+		return errors.Join(errs...)
 	})
 }
 
-func (c *PairConfig) removeProgram(name string) error {
+func (c *PairConfig) removeProgram(name string) (found bool, err error) {
 	link, err := netlink.LinkByName(name)
 	if errors.As(err, new(netlink.LinkNotFoundError)) {
-		return nil
+		return false, nil
 	}
 	if err != nil {
-		return fmt.Errorf("%s: %w", name, err)
+		return false, fmt.Errorf("%s: %w", name, err)
 	}
 	own := end{link: link}
 	if own.program, own.sockets, err = c.load(0); err != nil {
-		return err
+		return false, err
 	}
 	defer own.close()
 	a := link.Attrs()
 	foreign, err := foreignProgram(a, own.program)
 	switch {
 	case err != nil:
-		return fmt.Errorf("%s: %w", name, err)
+		return false, fmt.Errorf("%s: %w", name, err)
 	case foreign != "":
-		return fmt.Errorf("%s has an XDP program of somebody else's, %s: it stays", name, foreign)
+		return false, fmt.Errorf("%s has an XDP program of somebody else's, %s: it stays", name, foreign)
 	case a.Xdp == nil || !a.Xdp.Attached:
-		return nil
+		return false, nil
 	}
 	flags := unix.XDP_FLAGS_DRV_MODE
 	if a.Xdp.AttachMode == nl.XDP_ATTACHED_SKB {
 		flags = unix.XDP_FLAGS_SKB_MODE
 	}
 	if err := netlink.LinkSetXdpFdWithFlags(link, -1, flags); err != nil {
-		return fmt.Errorf("%s: take the XDP program off: %w", name, err)
+		return true, fmt.Errorf("%s: take the XDP program off: %w", name, err)
 	}
-	return nil
+	return true, nil
 }

@@ -171,7 +171,7 @@ func TestPairConfig(t *testing.T) {
 		!strings.Contains(err.Error(), "no interface ghx-a") || !strings.Contains(err.Error(), "no interface ghx-b") {
 		t.Errorf("%v: want it to name both", err)
 	}
-	if err := RemovePair(PairConfig{Interfaces: [2]string{"ghx-a", "ghx-b"}}); err != nil {
+	if _, err := RemovePair(PairConfig{Interfaces: [2]string{"ghx-a", "ghx-b"}}); err != nil {
 		t.Errorf("what is gone needs no removal: %v", err)
 	}
 }

@@ -379,21 +379,24 @@ func (r Route) lead() error {
 }
 
 // RemoveRoute takes rules, routes and the nftables table away: the kernel routes
-// again as if nothing had been.
-func RemoveRoute(r Route) error {
-	return namespace.Run(r.NetNS, func() error {
+// again as if nothing had been. found reports whether there was any of it.
+func RemoveRoute(r Route) (found bool, err error) {
+	return found, namespace.Run(r.NetNS, func() error {
 		var errs []error
 		for _, f := range families {
-			errs = append(errs, removeRouting(f.family))
+			some, err := removeRouting(f.family)
+			found, errs = found || some, append(errs, err)
 		}
-		return errors.Join(append(errs, r.removeChain())...)
+		some, err := r.removeChain()
+		found = found || some
+		return errors.Join(append(errs, err)...)
 	})
 }
 
-func removeRouting(family int) error {
+func removeRouting(family int) (found bool, err error) {
 	rules, err := ownRules(family)
 	if err != nil {
-		return err
+		return false, err
 	}
 	var errs []error
 	for _, rule := range rules {
@@ -404,19 +407,26 @@ func removeRouting(family int) error {
 	for i := range routes {
 		errs = append(errs, netlink.RouteDel(&routes[i]))
 	}
-	return errors.Join(errs...)
+	return len(rules)+len(routes) > 0, errors.Join(errs...)
 }
 
-func (r Route) removeChain() error {
+func (r Route) removeChain() (found bool, err error) {
 	c, err := nftables.New()
 	if err != nil {
-		return fmt.Errorf("nftables: %w", err)
+		return false, fmt.Errorf("nftables: %w", err)
 	}
-	table := &nftables.Table{Name: r.Table, Family: nftables.TableFamilyINet}
-	c.AddTable(table)
-	c.DelTable(table)
+	tables, err := c.ListTablesOfFamily(nftables.TableFamilyINet)
+	if err != nil {
+		return false, fmt.Errorf("nftables, list tables: %w", err)
+	}
+	for _, t := range tables {
+		if t.Name == r.Table {
+			found = true
+			c.DelTable(t)
+		}
+	}
 	if err := c.Flush(); err != nil {
-		return fmt.Errorf("nftables, table inet %s: %w", r.Table, err)
+		return found, fmt.Errorf("nftables, table inet %s: %w", r.Table, err)
 	}
-	return nil
+	return found, nil
 }
