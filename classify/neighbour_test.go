@@ -47,6 +47,7 @@ func target(options ...byte) []byte {
 	return append(append(make([]byte, 4), net.ParseIP("fe80::2")...), options...)
 }
 
+// R22 where packets are decoded: what passes unasked, and what drops with which reason.
 func TestNeighbours(t *testing.T) {
 	own := append([]byte{1, 1}, neighbourMAC...)
 	others := append([]byte{2, 1}, othersMAC...)

@@ -79,7 +79,7 @@ func request(t testing.TB, fields ...string) string {
 	return out.String()
 }
 
-// What a connection asks the server for counts in HTTP/2 and QUIC too.
+// What a connection asks the server for counts in HTTP/2 and QUIC too (N6).
 func TestNameMismatchHTTP2AndQUIC(t *testing.T) {
 	h2 := func(authority ...string) string {
 		return request(t, append([]string{":method", "GET", ":scheme", "http", ":path", "/"}, authority...)...)

@@ -95,6 +95,7 @@ func TestR15(t *testing.T) {
 	})
 }
 
+// A health check runs inside the container: no flow, and nothing for the host.
 func TestR17(t *testing.T) {
 	b := newTown(t).network("n", "p")
 	b.run("p/app", "t/app", "n", command("serve", "--health-cmd", "curl localhost:8000"))
@@ -157,8 +158,8 @@ serves: [{id: dns, app: dns, ports: [tcp/53, udp/53], to: [{ref: true, within: s
 	}
 }
 
-// R19: nobody calls a time server unless a model says so; R22: ARP and
-// neighbour discovery are no statements.
+// Nobody calls a time server unless a model says so; ARP and neighbour discovery
+// are no statements (R22).
 func TestR19(t *testing.T) {
 	ss, _ := shop(t).generate()
 	for _, s := range ss {

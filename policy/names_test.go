@@ -22,6 +22,7 @@ func refFits(pattern, name string) bool {
 	return len(n) > len(p) && !slices.Contains(n, "") && slices.Equal(n[len(n)-len(p):], p)
 }
 
+// N1: names are literal, a * in front means every name below, and nothing else does.
 func TestNameFitsEqualsReference(t *testing.T) {
 	r := rand.New(rand.NewPCG(rand.Uint64(), 1))
 	label := func() string { return []string{"a", "b", "A", "example", "com", "xn--bcher-kva"}[r.IntN(6)] }
@@ -368,7 +369,7 @@ func passes(table *Table, zone Zone, src, dst string) bool {
 	return !table.Lookup(query(zone, src, dst, ProtoTCP, 443)).Judge(Spoken{App: AppTLS}).Denied
 }
 
-// What one workload was told opens nothing for another, in either family.
+// What one workload was told opens nothing for another, in either family (N2).
 func TestNamesCountForTheAsker(t *testing.T) {
 	now := time.Unix(1e6, 0)
 	names := NewNames(NameLimits{})
@@ -394,7 +395,7 @@ func TestNamesCountForTheAsker(t *testing.T) {
 }
 
 // An address counts for new flows until its time is over, and for one that
-// lives on it as long as it does, in the tables that follow too.
+// lives on it as long as it does, in the tables that follow too (N3).
 func TestNamesEndWithTheirTime(t *testing.T) {
 	now := time.Unix(1e6, 0)
 	names := NewNames(NameLimits{Floor: 10 * time.Second, Ceiling: time.Hour})
@@ -437,7 +438,7 @@ func TestNamesEndWithTheirTime(t *testing.T) {
 }
 
 // Each bound holds, is counted, and takes no address from a living flow while
-// another can go.
+// another can go (N5).
 func TestNamesAreBounded(t *testing.T) {
 	now := time.Unix(1e6, 0)
 	names := NewNames(NameLimits{PerWorkload: 3, PerName: 2, Addresses: 4, Total: 5})
@@ -509,7 +510,7 @@ func BenchmarkNoteAtTheBounds(b *testing.B) {
 }
 
 // What is a container's, the host's, nobody's or the loopback's is never a
-// name's; what is the site's only where that was said (rebinding).
+// name's; what is the site's only where that was said (rebinding, N4).
 func TestNamesRefusePrivateAddresses(t *testing.T) {
 	now := time.Unix(1e6, 0)
 	for _, c := range []struct {
@@ -547,7 +548,7 @@ func TestNamesRefusePrivateAddresses(t *testing.T) {
 	}
 }
 
-// A restart keeps what is still valid, and what a flow lives on.
+// A restart keeps what is still valid, and what a flow lives on (N3).
 func TestNamesLoad(t *testing.T) {
 	now := time.Unix(1e6, 0)
 	names := NewNames(NameLimits{})
@@ -579,6 +580,7 @@ func TestNamesLoad(t *testing.T) {
 	}
 }
 
+// A deny by name is an error (N7), and so is a name that DNS would not have.
 func TestNameStatementFaults(t *testing.T) {
 	for _, c := range []struct {
 		want string
@@ -637,7 +639,7 @@ func TestNamesConcurrently(t *testing.T) {
 }
 
 // Whose DNS the engine may ask from the host's namespace is told, and a statement to
-// a name gives him nothing (open question 1 of the rules).
+// a name gives him nothing (N9).
 func TestNamesBlind(t *testing.T) {
 	toName := Statement{ID: "n", Verdict: Allow, From: one(peerWeb), To: []Peer{{Kind: PeerName, Name: "a.example.com"}}, App: app(AppHTTP), Ports: tcp(443)}
 	for _, c := range []struct {

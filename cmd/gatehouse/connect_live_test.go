@@ -14,7 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestHotConnect holds T31: a second interface is guarded before its first
+// TestHotConnect holds threat 31: a second interface is guarded before its first
 // packet, and what it had ends with it.
 func TestHotConnect(t *testing.T) {
 	gw := startGateway(t)
@@ -93,7 +93,7 @@ func (p *process) flow(source string, there bool) {
 	}, func() string { return fmt.Sprintf("%+v", all) })
 }
 
-// TestRecycledAddress holds T22: who gets a stopped container's address gets
+// TestRecycledAddress holds threat 22: who gets a stopped container's address gets
 // nothing of what that was allowed, not even its live connections.
 func TestRecycledAddress(t *testing.T) {
 	gw := startGateway(t)
@@ -166,7 +166,7 @@ func sendRaw(netns string, data []byte) error {
 	})
 }
 
-// TestUncovered holds T30 and I6: what cannot be guarded is said to be so, and
+// TestUncovered holds threat 30 and I6: what cannot be guarded is said to be so, and
 // who shares a namespace is guarded under its owner's name.
 func TestUncovered(t *testing.T) {
 	const parent = "ghe-mv0"

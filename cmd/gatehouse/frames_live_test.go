@@ -84,7 +84,7 @@ type bent struct {
 	reasons []string // any of them must be counted
 }
 
-// TestRawFrames holds T2-T14: what a compromised container with NET_RAW, as
+// TestRawFrames holds threats 2 to 14 and R22: what a compromised container with NET_RAW, as
 // Docker gives it, puts on the wire. The port is one that policy lets it call,
 // so that only what is odd can be the cause.
 func TestRawFrames(t *testing.T) {

@@ -12,7 +12,7 @@ import (
 	"github.com/google/gopacket/layers"
 )
 
-// TestHeirsOfTheDead holds T21 and T22 together: the gateway is killed under
+// TestHeirsOfTheDead holds threats 21 and 22 together: the gateway is killed under
 // load, a client and a server end while there is none, and strangers get their
 // addresses. Neither then nor after the takeover does a stranger get anything of
 // what the dead were allowed, to send or to be sent, and nothing of it is told of

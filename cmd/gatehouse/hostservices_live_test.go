@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// TestHostServices holds T34 and T35: no container reaches the cloud's metadata
+// TestHostServices holds threats 34 and 35: no container reaches the cloud's metadata
 // service or the engine's API over TCP, in either family, by statements that do
 // not name them, however wide; and the host reaches no container by being the
 // host.
@@ -144,7 +144,7 @@ func forward(l net.Listener, socket string) {
 	}
 }
 
-// TestEpochOutlivesTheState holds T43: what is in force is never replaced by
+// TestEpochOutlivesTheState holds threat 43: what is in force is never replaced by
 // something with a lower number, also where a gateway's files were lost or come
 // from a backup, and flows that an older table allowed are judged by the new one.
 func TestEpochOutlivesTheState(t *testing.T) {

@@ -143,7 +143,7 @@ func flowing(t *testing.T, when string, streams ...*stream) {
 
 const beatStale = 400 * time.Millisecond // after which the kernel's programs know that nobody decides
 
-// TestKillAndRestart holds T21: the gateway's death opens nothing and ends
+// TestKillAndRestart holds threat 21: the gateway's death opens nothing and ends
 // nothing that lives.
 func TestKillAndRestart(t *testing.T) {
 	gw := startGateway(t)

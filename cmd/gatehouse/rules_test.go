@@ -1,31 +1,45 @@
 package main
 
 import (
+	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
 )
 
-// Each rule of docs/policy.md is named by a test: "TestR8", "(I3)", "A2-A4".
+// Each rule of docs/policy.md is held by a test that names it, in its own name, its
+// comment or its cases: "TestR8", "(I3)", "A2-A4". The page's index has them all.
 func TestEveryRuleIsTested(t *testing.T) {
 	page, err := os.ReadFile("../../docs/policy.md")
 	if err != nil {
 		t.Fatal(err)
 	}
-	rules := regexp.MustCompile(`(?m)^\| ([AITRV][0-9]+)\b`).FindAllStringSubmatch(string(page), -1)
-	if len(rules) < 60 {
-		t.Fatalf("%d rules: their tables are no longer read", len(rules))
+	rules, _, _ := strings.Cut(string(page), "<!-- tests -->")
+	rows := regexp.MustCompile(`(?m)^\| ([AITRVN][0-9]+)\b`).FindAllStringSubmatch(rules, -1)
+	if len(rows) < 70 {
+		t.Fatalf("%d rules: their tables are no longer read", len(rows))
 	}
-	named := rulesInTests(t)
-	for _, r := range rules {
-		if !named[r[1]] {
+	by := testsByRule(t)
+	var index strings.Builder
+	index.WriteString("| rule | tests |\n|---|---|\n")
+	for _, r := range rows {
+		names := slices.Sorted(maps.Keys(by[r[1]]))
+		if len(names) == 0 {
 			t.Errorf("rule %s: no test names it", r[1])
+			continue
 		}
+		fmt.Fprintf(&index, "| %s | `%s` |\n", r[1], strings.Join(names, "`, `"))
 	}
+	generated(t, "policy.md", "tests", index.String())
 }
 
 // Each test that docs/threats.md names is there.
@@ -55,27 +69,39 @@ func TestEveryThreatIsTested(t *testing.T) {
 func testsByName(t *testing.T) map[string]bool {
 	t.Helper()
 	there := map[string]bool{}
-	declared := regexp.MustCompile(`(?m)^func (Test[A-Za-z0-9]+)\(`)
-	eachTestFile(t, func(text []byte) {
-		for _, m := range declared.FindAllSubmatch(text, -1) {
-			there[string(m[1])] = true
-		}
-	})
+	eachTest(t, func(name string, _ []byte) { there[name] = true })
 	return there
 }
 
-// eachTestFile calls f with every test file but this one.
-func eachTestFile(t *testing.T, f func(text []byte)) {
+// eachTest calls f with the name and the text of every test but those here, its
+// comment included.
+func eachTest(t *testing.T, f func(name string, text []byte)) {
 	t.Helper()
 	err := filepath.WalkDir("../..", func(path string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() || !strings.HasSuffix(path, "_test.go") || d.Name() == "rules_test.go" && strings.Contains(path, "gatehouse/") {
 			return err
 		}
 		text, err := os.ReadFile(path)
-		if err == nil {
-			f(text)
+		if err != nil {
+			return err
 		}
-		return err
+		files := token.NewFileSet()
+		file, err := parser.ParseFile(files, path, text, parser.ParseComments)
+		if err != nil {
+			return err
+		}
+		for _, decl := range file.Decls {
+			fn, ok := decl.(*ast.FuncDecl)
+			if !ok || fn.Recv != nil || !strings.HasPrefix(fn.Name.Name, "Test") {
+				continue
+			}
+			from := fn.Pos()
+			if fn.Doc != nil {
+				from = fn.Doc.Pos()
+			}
+			f(fn.Name.Name, text[files.Position(from).Offset:files.Position(fn.End()).Offset])
+		}
+		return nil
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -83,24 +109,31 @@ func eachTestFile(t *testing.T, f func(text []byte)) {
 }
 
 var (
-	ruleName  = regexp.MustCompile(`(?:^|[^A-Za-z0-9]|Test)([AITRV][0-9]+)`)
-	ruleRange = regexp.MustCompile(`\b([AITRV])([0-9]+)-[AITRV]?([0-9]+)\b`)
+	ruleName  = regexp.MustCompile(`(?:^|[^A-Za-z0-9.":]|[^:]"|Test)([AITRVN][0-9]+)\b`)
+	ruleRange = regexp.MustCompile(`\b([AITRVN])([0-9]+)-[AITRVN]?([0-9]+)\b`)
 )
 
-func rulesInTests(t *testing.T) map[string]bool {
+// testsByRule are the tests that name a rule, by the rule.
+func testsByRule(t *testing.T) map[string]map[string]bool {
 	t.Helper()
-	named := map[string]bool{}
-	eachTestFile(t, func(text []byte) {
+	by := map[string]map[string]bool{}
+	eachTest(t, func(name string, text []byte) {
+		note := func(rule string) {
+			if by[rule] == nil {
+				by[rule] = map[string]bool{}
+			}
+			by[rule][name] = true
+		}
 		for _, m := range ruleName.FindAllSubmatch(text, -1) {
-			named[string(m[1])] = true
+			note(string(m[1]))
 		}
 		for _, m := range ruleRange.FindAllSubmatch(text, -1) {
 			from, _ := strconv.Atoi(string(m[2]))
 			to, _ := strconv.Atoi(string(m[3]))
 			for n := from; n <= min(to, from+50); n++ {
-				named[string(m[1])+strconv.Itoa(n)] = true
+				note(string(m[1]) + strconv.Itoa(n))
 			}
 		}
 	})
-	return named
+	return by
 }

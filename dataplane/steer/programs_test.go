@@ -200,6 +200,7 @@ func tagged(frame []byte, tpid, tci uint16) []byte {
 	return append(b, frame[12:]...)
 }
 
+// What an endpoint may send, and what says why it may not (R22 among it).
 func TestFromEndpoint(t *testing.T) {
 	h := newHost(t)
 	h.guard(true)
