@@ -163,7 +163,7 @@ func (w *worker) record(f *Frame, ep *localEndpoint) {
 	}
 	switch {
 	case ofLookup(e.reason):
-		e.name = w.lookups.asked
+		e.name, e.spoken = w.lookups.asked, policy.Spoken{App: policy.AppDNS}
 	case len(r.Server) > 0:
 		e.name = strings.ToLower(string(r.Server))
 	}

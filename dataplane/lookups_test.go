@@ -88,7 +88,7 @@ func message(t testing.TB, id uint16, response bool, name string, addrs ...netip
 }
 
 // The first connection passes as soon as the answer has: the rule is there
-// before it. The lookup stays in user space, the connection need not.
+// before it (N3). The lookup stays in user space (N8), the connection need not.
 func TestNameIsLearnedBeforeItsAnswerPasses(t *testing.T) {
 	families(t, func(t *testing.T, v6 bool) {
 		l, _ := namesLane(t, policy.Enforce, false)
@@ -105,7 +105,7 @@ func TestNameIsLearnedBeforeItsAnswerPasses(t *testing.T) {
 	})
 }
 
-// Answers that nobody asked for, or from elsewhere, open nothing.
+// Answers that nobody asked for, or from elsewhere, open nothing (N2).
 func TestForgedAnswers(t *testing.T) {
 	families(t, func(t *testing.T, v6 bool) {
 		l, names := namesLane(t, policy.Enforce, false)
@@ -143,7 +143,7 @@ func hello(name string) string {
 	return string(append(binary.BigEndian.AppendUint16([]byte{22, 3, 1}, uint16(len(msg))), msg...))
 }
 
-// What a connection asks the server for must be the name that it was allowed by.
+// What a connection asks the server for must be the name that it was allowed by (N6).
 func TestNameMismatch(t *testing.T) {
 	for _, c := range []struct {
 		what, payload string
@@ -226,10 +226,10 @@ func TestNamesOnly(t *testing.T) {
 		l.d.Settle()
 		var named []string
 		for _, v := range l.d.Violations().List() {
-			named = append(named, fmt.Sprint(v.Name, " ", v.Count))
+			named = append(named, fmt.Sprint(v.Name, " ", v.Spoken, " ", v.Count))
 		}
 		slices.Sort(named)
-		if want := []string{"another.example.net 1", "c2.evil.example.net 2"}; !slices.Equal(named, want) {
+		if want := []string{"another.example.net dns 1", "c2.evil.example.net dns 2"}; !slices.Equal(named, want) {
 			t.Errorf("violations %q, want %q", named, want)
 		}
 		if got := l.send(web, resolver, udp(t, web, resolver, v6, 5353, 53, "not dns at all")); len(got) != 0 {
@@ -335,7 +335,7 @@ func TestNamesAreSwept(t *testing.T) {
 }
 
 // What a name server answers that policy does not let the workload ask makes no
-// name, also where the mode only records that it was asked.
+// name, also where the mode only records that it was asked (N2).
 func TestDeniedLookupsMakeNoNames(t *testing.T) {
 	families(t, func(t *testing.T, v6 bool) {
 		l, names := namesLane(t, policy.Observe, false)
