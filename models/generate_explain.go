@@ -47,6 +47,30 @@ func (p *Population) WhyNot(from, to policy.Peer, port policy.PortRange) []strin
 	return out
 }
 
+// Spoken are the applications that the models of a service have it serve on a port,
+// to whomever: entries of one application are one, in the forms of all. The service
+// is named as it is shown, "shop/db".
+func (p *Population) Spoken(service string, port policy.PortRange) []policy.AppMatch {
+	at := slices.IndexFunc(p.Groups, func(g policy.Group) bool { return g.Service.String() == service })
+	if at < 0 {
+		return nil
+	}
+	key := p.Groups[at].Service
+	var out []policy.AppMatch
+	for _, s := range p.near([]policy.ServiceKey{key}).index.services[key] {
+		for _, o := range s.offersOn(port) {
+			m := plainForms(o.entry.appMatch())
+			i := slices.IndexFunc(out, func(b policy.AppMatch) bool { return b.Any == m.Any && b.App == m.App })
+			if i < 0 {
+				out = append(out, m)
+			} else {
+				out[i].Forms |= m.Forms
+			}
+		}
+	}
+	return out
+}
+
 // of are the subjects that a peer of a statement means; none if it is no service.
 func (x *index) of(p policy.Peer) []*subject {
 	if p.Kind != policy.PeerService {

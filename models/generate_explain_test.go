@@ -1,10 +1,34 @@
 package models
 
 import (
+	"slices"
 	"testing"
 
 	"gatehouse/policy"
 )
+
+func TestSpoken(t *testing.T) {
+	b := newTown(t).network("n", "p")
+	b.run("p/pg", "postgres:16", "n", expose("tcp/5432"))
+	b.run("p/redis", "redis:7", "n", expose("tcp/6379"))
+	b.run("p/own", "x/own", "n", expose("tcp/80"))
+	p := b.groups(Settings{})
+	for _, tt := range []struct {
+		service string
+		port    uint16
+		want    []policy.AppMatch
+	}{
+		{"p/pg", 5432, []policy.AppMatch{{App: policy.AppPostgreSQL, Forms: policy.TLSOptional}}}, // two entries
+		{"p/pg", 22, nil},
+		{"p/redis", 6379, []policy.AppMatch{{App: policy.AppRedis, Forms: policy.TLSPlain}}},
+		{"p/own", 80, []policy.AppMatch{policy.AnyApp}},
+		{"p/none", 80, nil},
+	} {
+		if got := p.Spoken(tt.service, policy.Port(policy.ProtoTCP, tt.port)); !slices.Equal(got, tt.want) {
+			t.Errorf("%s tcp/%d: %+v", tt.service, tt.port, got)
+		}
+	}
+}
 
 func TestWhyNot(t *testing.T) {
 	b := newTown(t).network("n", "p").network("m", "p").network("hand", "").network("q_default", "q")

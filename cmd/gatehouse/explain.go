@@ -113,8 +113,15 @@ func fixes(st *control.State, x *policy.Explanation) []ExplainLine {
 	case !x.Denied || from == "" || to == "" || toText == "":
 		return nil
 	case x.App == "":
+		known, app := "", "APP"
+		if g, ok := st.Table.Group(x.ToIdentity); ok {
+			if all := st.Population.Spoken(g.Service.String(), x.Port); len(all) == 1 && !all[0].Any {
+				app = all[0].App.String()
+				known = fmt.Sprintf(" but what %s serves there, %s", g.Service, app)
+			}
+		}
 		return []ExplainLine{{"statement that allows it",
-			fmt.Sprintf("it names an application, and none is known here: gatehouse explain --from %s --to %s --port %s --app APP", x.From, toText, x.Port)}}
+			fmt.Sprintf("it names an application, and none is known here%s: gatehouse explain --from %s --to %s --port %s --app %s", known, x.From, toText, x.Port, app)}}
 	case !known:
 		return nil
 	}

@@ -80,7 +80,7 @@ func FuzzFlows(f *testing.F) {
 			return
 		}
 		policy.Replay(st.Table, recordedOf(records), nil)
-		answer := SuggestAnswer{Answer: suggest.Make(st.Table, records, ""), Since: earliest(records), Until: latest(records)}
+		answer := SuggestAnswer{Answer: suggest.Make(st.Table, records, "", st.Population.Spoken), Since: earliest(records), Until: latest(records)}
 		text, err := answer.file(true)
 		if err != nil {
 			t.Fatal(err)

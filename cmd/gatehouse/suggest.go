@@ -81,7 +81,7 @@ func suggested(cmd *cobra.Command, args []string) (*SuggestAnswer, error) {
 	if err != nil {
 		return nil, err
 	}
-	answer := &SuggestAnswer{Answer: suggest.Make(st.Table, records, req.Service), Since: since, Truncated: truncated}
+	answer := &SuggestAnswer{Answer: suggest.Make(st.Table, records, req.Service, st.Population.Spoken), Since: since, Truncated: truncated}
 	if src.isFile() {
 		answer.Until = latest(records)
 	}
@@ -118,7 +118,7 @@ func (g *gateway) suggest(req SuggestRequest) (*SuggestAnswer, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &SuggestAnswer{Answer: suggest.Make(st.Table, append(records, lookups...), req.Service), Since: g.knownSince(q.Since), Truncated: truncated || more}, nil
+	return &SuggestAnswer{Answer: suggest.Make(st.Table, append(records, lookups...), req.Service, st.Population.Spoken), Since: g.knownSince(q.Since), Truncated: truncated || more}, nil
 }
 
 // refusedLookups are the queries that were refused for their names, of which flows

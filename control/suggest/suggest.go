@@ -85,10 +85,13 @@ const (
 )
 
 // Make reads records of flows by today's table. service, if not "", keeps only
-// what it takes part in.
-func Make(t *policy.Table, records []*history.Record, service string) Answer {
+// what it takes part in. speaks are the applications that models have a service
+// serve on a port (models.Population.Spoken): one alone stands for what was not read
+// there.
+func Make(t *policy.Table, records []*history.Record, service string, speaks func(service string, port policy.PortRange) []policy.AppMatch) Answer {
 	t = t.Whole()
-	m := maker{replayer: policy.NewReplayer(t), table: t, used: make(map[int]bool), groups: make(map[groupKey]*group), targets: make(map[string]map[target]bool), ids: make(map[string]bool)}
+	m := maker{replayer: policy.NewReplayer(t), table: t, used: make(map[int]bool), groups: make(map[groupKey]*group), targets: make(map[string]map[target]bool), ids: make(map[string]bool),
+		speaks: speaks, spoken: make(map[spot]policy.AppMatch)}
 	for _, s := range t.Statements() {
 		m.ids[s.ID] = true
 	}
@@ -107,7 +110,15 @@ type maker struct {
 	targets       map[string]map[target]bool // what a caller tries in vain
 	ids           map[string]bool
 	served        map[string][]*policy.Rule // what is allowed to each service
+	speaks        func(service string, port policy.PortRange) []policy.AppMatch
+	spoken        map[spot]policy.AppMatch // its answers; AppNone where it is not one application
 	inexpressible uint64
+}
+
+// spot is a port of a service.
+type spot struct {
+	service string
+	port    policy.PortRange
 }
 
 type target struct {
@@ -131,7 +142,8 @@ type group struct {
 	doubts      map[string]bool
 	flows       uint64
 	packets     uint64
-	passed      bool // some of it was let by
+	unread      uint64 // of flows: that they speak app is the model's word
+	passed      bool   // some of it was let by
 	answered    bool
 	first, last time.Time
 }
@@ -172,13 +184,37 @@ func (m *maker) add(r *history.Record, service string) {
 		m.targets[caller][target{r.Dst, r.DstPort}] = true
 	}
 	app, form := appOf(r.Spoken)
+	unread := uint64(0)
+	if r.Spoken.App == policy.AppNone {
+		if only := m.onlySpoken(r); only.App != policy.AppNone {
+			app, form, unread = only.App, only.Forms, f.Flows
+		}
+	}
 	k := groupKey{from: from, to: to, app: app, outside: from.CIDR != ""}
 	if k.outside {
 		k.from = Peer{}
 	}
 	g := m.groupOf(k, r)
 	g.add(r, &f, from, caller, form)
+	g.unread += unread
 	m.doubt(g, r, side)
+}
+
+// onlySpoken is the one application that the callee's models have it serve on the
+// port of r; AppNone where they name none, several, or any.
+func (m *maker) onlySpoken(r *history.Record) policy.AppMatch {
+	if r.To.Service.Name == "" {
+		return policy.AppMatch{}
+	}
+	at := spot{r.To.Service.String(), policy.Port(normal(r.Proto), r.Port)}
+	only, known := m.spoken[at]
+	if !known {
+		if all := m.speaks(at.service, at.port); len(all) == 1 && !all[0].Any {
+			only = all[0]
+		}
+		m.spoken[at] = only
+	}
+	return only
 }
 
 func (m *maker) groupOf(k groupKey, r *history.Record) *group {
@@ -464,8 +500,19 @@ func (g *group) why() string {
 	if g.passed {
 		what = "recorded, not dropped"
 	}
+	if g.unread > 0 && g.unread == g.flows {
+		what += fmt.Sprintf("; not read, %s is what %s serves there", g.key.app, g.key.to)
+	}
 	day := "2006-01-02"
-	return fmt.Sprintf("seen %d times from %s to %s, %s: say what it is for", g.flows, g.first.UTC().Format(day), g.last.UTC().Format(day), what)
+	first, last := g.first.UTC().Format(day), g.last.UTC().Format(day)
+	when := fmt.Sprintf("%d times from %s to %s", g.flows, first, last)
+	switch {
+	case g.flows == 1:
+		when = "once, on " + last
+	case first == last:
+		when = fmt.Sprintf("%d times on %s", g.flows, last)
+	}
+	return fmt.Sprintf("seen %s, %s: say what it is for", when, what)
 }
 
 // base is an id that says what the statement is about.

@@ -95,6 +95,20 @@ var (
 	http = policy.Spoken{App: policy.AppHTTP}
 )
 
+// speaks has the models of db and web say one application of a port each, and
+// several of 9000.
+func speaks(service string, p policy.PortRange) []policy.AppMatch {
+	switch fmt.Sprint(service, " ", p) {
+	case "shop/db tcp/5432":
+		return []policy.AppMatch{{App: policy.AppPostgreSQL, Forms: policy.TLSStart}}
+	case "shop/db tcp/9000":
+		return []policy.AppMatch{{App: policy.AppHTTP, Forms: policy.TLSPlain}, {App: policy.AppSSH, Forms: policy.TLSPlain}}
+	case "shop/web tcp/9000":
+		return []policy.AppMatch{policy.AnyApp}
+	}
+	return nil
+}
+
 func allow(id, from, to string, app policy.AppMatch, port uint16) policy.Statement {
 	return policy.Statement{ID: id, Verdict: policy.Allow, From: []policy.Peer{policy.ServicePeer(service(from))}, To: []policy.Peer{policy.ServicePeer(service(to))},
 		App: app, Ports: []policy.PortRange{policy.Port(policy.ProtoTCP, port)}, Origin: []string{"test"}}
@@ -125,6 +139,12 @@ func TestMake(t *testing.T) {
 		{"dropped once", nil, []*history.Record{seen("job", "db", 5432, pg, dropped(1))}, []string{"?allow shop/job -> shop/db : postgresql tcp/5432"}, "never answered"},
 		{"another project", nil, []*history.Record{seen("tool", "db", 5432, pg)}, []string{"?allow evil/tool -> shop/db : postgresql tcp/5432"}, "two projects"},
 		{"an application unseen", nil, []*history.Record{seen("web", "db", 5432, policy.Spoken{App: policy.AppUnknown})}, []string{"?allow shop/web -> shop/db : any tcp/5432"}, "let everything pass"},
+		{"what was not read, where the model knows one application", nil, []*history.Record{seen("web", "db", 5432, policy.Spoken{}), seen("web", "db", 5432, pg)},
+			[]string{"allow shop/web -> shop/db : postgresql tls starttls tcp/5432"}, ""},
+		{"where it knows several", nil, []*history.Record{seen("web", "db", 9000, policy.Spoken{})}, []string{"?allow shop/web -> shop/db : any tcp/9000"}, "let everything pass"},
+		{"where it may be any", nil, []*history.Record{seen("db", "web", 9000, policy.Spoken{})}, []string{"?allow shop/db -> shop/web : any tcp/9000"}, "let everything pass"},
+		{"where it knows none", nil, []*history.Record{seen("db", "web", 9001, policy.Spoken{})}, []string{"?allow shop/db -> shop/web : any tcp/9001"}, "let everything pass"},
+		{"what was not read, dropped", nil, []*history.Record{seen("job", "db", 5432, policy.Spoken{}, dropped(1))}, []string{"?allow shop/job -> shop/db : postgresql tls starttls tcp/5432"}, "never answered"},
 		{"another application", []policy.Statement{allow("a", "web", "db", plain, 5432)}, []*history.Record{seen("web", "db", 5432, policy.Spoken{App: policy.AppSSH})},
 			[]string{"?allow shop/web -> shop/db : ssh tcp/5432"}, "does not fit"},
 		{"another application than others speak there", []policy.Statement{allow("a", "job", "db", plain, 5432)}, []*history.Record{seen("web", "db", 5432, policy.Spoken{App: policy.AppSSH})},
@@ -143,7 +163,7 @@ func TestMake(t *testing.T) {
 		{"who is gone", nil, []*history.Record{seen("web", "db", 5432, pg, func(r *history.Record) { r.From.Name = "shop/old" })}, nil, ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			a := Make(shop(t, tt.statements...), tt.records, "")
+			a := Make(shop(t, tt.statements...), tt.records, "", speaks)
 			var got, doubts []string
 			for _, s := range a.Suggestions {
 				line := s.Line()
@@ -169,7 +189,7 @@ func TestScanIsDoubtful(t *testing.T) {
 	for i := range 40 {
 		records = append(records, seen("web", "db", uint16(1000+i), http, func(r *history.Record) { r.Packets = [2]uint64{6, 6} }))
 	}
-	a := Make(shop(t), records, "")
+	a := Make(shop(t), records, "", speaks)
 	if len(a.Suggestions) != 1 || !strings.Contains(strings.Join(a.Suggestions[0].Doubts, " "), "scan") {
 		t.Errorf("%+v", a.Suggestions)
 	}
@@ -182,7 +202,7 @@ func TestSuggestionsSuffice(t *testing.T) {
 		seen("web", "db", 5432, pg), seen("web", "db", 5432, pgs), seen("job", "web", 80, http), seen("web", "198.51.100.7", 443, tls), seen("web", "198.51.100.8", 443, tls),
 		seen("198.51.100.9", "web", 443, h2), seen("db", "web", 8080, http), seen("db", "web", 8081, policy.Spoken{App: policy.AppHTTP2}),
 	}
-	a := Make(shop(t), records, "")
+	a := Make(shop(t), records, "", speaks)
 	var statements []policy.Statement
 	ids := map[string]bool{}
 	for _, s := range a.Suggestions {
@@ -193,11 +213,11 @@ func TestSuggestionsSuffice(t *testing.T) {
 		statements = append(statements, compiled(t, &s.Statement))
 	}
 	table := shop(t, statements...)
-	if again := Make(table, records, ""); len(again.Suggestions) != 0 || len(again.Unused) != 0 {
+	if again := Make(table, records, "", speaks); len(again.Suggestions) != 0 || len(again.Unused) != 0 {
 		t.Errorf("accepted, and yet %+v", again)
 	}
 	other := []*history.Record{seen("job", "db", 5432, pg), seen("web", "db", 5432, policy.Spoken{App: policy.AppSSH}), seen("web", "198.51.100.10", 443, tls), seen("198.51.100.10", "web", 443, h2)}
-	if again := Make(table, other, ""); len(again.Suggestions) != len(other) {
+	if again := Make(table, other, "", speaks); len(again.Suggestions) != len(other) {
 		t.Errorf("more passes than was seen: %+v", again.Suggestions)
 	}
 }
@@ -241,11 +261,11 @@ func TestUnused(t *testing.T) {
 	pending := allow("pending", "web", "job", plain, 5)
 	pending.Pending = "names"
 	table := shop(t, out, in, pending, allow("idle", "job", "db", plain, 5432))
-	a := Make(table, []*history.Record{seen("web", "db", 5432, pg)}, "")
+	a := Make(table, []*history.Record{seen("web", "db", 5432, pg)}, "", speaks)
 	if len(a.Unused) != 1 || a.Unused[0].ID != "idle" {
 		t.Errorf("%+v: a side each was used, one waits", a.Unused)
 	}
-	if a := Make(table, nil, "shop/web"); len(a.Unused) != 2 {
+	if a := Make(table, nil, "shop/web", speaks); len(a.Unused) != 2 {
 		t.Errorf("of web: %+v", a.Unused)
 	}
 	if text := fmt.Sprint(a.Suggestions); len(a.Suggestions) != 0 {
