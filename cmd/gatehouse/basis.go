@@ -20,12 +20,12 @@ import (
 // files, or the gateway's with a part exchanged.
 func addBasisFlags(cmd *cobra.Command) {
 	f := cmd.Flags()
-	f.String("workloads", "", "work on this file, of `get snapshot` or `get workloads`, and not on the running gateway")
-	f.StringArray("compose", nil, "[PROJECT=]FILE: work on what this Compose file would run; may be repeated")
-	f.StringArray("stack", nil, "NAME=FILE: the same of a Swarm stack; may be repeated")
-	f.String("policy", "", "file or folder with statements, and categories and models if they are there, in place of the gateway's")
-	f.String("models", "", "file or folder with models of your own, in place of the gateway's")
-	f.String("settings", "", "a file of settings, as the gateway's, whose settings on policy count: mode, trust, site, metadata, names.private, ...")
+	f.String("workloads", "", "work on this `file`, which get snapshot or get workloads printed, and not on the running gateway")
+	f.StringArray("compose", nil, "work on what `[PROJECT=]FILE`, a Compose file, would run; may be repeated")
+	f.StringArray("stack", nil, "work on what `NAME=FILE`, a Swarm stack, would run; may be repeated")
+	f.String("policy", "", "`path` of a file or folder with statements, and categories and models if they are there, in place of the gateway's")
+	f.String("models", "", "`path` of a file or folder with models of your own, in place of the gateway's")
+	f.String("settings", "", "a `file` of settings, as the gateway's, whose settings on policy count: mode, trust, site, metadata, names.private, ...")
 	f.String("mode", "", "observe or enforce: the mode of services that nobody set one for")
 	f.String("threat", "", "the threat level: normal, elevated, high or critical")
 	f.String("at", "", "the time at which conditions are judged, in RFC 3339 (default: now)")
@@ -33,33 +33,87 @@ func addBasisFlags(cmd *cobra.Command) {
 
 // basisOf reads the flags of addBasisFlags.
 func basisOf(cmd *cobra.Command) (*control.Basis, error) {
+	own, err := givenOf(cmd)
+	if err != nil {
+		return nil, err
+	}
 	b, err := workloadsOf(cmd)
 	if err != nil {
 		return nil, err
 	}
-	if err := useSettings(cmd, b); err != nil {
+	if own.settings != nil {
+		b.Settings, b.Compile = modelSettings(*own.settings), compileSettings(*own.settings, 0)
+	}
+	if err := own.exchange(cmd, b); err != nil {
 		return nil, err
 	}
-	if err := exchange(cmd, b); err != nil {
-		return nil, err
-	}
-	return b, situate(cmd, b)
+	own.situate(b)
+	return b, nil
 }
 
-// useSettings lets the basis follow from the settings that --settings names.
-func useSettings(cmd *cobra.Command, b *control.Basis) error {
-	path, _ := cmd.Flags().GetString("settings")
-	if path == "" {
-		return nil
+// given is what the flags say in place of what the gateway or a file of workloads
+// does. It is read before either: a fault in it is told although no gateway runs.
+type given struct {
+	settings *Settings
+	sources  *control.Sources // of --policy
+	models   *[]document.File // of --models
+	at       time.Time
+	threat   *operator.Threat
+	mode     *policy.Mode
+}
+
+func givenOf(cmd *cobra.Command) (*given, error) {
+	own := &given{at: time.Now()}
+	if path, _ := cmd.Flags().GetString("settings"); path != "" {
+		set := defaultsOf()
+		if err := readSettings(path, true, &set); err != nil {
+			return nil, &exitError{exitUsage, err}
+		}
+		if err := set.check(); err != nil {
+			return nil, fail(exitUsage, "%s: %w", path, err)
+		}
+		own.settings = &set
 	}
-	set := defaultsOf()
-	if err := readSettings(path, true, &set); err != nil {
-		return &exitError{exitUsage, err}
+	if path, _ := cmd.Flags().GetString("policy"); path != "" {
+		sources, err := control.ReadSources(path)
+		if err != nil {
+			return nil, &exitError{exitUsage, err}
+		}
+		own.sources = &sources
 	}
-	if err := set.check(); err != nil {
-		return fail(exitUsage, "%s: %w", path, err)
+	if path, _ := cmd.Flags().GetString("models"); path != "" {
+		var faults document.Faults
+		files := document.Collect(path, &faults)
+		if err := faults.Err(); err != nil {
+			return nil, &exitError{exitUsage, err}
+		}
+		own.models = &files
 	}
-	b.Settings, b.Compile = modelSettings(set), compileSettings(set, 0)
+	return own, own.readSituation(cmd)
+}
+
+func (own *given) readSituation(cmd *cobra.Command) error {
+	if at, _ := cmd.Flags().GetString("at"); at != "" {
+		t, err := time.Parse(time.RFC3339, at)
+		if err != nil {
+			return fail(exitUsage, "--at %q: want a time such as 2026-01-31T08:00:00+01:00", at)
+		}
+		own.at = t
+	}
+	if word, _ := cmd.Flags().GetString("threat"); word != "" {
+		level, err := operator.ParseThreat(word)
+		if err != nil {
+			return &exitError{exitUsage, err}
+		}
+		own.threat = &level
+	}
+	if word, _ := cmd.Flags().GetString("mode"); word != "" {
+		mode, ok := policy.ParseMode(word)
+		if !ok {
+			return fail(exitUsage, "--mode %q is none of observe, enforce", word)
+		}
+		own.mode = &mode
+	}
 	return nil
 }
 
@@ -113,32 +167,22 @@ func plannedBasis(cmd *cobra.Command, files []compose.File) (*control.Basis, err
 }
 
 // exchange puts what --policy and --models name in place of what the basis has.
-func exchange(cmd *cobra.Command, b *control.Basis) error {
-	statements, _ := cmd.Flags().GetString("policy")
-	own, _ := cmd.Flags().GetString("models")
-	if statements == "" && own == "" {
+func (own *given) exchange(cmd *cobra.Command, b *control.Basis) error {
+	if own.sources == nil && own.models == nil {
 		return nil
 	}
 	c := b.Rules.Sources
-	if statements != "" {
-		given, err := control.ReadSources(statements)
-		if err != nil {
-			return &exitError{exitUsage, err}
+	if own.sources != nil {
+		c.Statements = own.sources.Statements
+		if len(own.sources.Categories) > 0 {
+			c.Categories = own.sources.Categories
 		}
-		c.Statements = given.Statements
-		if len(given.Categories) > 0 {
-			c.Categories = given.Categories
-		}
-		if len(given.Models) > 0 {
-			c.Models = given.Models
+		if len(own.sources.Models) > 0 {
+			c.Models = own.sources.Models
 		}
 	}
-	if own != "" {
-		var faults document.Faults
-		c.Models = document.Collect(own, &faults)
-		if err := faults.Err(); err != nil {
-			return &exitError{exitUsage, err}
-		}
+	if own.models != nil {
+		c.Models = *own.models
 	}
 	return useSources(cmd, b, c)
 }
@@ -176,33 +220,17 @@ func sameFiles(a, b []document.File) bool {
 }
 
 // situate sets the moment and the default mode.
-func situate(cmd *cobra.Command, b *control.Basis) error {
-	b.Situation.Time = time.Now()
-	if at, _ := cmd.Flags().GetString("at"); at != "" {
-		t, err := time.Parse(time.RFC3339, at)
-		if err != nil {
-			return fail(exitUsage, "--at %q: want a time such as 2026-01-31T08:00:00+01:00", at)
-		}
-		b.Situation.Time = t
-	}
+func (own *given) situate(b *control.Basis) {
+	b.Situation.Time = own.at
 	for _, r := range b.Records {
 		b.Situation.Moment.Threat = max(b.Situation.Moment.Threat, r.Threat)
 	}
-	if word, _ := cmd.Flags().GetString("threat"); word != "" {
-		level, err := operator.ParseThreat(word)
-		if err != nil {
-			return &exitError{exitUsage, err}
-		}
-		b.Situation.Moment.Threat = level
+	if own.threat != nil {
+		b.Situation.Moment.Threat = *own.threat
 	}
-	if word, _ := cmd.Flags().GetString("mode"); word != "" {
-		mode, ok := policy.ParseMode(word)
-		if !ok {
-			return fail(exitUsage, "--mode %q is none of observe, enforce", word)
-		}
-		b.Settings.DefaultMode = mode
+	if own.mode != nil {
+		b.Settings.DefaultMode = *own.mode
 	}
-	return nil
 }
 
 // stateOf makes the state that the flags ask for. What does not compile is the

@@ -418,7 +418,7 @@ func TestDocsNames(t *testing.T) {
 
 func namesThatExist(t *testing.T) map[string]bool {
 	t.Helper()
-	known := map[string]bool{"--privileged": true, "--network": true, "--user": true}
+	known := map[string]bool{"--privileged": true, "--network": true, "--user": true, "GATEHOUSE_TEST_CASES": true}
 	for _, label := range []string{models.LabelEnable, models.LabelMode, models.LabelModel, models.LabelRole, models.LabelFeatures,
 		"gatehouse.allow.egress", "gatehouse.allow.ingress", "gatehouse.deny.egress", "gatehouse.deny.ingress", "gatehouse.sock", "gatehouse.yaml"} {
 		known[label] = true

@@ -133,7 +133,7 @@ func ruleRows(w io.Writer, items []RuleView) {
 func flowRows(w io.Writer, items []FlowView) {
 	row(w, "FROM", "TO", "SOURCE", "DESTINATION", "APP", "VERDICT", "WHERE", "FLOWS", "PACKETS", "BYTES", "LAST")
 	for _, i := range items {
-		app := i.App
+		app := spokenText(i.App)
 		if i.Sub != "" {
 			app += "/" + i.Sub
 		}
@@ -147,7 +147,7 @@ func flowRows(w io.Writer, items []FlowView) {
 func violationRows(w io.Writer, items []ViolationView) {
 	row(w, "ID", "LAST", "COUNT", "FROM", "TO", "DESTINATION", "APP", "VERDICT", "REASON", "WHY")
 	for _, i := range items {
-		row(w, i.ID, ago(i.Last), i.Count, i.From, i.To, i.Proto+" "+i.Dest, i.App, i.Verdict, i.Reason, i.Why)
+		row(w, i.ID, ago(i.Last), i.Count, i.From, i.To, i.Proto+" "+i.Dest, spokenText(i.App), i.Verdict, i.Reason, i.Why)
 	}
 }
 

@@ -77,9 +77,9 @@ func newModelsMatch() *cobra.Command {
 			return showMatches(cmd, []MatchView{view}, nil)
 		},
 	}
-	cmd.Flags().String("workloads", "", "match what is in this file, of `get snapshot` or `get workloads`, by the models and settings that are in it")
-	cmd.Flags().StringArray("compose", nil, "[PROJECT=]FILE: a Compose project; may be repeated")
-	cmd.Flags().StringArray("stack", nil, "NAME=FILE: a Swarm stack; may be repeated")
+	cmd.Flags().String("workloads", "", "match what is in this `file`, which get snapshot or get workloads printed, by the models and settings that are in it")
+	cmd.Flags().StringArray("compose", nil, "match what `[PROJECT=]FILE`, a Compose file, would run; may be repeated")
+	cmd.Flags().StringArray("stack", nil, "match what `NAME=FILE`, a Swarm stack, would run; may be repeated")
 	addOutputFlag(cmd)
 	return cmd
 }

@@ -101,7 +101,7 @@ func newModelsShow() *cobra.Command {
 			return nil
 		},
 	}
-	cmd.Flags().Bool("all", false, "all models, as one file that `models diff` reads")
+	cmd.Flags().Bool("all", false, "all models, as one file that models diff reads")
 	return cmd
 }
 

@@ -7,6 +7,8 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 )
@@ -16,15 +18,13 @@ func newObserveCommand() *cobra.Command {
 		Use:   "observe",
 		Short: "Print violations, or flows, as they happened and happen, one a line",
 		Long: "Observe prints what is on record, in the order of when it was last seen, and with -f goes on with what comes: violations, or with --kind flows\n" +
-			"or all what passed too. A line sums up one minute of what is equal but for the source port.",
+			"or all what passed too. A line sums up one minute of what is equal but for the source port; a conversation is counted in the minute in\n" +
+			"which it was first seen, and goes on in those that follow.",
 		Example: "  gatehouse observe -f --to shop/db\n" +
 			"  gatehouse observe --since 24h --kind all --app ssh -o json",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			format, _ := cmd.Flags().GetString("output")
-			if format != "table" && format != "json" {
-				return fail(exitUsage, "output %q is none of table, json", format)
-			}
 			q := filterQuery(cmd)
 			for _, name := range []string{"follow", "kind"} {
 				if f := cmd.Flags().Lookup(name); f.Changed {
@@ -37,7 +37,7 @@ func newObserveCommand() *cobra.Command {
 	cmd.Flags().BoolP("follow", "f", false, "go on until interrupted")
 	cmd.Flags().String("kind", "violations", "violations, flows or all; --verdict allow means all")
 	addFilterFlags(cmd)
-	cmd.Flags().StringP("output", "o", "table", "table, or json: one object a line")
+	addFormats(cmd, "table, or json: one object a line", "table", "json")
 	return cmd
 }
 
@@ -117,12 +117,27 @@ func observedRow(out io.Writer, line []byte) error {
 	if err := json.Unmarshal(line, &v); err != nil {
 		return fail(exitReach, "the gateway's stream is broken: %w", err)
 	}
-	text := fmt.Sprintf("%s %s %s -> %s %s %s app=%s %s", v.Last.Format("15:04:05.000"), v.ID, v.From, v.To, v.Proto, v.Dest, v.App, v.Verdict)
-	if v.Why != "" {
+	text := fmt.Sprintf("%s %s %s -> %s %s %s %s %s", clockText(v.Last, time.Now()), v.ID, v.From, v.To, v.Proto, v.Dest, saidText(v.App), v.Verdict)
+	switch {
+	case v.Why != "":
 		text += fmt.Sprintf(" (%s) %s", v.Reason, v.Why)
-	} else {
-		text += fmt.Sprintf(" %d flows, %d packets", v.Flows, v.Packets)
+	case v.Flows == 0: // it was counted in the minute in which it began
+		text += fmt.Sprintf(" goes on, %s", quantity(v.Packets, "packet"))
+	default:
+		text += fmt.Sprintf(" %s, %s", quantity(v.Flows, "flow"), quantity(v.Packets, "packet"))
 	}
 	row(out, text)
 	return nil
 }
+
+// clockText is the time of day, after its date where that is not today's.
+func clockText(t, now time.Time) string {
+	t = t.In(now.Location())
+	if t.Format(time.DateOnly) == now.Format(time.DateOnly) {
+		return t.Format("15:04:05.000")
+	}
+	return t.Format("2006-01-02 15:04:05.000")
+}
+
+// saidText is spokenText as one word.
+func saidText(app string) string { return "app=" + strings.ReplaceAll(spokenText(app), " ", "-") }

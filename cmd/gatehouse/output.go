@@ -15,23 +15,29 @@ import (
 	"gatehouse/policy"
 )
 
-// formats are those of verbs with addOutputFlag.
-var formats = []string{"table", "json", "yaml"}
-
 // addOutputFlag declares -o table|json|yaml.
 func addOutputFlag(cmd *cobra.Command) {
-	cmd.Flags().StringP("output", "o", "table", "table, json or yaml")
-	cmd.Flags().Lookup("output").Annotations = map[string][]string{outputChecked: formats}
+	addFormats(cmd, "table, json or yaml", "table", "json", "yaml")
+}
+
+// addFormats declares -o with formats of which the first is the default.
+func addFormats(cmd *cobra.Command, help string, formats ...string) {
+	cmd.Flags().StringP("output", "o", formats[0], help)
+	cmd.Flags().Lookup("output").Annotations = map[string][]string{outputFormats: formats}
 	_ = cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(formats, cobra.ShellCompDirectiveNoFileComp))
 }
 
-// outputChecked marks the flags that checkOutput looks at.
-const outputChecked = "gatehouse_output"
+// outputFormats is under which the flag has its formats.
+const outputFormats = "gatehouse_output"
 
 // checkOutput refuses a format that there is not before anything is asked or done.
 func checkOutput(cmd *cobra.Command, _ []string) error {
 	f := cmd.Flags().Lookup("output")
-	if f == nil || f.Annotations[outputChecked] == nil || slices.Contains(formats, f.Value.String()) {
+	if f == nil {
+		return nil
+	}
+	formats := f.Annotations[outputFormats]
+	if len(formats) == 0 || slices.Contains(formats, f.Value.String()) {
 		return nil
 	}
 	return fail(exitUsage, "output %q is none of %s%s", f.Value, strings.Join(formats, ", "), policy.Meant(f.Value.String(), formats))
@@ -119,6 +125,14 @@ func row(w io.Writer, cells ...any) {
 		parts[i] = strings.Map(printable, fmt.Sprint(c))
 	}
 	fmt.Fprintln(w, strings.Join(parts, "\t"))
+}
+
+// quantity is a number with its noun: "1 rule", "0 rules".
+func quantity[N int | uint64](n N, noun string) string {
+	if n == 1 {
+		return fmt.Sprintf("%d %s", n, noun)
+	}
+	return fmt.Sprintf("%d %ss", n, noun)
 }
 
 func printable(r rune) rune {

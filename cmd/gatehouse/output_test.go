@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"gatehouse/policy"
 )
@@ -46,6 +47,36 @@ func TestNamesDoNotSteerTheTerminal(t *testing.T) {
 		code := run(append(strings.Fields(c.verb), "--socket", socket), strings.NewReader(""), &out, &out)
 		if code != c.code || !strings.Contains(out.String(), "shop/") || strings.ContainsAny(out.String(), "\x1b\x07\u009b\u202e") {
 			t.Errorf("%s: %d %q", c.verb, code, out.String())
+		}
+	}
+}
+
+// A line of observe has the day where it is not today's, and tells a conversation
+// that began before its minute from one that is new.
+func TestObservedRow(t *testing.T) {
+	now := time.Now()
+	at := time.Date(now.Year(), now.Month(), now.Day(), 12, 0, 0, 0, now.Location())
+	flow := FlowView{ID: "1", From: "shop/web", To: "shop/db", Proto: "tcp", Dest: "10.0.0.3:5432", App: "postgresql", Verdict: "allow", Last: at, Flows: 1, Packets: 12}
+	old, goesOn, unread := flow, flow, flow
+	old.Last, old.Flows = at.AddDate(0, 0, -40), 3
+	goesOn.Flows, goesOn.Packets = 0, 1
+	unread.App = "none"
+	for _, c := range []struct {
+		flow FlowView
+		want string
+	}{
+		{flow, "12:00:00.000 1 shop/web -> shop/db tcp 10.0.0.3:5432 app=postgresql allow 1 flow, 12 packets\n"},
+		{old, at.AddDate(0, 0, -40).Format("2006-01-02") + " 12:00:00.000 1 shop/web -> shop/db tcp 10.0.0.3:5432 app=postgresql allow 3 flows, 12 packets\n"},
+		{goesOn, "12:00:00.000 1 shop/web -> shop/db tcp 10.0.0.3:5432 app=postgresql allow goes on, 1 packet\n"},
+		{unread, "12:00:00.000 1 shop/web -> shop/db tcp 10.0.0.3:5432 app=not-read allow 1 flow, 12 packets\n"},
+	} {
+		line, err := json.Marshal(c.flow)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var out bytes.Buffer
+		if err := observedRow(&out, line); err != nil || out.String() != c.want {
+			t.Errorf("%v: %q, want %q", err, out.String(), c.want)
 		}
 	}
 }

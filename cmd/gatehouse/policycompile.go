@@ -183,15 +183,15 @@ func (v *CompileView) rows(w io.Writer, flat bool) {
 			}
 			continue
 		}
-		cost := fmt.Sprintf("%d rules", s.Cost.Rules)
+		cost := quantity(s.Cost.Rules, "rule")
 		if s.Cost.Undecided > 0 {
-			cost += fmt.Sprintf(", %d places wait for the application", s.Cost.Undecided)
+			cost += fmt.Sprintf(", where flows wait for their application: %s", quantity(s.Cost.Undecided, "place"))
 		}
 		for _, text := range s.Text {
 			row(w, text, cost, note)
 		}
 	}
-	row(w, fmt.Sprintf("%d statements, %d rules, about %d KiB: %d bytes a statement, %.1f a rule", len(v.Statements), v.Rules, (v.Bytes+1023)/1024, v.BytesAStatement, v.BytesARule))
+	row(w, fmt.Sprintf("%s, %s, about %d KiB: %d bytes a statement, %.1f a rule", quantity(len(v.Statements), "statement"), quantity(v.Rules, "rule"), (v.Bytes+1023)/1024, v.BytesAStatement, v.BytesARule))
 	for _, f := range v.Findings {
 		row(w, fmt.Sprintf("finding %s: %s: %s", f.Kind, f.Subject, f.Text))
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"os"
 
@@ -29,6 +30,9 @@ func newPolicyDiffCommand() *cobra.Command {
 			"  gatehouse models show --all > before.yaml; gatehouse policy diff before.yaml live   # after an upgrade",
 		Args: usageArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := thereAre(args); err != nil {
+				return err
+			}
 			var states [2]*control.State
 			var errs []error
 			for i, arg := range args {
@@ -64,6 +68,24 @@ func exitCodeOf(err error) int {
 	return exitUsage
 }
 
+// thereAre reports which arguments of diff are neither live nor a file nor a folder,
+// before anything is asked of a gateway.
+func thereAre(args []string) error {
+	var errs []error
+	for _, arg := range args {
+		if arg == "live" {
+			continue
+		}
+		if _, err := schemaAt(arg); err != nil {
+			errs = append(errs, fmt.Errorf("%w (want live, a folder or a file)", err))
+		}
+	}
+	if len(errs) > 0 {
+		return &exitError{exitUsage, errors.Join(errs...)}
+	}
+	return nil
+}
+
 // stateNamed is the state that an argument of diff means.
 func stateNamed(cmd *cobra.Command, arg string) (*control.State, error) {
 	if arg == "live" {
@@ -83,7 +105,7 @@ func stateNamed(cmd *cobra.Command, arg string) (*control.State, error) {
 func basisNamed(cmd *cobra.Command, path string) (*control.Basis, error) {
 	schema, err := schemaAt(path)
 	if err != nil {
-		return nil, fail(exitUsage, "%w (want live, a folder or a file)", err)
+		return nil, &exitError{exitUsage, err}
 	}
 	if schema == snapshotSchema {
 		s, err := readSnapshot(nil, path)
@@ -94,7 +116,12 @@ func basisNamed(cmd *cobra.Command, path string) (*control.Basis, error) {
 		if err != nil {
 			return nil, fail(exitUsage, "%s: %w", path, err)
 		}
-		return b, situate(cmd, b)
+		own, err := givenOf(cmd)
+		if err != nil {
+			return nil, err
+		}
+		own.situate(b)
+		return b, nil
 	}
 	b, err := basisOf(cmd)
 	if err != nil {

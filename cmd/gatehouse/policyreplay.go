@@ -39,12 +39,13 @@ func newPolicyReplayCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "replay [FLOWS|CAPTURE]",
 		Short: "Which recorded flows a policy would drop, by whom and why",
-		Long: "Replay judges flows that were recorded, and exits 1 if the policy would drop any that passed. Of flows that their port alone decided, and\n" +
-			"of those that carried nothing, no byte was read: where their application would make the difference, it says with which they pass,\n" +
-			"and they do not count for the exit code. The policy is the running gateway's\n" +
-			"present one, or what --policy, --models, --workloads, --compose and --stack say in its place. FLOWS is a file of what\n" +
-			"`gatehouse get flows --since 24h -o json` prints, CAPTURE one in pcap or pcapng; - is standard input; without either the gateway's\n" +
-			"own record is asked. A capture does not say on which network it was taken: --network names it where addresses are not unique.",
+		Long: "Replay judges recorded flows by a policy, and exits with 1 if that would drop any which passed. The policy is the running gateway's present\n" +
+			"one, or what --policy, --models, --workloads, --compose and --stack say in its place.\n\n" +
+			"FLOWS is a file of what `gatehouse get flows --since 24h -o json` prints, CAPTURE one in pcap or pcapng; - is standard input; without\n" +
+			"either the gateway's own record is asked. A capture does not say on which network it was taken: --network names it where addresses are\n" +
+			"not unique.\n\n" +
+			"Of flows that their port alone decided, and of those that carried nothing, no byte was read: where their application would make the\n" +
+			"difference, it says with which they pass, and they do not count for the exit code.",
 		Example: "  gatehouse policy replay --since 24h\n" +
 			"  gatehouse policy replay --since 24h --enforce all --policy ./policy\n" +
 			"  gatehouse policy replay flows.json\n" +
@@ -326,7 +327,7 @@ func decodeFlows(in io.Reader) ([]FlowView, error) {
 }
 
 func replayRows(w io.Writer, r *ReplayAnswer) {
-	row(w, fmt.Sprintf("%d flows judged by table %d: %d pass, %d would be dropped, %d only recorded, %d depend on their application", r.Judged, r.Epoch, r.Passed,
+	row(w, fmt.Sprintf("%s judged by table %d: %d pass, %d would be dropped, %d only recorded, %d depend on their application", quantity(r.Judged, "flow"), r.Epoch, r.Passed,
 		flowsOf(r.Dropped), flowsOf(r.Recorded), flowsOf(r.Depends)))
 	if r.Truncated {
 		row(w, "there were more flows than are judged at once: ask for a shorter time")
@@ -335,7 +336,7 @@ func replayRows(w io.Writer, r *ReplayAnswer) {
 	groupRows(w, "record", r.Recorded)
 	dependRows(w, r.Depends)
 	for _, u := range r.Unknown {
-		row(w, fmt.Sprintf("not judged: %d flows of %s, which is not here now", u.Flows, u.Name))
+		row(w, fmt.Sprintf("not judged: %s of %s, which is not here now", quantity(u.Flows, "flow"), u.Name))
 	}
 }
 
@@ -604,7 +605,7 @@ type ModePreview struct {
 }
 
 func (p *ModePreview) write(w io.Writer) {
-	row(w, fmt.Sprintf("of %d flows since %s, %s would drop:", p.Judged, p.Since.Format(time.RFC3339), strings.Join(p.Services, ", ")))
+	row(w, fmt.Sprintf("of %s since %s, %s would drop:", quantity(p.Judged, "flow"), p.Since.Format(time.RFC3339), strings.Join(p.Services, ", ")))
 	if p.Truncated {
 		row(w, "there were more flows than are judged at once; these are the latest")
 	}

@@ -47,8 +47,7 @@ func newPolicyTestCommand() *cobra.Command {
 	}
 	addBasisFlags(cmd)
 	cmd.Flags().String("junit", "", "write a JUnit report to this file too")
-	cmd.Flags().StringP("output", "o", "table", "table, json, yaml or junit")
-	_ = cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"table", "json", "yaml", "junit"}, cobra.ShellCompDirectiveNoFileComp))
+	addFormats(cmd, "table, json, yaml or junit", "table", "json", "yaml", "junit")
 	return cmd
 }
 
@@ -234,7 +233,7 @@ func showTests(cmd *cobra.Command, views []TestView) error {
 			failed++
 			row(w, "FAIL", v.Case, fmt.Sprintf("%s:%d: %s", v.File, v.Line, v.Text))
 		}
-		row(w, fmt.Sprintf("%d cases, %d failed", len(views), failed))
+		row(w, fmt.Sprintf("%s, %d failed", quantity(len(views), "case"), failed))
 	})
 }
 

@@ -35,24 +35,17 @@ func newReplayCommand() *cobra.Command {
 		},
 		RunE: runReplay,
 	}
-	cmd.Flags().StringP("output", "o", "table", "table or json (one object a line)")
-	_ = cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"table", "json"}, cobra.ShellCompDirectiveNoFileComp))
+	addFormats(cmd, "table, or json: one object a line", "table", "json")
 	addProfileFlags(cmd)
 	return cmd
 }
 
 func runReplay(cmd *cobra.Command, files []string) error {
 	out := bufio.NewWriterSize(cmd.OutOrStdout(), 1<<16)
-	var write func(*replay.Flow)
-	flush := out.Flush
-	switch format, _ := cmd.Flags().GetString("output"); format {
-	case "json":
-		write = jsonFlows(out)
-	case "table":
+	write, flush := jsonFlows(out), out.Flush
+	if format, _ := cmd.Flags().GetString("output"); format == "table" {
 		t := newFlowTable(out)
 		write, flush = t.write, func() error { return errors.Join(t.columns.Flush(), out.Flush()) }
-	default:
-		return fail(exitUsage, "output %q is none of table, json", format)
 	}
 	stop, err := startProfile(cmd)
 	if err != nil {

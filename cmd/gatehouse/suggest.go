@@ -51,8 +51,7 @@ func newPolicySuggestCommand() *cobra.Command {
 	cmd.Flags().String("network", "", "the network on which a capture was taken")
 	addHistoryFlag(cmd)
 	addBasisFlags(cmd)
-	cmd.Flags().StringP("output", "o", "yaml", "yaml: the file of statements; json: all that is known; table")
-	_ = cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"yaml", "json", "table"}, cobra.ShellCompDirectiveNoFileComp))
+	addFormats(cmd, "yaml: the file of statements; json: all that is known; table", "yaml", "json", "table")
 	return cmd
 }
 
