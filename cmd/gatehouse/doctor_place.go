@@ -27,6 +27,7 @@ var (
 		true:  {5, 12, "the programs have instructions that older kernels do not know"},
 		false: {5, 18, "the programs order memory by atomic instructions, which older kernels do not have on " + runtime.GOARCH},
 	}[runtime.GOARCH == "amd64"]
+	needCookies  = kernelNeed{5, 14, "network namespaces are told apart by cookies, which older kernels do not give"}
 	needTCX      = kernelNeed{6, 6, "the programs are attached by clsact without tcx: anybody's tc can remove them, and they are put back"}
 	needFeatures = kernelNeed{6, 3, "older kernels do not say what a driver can do for XDP: every packet of a pair goes through user space"}
 )
@@ -47,6 +48,8 @@ func (d *doctor) release(set Settings) {
 		d.say(levelWarn, "kernel", "", "release %q cannot be read", release)
 	case len(set.Route) == 0 && !needAtomics.isMet(major, minor):
 		short(levelFail, needAtomics)
+	case !set.isPlace() && !needCookies.isMet(major, minor):
+		short(levelFail, needCookies)
 	case len(set.Pair) > 0 && !needFeatures.isMet(major, minor):
 		short(levelWarn, needFeatures)
 	case !set.isPlace() && set.Attach == "tcx" && !needTCX.isMet(major, minor):
@@ -58,39 +61,43 @@ func (d *doctor) release(set Settings) {
 	}
 }
 
-// sockets asks whether the kernel has AF_XDP.
-func (d *doctor) sockets() bool {
-	fd, err := unix.Socket(unix.AF_XDP, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
-	switch {
-	case err == nil:
-		return unix.Close(fd) == nil
-	case errors.Is(err, unix.EPERM):
-		d.say(levelWarn, "AF_XDP", "run it with sudo", "%v", err)
-	default:
-		d.say(levelFail, "AF_XDP", "use a kernel with CONFIG_XDP_SOCKETS; for containers --io tap does without", "no socket to be had: %v", err)
-	}
-	return false
-}
-
 // slowPath looks at what carries frames to user space.
 func (d *doctor) slowPath(set Settings) {
-	if set.IO != "tap" {
-		if d.sockets() {
-			d.say(levelOK, "slow path", "", "AF_XDP")
-		}
+	lacks := afxdp.Available()
+	switch {
+	case set.IO == "tap":
+	case lacks == nil:
+		d.say(levelOK, "slow path", "", "AF_XDP")
+		return
+	case errors.Is(lacks, unix.EPERM):
+		d.say(levelWarn, "slow path", "run it with sudo", "%v", lacks)
+		return
+	case set.IO == "afxdp":
+		d.say(levelFail, "slow path", "use such a kernel, or say --io tap", "%v", lacks)
 		return
 	}
 	if err := tun.Available(); err != nil {
 		d.say(levelFail, "slow path", "", "TAP: %v", err)
 		return
 	}
-	d.say(levelOK, "slow path", "", "TAP")
+	if set.IO == "tap" {
+		d.say(levelOK, "slow path", "", "TAP")
+		return
+	}
+	d.say(levelWarn, "slow path", "use such a kernel, or leave it at that", "a TAP, at two thirds of the rate: %v", lacks)
 }
 
 // pair looks at the interfaces of a bump in the wire. It loads the programs and
 // attaches none.
 func (d *doctor) pair(set Settings) {
-	if !d.sockets() || os.Geteuid() != 0 {
+	switch err := afxdp.Available(); {
+	case errors.Is(err, unix.EPERM):
+		d.say(levelWarn, "AF_XDP", "run it with sudo", "%v", err)
+		return
+	case err != nil:
+		d.say(levelFail, "AF_XDP", "use such a kernel", "%v", err)
+		return
+	case os.Geteuid() != 0:
 		return
 	}
 	wire, err := steer.OpenWire(1)

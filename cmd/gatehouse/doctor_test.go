@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"os"
@@ -12,6 +13,10 @@ import (
 	"testing"
 
 	"github.com/spf13/cobra"
+
+	"gatehouse/dataplane/afxdp"
+	"gatehouse/dataplane/dataplanetest"
+	"gatehouse/dataplane/tun"
 )
 
 // machine is a root with the files that doctor reads.
@@ -87,7 +92,10 @@ func TestDoctorKernel(t *testing.T) {
 		{Settings{Attach: "tcx"}, "6.5.0", levelFail, "no tcx"},
 		{Settings{Attach: "tcx"}, "6.6.0", levelOK, ""},
 		{Settings{}, "5.11.0", levelFail, "instructions"},
+		{Settings{}, "5.13.0", levelFail, "cookies"},
+		{Settings{}, "5.14.0", levelWarn, "clsact"},
 		{pair, "5.11.0", levelFail, "instructions"},
+		{pair, "5.13.0", levelWarn, "through user space"},
 		{pair, "6.2.0", levelWarn, "through user space"},
 		{pair, "6.3.0", levelOK, ""},
 		{route, "5.4.0", levelOK, ""},
@@ -96,6 +104,52 @@ func TestDoctorKernel(t *testing.T) {
 		d.release(tt.set)
 		if c := d.checks[0]; len(d.checks) != 1 || c.Level != tt.level || !strings.Contains(c.Text, tt.text) || c.Level != levelOK && c.Do == "" {
 			t.Errorf("%+v on %s: %+v", tt.set, tt.release, d.checks)
+		}
+	}
+}
+
+// Where the kernel has no AF_XDP a TAP takes its place, unless a setting wants that
+// it does not.
+func TestKernelWithoutAFXDP(t *testing.T) {
+	lines := func(set Settings) []Check {
+		d := doctor{cmd: new(cobra.Command)}
+		d.slowPath(set)
+		return d.checks
+	}
+	var log bytes.Buffer
+	settled := func(io string) string {
+		set := Settings{IO: io}
+		set.settleIO(slog.New(slog.NewTextHandler(&log, nil)))
+		return set.IO
+	}
+	if err := dataplanetest.WithoutAFXDP(func() {
+		for io, want := range map[string]string{"auto": "tap", "afxdp": "afxdp", "tap": "tap"} {
+			if got := settled(io); got != want {
+				t.Errorf("io %s becomes %s, want %s", io, got, want)
+			}
+		}
+		if !strings.Contains(log.String(), "CONFIG_XDP_SOCKETS") {
+			t.Errorf("the log does not say why: %q", log.String())
+		}
+		for _, c := range lines(Settings{IO: "afxdp"}) {
+			if c.Level != levelFail || !strings.Contains(c.Do, "--io tap") {
+				t.Errorf("io afxdp: %+v", c)
+			}
+		}
+		if tun.Available() != nil {
+			return
+		}
+		for io, want := range map[string]string{"auto": levelWarn, "tap": levelOK} {
+			if got := lines(Settings{IO: io}); len(got) != 1 || got[0].Level != want || !strings.Contains(got[0].Text, "TAP") {
+				t.Errorf("io %s: %+v", io, got)
+			}
+		}
+	}); err != nil {
+		t.Skipf("missing capability: %v", err)
+	}
+	if afxdp.Available() == nil {
+		if got := settled("auto"); got != "afxdp" {
+			t.Errorf("with AF_XDP io auto becomes %s", got)
 		}
 	}
 }

@@ -20,6 +20,7 @@ import (
 	"gatehouse/control/docker"
 	"gatehouse/control/inventory"
 	"gatehouse/dataplane"
+	"gatehouse/dataplane/afxdp"
 	"gatehouse/dataplane/steer"
 	"gatehouse/models"
 	"gatehouse/policy"
@@ -108,6 +109,7 @@ func runGateway(ctx context.Context, set Settings, socket string, log *slog.Logg
 		return err
 	}
 	defer f.listener.Close()
+	set.settleIO(log)
 	kernel, err := steer.Open(steerConfig(set))
 	if err != nil {
 		return err
@@ -152,6 +154,18 @@ func steerConfig(set Settings) steer.Config {
 	return steer.Config{
 		PinDir: set.Pins, Prefix: set.Devices, NetNSDir: set.NetNS, FlowEntries: uint32(set.Flows),
 		Attach: attach, TAP: set.IO == "tap", Queues: set.Workers, MissBudget: uint32(set.Misses),
+	}
+}
+
+// settleIO makes of auto what the kernel has.
+func (s *Settings) settleIO(log *slog.Logger) {
+	if s.IO != "auto" {
+		return
+	}
+	s.IO = "afxdp"
+	if err := afxdp.Available(); err != nil {
+		s.IO = "tap"
+		log.Warn("undecided packets go through a TAP, at two thirds of the rate", "error", err)
 	}
 }
 

@@ -67,7 +67,7 @@ type Settings struct {
 	Workers int    `yaml:"workers" help:"worker threads, one AF_XDP queue each"`
 	Flows   int    `yaml:"flows" help:"flows in the kernel's tables, half as many of them IPv6; 256 bytes each"`
 	Attach  string `yaml:"attach" help:"how the programs are attached: tcx (Linux 6.6), clsact (older kernels; anybody's tc can remove it, and it is put back), or auto"`
-	IO      string `yaml:"io" help:"the slow path's device: afxdp, or tap where the kernel has no native XDP on veth, or endpoints have an MTU above 3,496"`
+	IO      string `yaml:"io" help:"the slow path's device: afxdp, tap (kernels without AF_XDP, endpoints with an MTU above 3,496), or auto: afxdp where the kernel has it"`
 	Pins    string `yaml:"pins" help:"folder on bpffs for pinned links and maps"`
 	Devices string `yaml:"devices" help:"name prefix of the slow-path devices"`
 	Misses  int    `yaml:"misses" help:"undecided packets a second that one endpoint may send to user space"`
@@ -81,7 +81,7 @@ func defaultsOf() Settings {
 		PolicyMemory: 256,
 		HistorySize:  256, HistoryAge: "7d",
 		Metrics: "127.0.0.1:9477", Workers: 1, Flows: 131072,
-		Attach: "auto", IO: "afxdp", Pins: "/sys/fs/bpf/gatehouse", Devices: "gh", Misses: 50000,
+		Attach: "auto", IO: "auto", Pins: "/sys/fs/bpf/gatehouse", Devices: "gh", Misses: 50000,
 	}
 }
 
@@ -238,7 +238,7 @@ func (s *Settings) check() error {
 	word("mode.floor", s.Floor, "observe", "enforce")
 	word("enroll", s.Enroll, "all", "none")
 	word("trust.local", s.TrustLocal, "name", "full")
-	word("io", s.IO, "afxdp", "tap")
+	word("io", s.IO, "auto", "afxdp", "tap")
 	word("attach", s.Attach, "auto", "tcx", "clsact")
 	between := func(key string, n, lo, hi int) {
 		if n < lo || n > hi {

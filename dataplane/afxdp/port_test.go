@@ -498,11 +498,28 @@ func TestOpenErrors(t *testing.T) {
 		{"no such device", Config{NetNS: l.ns, Interface: "gh9"}, "gh9"},
 		{"no such namespace", Config{NetNS: "/var/run/netns/ghx-none", Interface: "gh1"}, "no such file"},
 		{"frames", Config{NetNS: l.ns, Interface: "gh1", Frames: 1000}, "power of two"},
-		{"no such queue", Config{NetNS: l.ns, Interface: "gh1", Queues: 3, Frames: 256}, "queue 1"},
+		{"no such queue", Config{NetNS: l.ns, Interface: "gh1", Queues: 3, Frames: 256}, "there is no queue 1"},
 	} {
 		if _, err := Open(tc.c); err == nil || !strings.Contains(err.Error(), tc.want) {
 			t.Errorf("%s: %v, want a word of %q", tc.name, err, tc.want)
 		}
+	}
+}
+
+// A kernel without AF_XDP is told by what it lacks.
+func TestKernelWithoutAFXDP(t *testing.T) {
+	if err := Available(); err != nil {
+		t.Skipf("missing capability: %v", err)
+	}
+	if err := dataplanetest.WithoutAFXDP(func() {
+		if err := Available(); !errors.Is(err, unix.EAFNOSUPPORT) || !strings.Contains(err.Error(), "CONFIG_XDP_SOCKETS") {
+			t.Errorf("%v", err)
+		}
+		if _, err := newQueue(newUMEM(256, 2048), true); !errors.Is(err, unix.EAFNOSUPPORT) {
+			t.Errorf("a queue: %v", err)
+		}
+	}); err != nil {
+		t.Skipf("missing capability: %v", err)
 	}
 }
 

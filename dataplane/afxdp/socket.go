@@ -21,13 +21,33 @@ const (
 	bindPause    = 20 * time.Millisecond
 )
 
+// Available says what keeps this host from having AF_XDP sockets.
+func Available() error {
+	fd, err := newSocket()
+	if err != nil {
+		return err
+	}
+	return unix.Close(fd)
+}
+
+func newSocket() (int, error) {
+	fd, err := unix.Socket(unix.AF_XDP, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
+	switch {
+	case errors.Is(err, unix.EAFNOSUPPORT):
+		return -1, fmt.Errorf("the kernel has no AF_XDP, which needs Linux 4.18 or later and CONFIG_XDP_SOCKETS: %w", err)
+	case err != nil:
+		return -1, fmt.Errorf("AF_XDP socket: %w", err)
+	}
+	return fd, nil
+}
+
 // newQueue makes an AF_XDP socket over m in the calling thread's network
 // namespace and maps its rings. It is not bound and has no frames yet. One that
 // does not register m is to share it with one that did.
 func newQueue(m *umem, register bool) (_ *queue, err error) {
-	fd, err := unix.Socket(unix.AF_XDP, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
+	fd, err := newSocket()
 	if err != nil {
-		return nil, fmt.Errorf("AF_XDP socket: %w", err)
+		return nil, err
 	}
 	q := &queue{umem: m, fd: fd}
 	// The kernel writes into the memory while the socket lives: a queue that is
@@ -104,6 +124,9 @@ func (q *queue) bindTo(address *unix.SockaddrXDP) error {
 		err := unix.Bind(q.fd, address)
 		if err == nil {
 			return nil
+		}
+		if errors.Is(err, unix.EINVAL) { // xsk_reg_pool_at_qid (net/xdp/xsk.c), of a number that is too large
+			return fmt.Errorf("there is no queue %d to bind to: %w", address.QueueID, err)
 		}
 		if !errors.Is(err, unix.EBUSY) || time.Now().After(deadline) {
 			return fmt.Errorf("bind to queue %d: %w", address.QueueID, err)

@@ -132,7 +132,7 @@ type Steer struct {
 }
 
 // Open loads what the kernel needs, or takes over what an earlier gateway has
-// pinned. It needs root and Linux 6.6.
+// pinned. It needs root and Linux 5.14.
 func Open(cfg Config) (*Steer, error) {
 	if err := cfg.setDefaults(); err != nil {
 		return nil, err
@@ -302,7 +302,7 @@ func (s *Steer) load(to any, variables map[string]any) error {
 		},
 	})
 	if err != nil {
-		return fmt.Errorf("load the steering programs: %w", err)
+		return fmt.Errorf("load the steering programs, which need Linux 5.12 (on other processors than amd64 5.18): %w", err)
 	}
 	return nil
 }

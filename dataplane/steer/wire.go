@@ -76,7 +76,7 @@ func (w *Wire) Load(far int) (program *ebpf.Program, sockets *ebpf.Map, err erro
 		Far     *ebpf.Map     `ebpf:"far"`
 	}
 	if err := w.spec.Copy().LoadAndAssign(&loaded, &ebpf.CollectionOptions{MapReplacements: replaced}); err != nil {
-		return nil, nil, fmt.Errorf("load the XDP program: %w", err)
+		return nil, nil, fmt.Errorf("it needs Linux 5.12 (on other processors than amd64 5.18): %w", err)
 	}
 	defer loaded.Far.Close() // the program keeps it
 	if far != 0 {
