@@ -70,7 +70,7 @@ type Settings struct {
 	IO      string `yaml:"io" help:"the slow path's device: afxdp, tap (kernels without AF_XDP, endpoints with an MTU above 3,496), or auto: afxdp where the kernel has it"`
 	Pins    string `yaml:"pins" help:"folder on bpffs for pinned links and maps"`
 	Devices string `yaml:"devices" help:"name prefix of the slow-path devices"`
-	Misses  int    `yaml:"misses" help:"undecided packets a second that one endpoint may send to user space"`
+	Misses  int    `yaml:"misses" help:"undecided packets a second that one endpoint may send to user space, and as many that are sent to it"`
 }
 
 func defaultsOf() Settings {
