@@ -551,6 +551,13 @@ func TestPairRefuses(t *testing.T) {
 		defer x.ip(x.mid, "link set eth2 mtu 1500")
 		run(t, "eth1 has an MTU of 1500, eth2 of 1400", "ip link set eth2 mtu 1500")
 	})
+	t.Run("large MTU", func(t *testing.T) {
+		for _, eth := range []string{"eth1", "eth2"} {
+			x.ip(x.mid, "link set "+eth+" mtu 9000")
+			defer x.ip(x.mid, "link set "+eth+" mtu 1500")
+		}
+		run(t, "eth1 and eth2: MTU 9000 is too large for one frame: at most 3822: ip link set DEVICE mtu 3822")
+	})
 	t.Run("down", func(t *testing.T) {
 		x.ip(x.mid, "link set eth2 down")
 		defer x.ip(x.mid, "link set eth2 up")

@@ -113,15 +113,17 @@ func open(c Config) (ports []*Port, err error) {
 	return ports, nil
 }
 
-// frameSize is the UMEM chunk for a device: the kernel keeps
-// XDP_PACKET_HEADROOM bytes of each for itself and does not take chunks above a
-// page.
+const (
+	frameOverhead = unix.XDP_PACKET_HEADROOM + taggedHeader // what the kernel keeps for itself, and the link header
+	largestMTU    = 4096 - frameOverhead                    // the kernel takes no chunks above a page
+)
+
+// frameSize is the UMEM chunk for a device.
 func frameSize(mtu int) (int, error) {
-	const overhead = unix.XDP_PACKET_HEADROOM + taggedHeader
 	for _, size := range []int{2048, 4096} {
-		if mtu+overhead <= size {
+		if mtu+frameOverhead <= size {
 			return size, nil
 		}
 	}
-	return 0, fmt.Errorf("MTU %d is too large for one frame: at most %d", mtu, 4096-overhead)
+	return 0, fmt.Errorf("MTU %d is too large for one frame: at most %d", mtu, largestMTU)
 }

@@ -163,7 +163,7 @@ func (c *PairConfig) fit() (ends [2]end, notes []string, err error) {
 			ErrUnfit, a.Name, a.MTU, b.Name, b.MTU, b.Name, a.MTU)
 	}
 	if _, err := frameSize(a.MTU); err != nil {
-		return ends, notes, fmt.Errorf("%w: %w", ErrUnfit, err)
+		return ends, notes, fmt.Errorf("%w: %s and %s: %w: ip link set DEVICE mtu %d", ErrUnfit, a.Name, b.Name, err, largestMTU)
 	}
 	return ends, notes, nil
 }
