@@ -627,8 +627,8 @@ func TestPairUninstall(t *testing.T) {
 	}
 }
 
-func newRouteSite(t *testing.T) *site {
-	x := newSite(t, "--route", 1500, [2]string{"198.51.100.2/24", "2001:db8:1::2/64"}, [2]string{"203.0.113.2/24", "2001:db8:2::2/64"})
+func newRouteSite(t *testing.T, mtu int) *site {
+	x := newSite(t, "--route", mtu, [2]string{"198.51.100.2/24", "2001:db8:1::2/64"}, [2]string{"203.0.113.2/24", "2001:db8:2::2/64"})
 	x.ip(x.mid, "addr add 198.51.100.1/24 dev eth1")
 	x.ip(x.mid, "addr add 2001:db8:1::1/64 dev eth1 nodad")
 	x.ip(x.mid, "addr add 203.0.113.1/24 dev eth2")
@@ -642,7 +642,7 @@ func newRouteSite(t *testing.T) *site {
 }
 
 func TestRoute(t *testing.T) {
-	x := newRouteSite(t)
+	x := newRouteSite(t, 1500)
 	before := x.routing()
 	x.start()
 	x.crossing()
@@ -683,7 +683,7 @@ func (x *site) routing() string {
 // An interface that is not named reaches none that is, and the host itself is
 // reached as ever.
 func TestRouteClosesTheSides(t *testing.T) {
-	x := newRouteSite(t)
+	x := newRouteSite(t, 9000)
 	third := host{name: strings.TrimSuffix(x.mid, "mid") + "third"}
 	mustRun(t, "ip", "netns", "add", third.name)
 	t.Cleanup(func() { _ = exec.Command("ip", "netns", "del", third.name).Run() })
@@ -726,7 +726,7 @@ func TestRouteClosesTheSides(t *testing.T) {
 }
 
 func TestRouteRefuses(t *testing.T) {
-	x := newRouteSite(t)
+	x := newRouteSite(t, 1500)
 	mustRun(t, "ip", "netns", "exec", x.mid, "sysctl", "-qw", "net.ipv4.ip_forward=0", "net.ipv6.conf.all.forwarding=0")
 	dir := t.TempDir()
 	out, code := new(bytes.Buffer), 0
@@ -819,7 +819,7 @@ func TestDoctorAtAPair(t *testing.T) {
 }
 
 func TestDoctorAtARoute(t *testing.T) {
-	x := newRouteSite(t)
+	x := newRouteSite(t, 1500)
 	x.finds("at first", "ok route eth1, eth2")
 	mustRun(t, "ip", "netns", "exec", x.mid, "sysctl", "-qw", "net.ipv6.conf.all.forwarding=0")
 	x.finds("one family", "warn route eth1, eth2: IPv6 is not routed")
