@@ -119,7 +119,30 @@ func newTUN(t *testing.T) (room, *Port) {
 	r.ip(t, fmt.Sprintf("link set tun0 up mtu %d", testMTU))
 	r.ip(t, "addr add 198.51.100.1/24 dev tun0")
 	r.ip(t, "addr add 2001:db8::1/64 dev tun0 nodad")
+	r.waitLocal(t, net.ParseIP("2001:db8::1"))
 	return r, p
+}
+
+// waitLocal: the kernel adds an address of IPv6 in its own time, and drops what is sent
+// there until then.
+func (r room) waitLocal(t *testing.T, ip net.IP) {
+	t.Helper()
+	for until := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
+		local := false
+		if err := namespace.Run(r.path, func() error {
+			routes, err := netlink.RouteGet(ip)
+			local = err == nil && len(routes) == 1 && routes[0].Type == unix.RTN_LOCAL
+			return nil // of an address that is not there yet it may be any
+		}); err != nil {
+			t.Fatal(err)
+		}
+		if local {
+			return
+		}
+		if time.Now().After(until) {
+			t.Fatalf("%s does not become local", ip)
+		}
+	}
 }
 
 // take receives n frames; of a TUN those of UDP.
