@@ -139,8 +139,17 @@ func WriteOverview(dir, command string, faults []string) (*Overview, error) {
 	if err != nil {
 		return nil, err
 	}
-	return o, errors.Join(o.markdown(page, charts), page.Close())
+	_, err = os.Stat(filepath.Join(dir, "slow-path.md"))
+	return o, errors.Join(o.markdown(page, charts, err == nil), page.Close())
 }
+
+// limits are where it stands what misses its goal, and why: for a folder that has
+// the first of them.
+const limits = `
+Why goals are missed, with profiles, what was tried and where the limit is: [packets in user space, new flows and floods](slow-path.md);
+[connections](../docs/profiles.md#what-a-connection-costs), [a hit in the flow table](../docs/profiles.md#what-a-flow-of-a-million-costs-to-find),
+[a change of rules](../docs/profiles.md#what-a-rule-change-waits-for).
+`
 
 // goal is what is to be reached, and how it is read from results.
 type goal struct {
@@ -487,7 +496,7 @@ func identification(r *results) (Goal, bool) {
 	return Goal{Unit: x.Unit, Min: x.Min, Median: x.Median, Max: x.Max, Peer: c.Baseline, Value: x.Ratio, Note: c.Cases[0].About}, true
 }
 
-func (o *Overview) markdown(w io.Writer, charts map[string][]byte) error {
+func (o *Overview) markdown(w io.Writer, charts map[string][]byte, explained bool) error {
 	var b strings.Builder
 	fmt.Fprintf(&b, "# Results\n\nWritten by `%s` on %s: kernel %s, %d cores (%s), %s.\n", o.Command, o.When.Format(time.DateOnly), o.Kernel, o.Cores, o.CPU, o.Go)
 	b.WriteString("\nA ratio is of medians to the peer's in the same run, its rounds interleaved with ours: believe it, and no figure by itself, for a machine that others use. Each topic's page has all variants, the generator's own limit, the frames lost, and the plain bridge measured twice, which shows the noise.\n")
@@ -497,6 +506,9 @@ func (o *Overview) markdown(w io.Writer, charts map[string][]byte) error {
 	b.WriteString("\n| | min / median / max | ratio | to | goal | reached |\n|---|---|---:|---|---:|---|\n")
 	for i := range o.Goals {
 		o.Goals[i].row(&b)
+	}
+	if explained {
+		b.WriteString(limits)
 	}
 	for _, c := range chartTexts {
 		if charts[c.name] != nil {

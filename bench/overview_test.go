@@ -87,6 +87,9 @@ func TestOverview(t *testing.T) {
 		{Variant: lruPeer, Unit: "ns a hit", Median: 500}, {Variant: ours, Unit: "ns a hit", Median: 100}, {Variant: oursBatched, Unit: "ns a hit", Median: 50},
 		{Variant: ours, Unit: "bytes a flow, key and index", Median: 51}}}}})
 	saved(t, dir, "memory", &Footprints{States: []Footprint{{}, {RSS: 100 << 20, RSSAfter: 119 << 20, Busy: 20 * time.Millisecond, Over: 10 * time.Second}}})
+	if err := os.WriteFile(filepath.Join(dir, "slow-path.md"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	o, err := WriteOverview(dir, "gatehouse bench all", []string{"tcp: the bridge is down"})
 	if err != nil {
 		t.Fatal(err)
@@ -130,6 +133,7 @@ func TestOverview(t *testing.T) {
 		"| 64-byte packets of decided flows, 1,000 flows | 140 / 140 / 140 kpps | 1.40 | plain bridge | ≥ 1.35 | yes |\n",
 		"(with as many iptables rules 0.010)", "| TCP bulk, one stream | not measured | | | ≥ 1.00 | |\n",
 		"| [flows](flows.md) |", "![64-byte packets, 1,000 flows](packets.svg)", "(statements.svg)",
+		"floods](slow-path.md)",
 	} {
 		if !strings.Contains(string(page), want) {
 			t.Errorf("the page lacks %q:\n%s", want, page)
@@ -193,6 +197,9 @@ func TestOverviewOfNothing(t *testing.T) {
 	}
 	if err := os.WriteFile(filepath.Join(dir, "table.json"), []byte("{"), 0o600); err != nil {
 		t.Fatal(err)
+	}
+	if page, err := os.ReadFile(filepath.Join(dir, "RESULTS.md")); err != nil || strings.Contains(string(page), "slow-path.md") {
+		t.Errorf("%v: a page that is not there is named:\n%s", err, page)
 	}
 	if _, err := WriteOverview(dir, "gatehouse bench all", nil); err == nil || !strings.Contains(err.Error(), "results of table") {
 		t.Errorf("broken results: %v", err)
