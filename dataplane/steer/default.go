@@ -195,7 +195,7 @@ func (d *standing) namesBridges(c *nftables.Conn) bool {
 	for _, r := range rules {
 		names = append(names, string(r.UserData))
 	}
-	return slices.Equal(names[1:], d.bridges)
+	return slices.Equal(names, append([]string{""}, d.bridges...)) // the first lets admitted ports by
 }
 
 func (d *standing) correctSet(c *nftables.Conn, present map[uint32]bool) error {
