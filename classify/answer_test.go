@@ -101,8 +101,9 @@ func TestAnswerInTheKernel(t *testing.T) {
 			}
 			b, k, _ = start(t)
 			answer(t, b, k)
-			b.c.Touch(b.p.Key, [2]uint64{1, 1}, [2]uint64{40, 40}, 0, b.now)
-			if f := b.c.Find(b.p.Key); f.State != Lasting {
+			f := b.c.Find(b.p.Key)
+			b.c.Touch(f, [2]uint64{1, 1}, [2]uint64{40, 40}, 0, b.now)
+			if f.State != Lasting {
 				t.Errorf("touched: state %v", f.State)
 			}
 		})

@@ -677,27 +677,17 @@ func TestLifecycle(t *testing.T) {
 			b := newBench(t, world{statements: statements()}, Config{})
 			b.c.Adopt(e, b.now)
 			later := b.now + int64(time.Hour)
-			if !b.c.Touch(k1, [2]uint64{5, 6}, [2]uint64{50, 60}, 0, later) {
+			f := b.c.Find(k1)
+			if f == nil {
 				t.Fatal("no flow")
 			}
-			if f := b.c.Find(k1); f.Packets != [2]uint64{5, 6} || f.Bytes != [2]uint64{50, 60} || f.Seen != later || f.State != Lasting {
+			b.c.Touch(f, [2]uint64{5, 6}, [2]uint64{50, 60}, 0, later)
+			if f.Packets != [2]uint64{5, 6} || f.Bytes != [2]uint64{50, 60} || f.Seen != later || f.State != Lasting {
 				t.Errorf("%+v", f)
 			}
-			b.c.Touch(k1, [2]uint64{}, [2]uint64{}, 3, later)
-			if f := b.c.Find(k1); f.State != Closed {
+			b.c.Touch(f, [2]uint64{}, [2]uint64{}, 3, later)
+			if f.State != Closed {
 				t.Errorf("%+v", f)
-			}
-		})
-		t.Run("an address that is used again inherits nothing", func(t *testing.T) {
-			b := newBench(t, world{statements: statements()}, Config{})
-			b.c.Adopt(e, b.now)
-			b.conn(out, 40001, 80).open()
-			b.conn(wire{v6, strangerIdx, webIdx}, 40001, 80).open()
-			if n := b.c.RetireAddress(zone, addr(dbIdx, v6).As16()); n != 2 || b.c.Len() != 1 {
-				t.Errorf("%d retired, %d left", n, b.c.Len())
-			}
-			if b.c.Retire(k1) {
-				t.Error("still there")
 			}
 		})
 	})

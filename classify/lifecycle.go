@@ -58,18 +58,9 @@ func (f *Flow) setClosed(bits uint8) {
 	}
 }
 
-// Touch adds what the kernel carried of a flow since the last Touch, and what
-// it saw of its end. seen is on the clock of Packet. False: no such flow.
-func (c *Classifier) Touch(key FlowKey, packets, bytes [2]uint64, closed uint8, seen int64) bool {
-	f := c.flows.find(&key)
-	if f != nil {
-		c.TouchFlow(f, packets, bytes, closed, seen)
-	}
-	return f != nil
-}
-
-// TouchFlow is Touch for a flow that FindAll has found.
-func (c *Classifier) TouchFlow(f *Flow, packets, bytes [2]uint64, closed uint8, seen int64) {
+// Touch adds what the kernel carried of a flow since the last Touch, and what it
+// saw of its end. seen is on the clock of Packet.
+func (c *Classifier) Touch(f *Flow, packets, bytes [2]uint64, closed uint8, seen int64) {
 	for i := range 2 {
 		f.Packets[i] += packets[i]
 		f.Bytes[i] += bytes[i]
@@ -101,21 +92,6 @@ func (c *Classifier) Retire(key FlowKey) bool {
 	}
 	c.retire(f)
 	return true
-}
-
-// RetireAddress forgets every flow of an address of a zone: its endpoint is
-// gone, and whoever gets the address next inherits nothing. It walks the whole
-// table; off the packet path.
-func (c *Classifier) RetireAddress(zone policy.Zone, addr [16]byte) (n int) {
-	flows := c.flows.used()
-	for i := range flows {
-		f := &flows[i]
-		if f.State != Free && f.Key.Zone == uint16(zone) && (f.Key.AddrA == addr || f.Key.AddrB == addr) {
-			c.retire(f)
-			n++
-		}
-	}
-	return n
 }
 
 // Each calls yield for every flow until it returns false. Nothing may be

@@ -345,7 +345,7 @@ func (w *worker) touch(ts []touch) {
 		w.classifier.FindAll(keys[:n], w.touched[:n])
 		for i, f := range w.touched[:n] {
 			if f != nil {
-				w.classifier.TouchFlow(f, ts[i].packets, ts[i].bytes, ts[i].closed, ts[i].seen)
+				w.classifier.Touch(f, ts[i].packets, ts[i].bytes, ts[i].closed, ts[i].seen)
 				w.seeOff(f)
 			}
 		}

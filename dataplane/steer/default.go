@@ -348,20 +348,6 @@ func removeStanding(ns *netns, table string) error {
 	})
 }
 
-// HoldsByPort reports whether the kernel lacks `meta ibrname`. New ports of
-// bridges that are not guarded then stay closed too, in namespaces with a
-// closed network, while no gateway runs.
-func (s *Steer) HoldsByPort() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, n := range s.networks {
-		if d := s.defaults[n.space.ns.cookie]; n.Closed && d != nil && !d.byName {
-			return true
-		}
-	}
-	return false
-}
-
 // syncDefault makes the standing default of a namespace what its networks ask
 // for. Admitted are the endpoints, and every port that no closed bridge has.
 func (s *Steer) syncDefault(sp *Space) error {

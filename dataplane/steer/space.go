@@ -3,10 +3,8 @@ package steer
 import (
 	"errors"
 	"fmt"
-	"maps"
 	"math"
 	"os"
-	"slices"
 	"unsafe"
 
 	"github.com/cilium/ebpf"
@@ -34,13 +32,6 @@ type Space struct {
 // Gone is closed when the namespace, or the pair in it, was removed: its devices
 // are of no use any more. Guard makes them anew.
 func (sp *Space) Gone() <-chan struct{} { return sp.done }
-
-// Spaces lists the namespaces that hold guarded networks, in no order.
-func (s *Steer) Spaces() []*Space {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return slices.Collect(maps.Values(s.spaces))
-}
 
 // Space returns the slow-path pair of the namespace at path, "" = this
 // process's own, and makes it if there is none yet. Path may be reused by

@@ -112,8 +112,6 @@ type Steer struct {
 	flows *FlowMap
 	cache *btf.Cache
 
-	takenOver bool
-
 	attaching sync.Mutex // one attachment at a time: the kernel's own lock allows no more
 	noTCX     atomic.Bool
 	held      sync.Map // *netns of each space, by cookie
@@ -126,7 +124,6 @@ type Steer struct {
 	ports     map[steerPortKey]string // ids of endpoints
 	found     map[steerPortKey]uint16 // slots that an earlier gateway gave
 	defaults  map[uint64]*standing    // by cookie
-	mended    uint64
 	reports   chan Report
 	more      chan struct{} // a space was added; Watch looks at it
 }
@@ -319,7 +316,6 @@ func (s *Steer) recall() error {
 	if err := it.Err(); err != nil {
 		return fmt.Errorf("take over endpoints: %w", err)
 	}
-	s.takenOver = len(s.found) > 0
 	return nil
 }
 
@@ -382,10 +378,6 @@ func (s *Steer) Close() error {
 	}
 	return errors.Join(append(errs, s.maps.Close())...)
 }
-
-// TakenOver reports whether an earlier gateway's endpoints were found. Closed
-// networks can be guarded as closed at once then.
-func (s *Steer) TakenOver() bool { return s.takenOver }
 
 // Endpoints lists what is admitted now, in no order. Endpoints also go when
 // their namespace does.

@@ -110,16 +110,6 @@ func (s *Steer) checkDefault(sp *Space) {
 	if mended || err != nil {
 		s.report(Report{sp.NetNS, "the standing default was removed by others", err})
 	}
-	if mended && err == nil {
-		s.mended++
-	}
-}
-
-// Mended is how often the standing default had to be put back.
-func (s *Steer) Mended() uint64 {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.mended
 }
 
 // watchSpace ends with the namespace: its sockets would keep it alive.
