@@ -170,8 +170,8 @@ func (d *Dataplane) RemoveSpace(space int) error {
 	return errors.Join(errs...)
 }
 
-// SetEndpoints replaces the set of admitted endpoints, those that are not
-// guarded included: frames of their neighbours are addressed to them. When it returns, no
+// SetEndpoints replaces the set of admitted endpoints, those that are not guarded
+// included: frames of their neighbours are addressed to them. When it returns, no
 // frame is judged by the old set any more, and the flows of endpoints that are
 // gone have ended. So call it when the steering side has let an endpoint go,
 // before its slot or address is used again, and when it has admitted one: until
@@ -252,15 +252,8 @@ func (d *Dataplane) PortStats() map[int]PortStats {
 	defer d.mu.Unlock()
 	out := make(map[int]PortStats)
 	for k, p := range d.ports {
-		s, t := out[k.space], p.Stats()
-		s.Received += t.Received
-		s.Sent += t.Sent
-		s.Malformed += t.Malformed
-		s.Kicks += t.Kicks
-		s.Again += t.Again
-		s.NoFrame += t.NoFrame
-		s.RingFull += t.RingFull
-		s.Invalid += t.Invalid
+		s := out[k.space]
+		s.add(p.Stats())
 		out[k.space] = s
 	}
 	return out

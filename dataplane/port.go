@@ -81,6 +81,17 @@ type PortStats struct {
 	Invalid        uint64 // refused by the kernel: too long, or a descriptor of ours it did not like
 }
 
+func (s *PortStats) add(t PortStats) {
+	s.Received += t.Received
+	s.Sent += t.Sent
+	s.Malformed += t.Malformed
+	s.Kicks += t.Kicks
+	s.Again += t.Again
+	s.NoFrame += t.NoFrame
+	s.RingFull += t.RingFull
+	s.Invalid += t.Invalid
+}
+
 // Endpoint is one admitted network interface, as the packet path needs it.
 // Values are immutable once handed over.
 type Endpoint struct {
