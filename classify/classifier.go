@@ -303,74 +303,30 @@ func (c *Classifier) open(p *Packet, in *Ingress, now int64, out *Result) *Flow 
 	if q.Proto == policy.ProtoICMP {
 		q.DstPort = 0
 	}
-	var d *policy.Decision
-	midStream, reversed := false, false
-	switch {
-	case p.Proto == policy.ProtoTCP && p.Flags&(SYN|ACK) == SYN:
-		d = c.table.Lookup(q)
-	case p.Proto == policy.ProtoTCP && p.Flags&SYN != 0 && c.capture:
-		// The SYN that it answers was not captured; it says all the same who
-		// begins and where.
-		d, reversed = c.table.Lookup(reply(q, p.SrcPort)), true
-	case p.Proto == policy.ProtoTCP:
-		ok := false
-		if p.Flags&SYN == 0 {
-			d, reversed, ok = c.table.Initiator(q, p.SrcPort)
-		}
-		if ok && p.Flags&RST == 0 && d.Verdict() == policy.Undecided && c.unproven.has(c.flows.sum(&p.Key)) {
-			ok = false
-		}
-		if !ok {
-			c.refuse(p, in, policy.ReasonNoFlow, out)
-			out.Violation = out.Violation && p.Flags&RST == 0
-			return nil
-		}
-		if p.Flags&RST != 0 { // the end of something forgotten
-			out.Forward, out.Verdict = true, policy.Allow
-			return nil
-		}
-		midStream = true
-	case p.Proto == policy.ProtoUDP && in.RanBefore && now-in.Attached < udpOldFlows:
-		// Only a reply: what the sender may begin itself begins now.
-		d, reversed, midStream = c.table.Initiator(q, p.SrcPort)
-		midStream = midStream && reversed
-	default:
-		d = c.table.Lookup(q)
-	}
-	announced := !midStream && c.expected.find(&q, now) != nil
-	// What is refused anyway takes at most half of the endpoint's share: a scan
-	// must not use up what its own allowed flows need.
-	if v := d.Verdict(); (v == policy.Drop || v == policy.Reject) && !announced && c.count[in.Slot] >= c.perEndpoint/2 {
-		out.Judgement = judge(d, policy.Spoken{}, policy.ServerName{}, p.Key.Proto)
-		out.Verdict, out.Reason, out.Violation = v, out.Judgement.Reason, true
+	b, ok := c.beginning(p, in, &q, now, out)
+	if !ok {
 		return nil
 	}
-	if c.count[in.Slot] >= c.perEndpoint && !c.capture {
-		out.Reason, out.Violation = policy.ReasonFlowQuota, true
+	announced := !b.midStream && c.expected.find(&q, now) != nil
+	if !c.mayOpen(b.decision, announced, p, in, out) {
 		return nil
 	}
-	f := c.flows.add(&p.Key)
-	if f == nil && c.capture {
-		for _, old := range c.silent(func(*Flow) bool { return true }) {
-			c.retire(old)
-		}
-		f = c.flows.add(&p.Key)
-	}
+	f := c.add(&p.Key)
 	if f == nil {
 		out.Reason, out.Violation = policy.ReasonFlowQuota, true
 		return nil
 	}
 	c.count[in.Slot]++
 	c.initials.owner[in.Slot] = in.Workload
-	f.Decision, f.Epoch, f.Slot = d, c.table.Epoch(), in.Slot
+	f.Decision, f.Epoch, f.Slot = b.decision, c.table.Epoch(), in.Slot
 	f.First, f.Seen, f.State = now, now, Opening
-	f.MidStream, f.lenient = midStream, midStream && in.RanBefore
-	if f.Initiator = p.side(); reversed {
+	f.MidStream, f.lenient = b.midStream, b.midStream && in.RanBefore
+	if f.Initiator = p.side(); b.reversed {
 		c.unattend(f) // it has the sides exchanged
 		f.Initiator ^= 1
 	}
 	c.noteNames(f)
-	if midStream && p.Proto == policy.ProtoTCP {
+	if b.midStream && p.Proto == policy.ProtoTCP {
 		f.State = Answered
 	}
 	out.New = true
@@ -378,6 +334,64 @@ func (c *Classifier) open(p *Packet, in *Ingress, now int64, out *Result) *Flow 
 		c.start(f, out)
 	}
 	return f
+}
+
+// beginning is how a flow begins: by whose decision, whether its first packet here
+// is the responder's, and whether others came before that.
+type beginning struct {
+	decision            *policy.Decision
+	reversed, midStream bool
+}
+
+// beginning asks the table who may begin what p, of which q is the query, begins;
+// false if that is no flow, and out says what becomes of p.
+func (c *Classifier) beginning(p *Packet, in *Ingress, q *policy.Query, now int64, out *Result) (b beginning, ok bool) {
+	switch {
+	case p.Proto == policy.ProtoTCP && p.Flags&(SYN|ACK) == SYN:
+		b.decision = c.table.Lookup(*q)
+	case p.Proto == policy.ProtoTCP && p.Flags&SYN != 0 && c.capture:
+		// The SYN that it answers was not captured; it says all the same who
+		// begins and where.
+		b.decision, b.reversed = c.table.Lookup(reply(*q, p.SrcPort)), true
+	case p.Proto == policy.ProtoTCP:
+		return c.midConnection(p, in, q, out)
+	case p.Proto == policy.ProtoUDP && in.RanBefore && now-in.Attached < udpOldFlows:
+		// Only a reply: what the sender may begin itself begins now.
+		b.decision, b.reversed, b.midStream = c.table.Initiator(*q, p.SrcPort)
+		b.midStream = b.midStream && b.reversed
+	default:
+		b.decision = c.table.Lookup(*q)
+	}
+	return b, true
+}
+
+// mayOpen reports whether an endpoint has room for one flow more. What is refused
+// anyway takes at most half of its share: a scan must not use up what its own
+// allowed flows need.
+func (c *Classifier) mayOpen(d *policy.Decision, announced bool, p *Packet, in *Ingress, out *Result) bool {
+	if v := d.Verdict(); (v == policy.Drop || v == policy.Reject) && !announced && c.count[in.Slot] >= c.perEndpoint/2 {
+		out.Judgement = judge(d, policy.Spoken{}, policy.ServerName{}, p.Key.Proto)
+		out.Verdict, out.Reason, out.Violation = v, out.Judgement.Reason, true
+		return false
+	}
+	if c.count[in.Slot] >= c.perEndpoint && !c.capture {
+		out.Reason, out.Violation = policy.ReasonFlowQuota, true
+		return false
+	}
+	return true
+}
+
+// add takes a flow from the table, nil if that is full; of a capture the silent ones
+// make room.
+func (c *Classifier) add(key *FlowKey) *Flow {
+	f := c.flows.add(key)
+	if f != nil || !c.capture {
+		return f
+	}
+	for _, old := range c.silent(func(*Flow) bool { return true }) {
+		c.retire(old)
+	}
+	return c.flows.add(key)
 }
 
 // reply is the query of the flow that q's packet, from that port, answers.
@@ -523,18 +537,7 @@ func (c *Classifier) carry(f *Flow, p *Packet, in *Ingress, now int64, out *Resu
 	f.Packets[side]++
 	f.Bytes[side] += uint64(p.Length)
 	f.Seen = now
-	if f.Verdict == policy.Undecided && (len(p.Payload) > 0 || p.Fragment != Whole) {
-		attended := f.announcer >= 0
-		if c.read(f, p, out); attended && f.announcer >= 0 && out.Reason == policy.ReasonNone {
-			c.hear(f, p, now)
-		}
-	} else if f.Verdict == policy.Undecided && f.app >= 0 && p.Proto == policy.ProtoTCP {
-		c.acknowledge(f, p, out)
-	} else if f.announcer >= 0 && len(p.Payload) > 0 {
-		c.hear(f, p, now)
-	} else if f.watched {
-		c.watch(f, p)
-	}
+	c.heed(f, p, now, out)
 	if out.Verdict = f.Verdict; f.Verdict != policy.Undecided {
 		out.Judgement = f.Judgement
 	}
@@ -553,32 +556,21 @@ func (c *Classifier) carry(f *Flow, p *Packet, in *Ingress, now int64, out *Resu
 	c.offer(f, p, now, out)
 }
 
-// isPlainSYN reports a SYN that a SYN-ACK alone answers.
-func isPlainSYN(p *Packet) bool {
-	return p.Proto == policy.ProtoTCP && p.Fragment == Whole && p.Flags&(SYN|ACK|FIN|RST|URG) == SYN && len(p.Payload) == 0
-}
-
-// hearAnswer takes over the SYN-ACK that the kernel may have carried of a flow
-// since its SYN. It must be done before anything that asks how far the connection
-// has come: what follows the SYN-ACK may be here before news of it.
-func (c *Classifier) hearAnswer(f *Flow) {
-	seq, length, ok := c.answer(&f.Key)
-	if !ok {
-		return
-	}
-	side := f.Initiator ^ 1
-	f.Awaits = false
-	f.isn[side], f.hasISN[side] = seq, true
-	f.Packets[side]++
-	f.Bytes[side] += uint64(length)
-	c.answered(f)
-}
-
-// answered: the responder has acknowledged the SYN.
-func (c *Classifier) answered(f *Flow) {
-	if f.State == Opening {
-		f.State = Answered
-		c.unproven.remove(c.flows.sum(&f.Key))
+// heed lets whoever reads the flow have p: app-ID while it is undecided, then what
+// waits for announcements, or watches.
+func (c *Classifier) heed(f *Flow, p *Packet, now int64, out *Result) {
+	switch {
+	case f.Verdict == policy.Undecided && (len(p.Payload) > 0 || p.Fragment != Whole):
+		attended := f.announcer >= 0
+		if c.read(f, p, out); attended && f.announcer >= 0 && out.Reason == policy.ReasonNone {
+			c.hear(f, p, now)
+		}
+	case f.Verdict == policy.Undecided && f.app >= 0 && p.Proto == policy.ProtoTCP:
+		c.acknowledge(f, p, out)
+	case f.announcer >= 0 && len(p.Payload) > 0:
+		c.hear(f, p, now)
+	case f.watched:
+		c.watch(f, p)
 	}
 }
 
@@ -628,311 +620,6 @@ func (c *Classifier) object(f *Flow, r policy.Reason, out *Result) {
 		return
 	}
 	c.drop(f, r, out)
-}
-
-// follow keeps TCP's state. It returns nil if p was refused; the flow may be a
-// new one on the same key.
-func (c *Classifier) follow(f *Flow, p *Packet, in *Ingress, now int64, out *Result) *Flow {
-	side := p.side()
-	fromInitiator := side == f.Initiator
-	switch {
-	case p.Flags&(SYN|ACK) == SYN:
-		switch {
-		case out.New:
-			f.isn[side], f.hasISN[side] = p.Seq, true
-			return f
-		case fromInitiator && f.hasISN[side] && f.isn[side] == p.Seq && f.State == Opening && !f.MidStream:
-			return f // retransmitted
-		case f.isOver() || !f.Allowed() || fromInitiator && f.State == Opening:
-			return c.restart(f, p, in, now, out)
-		case !fromInitiator || len(p.Payload) > 0:
-			// Simultaneous open, split handshake: only one side begins. And data
-			// that may be of another conversation than the one it is read for.
-			c.drop(f, policy.ReasonBadHeader, out)
-			return nil
-		}
-		// A conversation that lives ends with the responder's SYN-ACK only: anyone
-		// who knows its ports could forge the SYN.
-		f.again, f.againISN, f.againAt, out.Retract = true, p.Seq, now, true
-	case p.Flags&SYN != 0:
-		if fromInitiator {
-			c.drop(f, policy.ReasonBadHeader, out)
-			return nil
-		}
-		if f.again && p.Ack == f.againISN+1 {
-			f = c.renew(f, now, out)
-		}
-		f.isn[side], f.hasISN[side] = p.Seq, true
-		f.Awaits = false
-		c.answered(f)
-	case p.Flags&RST != 0:
-		f.State = Closed
-	case f.State == Closed && f.fins != 3 && len(p.Payload) > 0:
-		f.State = HalfClosed // the reset was not one of theirs
-	case p.Flags&FIN != 0:
-		f.fins |= 1 << side
-		if f.State != Closed {
-			f.State = HalfClosed
-			if f.fins == 3 {
-				f.State = Closed
-			}
-		}
-	case f.State == Answered && (fromInitiator || f.MidStream):
-		if !f.MidStream || f.Packets[side^1] > 0 {
-			f.State = Lasting
-		}
-	}
-	if !fromInitiator && p.Flags&(SYN|RST) == 0 && now-f.againAt > answerMax {
-		f.again = false // the responder goes on with what there was
-	}
-	return f
-}
-
-// isOver: both sides have said so.
-func (f *Flow) isOver() bool { return f.State == Closed && f.fins == 3 }
-
-// renew begins a new conversation on f's key: the responder has answered its
-// initiator's new SYN. There is room: the old flow's.
-func (c *Classifier) renew(f *Flow, now int64, out *Result) *Flow {
-	key, initiator, isn, slot, q := f.Key, f.Initiator, f.againISN, f.Slot, f.Query()
-	c.retire(f)
-	*out = Result{New: true, Retract: true}
-	f = c.flows.add(&key)
-	c.count[slot]++
-	f.Decision, f.Epoch, f.Slot = c.table.Lookup(q), c.table.Epoch(), slot
-	f.First, f.Seen, f.State, f.Initiator = now, now, Opening, initiator
-	f.isn[initiator], f.hasISN[initiator] = isn, true
-	c.noteNames(f)
-	out.Flow = f
-	c.start(f, out)
-	return f
-}
-
-// restart begins a new conversation on the key of one that is over, or that its
-// initiator has given up.
-func (c *Classifier) restart(f *Flow, p *Packet, in *Ingress, now int64, out *Result) *Flow {
-	c.retire(f)
-	*out = Result{Retract: true}
-	if f = c.open(p, in, now, out); f == nil {
-		return nil
-	}
-	out.Flow = f
-	return c.follow(f, p, in, now, out)
-}
-
-// read lets app-ID see the payload and asks policy about its answer.
-func (c *Classifier) read(f *Flow, p *Packet, out *Result) {
-	isTCP := p.Proto == policy.ProtoTCP
-	if isTCP {
-		switch {
-		case c.capture:
-		case p.Flags&SYN == 0 && !f.MidStream && !f.hasISN[f.Initiator^1]:
-			// Before the answer to the SYN these are bytes of some other
-			// conversation that its responder still has.
-			c.object(f, policy.ReasonNoFlow, out)
-			return
-		case p.Fragment != Whole:
-			c.object(f, policy.ReasonFragment, out)
-			return
-		case p.Flags&URG != 0: // receivers disagree whether that byte is part of the stream
-			c.object(f, policy.ReasonBadHeader, out)
-			return
-		}
-	}
-	if p.Fragment == Whole && !c.capture && !p.checksumOK() {
-		out.Reason = policy.ReasonBadHeader // damaged: its receiver would not take it either
-		return
-	}
-	s := c.state(f)
-	if s == nil {
-		c.object(f, policy.ReasonMissBudget, out)
-		return
-	}
-	seq := p.Seq
-	if p.Flags&SYN != 0 {
-		seq++
-	}
-	dir := direction(f, p.side())
-	if isTCP && p.Flags&ACK != 0 {
-		s.Acknowledged(direction(f, p.side()^1), p.Ack)
-	}
-	if !c.mayFeed(f, s, p) {
-		c.object(f, policy.ReasonMissBudget, out)
-		return
-	}
-	f.payloads++
-	waited := s.Waits()
-	o := c.feed(f, s, dir, seq, p)
-	// The acknowledgement that it waits for must come here.
-	out.Retract = out.Retract || s.Waits() && !waited
-	c.weigh(f, s, o, out)
-}
-
-// mayFeed reports whether app-ID may read p now: a datagram that costs more than
-// others only within its workload's budget.
-func (c *Classifier) mayFeed(f *Flow, s *appid.State, p *Packet) bool {
-	return p.Proto != policy.ProtoUDP || c.capture || !s.MayDecrypt(p.Payload) || c.initials.may(f.Slot, f.Seen)
-}
-
-// feed gives p's payload to app-ID, as the part of a datagram where it is one.
-func (c *Classifier) feed(f *Flow, s *appid.State, dir appid.Dir, seq uint32, p *Packet) (o appid.Outcome) {
-	before := s.Decrypted()
-	if p.Fragment == Whole && !p.cut || p.Proto == policy.ProtoTCP {
-		o = c.engine.Feed(s, dir, seq, p.Payload)
-	} else {
-		o = c.engine.FeedPart(s, dir, p.Payload)
-	}
-	if n := s.Decrypted() - before; n > 0 {
-		c.initials.spend(f.Slot, n, f.Seen)
-	}
-	return o
-}
-
-// acknowledge takes a segment without payload: an answer that waited for it
-// counts now.
-func (c *Classifier) acknowledge(f *Flow, p *Packet, out *Result) {
-	if p.Flags&ACK == 0 {
-		return
-	}
-	s := &c.states[f.app]
-	s.Acknowledged(direction(f, p.side()^1), p.Ack)
-	if o := s.Outcome(); o.Decided {
-		c.weigh(f, s, o, out)
-	}
-}
-
-// weigh acts on what app-ID says.
-func (c *Classifier) weigh(f *Flow, s *appid.State, o appid.Outcome, out *Result) {
-	spoken := o.Spoken
-	if spoken.App != f.named {
-		f.named, f.NamedAt = spoken.App, f.payloads
-	}
-	if o.Anomaly != appid.AnomalyNone && f.Anomaly != appid.AnomalyMismatch {
-		f.Anomaly = o.Anomaly
-	}
-	switch {
-	case o.Anomaly == appid.AnomalyConflict:
-		c.object(f, policy.ReasonConflict, out)
-		return
-	case o.Anomaly == appid.AnomalyScattered:
-		c.object(f, policy.ReasonMissBudget, out)
-		return
-	case o.Anomaly == appid.AnomalyMismatch:
-		c.decide(f, spoken, policy.ReasonProtocolMismatch, out)
-		if !f.Judgement.Denied { // let pass, and yet worth to be known
-			f.Judgement, f.Reason = recorded(policy.ReasonProtocolMismatch), policy.ReasonProtocolMismatch
-		}
-		return
-	case o.Reversed && !c.capture:
-		// Policy let the other side begin: what is spoken is not what it asked about.
-		spoken = policy.Spoken{App: policy.AppUnknown}
-	}
-	if spoken.App == policy.AppNone {
-		return
-	}
-	j := f.Decision.Judge(spoken)
-	if f.Likely = o.Likely; f.Likely != policy.AppNone {
-		// What it behaves like may be denied; it is never allowed by that.
-		if k := f.Decision.Judge(policy.Spoken{App: f.Likely}); k.Denied && k.Reason == policy.ReasonDenied {
-			spoken, j = policy.Spoken{App: f.Likely}, k
-		}
-	}
-	if f.Decision.Named() && !j.Denied {
-		server, whole := s.ServerName(&c.hello)
-		if !whole && !o.Decided {
-			return // what says which server it is for is still coming
-		}
-		j = f.Decision.JudgeServer(spoken, server)
-	}
-	if f.lenient && o.Confidence != appid.ConfidenceBothSides && j.Denied && (spoken.App == policy.AppUnknown || spoken.App == policy.AppTLS) {
-		// An old flow in the middle of its life cannot show what it is (V9).
-		if o.Decided {
-			c.accept(f, spoken, out)
-		}
-		return
-	}
-	if s.MayName() && (c.capture || f.Decision.SubMatters(spoken)) {
-		if o.Decided {
-			c.weigh(f, s, s.AwaitSub(), out)
-		}
-		return
-	}
-	if o.Decided && !j.Denied && j.Verdict == policy.Allow && spoken.Inner == policy.AppNone && appid.Announces(spoken.App) {
-		c.attend(f, s, f.Seen) // a data connection may come before it is sure that there will be no upgrade
-	}
-	if s.MayUpgrade() && (c.capture || f.Decision.InnerMatters(spoken) || s.IsText() && !j.Denied) {
-		c.weigh(f, s, c.engine.Watch(s), out)
-		return
-	}
-	// A no counts at once, also one that is only recorded; a yes waits for the
-	// other side.
-	if o.Decided || j.Denied && !c.upgradePossible(f, spoken, j) {
-		c.decide(f, spoken, policy.ReasonNone, out)
-	}
-	if o.Decided && o.Reversed {
-		f.Initiator ^= 1
-	}
-}
-
-// upgradePossible reports whether a protocol that policy says no to, as j has
-// it, could do better once it has gone over to TLS.
-func (c *Classifier) upgradePossible(f *Flow, s policy.Spoken, j policy.Judgement) bool {
-	if !s.App.CanStartTLS() || s.Inner != policy.AppNone {
-		return false
-	}
-	s.Inner = policy.AppTLS
-	k := f.Decision.Judge(s)
-	return k.Verdict == policy.Allow && (j.Verdict != policy.Allow || !k.Denied)
-}
-
-// accept lets an old flow go on that policy lets its two ends have.
-func (c *Classifier) accept(f *Flow, s policy.Spoken, out *Result) {
-	c.release(f)
-	f.Spoken, f.Verdict, f.Reason = s, policy.Allow, policy.ReasonNone
-	f.Judgement = policy.Judgement{Verdict: policy.Allow, Rule: -1}
-	f.offered = 0
-	out.Decided = true
-}
-
-// state is the flow's app-ID state, taken from the pool at its first payload.
-func (c *Classifier) state(f *Flow) *appid.State {
-	if f.app >= 0 {
-		return &c.states[f.app]
-	}
-	if len(c.freeStates) == 0 && c.capture {
-		for _, old := range c.silent(func(f *Flow) bool { return f.app >= 0 }) {
-			c.conclude(old)
-		}
-	}
-	n := len(c.freeStates)
-	if n == 0 || uint32(c.reading[f.Slot]) >= c.perStates && !c.capture {
-		return nil
-	}
-	f.app = c.freeStates[n-1]
-	c.freeStates = c.freeStates[:n-1]
-	c.reading[f.Slot]++
-	s := &c.states[f.app]
-	q := f.Query()
-	// The first datagram of a capture need not be a flow's first.
-	s.Reset(f.Key.Proto, q.DstPort, f.MidStream || c.capture && f.Key.Proto == policy.ProtoUDP)
-	for side := range uint8(2) {
-		if f.hasISN[side] {
-			s.Open(direction(f, side), f.isn[side]+1)
-		}
-	}
-	if f.Key.Proto == policy.ProtoTCP && !f.MidStream && !c.capture {
-		s.WantReceipts()
-	}
-	return s
-}
-
-func (c *Classifier) release(f *Flow) {
-	if f.app < 0 {
-		return
-	}
-	c.freeStates = append(c.freeStates, f.app)
-	c.reading[f.Slot]--
-	f.app = -1
 }
 
 func (c *Classifier) retire(f *Flow) {
