@@ -18,8 +18,12 @@ import (
 // Schema is the value of a model file's schema key.
 const Schema = "gatehouse.model/v1"
 
-// Custom is the model of software that no model knows.
-const Custom = "custom"
+// Custom is the model of software that no model knows, ClientProgram that of a
+// server's image in which only its client programs run.
+const (
+	Custom        = "custom"
+	ClientProgram = "client-program"
+)
 
 var roleNames = []string{"database", "cache", "message-broker", "search", "web-server", "app-server", "proxy", "file-server",
 	"object-store", "directory", "dns-server", "mail", "media", "monitoring", "management", "ci", "vpn", "client"}
@@ -90,8 +94,10 @@ func (d *decoder) checkModel(n *yaml.Node, m *Model) {
 	if root && len(m.Remove) > 0 {
 		d.Fault(n, "remove", "nothing to remove from: the model has no extends")
 	}
-	if m.Name == Custom && (len(m.Images) > 0 || len(m.Labels) > 0) {
+	if matches := len(m.Images) > 0 || len(m.Labels) > 0; matches && m.Name == Custom {
 		d.Fault(n, "match", "custom is what fits when no model does; it matches nothing itself")
+	} else if matches && m.Name == ClientProgram {
+		d.Fault(n, "match", "client-program is what fits where a model's match.clients run; it matches nothing itself")
 	}
 	for i, id := range m.Remove {
 		if hasEntry(m.Serves, id) || hasEntry(m.Calls, id) {
@@ -145,8 +151,9 @@ func (d *decoder) revision(dst *int) document.Reader {
 
 func (d *decoder) match(n *yaml.Node, key string, m *Model) {
 	d.Object(n, key, map[string]document.Reader{
-		"images": d.List(&m.Images, d.image),
-		"labels": func(n *yaml.Node, key string) { m.Labels = d.labels(n, key) },
+		"images":  d.List(&m.Images, d.image),
+		"labels":  func(n *yaml.Node, key string) { m.Labels = d.labels(n, key) },
+		"clients": d.List(&m.Clients, d.program),
 		"hints": func(n *yaml.Node, key string) {
 			d.Object(n, key, map[string]document.Reader{
 				"env":      d.List(&m.Hints.Env, d.env),
@@ -154,6 +161,15 @@ func (d *decoder) match(n *yaml.Node, key string, m *Model) {
 			})
 		},
 	})
+}
+
+func (d *decoder) program(n *yaml.Node, key string) (string, bool) {
+	s, ok := d.Scalar(n, key)
+	if ok && (s == "" || strings.ContainsAny(s, "/ \n")) {
+		d.Fault(n, key, "%q: want the base name of a program", s)
+		return "", false
+	}
+	return s, ok
 }
 
 func (d *decoder) image(n *yaml.Node, key string) (string, bool) {
@@ -383,6 +399,7 @@ func (d *decoder) portSources(dst *[]PortSource) document.Reader {
 				"parse": d.Matching(&src.Parse, "listeners", func(s string) bool {
 					return s == "listeners"
 				}),
+				"add": d.portOffset(&src.Add),
 			})
 			if strings.Contains(src.Env, "=") || (src.Env == "") == (src.Arg == "") {
 				d.Fault(n, key, "want one of env: KEY and arg: --flag")
@@ -390,6 +407,17 @@ func (d *decoder) portSources(dst *[]PortSource) document.Reader {
 			}
 			*dst = append(*dst, src)
 		})
+	}
+}
+
+func (d *decoder) portOffset(dst *uint16) document.Reader {
+	return func(n *yaml.Node, key string) {
+		i, err := strconv.ParseUint(n.Value, 10, 16)
+		if n.Kind != yaml.ScalarNode || err != nil || i == 0 {
+			d.Fault(n, key, "want a whole number from 1 to 65535")
+			return
+		}
+		*dst = uint16(i)
 	}
 }
 

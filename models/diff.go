@@ -26,7 +26,7 @@ func (c Change) Widens() bool {
 	switch {
 	case c.Key == "":
 		return c.From == 0
-	case strings.HasSuffix(c.Key, ".when"), c.Key == "dns":
+	case strings.HasSuffix(c.Key, ".when"), c.Key == "dns", c.Key == "match.clients":
 		return true
 	}
 	return len(c.Added) > 0 && c.Key != "title" && !strings.HasSuffix(c.Key, ".note")

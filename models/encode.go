@@ -35,7 +35,7 @@ func (m *Model) MarshalYAML() (any, error) {
 	o := object()
 	o.put("schema", scalar(Schema))
 	o.put("model", scalar(m.Name))
-	o.put("revision", &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!int", Value: strconv.Itoa(m.Revision)})
+	o.put("revision", number(m.Revision))
 	o.text("title", m.Title)
 	o.text("extends", m.Extends)
 	o.flag("override", m.Override)
@@ -46,6 +46,7 @@ func (m *Model) MarshalYAML() (any, error) {
 	if m.Labels != nil {
 		match.put("labels", labelsNode(m.Labels))
 	}
+	match.words("clients", m.Clients, yaml.FlowStyle)
 	hints := object()
 	hints.words("env", m.Hints.Env, yaml.FlowStyle)
 	hints.words("commands", m.Hints.Commands, yaml.FlowStyle)
@@ -136,6 +137,10 @@ func (o mapping) entries(key string, entries []Entry) {
 
 func scalar(s string) *yaml.Node { return &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!str", Value: s} }
 
+func number(n int) *yaml.Node {
+	return &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!int", Value: strconv.Itoa(n)}
+}
+
 func truth(b bool) *yaml.Node {
 	return &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!bool", Value: strconv.FormatBool(b)}
 }
@@ -197,6 +202,9 @@ func entryNode(e Entry) *yaml.Node {
 			src.text("env", s.Env)
 			src.text("arg", s.Arg)
 			src.text("parse", s.Parse)
+			if s.Add != 0 {
+				src.put("add", number(int(s.Add)))
+			}
 			return src.Node
 		}, 0))
 	}

@@ -64,14 +64,21 @@ func (l *Library) identify(out *evidenceList, w *policy.Workload, t TrustSetting
 	for _, o := range t.origins(&w.Image) {
 		e := Evidence{Kind: originKind(o.trust), What: o.repository, Change: trustChange(o.trust, m.Model)}
 		fit := l.fit(o.repository, w)
+		meant := fit
+		if fit != nil && fit.startsClients(w) {
+			meant = l.byName[ClientProgram]
+		}
 		switch {
 		case named:
 			e.Why, e.Change = "not asked: the label says the model", ""
 		case fit == nil:
 			e.Why = "no model names this image"
 			e.Change = fmt.Sprintf("label %s=MODEL, or a model of your own with match.images", LabelModel)
-		case fit != m.Model || o.trust != m.Trust:
+		case meant != m.Model || o.trust != m.Trust:
 			e.Why, e.Change = "a better proof came first", ""
+		case meant != fit:
+			e.Counts, e.Why = true, fmt.Sprintf("model %s: %s, and %s", meant.Name, o.reason, clientsReason(w))
+			e.Change = fmt.Sprintf("label %s=%s, if it is a server after all", LabelModel, fit.Name)
 		default:
 			e.Counts, e.Why = true, fmt.Sprintf("model %s: %s", fit.Name, o.reason)
 		}

@@ -196,6 +196,10 @@ func command(words ...string) option {
 	return func(w *policy.Workload) { w.Command = words }
 }
 
+func programs(names ...string) option {
+	return func(w *policy.Workload) { w.Programs = names }
+}
+
 func env(kv string) option {
 	return func(w *policy.Workload) {
 		k, v, _ := strings.Cut(kv, "=")

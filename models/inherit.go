@@ -123,6 +123,9 @@ func inherit(child, parent *Model) *Model {
 	if !child.gives("match.labels", child.Labels != nil) {
 		m.Labels = parent.Labels
 	}
+	if !child.gives("match.clients", child.Clients != nil) {
+		m.Clients = parent.Clients
+	}
 	if child.Name == parent.Name && !child.gives("match.hints", child.Hints.Env != nil || child.Hints.Commands != nil) {
 		m.Hints = parent.Hints
 	}

@@ -103,6 +103,11 @@ func NewLibrary(tiers ...[]*Model) (*Library, error) {
 	if in.byName[Custom] == nil {
 		faults.Add(&Fault{Text: "no model named custom, which is what fits when no other does"})
 	}
+	for _, m := range l.models {
+		if len(m.Clients) > 0 && in.byName[ClientProgram] == nil {
+			faults.Add(m.fault("match.clients", "no model named %s, which is that of these programs", ClientProgram))
+		}
+	}
 	l.index(&faults)
 	if len(faults) > 0 {
 		return nil, faults.Err()
@@ -148,7 +153,7 @@ func (l *Library) index(faults *document.Faults) {
 	}
 	all := asked{env: make(map[string]bool), args: make(map[string]bool), words: make(map[string]bool)}
 	for _, m := range l.models {
-		if m.Name != Custom && len(m.Images) == 0 && len(m.Labels) == 0 {
+		if m.Name != Custom && m.Name != ClientProgram && len(m.Images) == 0 && len(m.Labels) == 0 {
 			faults.Add(m.fault("match", "empty: the model would fit nothing; name images or labels"))
 		}
 		for i, image := range m.Images {
@@ -226,7 +231,7 @@ type asked struct{ env, args, words map[string]bool }
 
 // asks adds the environment keys and flags that the model's entries ask for.
 func (m *Model) asks(a asked) {
-	for _, program := range m.Hints.Commands {
+	for _, program := range slices.Concat(m.Hints.Commands, m.Clients) {
 		a.words[program] = true
 	}
 	m.lists(func(_ string, entries []Entry) {

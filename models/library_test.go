@@ -217,7 +217,7 @@ func TestEnvAndArgKeys(t *testing.T) {
 			t.Errorf("no %s in %v", want, l.EnvKeys())
 		}
 	}
-	for _, want := range []string{"--port", "--tls-port", "--cluster-enabled"} {
+	for _, want := range []string{"--port", "--tls-port", "--sentinel"} {
 		if !slices.Contains(l.ArgKeys(), want) {
 			t.Errorf("no %s in %v", want, l.ArgKeys())
 		}
@@ -225,6 +225,11 @@ func TestEnvAndArgKeys(t *testing.T) {
 	for _, key := range slices.Concat(l.EnvKeys(), l.ArgKeys()) {
 		if key == "" || secretPattern.MatchString(key) {
 			t.Errorf("asks for %q", key)
+		}
+	}
+	for _, want := range []string{"pg_dump", "redis-cli", "redis-server"} {
+		if !slices.Contains(l.CommandWords(), want) {
+			t.Errorf("no %s in %v", want, l.CommandWords())
 		}
 	}
 	own := withOperator(t, withServes(webKeys+"to: []\nwhen: {all: [{env: MODE=proxy}, {not: {arg: --quiet}}]}"))

@@ -84,6 +84,8 @@ func TestLoadFaults(t *testing.T) {
 		"hint of another":      {modelHead[:len(modelHead)-2] + ", hints: {env: [NGINX_VERSION]}}\n", "NGINX_VERSION is already a hint of model nginx"},
 		"empty text":           {modelHead + "roles: [\"\"]\n", "want text, and this is empty"},
 		"a tab":                {modelHead + "roles:\n\t- database\n", "a tab, most often"},
+		"client with a path":   {modelHead[:len(modelHead)-2] + ", clients: [/bin/own]}\n", `own.yaml:5: match.clients[0]: "/bin/own": want the base name of a program`},
+		"clients with match":   {strings.NewReplacer("model: own", "model: client-program\noverride: true").Replace(modelHead), "client-program is what fits where a model's match.clients run"},
 		"control character":    {modelHead + "roles: [\"a\\u0007\"]\n", "want text without control characters"},
 		"custom with match":    {strings.NewReplacer("model: own", "model: custom\noverride: true").Replace(modelHead), "custom is what fits when no model does"},
 
@@ -110,6 +112,7 @@ func TestLoadFaults(t *testing.T) {
 		"id twice":              {modelHead + "serves:\n  - {id: a, app: http, ports: [tcp/1], to: []}\n  - {id: a, app: http, ports: [tcp/2], to: []}\n", "own.yaml:8: serves[1].id: a is already the id"},
 		"port_from both":        {withServes(webKeys + "to: []\nport_from: [{env: A, arg: --a}]"), "serves[0].port_from[0]: want one of env"},
 		"port_from parse":       {withServes(webKeys + "to: []\nport_from: [{env: A, parse: urls}]"), `"urls": want listeners`},
+		"port_from add":         {withServes(webKeys + "to: []\nport_from: [{env: A, add: 0}]"), "serves[0].port_from[0].add: want a whole number from 1 to 65535"},
 		"secret key":            {withServes(webKeys + "to: []\nport_from: [{env: DB_PASSWORD}]"), "DB_PASSWORD may hold a secret"},
 		"secret flag":           {withServes(webKeys + "to: []\nwhen: {arg: --requirepass}"), "serves[0].when.arg"},
 		"when of two":           {withServes(webKeys + "to: []\nwhen: {env: A, arg: --a}"), "serves[0].when: want exactly one condition"},

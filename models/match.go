@@ -50,6 +50,10 @@ func (l *Library) matchImage(w *policy.Workload, t TrustSettings) Match {
 			continue
 		}
 		out := Match{Model: m, Trust: o.trust, Confidence: "high", Reasons: []string{"image " + o.repository, o.reason}}
+		if m.startsClients(w) {
+			out.Model = l.byName[ClientProgram]
+			out.Reasons = append(out.Reasons, clientsReason(w))
+		}
 		if o.trust <= policy.TrustName {
 			out.Confidence = "medium"
 		}
@@ -62,6 +66,9 @@ func (l *Library) matchImage(w *policy.Workload, t TrustSettings) Match {
 	switch {
 	case hinted == nil:
 		return l.custom(origins, "no model knows the image")
+	case w.Image.Built && hinted.startsClients(w):
+		return Match{Model: l.byName[ClientProgram], Trust: policy.TrustName, Confidence: "low",
+			Reasons: []string{why, "its own project built the image", clientsReason(w)}}
 	case w.Image.Built:
 		return Match{Model: hinted, Trust: policy.TrustName, Confidence: "low", Reasons: []string{why, "its own project built the image"}}
 	}
@@ -69,6 +76,22 @@ func (l *Library) matchImage(w *policy.Workload, t TrustSettings) Match {
 	m.Proposed = hinted.Name
 	m.Reasons = append(m.Reasons, fmt.Sprintf("%s: if this is %s, label the service %s=%s", why, hinted.Title, LabelModel, hinted.Name))
 	return m
+}
+
+// startsClients reports whether all that the workload's command starts are clients of
+// the model, or fetch pages: a backup, an import, what waits for the server. It then
+// serves nobody, and is of no cluster.
+func (m *Model) startsClients(w *policy.Workload) bool {
+	if len(m.Clients) == 0 || len(w.Programs) == 0 {
+		return false
+	}
+	return !slices.ContainsFunc(w.Programs, func(p string) bool {
+		return p != "curl" && p != "wget" && !slices.Contains(m.Clients, p)
+	})
+}
+
+func clientsReason(w *policy.Workload) string {
+	return fmt.Sprintf("it starts %s, and no server", strings.Join(w.Programs, ", "))
 }
 
 // fit is the model whose image and labels the workload has: of several the one

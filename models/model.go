@@ -68,9 +68,10 @@ type Model struct {
 	Features map[string]Feature
 	Serves   []Entry
 	Calls    []Entry
-	Hints    Hints  // what proposes this model where no name fits (T5)
-	File     string // where it was read from, for errors and explain
-	Operator bool   // from the operator's folder, not the library
+	Clients  []string // programs of these images that only call: what starts nothing else is of model ClientProgram
+	Hints    Hints    // what proposes this model where no name fits (T5)
+	File     string   // where it was read from, for errors and explain
+	Operator bool     // from the operator's folder, not the library
 	// Ancestors are the models that a Library's model was resolved from, the
 	// nearest first. Extends and Remove are empty then.
 	Ancestors []string
@@ -124,6 +125,7 @@ type PortTerm struct {
 type PortSource struct {
 	Env, Arg string
 	Parse    string // "" or "listeners"
+	Add      uint16 // to the value's port: a bus 10,000 above it
 }
 
 // PeerTerm is one peer of an entry: all its keys must fit.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"math"
 	"path"
 	"slices"
 	"strconv"
@@ -239,7 +240,7 @@ func (f facts) ports(e *Entry) (fixed []policy.PortRange, words []string) {
 			continue
 		}
 		if numbers, ok := parsePorts(value, src.Parse); ok {
-			return portsOf(numbers, protosOf(e)), nil
+			return portsOf(raised(numbers, src.Add), protosOf(e)), nil
 		}
 	}
 	for _, t := range e.Ports {
@@ -279,6 +280,17 @@ func parsePorts(value, parse string) ([]uint16, bool) {
 		}
 	}
 	return out, strings.TrimSpace(value) != ""
+}
+
+// raised are ports that far above others; those beyond 65535 there are not.
+func raised(numbers []uint16, by uint16) []uint16 {
+	var out []uint16
+	for _, n := range numbers {
+		if n <= math.MaxUint16-by {
+			out = append(out, n+by)
+		}
+	}
+	return out
 }
 
 // protosOf are the protocols of the entry's own ports, tcp if it has none.

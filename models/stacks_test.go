@@ -458,3 +458,178 @@ func TestFailover(t *testing.T) {
 		{"p/app", "p/queue", 6379, policy.AppRedis, false},
 	})
 }
+
+// A container of a database's own image that only runs its client programs is a
+// client: it calls whom it names as the protocol has it, serves nobody and is of no
+// cluster; one that goes on to start the server is a member.
+func TestClientPrograms(t *testing.T) {
+	b := newTown(t).network("n+6", "p").network("m", "q")
+	b.run("p/db-a", "mariadb:11", "n", expose("tcp/3306"), ref("arg --wsrep_cluster_address", "db-b"))
+	b.run("p/db-b", "mariadb:11", "n", expose("tcp/3306"), ref("arg --wsrep_cluster_address", "db-a"))
+	b.run("p/other", "mariadb:11", "n", expose("tcp/3306"))
+	b.run("p/backup", "mariadb:11", "n", expose("tcp/3306"), programs("mysqldump"), ref("arg -h", "mysql://db-a"))
+	b.run("p/backup2", "mariadb:11", "n", expose("tcp/3306"), programs("mysqladmin", "mysqldump"), ref("depends_on", "db-b"))
+	b.run("p/idle", "mariadb:11", "n", expose("tcp/3306"), programs("mariadb"))
+	b.run("p/joiner", "mariadb:11", "n", expose("tcp/3306"), programs("mariadb", "mariadbd"), ref("arg -h", "mysql://db-a"))
+	b.run("p/script", "mariadb:11", "n", expose("tcp/3306"), programs("mariadb", "***"), ref("arg -h", "mysql://db-a"))
+	b.run("p/labelled", "mariadb:11", "n", expose("tcp/3306"), programs("mysqldump"), ref("arg -h", "mysql://db-a"), label("gatehouse.model=mariadb"))
+	b.run("q/backup", "mariadb:11", "m", expose("tcp/3306"), programs("mysqldump"), ref("arg -h", "db.example.com"))
+	judge(t, b, []verdict{
+		{"p/backup", "p/db-a", 3306, policy.AppMySQL, true},
+		{"p/backup", "p/db-a", 3306, policy.AppSSH, false},
+		{"p/backup", "p/db-b", 3306, policy.AppMySQL, true}, // of the cluster that it names (R8)
+		{"p/backup", "p/other", 3306, policy.AppMySQL, false},
+		{"p/backup", "p/db-a", 4567, policy.AppUnknown, false},
+		{"p/backup", "p/db-a", 4444, policy.AppUnknown, false},
+		{"p/db-a", "p/backup", 3306, policy.AppMySQL, false},
+		{"p/db-a", "p/backup", 4567, policy.AppUnknown, false},
+		{"p/backup2", "p/db-b", 3306, policy.AppMySQL, true},
+		{"p/db-b", "p/backup2", 4567, policy.AppUnknown, false},
+		{"p/backup", "p/backup2", 3306, policy.AppMySQL, false},
+		{"p/idle", "p/db-a", 3306, policy.AppMySQL, false},
+		{"p/joiner", "p/db-a", 4567, policy.AppUnknown, true},
+		{"p/db-b", "p/joiner", 4567, policy.AppUnknown, true},
+		{"p/script", "p/db-a", 4567, policy.AppUnknown, true},
+		{"p/labelled", "p/db-a", 4567, policy.AppUnknown, true},
+	})
+	p := Groups(library(t), &b.snap, Settings{DefaultMode: policy.Enforce}, policy.NewIdentities())
+	for _, g := range p.Groups {
+		switch g.Service.Name {
+		case "backup", "backup2", "idle":
+			if g.Model != ClientProgram || !slices.Equal(g.Roles, []string{"client"}) {
+				t.Errorf("%s is %s with roles %v", g.Service, g.Model, g.Roles)
+			}
+		default:
+			if g.Model != "mariadb" {
+				t.Errorf("%s is %s", g.Service, g.Model)
+			}
+		}
+	}
+}
+
+// Databases of many kinds have client programs in their images.
+func TestLibraryClientPrograms(t *testing.T) {
+	l := builtinLibrary(t)
+	for _, c := range []struct{ image, program, model string }{
+		{"postgres:15", "pg_dump", ClientProgram}, {"postgres:15", "postgres", "postgresql"}, {"postgis/postgis:16", "psql", ClientProgram},
+		{"mysql:8", "mysqldump", ClientProgram}, {"mysql:8", "mysqld", "mysql"}, {"mariadb:11", "mariadb-dump", ClientProgram},
+		{"redis:7", "redis-cli", ClientProgram}, {"redis:7", "redis-sentinel", "redis"}, {"valkey/valkey:8", "valkey-cli", ClientProgram},
+		{"mongo:7", "mongodump", ClientProgram}, {"mongo:7", "mongod", "mongodb"}, {"quay.io/coreos/etcd:v3.5.0", "etcdctl", ClientProgram},
+		{"elasticsearch:8.1.0", "curl", ClientProgram}, {"nginx:1", "curl", "nginx"},
+		{"apache/kafka:4.0", "kafka-topics.sh", ClientProgram}, {"eclipse-mosquitto:2", "mosquitto_pub", ClientProgram},
+		{"nginx:1", "pg_dump", "nginx"}, {"rabbitmq:4", "rabbitmqctl", "rabbitmq"}, {"acme/own", "pg_dump", Custom},
+	} {
+		w := imageCase{ref: c.image}.workload()
+		w.Programs = []string{c.program}
+		m := l.Match(w, mirrors)
+		if m.Model.Name != c.model {
+			t.Errorf("%s with %s is %s (%s)", c.image, c.program, m.Model.Name, strings.Join(m.Reasons, "; "))
+		}
+		if said := slices.ContainsFunc(m.Reasons, func(r string) bool { return strings.Contains(r, c.program+", and no server") }); said != (c.model == ClientProgram) {
+			t.Errorf("%s with %s: %v", c.image, c.program, m.Reasons)
+		}
+	}
+}
+
+// A client of a database elsewhere has its name and the port of what it speaks.
+func TestClientProgramsOutside(t *testing.T) {
+	b := newTown(t).network("n", "p")
+	b.run("p/backup", "postgres:15", "n", programs("pg_dump"), ref("arg -h", "postgresql://db.example.com"))
+	ss, _ := Generate(Groups(library(t), &b.snap, Settings{DefaultMode: policy.Enforce}, policy.NewIdentities()))
+	var got []string
+	for _, s := range ss {
+		got = append(got, s.Lines(false)...)
+	}
+	if !slices.ContainsFunc(got, func(s string) bool {
+		return strings.Contains(s, "name:db.example.com : postgresql") && strings.Contains(s, "tcp/5432")
+	}) {
+		t.Errorf("%q", got)
+	}
+}
+
+// Redis Cluster's bus is 10,000 above the data port, wherever that is.
+func TestRedisCluster(t *testing.T) {
+	b := newTown(t).network("n", "p")
+	for _, name := range []string{"redis-1", "redis-2"} {
+		b.run("p/"+name, "redis:7", "n", expose("tcp/6379"), command("redis-server", "--port", "7000", "--cluster-enabled", "***"))
+	}
+	b.run("p/create", "redis:7", "n", expose("tcp/6379"), programs("redis-cli"), ref("command", "redis-1:7000"), ref("command", "redis-2:7000"))
+	b.run("p/app", "node:22", "n", ref("env REDIS_NODES", "redis-1:7000"))
+	judge(t, b, []verdict{
+		{"p/redis-1", "p/redis-2", 17000, policy.AppUnknown, true},
+		{"p/redis-2", "p/redis-1", 17000, policy.AppUnknown, true},
+		{"p/redis-2", "p/redis-1", 7000, policy.AppRedis, true},
+		{"p/redis-2", "p/redis-1", 16379, policy.AppUnknown, false},
+		{"p/create", "p/redis-2", 7000, policy.AppRedis, true},
+		{"p/create", "p/redis-2", 17000, policy.AppUnknown, false},
+		{"p/redis-1", "p/create", 17000, policy.AppUnknown, false},
+		{"p/app", "p/redis-1", 7000, policy.AppRedis, true},
+		{"p/app", "p/redis-1", 17000, policy.AppUnknown, false},
+	})
+}
+
+// Members of a cluster that have names of their own and name only one that was there
+// first are of one cluster, in both directions, and another of the same image is not.
+func TestNamedClusters(t *testing.T) {
+	for _, c := range []struct {
+		image string
+		port  uint16
+		app   policy.App
+	}{
+		{"quay.io/coreos/etcd:v3.5.0", 2380, policy.AppHTTP}, {"zookeeper:3.9", 2888, policy.AppUnknown}, {"zookeeper:3.9", 3888, policy.AppUnknown},
+		{"nats:2", 6222, policy.AppNATS}, {"rabbitmq:3", 25672, policy.AppUnknown}, {"rabbitmq:3", 4369, policy.AppUnknown},
+		{"mariadb:11", 4567, policy.AppUnknown}, {"postgres:16", 5432, policy.AppPostgreSQL},
+		{"mongo:7", 27017, policy.AppMongoDB}, {"prom/alertmanager:v0.27.0", 9094, policy.AppUnknown}, {"osixia/openldap:1.5.0", 389, policy.AppLDAP},
+		{"cassandra:5", 7000, policy.AppUnknown}, {"apache/kafka:4.0.0", 9093, policy.AppKafka}, {"elasticsearch:8.1.0", 9300, policy.AppElasticsearch},
+		{"clickhouse/clickhouse-server:24", 9009, policy.AppHTTP}, {"hashicorp/vault:1", 8201, policy.AppUnknown},
+	} {
+		b := newTown(t).network("n+6", "p")
+		b.run("p/first", c.image, "n")
+		b.run("p/second", c.image, "n", ref("env SEED_HOST", "first"))
+		b.run("p/third", c.image, "n", ref("env SEED_HOST", "first"))
+		b.run("p/lone", c.image, "n")
+		b.run("p/app", "node:22", "n", ref("env X_HOST", "nobody"))
+		var vs []verdict
+		if c.app == policy.AppUnknown {
+			vs = append(vs, verdict{"p/app", "p/first", c.port, c.app, false})
+		}
+		members := []string{"p/first", "p/second", "p/third"}
+		for _, from := range members {
+			for _, to := range members {
+				if from != to {
+					vs = append(vs, verdict{from, to, c.port, c.app, true})
+				}
+			}
+			if c.app != policy.AppLDAP { // a directory may ask all others of its project
+				vs = append(vs, verdict{from, "p/lone", c.port, c.app, false}, verdict{"p/lone", from, c.port, c.app, false})
+			}
+		}
+		t.Run(c.image, func(t *testing.T) { judge(t, b, vs) })
+	}
+}
+
+// What has its peers in a file reaches those of its kind in its own project, by the
+// protocol of both.
+func TestPeersInFiles(t *testing.T) {
+	for _, c := range []struct {
+		image string
+		port  uint16
+		app   policy.App
+	}{
+		{"internetsystemsconsortium/bind9:9.18", 53, policy.AppDNS}, {"powerdns/pdns-auth-49:4.9", 53, policy.AppDNS},
+		{"osixia/openldap:1.5.0", 389, policy.AppLDAP}, {"eclipse-mosquitto:2", 1883, policy.AppMQTT},
+	} {
+		b := newTown(t).network("n", "p").network("m", "q")
+		b.run("p/primary", c.image, "n")
+		b.run("p/secondary", c.image, "n")
+		b.run("q/other", c.image, "m")
+		t.Run(c.image, func(t *testing.T) {
+			judge(t, b, []verdict{
+				{"p/secondary", "p/primary", c.port, c.app, true},
+				{"p/primary", "p/secondary", c.port, c.app, true},
+				{"p/secondary", "p/primary", c.port, policy.AppSSH, false},
+				{"p/secondary", "p/primary", 22, policy.AppSSH, false},
+			})
+		})
+	}
+}

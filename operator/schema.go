@@ -138,9 +138,10 @@ func modelSchema() node {
 		"exposed": portSchema, "published": portSchema, "env": textSchema, "arg": textSchema, "command": textSchema, "tag": textSchema,
 		"any": filled(listOf(node{"$ref": "#/$defs/when"})), "all": filled(listOf(node{"$ref": "#/$defs/when"})), "not": node{"$ref": "#/$defs/when"},
 	}), node{"minProperties": 1, "maxProperties": 1})
+	offset := node{"type": "integer", "minimum": 1, "maximum": 65535}
 	source := either(
-		object(node{"env": textSchema, "parse": constant("listeners")}, "env"),
-		object(node{"arg": textSchema, "parse": constant("listeners")}, "arg"))
+		object(node{"env": textSchema, "parse": constant("listeners"), "add": offset}, "env"),
+		object(node{"arg": textSchema, "parse": constant("listeners"), "add": offset}, "arg"))
 	entry := func(apps, ports []string, more node) node {
 		return listOf(object(with(node{
 			"id": identifierSchema, "kind": oneOf("data", "admin", "metrics", "cluster"), "app": oneOf(appNames(apps...)...), "tls": tlsSchema,
@@ -154,7 +155,7 @@ func modelSchema() node {
 		"schema": constant(models.Schema), "model": identifierSchema, "revision": node{"type": "integer", "minimum": 1}, "title": textSchema,
 		"docs": uniqueListOf(textSchema), "roles": uniqueListOf(oneOf(models.RoleNames()...)),
 		"match": object(node{
-			"images": uniqueListOf(textSchema), "labels": mapOf(textSchema),
+			"images": uniqueListOf(textSchema), "labels": mapOf(textSchema), "clients": uniqueListOf(textSchema),
 			"hints": object(node{"env": uniqueListOf(textSchema), "commands": uniqueListOf(textSchema)}),
 		}),
 		"extends": identifierSchema, "remove": uniqueListOf(identifierSchema), "override": booleanSchema, "dns": oneOf("resolver", "names", "none"),

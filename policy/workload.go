@@ -116,9 +116,10 @@ type Workload struct {
 	Labels     map[string]Label  `json:"labels,omitempty"`
 	Exposed    []PortRange       `json:"exposed,omitempty"` // image EXPOSE and deployer's expose
 	Published  []Published       `json:"published,omitempty"`
-	Command    []string          `json:"command,omitempty"` // deployer-set entrypoint and arguments; values of flags only where a model asks
-	EnvKeys    []string          `json:"envKeys,omitempty"` // deployer-set
-	Env        map[string]string `json:"env,omitempty"`     // values only of keys that models ask for
+	Command    []string          `json:"command,omitempty"`  // deployer-set entrypoint and arguments; values of flags only where a model asks
+	Programs   []string          `json:"programs,omitempty"` // that Command starts, scripts of a shell included; *** for those that no model asks for
+	EnvKeys    []string          `json:"envKeys,omitempty"`  // deployer-set
+	Env        map[string]string `json:"env,omitempty"`      // values only of keys that models ask for
 	References []Reference       `json:"references,omitempty"`
 	DependsOn  []string          `json:"dependsOn,omitempty"` // Compose service names
 	DNS        []netip.Addr      `json:"dns,omitempty"`       // the deployer's dns:, else empty

@@ -99,6 +99,7 @@ var wrapped = map[string][]string{
 	"go.etcd.io/bbolt":                    {"control/history"},
 	"github.com/prometheus/client_golang": {"cmd/gatehouse"},
 	"github.com/spf13/cobra":              {"cmd/gatehouse"},
+	"mvdan.cc/sh/v3":                      {"control/docker"},
 }
 
 func TestOneImporter(t *testing.T) {

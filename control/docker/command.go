@@ -37,7 +37,7 @@ func redactCommand(args []string, program bool, keep kept) []string {
 			}
 			out = append(out, flagName(arg, keep.args))
 			flag = arg
-		case flag == "-c" && i > 1 && isShell(args[i-2]):
+		case isScriptFlag(flag) && i > 1 && isShell(args[i-2]):
 			out = append(out, redactCommand(shellWords(arg), false, keep)...)
 			flag = ""
 		case flag != "":

@@ -2,6 +2,7 @@ package docker
 
 import (
 	"net/netip"
+	"path"
 	"slices"
 	"strconv"
 	"strings"
@@ -80,6 +81,7 @@ func compareReferences(a, b policy.Reference) int {
 type referenceParser struct {
 	found  []policy.Reference
 	budget int
+	scheme string // of what a client program speaks, while its host is read
 }
 
 // spend reports whether a text of that size may still be read.
@@ -151,7 +153,7 @@ func (p *referenceParser) words(args []string, depth int) {
 			}
 			if ok {
 				flag = ""
-				p.value("arg "+flagName(name, nil), name, value, asksHost(program, name), 0)
+				p.option(program, name, value)
 			}
 			continue
 		}
@@ -163,21 +165,34 @@ func (p *referenceParser) words(args []string, depth int) {
 			}
 			p.value("arg "+flagName(flag, nil), flag, arg, true, port)
 		case strings.HasPrefix(flag, "--") || len(flag) > 2 || asksHost(program, flag):
-			p.value("arg "+flagName(flag, nil), flag, arg, asksHost(program, flag), 0)
+			p.option(program, flag, arg)
 		case flag != "" && strings.Contains(arg, "://"):
 			p.urls("arg "+flag, arg)
 		case flag != "": // -u elastic:1234: a short flag does not say what its value is
 		case arg == "monitor" && i > 0 && args[i-1] == "sentinel" && i+3 < len(args): // redis: sentinel monitor NAME HOST PORT QUORUM
 			port, _ := portNumber(args[i+3])
 			p.value("command sentinel", "", args[i+2], true, port)
+		case i > 0 && args[i-1] == "join_cluster": // rabbitmqctl join_cluster rabbit@HOST
+			p.value("command join_cluster", "", arg, true, 0)
 		default:
-			p.positional(arg)
+			p.positional(program, arg)
 			if isClient(arg) {
-				program = arg
+				program = path.Base(arg)
 			}
 		}
 		flag = ""
 	}
+}
+
+// option reads the value of an option. What a client program's option says is the
+// host has the scheme of what the program speaks.
+func (p *referenceParser) option(program, flag, value string) {
+	asks := asksHost(program, flag)
+	if asks {
+		p.scheme = clients[program]
+	}
+	p.value("arg "+flagName(flag, nil), flag, value, asks, 0)
+	p.scheme = ""
 }
 
 // hostPairs are the options whose value is a host, and the word behind it the
@@ -190,16 +205,24 @@ func isHostPair(flag string) bool { return slices.Contains(hostPairs, flag) }
 // not end as others' do: cockroach start, consul agent, scylla.
 var hostFlags = []string{"join", "retry-join", "seeds"}
 
-// clients are the programs to which -h says the host: the tools of PostgreSQL,
-// MariaDB and MySQL, Redis and Valkey, Mosquitto and OpenLDAP. To others it is help.
-var clients = []string{
-	"psql", "pg_dump", "pg_dumpall", "pg_restore", "pg_basebackup", "pg_receivewal", "pg_isready", "createdb", "vacuumdb", "pgbench",
-	"mysql", "mysqldump", "mysqladmin", "mysqlcheck", "mariadb", "mariadb-dump", "mariadb-admin", "mariadb-check", "mariadb-backup",
-	"redis-cli", "valkey-cli", "keydb-cli", "mosquitto_pub", "mosquitto_sub", "ldapsearch",
+// clients are the programs to which -h says the host, with the scheme of what they
+// speak: the tools of PostgreSQL, MariaDB and MySQL, Redis and Valkey, MongoDB,
+// ClickHouse, Mosquitto and OpenLDAP. To others it is help. smbclient has none: its host
+// is in //HOST/SHARE.
+var clients = map[string]string{
+	"psql": "postgresql", "pg_dump": "postgresql", "pg_dumpall": "postgresql", "pg_restore": "postgresql", "pg_basebackup": "postgresql",
+	"pg_receivewal": "postgresql", "pg_isready": "postgresql", "createdb": "postgresql", "vacuumdb": "postgresql", "pgbench": "postgresql",
+	"mysql": "mysql", "mysqldump": "mysql", "mysqladmin": "mysql", "mysqlcheck": "mysql",
+	"mariadb": "mysql", "mariadb-dump": "mysql", "mariadb-admin": "mysql", "mariadb-check": "mysql", "mariadb-backup": "mysql",
+	"redis-cli": "redis", "redis-benchmark": "redis", "valkey-cli": "redis", "keydb-cli": "redis",
+	"mongo": "mongodb", "mongosh": "mongodb", "mongodump": "mongodb", "mongorestore": "mongodb", "mongoexport": "mongodb", "mongoimport": "mongodb",
+	"clickhouse-client": "", "mosquitto_pub": "mqtt", "mosquitto_sub": "mqtt", "mosquitto_rr": "mqtt",
+	"ldapsearch": "ldap", "ldapadd": "ldap", "ldapmodify": "ldap", "smbclient": "smb",
 }
 
 func isClient(word string) bool {
-	return slices.Contains(clients, word[strings.LastIndexByte(word, '/')+1:])
+	_, ok := clients[path.Base(word)]
+	return ok
 }
 
 // clientHost splits -hHOST, which such a program takes too.
@@ -217,7 +240,12 @@ func asksHost(program, flag string) bool {
 }
 
 // positional reads one word that follows no flag.
-func (p *referenceParser) positional(arg string) {
+func (p *referenceParser) positional(program, arg string) {
+	if host, ok := strings.CutPrefix(arg, "//"); ok && clients[program] == "smb" {
+		host, _, _ = strings.Cut(host, "/")
+		p.add("command", host, 0, "smb", false)
+		return
+	}
 	if key, value, ok := strings.Cut(arg, "="); ok && isKey(key) {
 		_, bare := hostStem(key)
 		p.value("command "+key, key, value, bare, 0)
@@ -244,8 +272,14 @@ func (p *referenceParser) value(source, key, value string, bare bool, sibling ui
 	case p.dsnFunction(source, value):
 	case p.keywords(source, value):
 	default:
-		p.list(source, value, bare, sibling)
+		p.list(source, value, bare || isNodeName(key, value), sibling)
 	}
+}
+
+// isNodeName: NAME@HOST is how Erlang writes a node, so that RabbitMQ and others name
+// their members in settings about nodes.
+func isNodeName(key, value string) bool {
+	return strings.Contains(strings.ToUpper(key), "NODE") && strings.Contains(value, "@")
 }
 
 // urls reads every SCHEME://[user@]host[:port][,host...] of a text.
@@ -420,7 +454,7 @@ func (p *referenceParser) listed(source, item string, bare bool, sibling uint16)
 	if port == 0 {
 		port = sibling
 	}
-	p.add(source, name, port, "", false)
+	p.add(source, name, port, p.scheme, false)
 }
 
 // hostPort splits host, host:port, [v6], [v6]:port and a bare IPv6 address. It

@@ -129,7 +129,9 @@ func (s *sight) addSpoken(w *policy.Workload, config *dockerclient.Config, host 
 		}
 	}
 	program := len(config.Entrypoint) == 0 || len(spoken.Entrypoint) > 0
-	w.Command = redactCommand(slices.Concat(spoken.Entrypoint, spoken.Command), program, s.keep)
+	args := slices.Concat(spoken.Entrypoint, spoken.Command)
+	w.Command = redactCommand(args, program, s.keep)
+	w.Programs = programs(args, s.keep.words)
 	w.References = ParseReferences(spoken)
 }
 
