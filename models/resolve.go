@@ -324,6 +324,7 @@ func (x *index) resolveAll(p *Population) {
 		}
 	}
 	x.joinClusters()
+	x.joinSiblings()
 	x.nameClusters()
 	x.addRoutes(p)
 }
@@ -365,6 +366,40 @@ func (x *index) joinClusters() {
 			}
 		}
 	}
+}
+
+// joinSiblings makes one cluster of siblings whose settings say that they are of one: a
+// variable or an option that switches an entry for clusters on.
+func (x *index) joinSiblings() {
+	type kin struct {
+		project                 *project
+		model, repository, name string
+	}
+	first := make(map[kin]*subject)
+	for _, s := range x.subjects {
+		if !s.isSetUpAsMember() {
+			continue
+		}
+		of := kin{s.project, s.group.Model, s.repository(), withoutNumber(s.service.Name)}
+		if o, ok := first[of]; ok {
+			unite(o, s)
+		} else {
+			first[of] = s
+		}
+	}
+}
+
+func (s *subject) isSetUpAsMember() bool {
+	return slices.ContainsFunc(s.parts, func(p part) bool {
+		return slices.ContainsFunc(p.serves, func(o offer) bool {
+			return isForClusters(o.entry) && p.facts.isSet(o.entry.When)
+		})
+	})
+}
+
+// isForClusters reports whether the entry is open to members that name each other.
+func isForClusters(e *Entry) bool {
+	return slices.ContainsFunc(e.To, func(t PeerTerm) bool { return t.Peer == "cluster" })
 }
 
 func unite(a, b *subject) {
@@ -445,9 +480,7 @@ func (s *subject) clustersNamed() map[*subject][]hit {
 
 func (s *subject) mayCluster() bool {
 	return slices.ContainsFunc(s.parts, func(p part) bool {
-		return slices.ContainsFunc(p.model.Serves, func(e Entry) bool {
-			return slices.ContainsFunc(e.To, func(t PeerTerm) bool { return t.Peer == "cluster" })
-		})
+		return slices.ContainsFunc(p.model.Serves, func(e Entry) bool { return isForClusters(&e) })
 	})
 }
 

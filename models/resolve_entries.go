@@ -166,6 +166,22 @@ func (f facts) holds(c *When) bool {
 	return false
 }
 
+// isSet reports whether a condition holds by a variable or an option that the deployer
+// set.
+func (f facts) isSet(c *When) bool {
+	switch {
+	case c == nil:
+		return false
+	case c.Env != "" || c.Arg != "":
+		return f.holds(c)
+	case c.Any != nil:
+		return slices.ContainsFunc(c.Any, func(w When) bool { return f.isSet(&w) })
+	case c.All != nil:
+		return f.holds(c) && slices.ContainsFunc(c.All, func(w When) bool { return f.isSet(&w) })
+	}
+	return false
+}
+
 // envIs takes KEY, which the deployer must have set, or KEY=VALUE.
 func (f facts) envIs(c string) bool {
 	key, want, withValue := strings.Cut(c, "=")

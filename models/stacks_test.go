@@ -553,6 +553,10 @@ func TestRedisCluster(t *testing.T) {
 	for _, name := range []string{"redis-1", "redis-2"} {
 		b.run("p/"+name, "redis:7", "n", expose("tcp/6379"), command("redis-server", "--port", "7000", "--cluster-enabled", "***"))
 	}
+	for _, name := range []string{"cache1", "cache2"} {
+		b.run("p/"+name, "redis:7", "n", expose("tcp/6379"), command("redis-server", "***", "--port", "7000"))
+	}
+	b.run("p/other", "node:22", "n", ref("env REDIS_HOST", "cache1"))
 	b.run("p/create", "redis:7", "n", expose("tcp/6379"), programs("redis-cli"), ref("command", "redis-1:7000"), ref("command", "redis-2:7000"))
 	b.run("p/app", "node:22", "n", ref("env REDIS_NODES", "redis-1:7000"))
 	judge(t, b, []verdict{
@@ -564,6 +568,12 @@ func TestRedisCluster(t *testing.T) {
 		{"p/create", "p/redis-2", 17000, policy.AppUnknown, false},
 		{"p/redis-1", "p/create", 17000, policy.AppUnknown, false},
 		{"p/app", "p/redis-1", 7000, policy.AppRedis, true},
+		{"p/app", "p/redis-2", 7000, policy.AppRedis, true}, // where the first sends it
+		{"p/app", "p/cache2", 7000, policy.AppRedis, false},
+		{"p/cache1", "p/cache2", 7000, policy.AppRedis, true}, // siblings; perhaps a cluster by their files
+		{"p/cache1", "p/redis-2", 17000, policy.AppUnknown, false},
+		{"p/other", "p/cache1", 7000, policy.AppRedis, true},
+		{"p/other", "p/cache2", 7000, policy.AppRedis, false},
 		{"p/app", "p/redis-1", 17000, policy.AppUnknown, false},
 	})
 }
