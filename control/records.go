@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"mime"
 	"net"
 	"net/http"
@@ -164,18 +165,20 @@ func (s *RecordStore) Remotes() map[string]netip.AddrPort {
 func (s *RecordStore) Run(ctx context.Context) {
 	var running sync.WaitGroup
 	defer running.Wait()
-	asked := map[string]time.Time{}
-	busy := map[string]bool{}
-	done := make(chan string)
+	asked := map[asking]time.Time{}
+	busy := map[asking]bool{}
+	done := make(chan asking)
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	for {
 		for _, src := range s.due(asked, busy) {
-			asked[src.Name], busy[src.Name] = time.Now(), true
+			at := askingOf(&src)
+			maps.DeleteFunc(asked, func(was asking, _ time.Time) bool { return was.name == at.name })
+			asked[at], busy[at] = time.Now(), true
 			running.Go(func() {
 				s.Ask(ctx, src)
 				select {
-				case done <- src.Name:
+				case done <- at:
 				case <-ctx.Done():
 				}
 			})
@@ -183,29 +186,34 @@ func (s *RecordStore) Run(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
-		case name := <-done:
-			delete(busy, name)
+		case at := <-done:
+			delete(busy, at)
 		case <-tick.C:
 		}
 	}
 }
 
+// asking is a source and where it is asked: one that moves is asked anew at once.
+type asking struct{ name, from string }
+
+func askingOf(src *operator.Source) asking { return asking{src.Name, src.Path + src.URL} }
+
 // fileEvery is how often a record's own file is looked at.
 const fileEvery = 2 * time.Second
 
-func (s *RecordStore) due(asked map[string]time.Time, busy map[string]bool) []operator.Source {
+func (s *RecordStore) due(asked map[asking]time.Time, busy map[asking]bool) []operator.Source {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var out []operator.Source
-	for name, st := range s.sources {
-		every := st.source.Every
+	for _, st := range s.sources {
+		every, at := st.source.Every, askingOf(&st.source)
 		switch {
 		case st.source.Path != "":
 			every = fileEvery
 		case st.source.URL == "":
 			continue
 		}
-		if !busy[name] && time.Since(asked[name]) >= every {
+		if !busy[at] && time.Since(asked[at]) >= every {
 			out = append(out, st.source)
 		}
 	}

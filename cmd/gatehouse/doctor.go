@@ -374,6 +374,8 @@ func (d *doctor) history(set Settings) {
 	}
 	switch flows, violations, err := history.Check(set.historyFile()); {
 	case errors.Is(err, fs.ErrNotExist):
+	case errors.Is(err, history.ErrHeld):
+		d.say(levelWarn, "history", "`gatehouse doctor --socket` with that gateway's", "%s: a gateway has it open, and none answers here", set.historyFile())
 	case err != nil:
 		d.say(levelWarn, "history", "the gateway moves a damaged file aside and begins a new one", "%v", err)
 	default:

@@ -291,7 +291,11 @@ func (s *SituationStatus) problems() []string {
 	}
 	for _, r := range s.Records {
 		if r.Fault != "" {
-			out = append(out, fmt.Sprintf("system of record %s fails since %s, what it said %s stays: %s", r.Name, r.Since.Format(time.RFC3339), ago(r.Good), r.Fault))
+			stays := "and has said nothing yet"
+			if !r.Good.IsZero() {
+				stays = "what it said " + ago(r.Good) + " stays"
+			}
+			out = append(out, fmt.Sprintf("system of record %s fails since %s, %s: %s", r.Name, r.Since.Format(time.RFC3339), stays, r.Fault))
 		}
 	}
 	return out

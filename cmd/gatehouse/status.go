@@ -152,6 +152,6 @@ func (s *SituationStatus) write(w io.Writer) {
 		row(w, "QUARANTINE", q.Subject+" "+q.String())
 	}
 	for _, r := range s.Records {
-		row(w, "record "+r.Name, fmt.Sprintf("%d records of %s, %s", r.Records, r.From, ago(r.Good)))
+		row(w, "record "+r.Name, fmt.Sprintf("%s of %s, %s", quantity(r.Records, "record"), r.From, ago(r.Good)))
 	}
 }

@@ -593,7 +593,7 @@ func Read(path string, f func(*Store) error) error {
 	err := sound(func() error {
 		db, err := bbolt.Open(path, 0o600, &bbolt.Options{ReadOnly: true, Timeout: time.Second})
 		if errors.Is(err, berrors.ErrTimeout) {
-			return errors.New("a gateway has it open, and answers for it itself")
+			return ErrHeld
 		}
 		if err != nil {
 			return err
@@ -616,6 +616,9 @@ func Read(path string, f func(*Store) error) error {
 	return nil
 }
 
+// ErrHeld is of Read and Check: another process writes the file.
+var ErrHeld = errors.New("a gateway has it open, and answers for it itself")
+
 // Check looks at a database that no gateway has open, and counts its records.
 func Check(path string) (flows, violations int, err error) {
 	if _, err := os.Stat(path); err != nil {
@@ -623,6 +626,9 @@ func Check(path string) (flows, violations int, err error) {
 	}
 	err = sound(func() error {
 		db, err := bbolt.Open(path, 0o600, &bbolt.Options{ReadOnly: true, Timeout: time.Second})
+		if errors.Is(err, berrors.ErrTimeout) {
+			return ErrHeld
+		}
 		if err != nil {
 			return err
 		}

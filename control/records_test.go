@@ -1,0 +1,44 @@
+package control
+
+import (
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"testing"
+	"time"
+
+	"gatehouse/operator"
+)
+
+// A source that the operator moves is asked there at once, though the old place is
+// asked once an hour and hangs.
+func TestMovedSourceIsAskedAtOnce(t *testing.T) {
+	hangs := make(chan struct{}, 1)
+	endpoint := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/old" {
+			hangs <- struct{}{}
+			<-r.Context().Done()
+			return
+		}
+		fmt.Fprint(w, `{"records": [{"match": {"service": "shop/web"}, "set": {"risk": "high"}}]}`)
+	}))
+	t.Cleanup(endpoint.Close)
+	at := func(path string) []operator.Source {
+		return []operator.Source{{Name: "cmdb", URL: endpoint.URL + path, Every: time.Hour, Timeout: time.Hour, MaxBytes: 1 << 20,
+			Kinds: map[string]operator.Kind{"risk": {Levels: []string{"low", "high"}}}}}
+	}
+	s := NewRecordStore(t.TempDir(), slog.New(slog.DiscardHandler))
+	s.Follow(at("/old"))
+	ctx := t.Context()
+	ended := make(chan struct{})
+	go func() { s.Run(ctx); close(ended) }()
+	t.Cleanup(func() { <-ended })
+	<-hangs
+	s.Follow(at("/new"))
+	for until := time.Now().Add(time.Minute); s.Status()[0].Records != 1; time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(until) {
+			t.Fatalf("%+v", s.Status())
+		}
+	}
+}
