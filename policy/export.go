@@ -52,6 +52,15 @@ func (x *exporter) lose(what, format string, args ...any) {
 	}
 }
 
+// toldAs is how a statement is called before people: those of files by their id, the
+// others, whose ids are digests, by their text.
+func (s *Statement) toldAs() string {
+	if lines := s.Lines(false); s.Tier != TierOperator && len(lines) > 0 {
+		return lines[0]
+	}
+	return s.ID
+}
+
 // findWorkloads makes an end of each group at each number that it has.
 func (x *exporter) findWorkloads() {
 	at := make(map[uint32][]netip.Prefix)
@@ -228,15 +237,15 @@ func (x *exporter) loseStatements() {
 		case s.Pending != "":
 			continue
 		case s.Verdict != Allow && !s.App.Any:
-			x.lose(s.ID, "a deny of an application (%s) cannot be expressed: such flows pass where another statement allows their ports", s.App)
+			x.lose(s.toldAs(), "a deny of an application (%s) cannot be expressed: such flows pass where another statement allows their ports", s.App)
 		case s.Verdict == Allow && !s.App.Any:
-			x.lose(s.ID, "%s on %s is written as any application on these ports", s.App, PortsText(s.Ports))
+			x.lose(s.toldAs(), "%s on %s is written as any application on these ports", s.App, PortsText(s.Ports))
 		}
 		if s.NamesOnly {
-			x.lose(s.ID, "which names may be looked up cannot be limited")
+			x.lose(s.toldAs(), "which names may be looked up cannot be limited")
 		}
 		if s.While != "" {
-			x.lose(s.ID, "it is in force as of now (%s) and does not end by itself", s.While)
+			x.lose(s.toldAs(), "it is in force as of now (%s) and does not end by itself", s.While)
 		}
 	}
 }
@@ -498,7 +507,7 @@ func (x *exporter) loseNames() {
 	for i := range x.t.statements {
 		s := &x.t.statements[i]
 		if s.Pending == "" && slices.ContainsFunc(s.To, func(p Peer) bool { return p.Kind == PeerName }) {
-			x.lose(s.ID, "names cannot be expressed: the way to %s stays shut", peersText(s.To))
+			x.lose(s.toldAs(), "names cannot be expressed: the way to %s stays shut", peersText(s.To))
 		}
 	}
 }

@@ -69,7 +69,7 @@ func (x *exporter) loseICMP() {
 	for i := range x.t.statements {
 		s := &x.t.statements[i]
 		if s.Pending == "" && slices.ContainsFunc(s.Ports, func(p PortRange) bool { return p.Proto.normal() == ProtoICMP }) {
-			x.lose(s.ID, "ICMP cannot be expressed: what becomes of echo is up to the network plugin")
+			x.lose(s.toldAs(), "ICMP cannot be expressed: what becomes of echo is up to the network plugin")
 		}
 	}
 }
@@ -77,7 +77,7 @@ func (x *exporter) loseICMP() {
 func (x *exporter) loseRejects() {
 	for i := range x.t.statements {
 		if s := &x.t.statements[i]; s.Pending == "" && s.Verdict == Reject {
-			x.lose(s.ID, "reject is written as drop")
+			x.lose(s.toldAs(), "reject is written as drop")
 		}
 	}
 }
@@ -395,7 +395,7 @@ func (x *exporter) ciliumNames(g *Group) []any {
 		if len(fqdns) == 0 || len(ports) == 0 {
 			continue
 		}
-		x.lose(s.ID, "names need Cilium's DNS proxy: the way to kube-dns must have a rule of dns, and the server name is not compared")
+		x.lose(s.toldAs(), "names need Cilium's DNS proxy: the way to kube-dns must have a rule of dns, and the server name is not compared")
 		out = append(out, object{"toFQDNs": fqdns, "toPorts": []any{object{"ports": ports}}})
 	}
 	return out

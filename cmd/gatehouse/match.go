@@ -116,8 +116,11 @@ func matchPlanned(cmd *cobra.Command, lib *models.Library, files []compose.File)
 	return populationViews(&snap, models.Groups(lib, &snap, models.Settings{}, policy.NewIdentities())), nil
 }
 
-// noteAssumed says what files cannot tell and was taken for granted: where images
-// come from (T3, T4).
+// assumedOf is under which a command has what noteAssumed has said.
+const assumedOf = "gatehouse_assumed"
+
+// noteAssumed says what files cannot tell and was taken for granted, once: where
+// images come from (T3, T4).
 func noteAssumed(cmd *cobra.Command, snap *policy.Snapshot) {
 	const most = 3
 	var pulled []string
@@ -134,6 +137,10 @@ func noteAssumed(cmd *cobra.Command, snap *policy.Snapshot) {
 	if len(pulled) > most {
 		text += fmt.Sprintf(" and %d more", len(pulled)-most)
 	}
+	if cmd.Annotations[assumedOf] == text {
+		return // of the other side of a comparison
+	}
+	cmd.Annotations = map[string]string{assumedOf: text}
 	row(cmd.ErrOrStderr(), fmt.Sprintf("gatehouse: assumed that the engine pulls %s from the registry named; of an image that was built, loaded or tagged there only the name "+
 		"would count, and its model be clipped to its own project", text))
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -77,7 +78,7 @@ func thereAre(args []string) error {
 			continue
 		}
 		if _, err := schemaAt(arg); err != nil {
-			errs = append(errs, fmt.Errorf("%w (want live, a folder or a file)", err))
+			errs = append(errs, err)
 		}
 	}
 	if len(errs) > 0 {
@@ -160,12 +161,18 @@ func useLibrary(b *control.Basis, path string) error {
 // schemaAt is the schema of a file; "" of a folder.
 func schemaAt(path string) (string, error) {
 	info, err := os.Stat(path)
-	if err != nil || info.IsDir() {
-		return "", err
+	if err != nil {
+		return "", fmt.Errorf("%w (want live, a folder or a file)", err)
+	}
+	if info.IsDir() {
+		return "", nil
 	}
 	data, _, err := readInput(nil, path, mostSnapshotBytes)
 	if err != nil {
 		return "", err
+	}
+	if begin := bytes.TrimLeft(data, " \t\r\n"); bytes.HasPrefix(begin, []byte("- ")) || bytes.HasPrefix(begin, []byte("[")) {
+		return "", fmt.Errorf("%s: a list, as get workloads prints it, has neither statements nor the host: take `gatehouse get snapshot -o yaml`, or name it with --workloads", path)
 	}
 	f := document.File{Name: path, Data: data}
 	return f.Schema(), nil

@@ -179,11 +179,14 @@ func (a *SuggestAnswer) watched() string {
 	if until.IsZero() {
 		until = time.Now()
 	}
-	d := until.Sub(a.Since)
-	if d < 48*time.Hour {
-		return fmt.Sprintf("%d hours", int(d.Round(time.Hour).Hours()))
+	switch d := until.Sub(a.Since); {
+	case d < 2*time.Hour:
+		return quantity(int(d.Minutes()), "minute")
+	case d < 48*time.Hour:
+		return quantity(int(d.Hours()), "hour")
+	default:
+		return quantity(int(d.Hours()/24), "day")
 	}
-	return fmt.Sprintf("%d days", int(d.Hours()/24))
 }
 
 func suggestRows(w io.Writer, a *SuggestAnswer) {
