@@ -47,6 +47,7 @@ func TestWorkerDoesNotAllocate(t *testing.T) {
 			{web, db, midStream.segment(false, "A", "x")},
 			{web, db, udp(t, web, db, v6, 5000, 9000, "x")}, {web, db, udp(t, web, db, v6, 5001, 1, "x")}, {web, db, udp(t, web, db, v6, 5002, 7000, "x")},
 			{web, outside, udp(t, web, outside, v6, 5003, 53, "x")},
+			{web, outside, udp(t, web, outside, v6, 5006, 53, message(t, 7, false, "ldap.example.com."))}, {web, outside, udp(t, web, outside, v6, 5007, 53, message(t, 7, false, "redis."))},
 			{web, wrongMAC, udp(t, web, wrongMAC, v6, 5004, 9000, "x")},
 			{web, db, udp(t, spoofed, db, v6, 5005, 9000, "x")},
 			{web, db, echo}, {web, db, truncated[:len(truncated)-1]}, {outside, web, udp(t, outside, web, v6, 1, 2, "x")},

@@ -29,6 +29,7 @@ type endpointLife struct {
 	// only in its space. workload stands there for all endpoints of one.
 	number, workload uint16
 	rejects          rateLimit
+	refusals         rateLimit // of lookups
 }
 
 type zoneAddr struct {

@@ -207,17 +207,14 @@ func (w *worker) turnAway(p *servedPort, f *Frame, ep *localEndpoint) {
 				return
 			}
 		}
-	case w.isRefusedLookup(f, ep):
-		w.answer(p, f, ep, portUnreachable)
-	case ofLookup(r.Reason):
+	case w.isRefusedLookup(f, ep), ofLookup(r.Reason):
 		w.refuseLookup(p, f, ep)
 	}
 	w.drop = append(w.drop, *f)
 }
 
 // isRefusedLookup reports a DNS query of an enforcing endpoint that policy does
-// not allow: it is answered, so that lookups fail at once and not after the
-// resolver's patience (R18).
+// not allow: it is answered (R18), and so stays in user space.
 func (w *worker) isRefusedLookup(f *Frame, ep *localEndpoint) bool {
 	r, p := &w.result, w.packet
 	return f.Dir == FromEndpoint && !ep.Transit && ep.Mode == policy.Enforce && p.DstPort == 53 &&
@@ -229,12 +226,13 @@ func (w *worker) isRefusedLookup(f *Frame, ep *localEndpoint) bool {
 // by the other hook of the same endpoint: to the endpoint what it sent, to
 // outside what came from there.
 func (w *worker) answer(p *servedPort, f *Frame, ep *localEndpoint, why unreachable) {
-	w.reply(p, f, ep, func(out []byte) int { return writeReject(out, f.Data, f.L3, why) })
+	w.reply(p, f, &ep.rejects, rejectPace, func(out []byte) int { return writeReject(out, f.Data, f.L3, why) })
 }
 
-// reply sends what write puts into a borrowed frame, unless it is nothing.
-func (w *worker) reply(p *servedPort, f *Frame, ep *localEndpoint, write func(out []byte) int) {
-	if !ep.rejects.take(w.now) {
+// reply sends what write puts into a borrowed frame, unless it is nothing or more
+// than limit has room for.
+func (w *worker) reply(p *servedPort, f *Frame, limit *rateLimit, pace pace, write func(out []byte) int) {
+	if !limit.take(w.now, pace) {
 		return
 	}
 	out, ok := p.Alloc()

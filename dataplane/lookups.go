@@ -107,36 +107,47 @@ func (w *worker) lookUp(ep *localEndpoint) {
 	}
 }
 
-// refuseLookup answers a query that asks for a name of no statement.
+// refuseLookup answers a lookup that policy refuses, so that it fails at once and
+// not after a resolver's patience (R18): a query over UDP in DNS, because who
+// forwards for others hands that on to them where an ICMP error ends with it
+// (Docker 20.10's resolver then says nothing); the rest as a closed port.
 func (w *worker) refuseLookup(p *servedPort, f *Frame, ep *localEndpoint) {
-	if w.packet.Proto != policy.ProtoUDP {
-		w.answer(p, f, ep, portUnreachable)
-		return
-	}
-	w.reply(p, f, ep, func(out []byte) int { return writeRefusal(out, f.Data, f.L3, w.packet.Payload) })
+	w.reply(p, f, &ep.refusals, refusalPace, func(out []byte) int {
+		if q := w.packet; q.Proto == policy.ProtoUDP && q.Fragment == classify.Whole {
+			if n := writeRefusal(out, f.Data, f.L3, q.Payload); n > 0 {
+				return n
+			}
+		}
+		return writeReject(out, f.Data, f.L3, portUnreachable)
+	})
 }
 
 const udpHeader = 8
 
-// writeRefusal writes the answer REFUSED to the query in packet, whose network
-// header is at l3, into out and returns its length; 0 where there can be none.
-// packet has been decoded before: its headers are whole and free of options.
+// writeRefusal writes the answer to the query in packet, whose network header is
+// at l3, into out and returns its length; 0 where there can be none. packet is
+// no fragment and has been decoded before: its headers are whole and free of
+// options.
 func writeRefusal(out, packet []byte, l3 int, query []byte) int {
+	if len(packet) <= l3 || !isToOne(packet, l3) {
+		return 0
+	}
 	head := ipv4Header
 	if packet[l3]>>4 == 6 {
 		head = ipv6Header
 	}
-	if len(out) < l3+head+udpHeader || packet[0]&1 != 0 || packet[6]&1 != 0 {
+	if len(packet) < l3+head+udpHeader || len(out) < l3+head+udpHeader {
 		return 0
 	}
-	n := lookup.Refusal(out[l3+head+udpHeader:], query)
+	ip, asked := out[l3:], packet[l3:]
+	if head == ipv4Header && !areHosts4(asked[12:16], asked[16:20]) || head == ipv6Header && !areHosts6(asked[8:24], asked[24:40]) {
+		return 0
+	}
+	n := lookup.Refusal(ip[head+udpHeader:], query)
 	if n == 0 {
 		return 0
 	}
-	copy(out[0:6], packet[6:12])
-	copy(out[6:12], packet[0:6])
-	copy(out[12:l3], packet[12:l3])
-	ip, asked := out[l3:], packet[l3:]
+	answerLink(out, packet, l3)
 	udp := ip[head : head+udpHeader+n]
 	copy(udp[0:2], asked[head+2:])
 	copy(udp[2:4], asked[head:])

@@ -62,7 +62,7 @@ func (u unreachable) code6() byte {
 // with the addresses swapped; where l3 is 0 there is none. packet has been decoded before: its headers are
 // whole and free of options.
 func writeReject(out, packet []byte, l3 int, why unreachable) int {
-	if len(packet) <= l3 || l3 > 0 && (packet[0]&1 != 0 || packet[6]&1 != 0) {
+	if len(packet) <= l3 || !isToOne(packet, l3) {
 		return 0
 	}
 	var n int
@@ -75,14 +75,32 @@ func writeReject(out, packet []byte, l3 int, why unreachable) int {
 	if n == 0 {
 		return 0
 	}
+	answerLink(out, packet, l3)
+	return l3 + n
+}
+
+// isToOne reports whether a frame goes from one interface to one; where l3 is 0
+// there is no link header to ask.
+func isToOne(packet []byte, l3 int) bool {
+	return l3 == 0 || l3 >= ethHeader && packet[0]&1 == 0 && packet[6]&1 == 0
+}
+
+// answerLink writes the link header of the answer to packet.
+func answerLink(out, packet []byte, l3 int) {
 	if l3 == 0 {
-		return n
+		return
 	}
 	copy(out[0:6], packet[6:12])
 	copy(out[6:12], packet[0:6])
 	copy(out[12:l3], packet[12:l3])
-	return l3 + n
 }
+
+// areHosts4 reports whether an answer from dst to src may be sent: both are one
+// host's (RFC 1122 3.2.2).
+func areHosts4(src, dst []byte) bool { return src[0] != 0 && src[0] < 224 && dst[0] < 224 }
+
+// areHosts6 is areHosts4 of IPv6 (RFC 4443 2.4 e).
+func areHosts6(src, dst []byte) bool { return src[0] != 0xff && dst[0] != 0xff && !isZero(src) }
 
 // reject4 answers the IPv4 packet ip.
 func reject4(out, ip []byte, why unreachable) int {
@@ -96,7 +114,7 @@ func reject4(out, ip []byte, why unreachable) int {
 	ip = ip[:total]
 	l4 := ip[ipv4Header:]
 	src, dst := ip[12:16], ip[16:20]
-	if src[0] == 0 || src[0] >= 224 || dst[0] >= 224 {
+	if !areHosts4(src, dst) {
 		return 0
 	}
 	n := 0
@@ -145,7 +163,7 @@ func reject6(out, ip []byte, why unreachable) int {
 	ip = ip[:total]
 	l4 := ip[ipv6Header:]
 	src, dst := ip[8:24], ip[24:40]
-	if src[0] == 0xff || dst[0] == 0xff || isZero(src) {
+	if !areHosts6(src, dst) {
 		return 0
 	}
 	n := 0
@@ -298,12 +316,20 @@ func fold(s uint64) uint64 {
 	return s>>16 + s&0xffff
 }
 
-// rejectRate is how many answers an endpoint may cause per second, rejectBurst
-// how many at once: enough for every program on it to fail at once, too few to
-// make an amplifier or a load of it.
-const (
-	rejectRate  = 200
-	rejectBurst = 64
+// pace is how often something may happen.
+type pace struct {
+	each  int64 // nanoseconds
+	burst int64 // that may happen at once
+}
+
+// rejectPace is how many answers an endpoint may cause: enough for every program
+// on it to fail at once, too few to make an amplifier or a load of it.
+// refusalPace is that of lookups, which fail by the hundred where a server looks
+// up each of its clients, and wait for seconds when nobody answers; the answer is
+// hardly longer than the query, and its asker's alone.
+var (
+	rejectPace  = pace{int64(time.Second) / 200, 64}
+	refusalPace = pace{int64(time.Second) / 2000, 512}
 )
 
 // rateLimit is a token bucket in one word: the time at which the bucket would
@@ -311,12 +337,11 @@ const (
 type rateLimit struct{ full atomic.Int64 }
 
 // take reports whether one more fits at now, nanoseconds of any steady clock.
-func (r *rateLimit) take(now int64) bool {
-	const interval = int64(time.Second) / rejectRate
+func (r *rateLimit) take(now int64, p pace) bool {
 	for {
 		full := r.full.Load()
-		next := max(full, now) + interval
-		if next-now > interval*rejectBurst {
+		next := max(full, now) + p.each
+		if next-now > p.each*p.burst {
 			return false
 		}
 		if r.full.CompareAndSwap(full, next) {

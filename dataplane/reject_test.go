@@ -69,6 +69,11 @@ func checksummed(t *testing.T, b []byte) gopacket.Packet {
 		switch l := l.(type) {
 		case *layers.TCP:
 			must(t, l.SetNetworkLayerForChecksum(p.NetworkLayer()))
+		case *layers.UDP:
+			must(t, l.SetNetworkLayerForChecksum(p.NetworkLayer()))
+		case *layers.DNS: // its bytes as they are
+			ls = append(ls, gopacket.Payload(l.Contents))
+			continue
 		case *layers.ICMPv6:
 			must(t, l.SetNetworkLayerForChecksum(p.NetworkLayer()))
 		}
@@ -189,6 +194,45 @@ func TestNoAnswer(t *testing.T) {
 	}
 }
 
+// A lookup that was sent to many, or from nowhere, has no answer: it would be a
+// flood of them, or somebody else's.
+func TestNoRefusal(t *testing.T) {
+	const query = "\x00\x07\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x05redis\x00\x00\x01\x00\x01"
+	for _, v6 := range []bool{false, true} {
+		lookup := func(src, dst string) []byte {
+			ip := ipLayer(v6, layers.IPProtocolUDP)
+			switch ip := ip.(type) {
+			case *layers.IPv4:
+				ip.SrcIP, ip.DstIP = net.ParseIP(src), net.ParseIP(dst)
+			case *layers.IPv6:
+				ip.SrcIP, ip.DstIP = net.ParseIP(src), net.ParseIP(dst)
+			}
+			return frame(t, ip, &layers.UDP{SrcPort: 5000, DstPort: 53}, gopacket.Payload(query))
+		}
+		one, other, group, none := "192.0.2.1", "192.0.2.2", "224.0.0.251", "0.0.0.0"
+		if v6 {
+			one, other, group, none = "2001:db8::1", "2001:db8::2", "ff02::fb", "::"
+		}
+		many := lookup(one, other)
+		copy(many, []byte{1, 0, 0x5e, 0, 0, 1})
+		out := make([]byte, 2048)
+		for name, in := range map[string][]byte{"group": lookup(one, group), "from a group": lookup(group, one), "from nowhere": lookup(none, one), "frame to many": many} {
+			if n := writeRefusal(out, in, ethHeader, []byte(query)); n != 0 {
+				t.Errorf("%s was answered with %x", name, out[:n])
+			}
+		}
+		in := lookup(one, other)
+		p := checksummed(t, out[:writeRefusal(out, in, ethHeader, []byte(query))])
+		if u := p.Layer(layers.LayerTypeUDP).(*layers.UDP); u.SrcPort != 53 || u.DstPort != 5000 {
+			t.Errorf("%+v", u)
+		}
+		bare := make([]byte, 2048)
+		if n := writeRefusal(bare, in[ethHeader:], 0, []byte(query)); !bytes.Equal(bare[:n], p.Data()[ethHeader:]) {
+			t.Errorf("without a link header: %x", bare[:n])
+		}
+	}
+}
+
 func TestCutTurnsSegmentIntoReset(t *testing.T) {
 	for _, v6 := range []bool{false, true} {
 		b := frame(t, ipLayer(v6, layers.IPProtocolTCP), &layers.TCP{SrcPort: 40000, DstPort: 80, Seq: 500, Ack: 600, ACK: true, PSH: true, Window: 9}, gopacket.Payload("GET / HTTP/1.1"))
@@ -208,11 +252,15 @@ func FuzzReject(f *testing.F) {
 	for _, v6 := range []bool{false, true} {
 		f.Add(frame(f, ipLayer(v6, layers.IPProtocolTCP), &layers.TCP{SYN: true}))
 		f.Add(frame(f, ipLayer(v6, layers.IPProtocolUDP), &layers.UDP{}, gopacket.Payload("x")))
+		f.Add(frame(f, ipLayer(v6, layers.IPProtocolUDP), &layers.UDP{DstPort: 53}, gopacket.Payload("\x00\x07\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x05redis\x00\x00\x01\x00\x01")))
 	}
 	f.Fuzz(func(t *testing.T, in []byte) {
 		out := make([]byte, 2048)
-		for _, l3 := range []int{14, 18} {
+		for _, l3 := range []int{0, 14, 18} {
 			if n := writeReject(out, in, l3, portUnreachable); n < 0 || n > len(out) {
+				t.Fatalf("%d bytes", n)
+			}
+			if n := writeRefusal(out, in, l3, in[min(len(in), l3+ipv4Header+udpHeader):]); n < 0 || n > len(out) {
 				t.Fatalf("%d bytes", n)
 			}
 			if n := cutTo(bytes.Clone(in), l3); n > len(in) {
@@ -227,21 +275,21 @@ func TestRateLimit(t *testing.T) {
 	now := int64(1e15)
 	taken := 0
 	for range 1000 {
-		if r.take(now) {
+		if r.take(now, rejectPace) {
 			taken++
 		}
 	}
-	if taken != rejectBurst {
-		t.Errorf("%d at once, want %d", taken, rejectBurst)
+	if taken != int(rejectPace.burst) {
+		t.Errorf("%d at once, want %d", taken, rejectPace.burst)
 	}
 	taken = 0
 	for range 1000 {
 		now += 1e6
-		if r.take(now) {
+		if r.take(now, rejectPace) {
 			taken++
 		}
 	}
-	if taken < rejectRate-1 || taken > rejectRate+1 {
-		t.Errorf("%d in a second, want %d", taken, rejectRate)
+	if taken < 199 || taken > 201 {
+		t.Errorf("%d in a second, want 200", taken)
 	}
 }

@@ -15,6 +15,7 @@ import (
 
 	"github.com/google/gopacket"
 	"github.com/google/gopacket/layers"
+	"golang.org/x/net/dns/dnsmessage"
 
 	"gatehouse/classify"
 	"gatehouse/dataplane"
@@ -696,28 +697,65 @@ func TestRejectAnswersTheSender(t *testing.T) {
 	})
 }
 
+// A lookup that policy does not allow fails at once: by DNS where it is a query
+// over UDP, else as a closed port. Nobody else is told, and nothing leaves.
 func TestRefusedLookupIsAnswered(t *testing.T) {
 	families(t, func(t *testing.T, v6 bool) {
 		l := newLane(t)
-		got := l.send(web, outside, udp(t, web, outside, v6, 5000, 53, "query"))
-		if len(got) != 1 || got[0].Dir != dataplane.ToEndpoint {
-			t.Fatalf("sent %+v", got)
+		answerTo := func(payload string) gopacket.Packet {
+			t.Helper()
+			got := l.send(web, outside, udp(t, web, outside, v6, 5000, 53, payload))
+			if len(got) != 1 || got[0].Dir != dataplane.ToEndpoint || got[0].Slot != web.slot {
+				t.Fatalf("sent %+v", got)
+			}
+			p := decode(t, got[0])
+			if f := p.NetworkLayer().NetworkFlow(); f.Src().String() != outside.addr(v6).String() || f.Dst().String() != web.addr(v6).String() {
+				t.Errorf("an answer of %v", f)
+			}
+			return p
 		}
-		p := decode(t, got[0])
-		if v6 {
-			if m := p.Layer(layers.LayerTypeICMPv6).(*layers.ICMPv6); m.TypeCode != layers.CreateICMPv6TypeCode(1, 4) {
+		for name, want := range map[string]dnsmessage.RCode{"ldap.example.com.": dnsmessage.RCodeRefused, "redis.": dnsmessage.RCodeNameError} {
+			for id := range uint16(3) { // each try, not the first alone
+				u, ok := answerTo(message(t, id, false, name)).Layer(layers.LayerTypeUDP).(*layers.UDP)
+				var m dnsmessage.Message
+				if !ok || u.SrcPort != 53 || u.DstPort != 5000 || m.Unpack(u.Payload) != nil || m.ID != id || !m.Response || m.RCode != want {
+					t.Errorf("%s: %+v", name, m)
+				}
+			}
+		}
+		for _, payload := range []string{"query", message(t, 7, true, "redis.")} {
+			p := answerTo(payload)
+			if v6 {
+				if m := p.Layer(layers.LayerTypeICMPv6).(*layers.ICMPv6); m.TypeCode != layers.CreateICMPv6TypeCode(1, 4) {
+					t.Errorf("answer %v", m.TypeCode)
+				}
+			} else if m := p.Layer(layers.LayerTypeICMPv4).(*layers.ICMPv4); m.TypeCode != layers.CreateICMPv4TypeCode(3, 3) {
 				t.Errorf("answer %v", m.TypeCode)
 			}
-		} else if m := p.Layer(layers.LayerTypeICMPv4).(*layers.ICMPv4); m.TypeCode != layers.CreateICMPv4TypeCode(3, 3) {
-			t.Errorf("answer %v", m.TypeCode)
 		}
 		c := newConn(t, web, outside, v6, 40000, 53)
-		got = l.send(web, outside, c.segment(false, "S", ""))
+		got := l.send(web, outside, c.segment(false, "S", ""))
 		if len(got) != 1 || !decode(t, got[0]).Layer(layers.LayerTypeTCP).(*layers.TCP).RST {
 			t.Fatalf("sent %+v", got)
 		}
-		l.isDropped(outside, web, udp(t, outside, web, v6, 5000, 53, "query"), policy.ReasonNoRule)
+		l.isDropped(outside, web, udp(t, outside, web, v6, 5000, 53, message(t, 7, false, "redis.")), policy.ReasonNoRule)
 	})
+}
+
+// Lookups fail by the hundred where a server looks up each of its clients; what
+// else is refused meanwhile takes nothing of their answers, and both have an end.
+func TestRefusalsOfLookupsAreRateLimited(t *testing.T) {
+	l := newLane(t)
+	answers := func(n int, to party, port uint16) (told int) {
+		for i := range n {
+			told += len(l.send(web, to, udp(t, web, to, false, uint16(1000+i), port, message(t, 7, false, "redis."))))
+		}
+		return told
+	}
+	answers(300, db, 7000)
+	if told := answers(400, outside, 53); told != 400 {
+		t.Errorf("%d of 400 lookups are answered", told)
+	}
 }
 
 func TestRejectsAreRateLimited(t *testing.T) {

@@ -344,17 +344,77 @@ func TestMessageByTheByte(t *testing.T) {
 	}
 }
 
+// plain is a query of dns without its OPT record, which is its last.
+func plain(query []byte) []byte {
+	q := slices.Clone(query[:len(query)-11])
+	q[11] = 0
+	return q
+}
+
 func TestRefusal(t *testing.T) {
-	var out [512]byte
-	query := dns(t, 0x1234, false, "evil.example.net.", dnsmessage.TypeA)
-	n := Refusal(out[:], query)
-	var m dnsmessage.Message
-	if err := m.Unpack(out[:n]); err != nil || !m.Response || m.ID != 0x1234 || m.RCode != dnsmessage.RCodeRefused || !m.RecursionDesired ||
-		len(m.Questions) != 1 || m.Questions[0].Name.String() != "evil.example.net." || len(m.Additionals) != 0 {
-		t.Errorf("%v %+v", err, m)
+	for _, c := range []struct {
+		name string
+		want dnsmessage.RCode
+	}{
+		{"evil.example.net.", dnsmessage.RCodeRefused}, {"redis-primary.", dnsmessage.RCodeNameError}, {".", dnsmessage.RCodeRefused},
+		{"1.0.18.172.in-addr.arpa.", dnsmessage.RCodeRefused}, {"a.b.", dnsmessage.RCodeRefused},
+		{strings.Repeat(strings.Repeat("a", 63)+".", 3) + strings.Repeat("a", 61) + ".", dnsmessage.RCodeRefused},
+	} {
+		for _, kind := range []dnsmessage.Type{dnsmessage.TypeA, dnsmessage.TypeAAAA, dnsmessage.TypePTR} {
+			var out [512]byte
+			query := dns(t, 0x1234, false, c.name, kind)
+			query[3] |= 0x10            // checking disabled
+			query[len(query)-4] |= 0x80 // wants DNSSEC
+			n := Refusal(out[:], query)
+			var m dnsmessage.Message
+			if err := m.Unpack(out[:n]); err != nil || !m.Response || m.ID != 0x1234 || m.RCode != c.want || !m.RecursionDesired || !m.RecursionAvailable ||
+				!m.CheckingDisabled || m.Authoritative || len(m.Questions) != 1 || m.Questions[0].Name.String() != c.name || m.Questions[0].Type != kind ||
+				len(m.Answers)+len(m.Authorities) != 0 || len(m.Additionals) != 1 {
+				t.Errorf("%s: %v %+v", c.name, err, m)
+				continue
+			}
+			opt, ok := m.Additionals[0].Body.(*dnsmessage.OPTResource)
+			if !ok || !m.Additionals[0].Header.DNSSECAllowed() || len(opt.Options) != 1 || opt.Options[0].Code != 15 || string(opt.Options[0].Data) != "\x00\x12" {
+				t.Errorf("%s: %+v", c.name, m.Additionals)
+			}
+			without := plain(query)
+			if n := Refusal(out[:], without); n != len(without) || m.Unpack(out[:n]) != nil || m.RCode != c.want || len(m.Additionals) != 0 {
+				t.Errorf("%s without OPT: %+v", c.name, m)
+			}
+			for size := range len(without) {
+				if n := Refusal(out[:size], without); n != 0 {
+					t.Errorf("%s: %d bytes for %d", c.name, n, size)
+				}
+				if n := Refusal(out[:], without[:size]); n != 0 {
+					t.Errorf("%s: %d of its bytes are answered", c.name, size)
+				}
+			}
+		}
 	}
-	if Refusal(out[:20], query) != 0 || Refusal(out[:], out[:n]) != 0 || Refusal(out[:], nil) != 0 {
-		t.Error("a refusal where there can be none")
+}
+
+// What is no query with one question has no answer in DNS, or a peer that answers
+// would be answered.
+func TestNoRefusal(t *testing.T) {
+	query := dns(t, 7, false, "evil.example.net.", dnsmessage.TypeA)
+	with := func(change func(b []byte)) []byte { b := slices.Clone(query); change(b); return b }
+	long := append(slices.Clone(query[:12]), strings.Repeat("\x3f"+strings.Repeat("a", 63), 4)+"\x00\x00\x01\x00\x01"...)
+	for what, b := range map[string][]byte{
+		"nothing": nil, "an answer": with(func(b []byte) { b[2] |= 0x80 }), "no question": with(func(b []byte) { b[5] = 0 }), "two questions": with(func(b []byte) { b[5] = 2 }),
+		"a pointer": with(func(b []byte) { b[12], b[13] = 0xc0, 12 }), "a pointer to nothing": with(func(b []byte) { b[12], b[13] = 0xc0, 0 }), "a label of another kind": with(func(b []byte) { b[12] = 0x41 }), "a name of 257 bytes": long,
+	} {
+		if n := Refusal(make([]byte, 512), b); n != 0 {
+			t.Errorf("%s is answered by %d bytes", what, n)
+		}
+	}
+}
+
+func TestRefusalDoesNotAllocate(t *testing.T) {
+	var out [512]byte
+	for _, b := range [][]byte{dns(t, 7, false, "evil.example.net.", dnsmessage.TypeA), plain(dns(t, 7, false, "redis.", dnsmessage.TypeA)), []byte("query")} {
+		if n := testing.AllocsPerRun(100, func() { Refusal(out[:], b) }); n != 0 {
+			t.Errorf("%v allocations for %q", n, b)
+		}
 	}
 }
 
@@ -384,6 +444,45 @@ func TestVolume(t *testing.T) {
 	}
 }
 
+// checkRefusal fails where an answer to b is longer than its room, is no answer to
+// b, or cannot be read where b can.
+func checkRefusal(t *testing.T, out, b []byte) {
+	t.Helper()
+	n := Refusal(out, b)
+	if n == 0 {
+		return
+	}
+	if n > len(out) || n > len(b)+refusalOPT || string(out[:2]) != string(b[:2]) || out[2]&0x80 == 0 {
+		t.Fatalf("%x answers %x", out[:n], b)
+	}
+	var query, answer dnsmessage.Parser
+	if _, err := query.Start(b); err != nil {
+		t.Fatal(err)
+	}
+	asked, err := query.Question()
+	if err != nil { // a label with a dot in it
+		return
+	}
+	if _, err := answer.Start(out[:n]); err != nil {
+		t.Fatal(err)
+	}
+	if q, err := answer.Question(); err != nil || q != asked {
+		t.Fatalf("%v %v, want %v", q, err, asked)
+	}
+	if err := answer.SkipAllQuestions(); err != nil {
+		t.Fatal(err)
+	}
+	if a, err := answer.AllAnswers(); err != nil || len(a) != 0 {
+		t.Fatalf("%v %v", a, err)
+	}
+	if a, err := answer.AllAuthorities(); err != nil || len(a) != 0 {
+		t.Fatalf("%v %v", a, err)
+	}
+	if a, err := answer.AllAdditionals(); err != nil || len(a) > 1 {
+		t.Fatalf("%v %v", a, err)
+	}
+}
+
 func FuzzRead(f *testing.F) {
 	f.Add(dns(f, 7, false, "api.example.com.", dnsmessage.TypeA), dns(f, 7, true, "api.example.com.", dnsmessage.TypeA, "api.example.com. CNAME 1 a.net.", "a.net. A 1 198.51.100.7"), false, false)
 	f.Add(framed(dns(f, 7, false, "api.example.com.", dnsmessage.TypeHTTPS)), framed(dns(f, 7, true, "api.example.com.", dnsmessage.TypeHTTPS, "api.example.com. HTTPS 1 198.51.100.7 2001:db8::7")), true, false)
@@ -393,9 +492,7 @@ func FuzzRead(f *testing.F) {
 		var out [512]byte
 		for i, b := range [][]byte{query, answer, answer} {
 			l.Read(&Packet{Key: flow, Owner: 1, FromAsker: i == 0, Payload: b, TCP: tcp, Part: part, Seq: 1, Start: 1, Started: true, Now: 1e9})
-			if n := Refusal(out[:], b); n > len(out) {
-				t.Fatal("too long")
-			}
+			checkRefusal(t, out[:], b)
 		}
 		for _, s := range l.learned {
 			name, _, _ := strings.Cut(s, " ")

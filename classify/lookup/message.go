@@ -178,40 +178,108 @@ func (m *message) answer() policy.Answer {
 	return a
 }
 
-// Refusal writes the answer REFUSED to a query into out and returns its length;
-// 0 where there is no room, or the query has no question (RFC 1035 4.1.1).
+const (
+	messageHeader = 12  // RFC 1035 4.1.1
+	labelMax      = 63  // RFC 1035 3.1; above are pointers, and what nobody defined
+	nameMax       = 255 // RFC 1035 3.1, with the root's octet
+	recordHead    = 10  // type, class, TTL, length (RFC 1035 4.1.3)
+	typeOPT       = 41  // RFC 6891 6.1.1
+	// refusalOPT is the length of the OPT record of a refusal, with the option
+	// that says why.
+	refusalOPT = 1 + recordHead + 6
+)
+
+// Refusal writes the answer to a query that policy refuses into out and returns
+// its length; 0 where there is no room, or what is asked is no query with one
+// question (RFC 1035 4.1.1, RFC 9619). It does not allocate.
+//
+// The answer is REFUSED. For a name of one label, which nobody has on the
+// internet (SAC053), it is NXDOMAIN, as a resolver out there would say: an engine
+// asks for such a name outside where the container of that name does not run, and
+// C libraries that overlook REFUSED and wait take NXDOMAIN.
 func Refusal(out, query []byte) int {
-	var p dnsmessage.Parser
-	h, err := p.Start(query)
-	if err != nil || h.Response {
+	const (
+		response, recursion    = 0x80, 0x80 // QR and RA
+		opcodeAndDesired       = 0x79
+		checkingDisabled       = 0x10 // returned as it came (RFC 4035 3.2.2)
+		refused, nameError     = 5, 3
+		extendedError, because = 15, 18 // Prohibited (RFC 8914 4.19)
+		size                   = 1280 - 40 - 8
+	)
+	end, labels := onlyQuestion(query)
+	if end == 0 || len(out) < end+refusalOPT {
 		return 0
 	}
-	if _, err := p.Question(); err != nil {
-		return 0
-	}
-	end := questionEnd(query)
-	if end == 0 || end > len(out) {
-		return 0
+	code := byte(refused)
+	if labels == 1 {
+		code = nameError
 	}
 	copy(out, query[:end])
-	const response, recursion, refused = 0x80, 0x80, 5
-	out[2] = query[2]&0x79 | response // opcode and recursion desired stay
-	out[3] = recursion | refused
-	clear(out[4:12])
-	binary.BigEndian.PutUint16(out[4:], 1)
-	return end
+	out[2] = query[2]&opcodeAndDesired | response
+	out[3] = query[3]&checkingDisabled | recursion | code
+	clear(out[6:messageHeader])
+	wantsDNSSEC, ok := extended(query, end)
+	if !ok {
+		return end
+	}
+	out[11] = 1
+	return end + copy(out[end:], []byte{0, 0, typeOPT, size >> 8, size & 0xff, 0, 0, wantsDNSSEC, 0, 0, 6, 0, extendedError, 0, 2, 0, because})
 }
 
-// questionEnd is where the first question of a message that was parsed ends; 0
-// if its name is compressed, which nobody does.
-func questionEnd(b []byte) int {
-	for i := 12; i < len(b); i += 1 + int(b[i]) {
+// onlyQuestion is where the question of a query with one ends, and how many labels
+// its name has; 0 where b is none, or the name is compressed, which nobody does.
+func onlyQuestion(b []byte) (end, labels int) {
+	const response = 0x80
+	if len(b) < messageHeader || b[2]&response != 0 || binary.BigEndian.Uint16(b[4:]) != 1 {
+		return 0, 0
+	}
+	end = messageHeader
+	for ; end < len(b) && b[end] != 0; end += 1 + int(b[end]) {
+		if b[end] > labelMax {
+			return 0, 0
+		}
+		labels++
+	}
+	if end-messageHeader >= nameMax || end+5 > len(b) {
+		return 0, 0
+	}
+	return end + 5, labels
+}
+
+// nameEnd is where the name at i ends, 0 where it does not end in b. A pointer
+// ends it (RFC 1035 4.1.4), and is not followed.
+func nameEnd(b []byte, i int) int {
+	const pointer = 0xc0
+	for start := i; i < len(b) && i-start < nameMax; i += 1 + int(b[i]) {
 		switch {
-		case b[i]&0xc0 != 0:
+		case b[i] == 0:
+			return i + 1
+		case b[i]&pointer == pointer && i+1 < len(b):
+			return i + 2
+		case b[i]&pointer != 0:
 			return 0
-		case b[i] == 0 && i+5 <= len(b):
-			return i + 5
 		}
 	}
 	return 0
+}
+
+// extended looks for the OPT record of a query whose records begin at i: an
+// answer has one where its query has (RFC 6891 6.1.1), and its DO bit (RFC 3225 3).
+func extended(b []byte, i int) (wantsDNSSEC byte, ok bool) {
+	const do = 0x80
+	records := 0
+	for at := 6; at < messageHeader; at += 2 {
+		records += int(binary.BigEndian.Uint16(b[at:]))
+	}
+	for ; records > 0; records-- {
+		end := nameEnd(b, i)
+		if end == 0 || end+recordHead > len(b) {
+			return 0, false
+		}
+		if binary.BigEndian.Uint16(b[end:]) == typeOPT && end == i+1 {
+			return b[end+6] & do, true
+		}
+		i = end + recordHead + int(binary.BigEndian.Uint16(b[end+8:]))
+	}
+	return 0, false
 }
