@@ -42,8 +42,12 @@ type Config struct {
 	Violated func(v *Violation, packets, lost uint64)
 	// Names, if not nil, learns what names stand for from the DNS answers that pass
 	// here; tables compiled with it let pass what follows.
-	Names  *policy.Names
-	Logger *slog.Logger // nil = slog.Default
+	Names *policy.Names
+	// RejectOwn tells an endpoint that enforces at once what no statement lets it
+	// begin: TCP by a reset, the rest by ICMP, where else it waits. Lookups are
+	// answered in any case.
+	RejectOwn bool
+	Logger    *slog.Logger // nil = slog.Default
 }
 
 // Dataplane is all workers with what they share. All methods are safe for

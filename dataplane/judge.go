@@ -209,8 +209,17 @@ func (w *worker) turnAway(p *servedPort, f *Frame, ep *localEndpoint) {
 		}
 	case w.isRefusedLookup(f, ep), ofLookup(r.Reason):
 		w.refuseLookup(p, f, ep)
+	case w.rejectOwn && w.isOwnRefusal(f, ep):
+		w.answer(p, f, ep, adminProhibited)
 	}
 	w.drop = append(w.drop, *f)
+}
+
+// isOwnRefusal reports what an enforcing endpoint begins and no statement lets
+// pass. A refusal that may be over in a moment is none of these: of a peer that
+// nobody knows yet, of a full table, of a gateway that was away.
+func (w *worker) isOwnRefusal(f *Frame, ep *localEndpoint) bool {
+	return f.Dir == FromEndpoint && !ep.Transit && ep.Mode == policy.Enforce && w.result.Reason == policy.ReasonNoRule
 }
 
 // isRefusedLookup reports a DNS query of an enforcing endpoint that policy does

@@ -69,6 +69,7 @@ type worker struct {
 	failed    func(space, queue int, err error)
 	told      *mailbox[told] // nil where nobody wants to know
 	hosts     *hosts
+	rejectOwn bool
 	log       *slog.Logger
 	clock     clock
 	counters  counters
@@ -126,6 +127,7 @@ func newWorker(d *Dataplane, queue int) (*worker, error) {
 		failed:    d.config.PortFailed,
 		told:      d.told,
 		hosts:     d.hosts,
+		rejectOwn: d.config.RejectOwn,
 		log:       d.config.Logger,
 		clock:     d.clock,
 		local:     d.endpoints.Load(),

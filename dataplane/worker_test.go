@@ -758,6 +758,53 @@ func TestRefusalsOfLookupsAreRateLimited(t *testing.T) {
 	}
 }
 
+// What a container that enforces begins and no statement lets pass fails at once
+// where that is asked for. Nobody else is told: who is outside, who only observes,
+// and who is denied by a statement that says drop.
+func TestRejectOwn(t *testing.T) {
+	families(t, func(t *testing.T, v6 bool) {
+		l := newLaneOf(t, dataplane.Config{Flows: 1024, RejectOwn: true}, append(slices.Clone(lines), line(policy.Drop, "web", "db", "any", "tcp/6000"))...)
+		toSender := func(frame []byte) gopacket.Packet {
+			t.Helper()
+			got := l.send(web, outside, frame)
+			if len(got) != 1 || got[0].Dir != dataplane.ToEndpoint || got[0].Slot != web.slot {
+				t.Fatalf("sent %+v", got)
+			}
+			return decode(t, got[0])
+		}
+		for range 2 {
+			rst, _ := toSender(newConn(t, web, outside, v6, 40000, 25).segment(false, "S", "")).Layer(layers.LayerTypeTCP).(*layers.TCP)
+			if rst == nil || !rst.RST || rst.Ack != 1001 || rst.DstPort != 40000 {
+				t.Errorf("answer %+v", rst)
+			}
+		}
+		datagram := udp(t, web, outside, v6, 5000, 9000, "x")
+		p := toSender(datagram)
+		if v6 {
+			if m, ok := p.Layer(layers.LayerTypeICMPv6).(*layers.ICMPv6); !ok || m.TypeCode != layers.CreateICMPv6TypeCode(1, 1) {
+				t.Errorf("answer %v", p)
+			}
+		} else if m, ok := p.Layer(layers.LayerTypeICMPv4).(*layers.ICMPv4); !ok || m.TypeCode != layers.CreateICMPv4TypeCode(3, 13) {
+			t.Errorf("answer %v", p)
+		}
+		if l.m.Len() != 1 {
+			t.Errorf("%d flows in the kernel's map, want the datagrams': a flood of them would stay in user space", l.m.Len())
+		}
+
+		l.isDropped(outside, web, newConn(t, outside, web, v6, 40000, 25).segment(false, "S", ""), policy.ReasonNoRule)
+		l.isDropped(outside, web, udp(t, outside, web, v6, 5000, 9000, "x"), policy.ReasonNoRule)
+		l.isDropped(web, db, newConn(t, web, db, v6, 40001, 6000).segment(false, "S", ""), policy.ReasonDenied)
+		observing := web.endpoint()
+		observing.Mode = policy.Observe
+		l.d.SetEndpoints([]dataplane.Endpoint{observing, db.endpoint()})
+		for _, s := range l.send(web, db, newConn(t, web, db, v6, 40002, 25).segment(false, "S", "")) {
+			if s.Dir == dataplane.ToEndpoint {
+				t.Errorf("who only observes is told: %v", decode(t, s))
+			}
+		}
+	})
+}
+
 func TestRejectsAreRateLimited(t *testing.T) {
 	l := newLane(t)
 	answers := 0

@@ -249,6 +249,7 @@ func newGateway(set Settings, in inputs, kernel *steer.Steer, log *slog.Logger) 
 		Ended:      gw.recorder.ended,
 		Names:      known.Names,
 		Violated:   gw.recorder.violated,
+		RejectOwn:  set.Refusal == "reject",
 	})
 	if err != nil {
 		return nil, nil, err

@@ -204,6 +204,7 @@ func TestSettingsTable(t *testing.T) {
 		{"trust.registries", "a.example/", "b.example/", "c.example/", func(s Settings) any { return strings.Join(s.TrustRegistries, ",") }},
 		{"models", "/a", "/b", "/c", func(s Settings) any { return s.ModelDir }},
 		{"metadata", "192.0.2.1", "192.0.2.2", "192.0.2.3", func(s Settings) any { return strings.Join(s.Metadata, ",") }},
+		{"refusal", "reject", "drop", "reject", func(s Settings) any { return s.Refusal }},
 		{"state", "/a", "/b", "/c", func(s Settings) any { return s.State }},
 		{"devices", "a", "b", "c", func(s Settings) any { return s.Devices }},
 		{"docker", "/a", "/b", "/c", func(s Settings) any { return s.Docker }},

@@ -55,6 +55,8 @@ type Settings struct {
 	NamesCeiling int      `yaml:"names.ceiling" help:"seconds that an address of a DNS answer counts at most"`
 	NamesPrivate []string `yaml:"names.private" help:"private prefixes in which names may have addresses"`
 
+	Refusal string `yaml:"refusal" help:"what a service that enforces meets where it begins what no statement allows: drop, or reject (a TCP reset, else ICMP), so that it fails at once. Lookups are always answered"`
+
 	PolicyMemory int `yaml:"policy.memory" help:"MiB that compiling the policy may take, and its rules; one with more rules is refused, and the last one stays. Where the rules fit and their places in the table do not, a place is laid when a flow first meets it"`
 
 	HistorySize int    `yaml:"history.size" help:"MiB of flows and violations to keep; the oldest flows go first"`
@@ -78,6 +80,7 @@ func defaultsOf() Settings {
 		Docker: "/var/run/docker.sock", NetNS: "/var/run/docker/netns", State: "/var/lib/gatehouse",
 		Mode: "observe", Floor: "observe", Enroll: "all", TrustLocal: "name",
 		NamesFloor: 60, NamesCeiling: 86400,
+		Refusal:      "drop",
 		PolicyMemory: 256,
 		HistorySize:  256, HistoryAge: "7d",
 		Metrics: "127.0.0.1:9477", Workers: 1, Flows: 131072,
@@ -238,6 +241,7 @@ func (s *Settings) check() error {
 	word("mode.floor", s.Floor, "observe", "enforce")
 	word("enroll", s.Enroll, "all", "none")
 	word("trust.local", s.TrustLocal, "name", "full")
+	word("refusal", s.Refusal, "drop", "reject")
 	word("io", s.IO, "auto", "afxdp", "tap")
 	word("attach", s.Attach, "auto", "tcx", "clsact")
 	between := func(key string, n, lo, hi int) {
