@@ -11,7 +11,9 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"maps"
 	"os"
+	"slices"
 	"strings"
 )
 
@@ -85,6 +87,7 @@ func (t *tally) end(out io.Writer, e event, output []string) {
 		fmt.Fprintf(out, "ok    %6.1fs  %s\n", e.Elapsed, e.Package)
 	case e.Test == "" && e.Action == "fail":
 		fmt.Fprintf(out, "FAIL  %6.1fs  %s\n%s", e.Elapsed, e.Package, text)
+		t.unfinished(out, e.Package)
 		if t.failed == 0 {
 			t.failed++ // it ended outside a test
 		}
@@ -102,6 +105,26 @@ func (t *tally) end(out io.Writer, e event, output []string) {
 		if strings.Contains(reason, missing) {
 			t.lacking++
 		}
+	}
+}
+
+// traceLines is how many lines are shown of a test that did not end.
+const traceLines = 1000
+
+// unfinished shows the end of what tests of a package printed that did not end, or
+// that was printed after one had: the traces of a panic in a goroutine, of a
+// timeout and of SIGQUIT are among it.
+func (t *tally) unfinished(out io.Writer, pkg string) {
+	for _, key := range slices.Sorted(maps.Keys(t.output)) {
+		if !strings.HasPrefix(key, pkg+" ") || key == pkg+" " {
+			continue
+		}
+		lines := t.output[key]
+		if n := len(lines) - traceLines; n > 0 {
+			lines = append([]string{fmt.Sprintf("... %d lines before\n", n)}, lines[n:]...)
+		}
+		fmt.Fprintf(out, "--- did not end: %s\n%s", key, strings.Join(lines, ""))
+		delete(t.output, key)
 	}
 }
 

@@ -18,6 +18,11 @@ func TestVerdict(t *testing.T) {
 		{"missing capability", `{"Action":"output","Package":"p","Test":"TestA","Output":"    a_test.go:3: missing capability: root\n"}` + "\n" + `{"Action":"skip","Package":"p","Test":"TestA"}`, 0, 0, 1, 1, "1 of the skipped"},
 		{"build failure", `{"Action":"build-output","ImportPath":"p","Output":"a.go:1: syntax\n"}` + "\n" + `{"Action":"build-fail","ImportPath":"p"}` + "\n" + `{"Action":"fail","Package":"p"}`, 0, 1, 0, 0, "a.go:1: syntax"},
 		{"crash outside a test", `{"Action":"output","Package":"p","Output":"panic: x\n"}` + "\n" + `{"Action":"fail","Package":"p"}`, 0, 1, 0, 0, "panic: x"},
+		{"trace of a test that did not end", `{"Action":"run","Package":"p","Test":"TestA"}` + "\n" + `{"Action":"output","Package":"p","Test":"TestA","Output":"=== RUN   TestA\n"}` + "\n" +
+			`{"Action":"output","Package":"p","Test":"TestA","Output":"panic: test timed out after 1s\n"}` + "\n" + `{"Action":"fail","Package":"p"}`, 0, 1, 0, 0, "did not end: p TestA\n=== RUN   TestA\npanic: test timed out after 1s\n"},
+		{"trace after a test's end", `{"Action":"output","Package":"p","Test":"TestA","Output":"--- FAIL: TestA\n"}` + "\n" + `{"Action":"fail","Package":"p","Test":"TestA"}` + "\n" +
+			`{"Action":"output","Package":"p","Test":"TestA","Output":"panic: x\n"}` + "\n" + `{"Action":"fail","Package":"p"}`, 0, 1, 0, 0, "panic: x"},
+		{"the end of a long trace", strings.Repeat(`{"Action":"output","Package":"p","Test":"TestA","Output":"goroutine 1\n"}`+"\n", 1500) + `{"Action":"fail","Package":"p"}`, 0, 1, 0, 0, "... 500 lines before\ngoroutine 1\n"},
 		{"what is no JSON is passed on", "go: no such module\n", 0, 0, 0, 0, "go: no such module"},
 		{"closing line", head, 0, 0, 0, 0, "\n0 passed, 0 failed, 0 skipped\n"},
 	}
