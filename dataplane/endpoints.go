@@ -218,6 +218,12 @@ func (e *endpoints) mayLeaveTo(ep *localEndpoint, dst [16]byte, mac policy.MAC) 
 	return ep.Overlay && e.byMAC[zoneMAC{ep.Zone, mac}] == nil
 }
 
+// isNobody reports whether neither a unicast MAC nor an address is of an endpoint on
+// ep's network.
+func (e *endpoints) isNobody(ep *localEndpoint, addr [16]byte, mac policy.MAC) bool {
+	return mac[0]&1 == 0 && mac != ep.Gateway && e.byMAC[zoneMAC{ep.Zone, mac}] == nil && e.byAddr[zoneAddr{ep.Zone, addr}] == nil
+}
+
 var broadcastMAC = policy.MAC{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}
 
 // multicastMAC reports whether mac is the group address that dst maps to (RFC

@@ -27,6 +27,11 @@ func (w *worker) judge(p *servedPort, f *Frame, ep *localEndpoint, unread policy
 		return
 	}
 	wrongMAC := !w.rightMAC(f, ep)
+	if wrongMAC && ep.Mode == policy.Enforce && w.isForNobody(f, ep) {
+		w.counters.reasons[policy.ReasonDestinationMAC].Add(1)
+		w.drop = append(w.drop, *f)
+		return
+	}
 	if wrongMAC {
 		w.refuse(f, ep, policy.ReasonDestinationMAC, ep.Mode)
 		if ep.Mode == policy.Enforce {
@@ -110,6 +115,12 @@ func (w *worker) rightMAC(f *Frame, ep *localEndpoint) bool {
 		return w.local.mayLeaveTo(ep, w.packet.Dst, mac) && (mac != broadcastMAC || w.isBroadcast(ep))
 	}
 	return mac == ep.MAC && ep.has(w.packet.Dst) || mac[0]&1 != 0
+}
+
+// isForNobody reports whether neither the frame's destination MAC nor its address is
+// anybody's: neighbours say so for a while to who was stopped, which is no violation.
+func (w *worker) isForNobody(f *Frame, ep *localEndpoint) bool {
+	return f.Dir == FromEndpoint && !ep.Transit && w.local.isNobody(ep, w.packet.Dst, policy.MAC(f.Data[0:6]))
 }
 
 // isBroadcast reports whether the packet's destination is an address for

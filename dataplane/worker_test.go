@@ -644,6 +644,41 @@ func TestDestinationMAC(t *testing.T) {
 	})
 }
 
+// What goes on to a neighbour that was stopped is dropped and counted; a violation is
+// only what is for a MAC that somebody has, or for somebody's address at another MAC.
+func TestGoneNeighbour(t *testing.T) {
+	families(t, func(t *testing.T, v6 bool) {
+		l := newLane(t)
+		gone := party{"gone", 0, policy.MAC{2, 0, 0, 0, 0, 0x77}, netip.MustParseAddr("172.18.0.77"), netip.MustParseAddr("fd00:18::77")}
+		violations := func() int {
+			l.d.Settle()
+			n := 0
+			for _, v := range l.d.Violations().List() {
+				if v.Reason == policy.ReasonDestinationMAC {
+					n++
+				}
+			}
+			return n
+		}
+		l.isDropped(web, gone, udp(t, web, gone, v6, 5000, 9000, "x"), policy.ReasonDestinationMAC)
+		if n := violations(); n != 0 {
+			t.Errorf("%d violations of a neighbour that is gone", n)
+		}
+		poisoned := gone
+		poisoned.mac = db.mac
+		l.isDropped(web, poisoned, udp(t, web, poisoned, v6, 5000, 9000, "x"), policy.ReasonDestinationMAC)
+		if n := violations(); n != 1 {
+			t.Errorf("%d violations of a neighbour that has another's address", n)
+		}
+		moved := db
+		moved.mac = gone.mac
+		l.isDropped(web, moved, udp(t, web, moved, v6, 5000, 9000, "x"), policy.ReasonDestinationMAC)
+		if n := violations(); n == 0 {
+			t.Error("no violation of an address at another MAC")
+		}
+	})
+}
+
 // TestForeignAddressAtAnEndpoint: a neighbour that nobody stops (not guarded,
 // or only observed) cannot reach an endpoint under an address that policy lets
 // it talk to.
