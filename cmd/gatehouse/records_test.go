@@ -408,7 +408,7 @@ func TestUnreadFlows(t *testing.T) {
 		t.Fatal(err)
 	}
 	out, errs, code := d.verb("policy", "replay", "--enforce", "all")
-	if code != exitGood || !regexp.MustCompile(`1 flows judged by table \d+: 0 pass, 0 would be dropped, 0 only recorded, 1 depend`).MatchString(out) ||
+	if code != exitGood || !regexp.MustCompile(`1 flow judged by table \d+: 0 pass, 0 would be dropped, 0 only recorded, 1 depend`).MatchString(out) ||
 		!regexp.MustCompile(`pass or drop +1 +shop/stranger +shop/db +postgresql +tcp/5432 +shop/stranger out +app`).MatchString(out) {
 		t.Errorf("%d\n%s%s", code, out, errs)
 	}
