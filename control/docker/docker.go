@@ -12,6 +12,7 @@
 package docker
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -99,7 +100,8 @@ type Watcher struct {
 	events  *http.Client       // the engine's transport without a deadline
 	base    string             // URL before the path of /events
 	images  *lru.Cache[string, *image]
-	state   state // Run's own
+	gossip  bytes.Buffer // the answer that is being read
+	state   state        // Run's own
 
 	mu     sync.Mutex
 	status Status

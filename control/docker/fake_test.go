@@ -183,6 +183,8 @@ func (f *fakeEngine) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		f.serveSwarm(w, path)
 	case parts[0] == "containers":
 		f.serveOne(w, f.containers, parts[1])
+	case parts[0] == "networks" && r.URL.Query().Get("verbose") != "" && f.networks[parts[1]] != nil:
+		reply(w, disordered(f.networks[parts[1]])) // as the engine does, from its Go maps
 	case parts[0] == "networks":
 		f.serveOne(w, f.networks, parts[1])
 	case parts[0] == "images":

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"hash/maphash"
 	"io"
 	"maps"
 	"net"
@@ -29,7 +30,8 @@ import (
 // tells; on workers a task of the same service that runs here does.
 //
 // Of changes there is no event. The gossip is asked every second, which is a
-// reading of the engine's own memory.
+// reading of the engine's own memory; an answer that says what the one before said is
+// not read.
 //
 // Tasks with a health check get into the gossip once they are healthy, and leave it
 // before they stop; the network's load balancers of other nodes are never in it. The
@@ -49,21 +51,49 @@ type gossip struct {
 	members []remote
 	vips    map[string]netip.Addr // by service name
 	nodes   []netip.Addr
-	peers   []tunnelled // as the kernel knows them
-	blind   error       // why it could not be asked
 }
 
 // tunnelled is an address behind another node's end of an overlay's tunnel.
-type tunnelled struct{ address, node netip.Addr }
+type tunnelled struct {
+	address, node netip.Addr
+	since         time.Time // that the kernel has it there
+}
+
+// question is what an answer about a network is compared with.
+type question struct {
+	network, netns string
+	sum            uint64 // of the answer before, 0 = none
+	hidden         bool   // its members may hide behind balancers
+	looked         time.Time
+}
+
+// answer is what an engine and its kernel tell of a network.
+type answer struct {
+	gossip
+	sum    uint64
+	same   bool // as the one before: the gossip was not read
+	gone   bool // there is no such network
+	err    error
+	looked time.Time // zero = the kernel was not asked
+	peers  []tunnelled
+	blind  error // why it could not be asked
+}
 
 // Bounds of the gossip.
 const (
 	askRemotesEvery = time.Second
 	maxGossip       = 64 << 20
 	maxStrangers    = 10_000
-	// balancerAfter is how long a nameless address is nobody's: a task has a name by
-	// then, or waits to be healthy.
+	// balancerAfter is how long a nameless address is nobody's, and how much longer
+	// than all others behind its node a balancer's is known: news of members that came
+	// together, or before this node joined their network, arrive in any order.
 	balancerAfter = 10 * time.Second
+	// renewed is what the kernel's word of since when differs by from one time to the
+	// next, at most: more is another entry.
+	renewed = time.Second
+	// lookEvery is when the kernel is asked although the gossip is what it was. It
+	// tells since when it knows what it tells.
+	lookEvery = 5 * time.Second
 	// forgetAfter is how long what a network's gossip told last stands while it does
 	// not answer and the engine else does.
 	forgetAfter = time.Minute
@@ -83,16 +113,16 @@ type gossipJSON struct {
 	}
 }
 
-// decodeGossip reads an engine's answer about a network. own are this node's
-// addresses: of what runs here the engine tells better.
-func decodeGossip(r io.Reader, own func(netip.Addr) bool) (gossip, error) {
+// decodeGossip reads an engine's answer about a network. own is this node's
+// address: of what runs here the engine tells better.
+func decodeGossip(text []byte, own netip.Addr) (gossip, error) {
 	var told gossipJSON
-	if err := json.NewDecoder(io.LimitReader(r, maxGossip)).Decode(&told); err != nil {
+	if err := json.Unmarshal(text, &told); err != nil {
 		return gossip{}, err
 	}
 	var g gossip
 	for _, p := range told.Peers {
-		if a, ok := parseAddress(p.IP); ok && !own(a) && !slices.Contains(g.nodes, a) {
+		if a, ok := parseAddress(p.IP); ok && a != own && !slices.Contains(g.nodes, a) {
 			g.nodes = append(g.nodes, a)
 		}
 	}
@@ -106,7 +136,7 @@ func decodeGossip(r io.Reader, own func(netip.Addr) bool) (gossip, error) {
 		for _, t := range s.Tasks {
 			node, known := parseAddress(t.Info["Host IP"])
 			address, ok := parseAddress(t.EndpointIP)
-			if !known || !ok || own(node) || t.Name == "" || t.EndpointID == "" || service == "" && t.Name == told.Name+"-endpoint" {
+			if !known || !ok || node == own || t.Name == "" || t.EndpointID == "" || service == "" && t.Name == told.Name+"-endpoint" {
 				continue // what balances has no name of its own
 			}
 			g.members = append(g.members, remote{service: service, name: t.Name, node: node.String(), endpoint: t.EndpointID, address: address})
@@ -117,33 +147,71 @@ func decodeGossip(r io.Reader, own func(netip.Addr) bool) (gossip, error) {
 	return g, nil
 }
 
-// fetchGossip asks the engine of one network; gone says that there is none.
-func (w *Watcher) fetchGossip(ctx context.Context, network string, own func(netip.Addr) bool) (g gossip, gone bool, err error) {
+// fetchGossip asks the engine of one network, and the kernel where its members may
+// hide behind balancers. One at a time: the text is read into the same memory.
+func (w *Watcher) fetchGossip(ctx context.Context, q question, own netip.Addr) (a answer) {
+	text, gone, err := w.fetchNetwork(ctx, q.network)
+	if gone || err != nil {
+		return answer{gone: gone, err: err}
+	}
+	if sum, ok := sumJSON(text); ok {
+		a.sum = maphash.Comparable(sumSeed, heard{sum, own})
+	}
+	a.same = a.sum == q.sum && q.sum != 0
+	hidden := q.hidden
+	if !a.same {
+		a.gossip, a.err = decodeGossip(text, own)
+		hidden = len(a.vips) > 0
+	}
+	if now := time.Now(); hidden && a.err == nil && (!a.same || now.Sub(q.looked) >= lookEvery) {
+		a.looked = now
+		a.peers, a.blind = kernelPeers(q.netns, now)
+		if took := time.Since(now); a.blind == nil && took > renewed {
+			a.blind = fmt.Errorf("they took %v", took)
+		}
+	}
+	return a
+}
+
+// heard is an answer as the node at that address reads it.
+type heard struct {
+	sum uint64
+	own netip.Addr
+}
+
+// fetchNetwork returns an engine's answer about a network, until the next one.
+func (w *Watcher) fetchNetwork(ctx context.Context, network string) (text []byte, gone bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, w.base+"/networks/"+url.PathEscape(network)+"?verbose=true", nil)
 	if err != nil {
-		return g, false, err
+		return nil, false, err
 	}
 	resp, err := w.events.Do(req)
 	if err != nil {
-		return g, false, err
+		return nil, false, err
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode == http.StatusNotFound {
-		return g, true, nil
+		return nil, true, nil
 	}
 	if resp.StatusCode != http.StatusOK {
-		return g, false, fmt.Errorf("network %s: %s", network, resp.Status)
+		return nil, false, fmt.Errorf("network %s: %s", network, resp.Status)
 	}
-	g, err = decodeGossip(resp.Body, own)
-	return g, false, err
+	w.gossip.Reset()
+	if _, err := w.gossip.ReadFrom(io.LimitReader(resp.Body, maxGossip+1)); err != nil {
+		return nil, false, fmt.Errorf("network %s: %w", network, err)
+	}
+	if w.gossip.Len() > maxGossip {
+		return nil, false, fmt.Errorf("network %s: an answer of more than %d bytes", network, maxGossip)
+	}
+	return w.gossip.Bytes(), false, nil
 }
 
 // kernelPeers are the addresses that the engine has entered into an overlay's
 // namespace as those of members on other nodes: a neighbour each, and of its MAC
 // which node's end of the tunnel it is behind.
-func kernelPeers(path string) ([]tunnelled, error) {
+func kernelPeers(path string, now time.Time) ([]tunnelled, error) {
 	if path == "" {
 		return nil, nil
 	}
@@ -176,52 +244,81 @@ func kernelPeers(path string) ([]tunnelled, error) {
 		a, ok := netip.AddrFromSlice(n.IP.To4())
 		node := nodes[n.HardwareAddr.String()]
 		if ok && node.IsValid() && n.State&netlink.NUD_PERMANENT != 0 && !isGroup(n.HardwareAddr) {
-			out = append(out, tunnelled{a, node})
+			out = append(out, tunnelled{a, node, now.Add(-time.Duration(n.Updated) * clockTick)})
 		}
 	}
 	return out, nil
 }
+
+// clockTick is what the kernel tells user space times in (USER_HZ, include/asm-generic/param.h).
+const clockTick = time.Second / 100
 
 func isGroup(mac net.HardwareAddr) bool { return len(mac) > 0 && mac[0]&1 != 0 }
 
 // overlay is what the loop keeps of one network's members on other nodes.
 type overlay struct {
 	gossip
-	told      time.Time // the last answer
+	sum       uint64
+	told      time.Time   // the last answer
+	looked    time.Time   // the last one of the kernel
+	peers     []tunnelled // as the kernel knows them
 	nameless  []tunnelled
-	since     map[netip.Addr]time.Time // nameless addresses
-	balancers []netip.Addr             // A3, of other nodes
+	dated     map[netip.Addr]dated // nameless addresses
+	balancers []netip.Addr         // A3, of other nodes
+}
+
+// dated is what is known of a nameless address.
+type dated struct {
+	since time.Time // that the kernel has it
+	task  bool      // it had a name since then
 }
 
 // follow takes over a new answer. Where the kernel could not be asked, its last one
 // stands.
-func (o *overlay) follow(g gossip, now time.Time) {
-	if g.blind != nil {
-		g.peers = o.peers
+func (o *overlay) follow(a answer, now time.Time) {
+	named := o.gossip
+	if !a.same {
+		o.gossip, o.sum = a.gossip, a.sum
 	}
-	o.nameless = g.withoutNames()
-	since := make(map[netip.Addr]time.Time, len(o.nameless))
-	for _, n := range o.nameless {
-		since[n.address] = now
-		if seen, ok := o.since[n.address]; ok {
-			since[n.address] = seen
-		}
+	o.told = now
+	if !a.looked.IsZero() && a.blind == nil {
+		o.peers = a.peers
 	}
-	o.gossip, o.since, o.told = g, since, now
+	if !a.looked.IsZero() {
+		o.looked = a.looked
+	}
+	if !a.same || !a.looked.IsZero() {
+		o.nameless = o.withoutNames()
+		o.date(&named)
+	}
 	o.balancers = o.longestNameless(now)
+}
+
+// date says since when the kernel has each nameless address, and which of them had a
+// name: those are tasks', as long as the kernel keeps them.
+func (o *overlay) date(named *gossip) {
+	now := make(map[netip.Addr]dated, len(o.nameless))
+	for _, n := range o.nameless {
+		d, seen := o.dated[n.address]
+		if !seen || n.since.After(d.since.Add(renewed)) {
+			d = dated{n.since, slices.ContainsFunc(named.members, func(m remote) bool { return m.address == n.address })}
+		}
+		now[n.address] = d
+	}
+	o.dated = now
 }
 
 // withoutNames are the members that the kernel knows and the gossip does not name.
 // Where no service has a virtual address nobody hides behind a balancer.
-func (g *gossip) withoutNames() (out []tunnelled) {
-	if len(g.vips) == 0 {
+func (o *overlay) withoutNames() (out []tunnelled) {
+	if len(o.vips) == 0 {
 		return nil
 	}
-	named := make(map[netip.Addr]bool, len(g.members))
-	for _, m := range g.members {
+	named := make(map[netip.Addr]bool, len(o.members))
+	for _, m := range o.members {
 		named[m.address] = true
 	}
-	for _, p := range g.peers {
+	for _, p := range o.peers {
 		if !named[p.address] {
 			out = append(out, p)
 		}
@@ -231,24 +328,23 @@ func (g *gossip) withoutNames() (out []tunnelled) {
 
 // longestNameless are the load balancers of other nodes. Each has one for a network,
 // from before its first task there: of what has no name behind one end of the tunnel
-// it is the one that is known for longest, and none where two are known for as long,
-// for the other one may be a task that is not healthy.
+// it is the one that is known for longest, and none where another one is known for
+// about as long, for that may be a task that is not healthy.
 func (o *overlay) longestNameless(now time.Time) (out []netip.Addr) {
-	since := map[netip.Addr]time.Time{} // by node
+	of := map[netip.Addr][]tunnelled{}
 	for _, n := range o.nameless {
-		if first, ok := since[n.node]; !ok || o.since[n.address].Before(first) {
-			since[n.node] = o.since[n.address]
+		if d := o.dated[n.address]; !d.task {
+			of[n.node] = append(of[n.node], tunnelled{n.address, n.node, d.since})
 		}
 	}
-	of := map[netip.Addr][]netip.Addr{}
-	for _, n := range o.nameless {
-		if o.since[n.address].Equal(since[n.node]) {
-			of[n.node] = append(of[n.node], n.address)
+	for _, known := range of {
+		slices.SortFunc(known, func(a, b tunnelled) int { return a.since.Compare(b.since) })
+		next := now
+		if len(known) > 1 {
+			next = known[1].since
 		}
-	}
-	for node, known := range of {
-		if len(known) == 1 && now.Sub(since[node]) >= balancerAfter {
-			out = append(out, known[0])
+		if next.Sub(known[0].since) >= balancerAfter {
+			out = append(out, known[0].address)
 		}
 	}
 	slices.SortFunc(out, netip.Addr.Compare)
@@ -274,74 +370,70 @@ func (s *session) askRemotes() {
 	if len(ids) == 0 {
 		return
 	}
-	slices.Sort(ids)
-	paths := map[string]string{}
+	questions := make([]question, 0, len(ids))
 	for _, id := range ids {
-		paths[id] = s.state.described[id].NetNS
-	}
-	own := ownNode(s.state.swarm.address)
-	s.ask(&s.state.remotesAsk, func() func() {
-		answers := map[string]gossip{}
-		unanswered := map[string]error{}
-		for _, id := range ids {
-			g, none, err := s.fetchGossip(s.ctx, id, own)
-			switch {
-			case err != nil:
-				unanswered[id] = err
-			case !none:
-				g.peers, g.blind = kernelPeers(paths[id])
-				answers[id] = g
-			}
+		q := question{network: id, netns: s.state.described[id].NetNS}
+		if o := s.state.remotes[id]; o != nil {
+			q.sum, q.hidden, q.looked = o.sum, len(o.vips) > 0, o.looked
 		}
-		return func() { s.remotesArrived(ids, answers, unanswered) }
+		questions = append(questions, q)
+	}
+	own := s.state.swarm.address
+	s.ask(&s.state.remotesAsk, func() func() {
+		answers := make(map[string]answer, len(questions))
+		for _, q := range questions {
+			answers[q.network] = s.fetchGossip(s.ctx, q, own)
+		}
+		return func() { s.remotesArrived(answers) }
 	})
-}
-
-func ownNode(own netip.Addr) func(netip.Addr) bool {
-	return func(a netip.Addr) bool { return a == own }
 }
 
 // remotesArrived takes over the answers about networks. Of one that has none while
 // the engine answers otherwise, what was told last stands for forgetAfter; one that is
-// in neither is gone.
-func (s *session) remotesArrived(asked []string, answers map[string]gossip, unanswered map[string]error) {
+// gone is forgotten.
+func (s *session) remotesArrived(answers map[string]answer) {
 	s.state.remotesAsk.answered() // the next one is a second away
 	now := time.Now()
 	nodes := s.state.remoteNodes()
-	for _, id := range asked {
-		g, told := answers[id]
-		err := unanswered[id]
+	for id, a := range answers {
 		switch {
 		case s.state.networks[id] == nil:
-		case err != nil:
-			s.once("tasks on other nodes: " + err.Error())
+		case a.err != nil:
+			s.once("tasks on other nodes: " + a.err.Error())
 			if o := s.state.remotes[id]; o != nil && now.Sub(o.told) > forgetAfter {
 				s.forgetRemotes(id)
 			}
-		case told:
-			s.followRemotes(id, g, now)
-		default:
+		case a.gone:
 			s.forgetRemotes(id)
+		default:
+			s.followRemotes(id, a, now)
 		}
 	}
 	if !slices.Equal(nodes, s.state.remoteNodes()) && !s.state.hold {
 		s.inv.PutHost(s.host())
 	}
-	s.state.remotesMoved = true
-	s.askOfStrangers()
+	if s.state.remotesMoved {
+		s.askOfStrangers()
+	}
 }
 
-func (s *session) followRemotes(id string, g gossip, now time.Time) {
+func (s *session) followRemotes(id string, a answer, now time.Time) {
 	o := s.state.remotes[id]
-	if o == nil {
+	switch {
+	case o == nil && a.same: // it was forgotten while it was asked
+		return
+	case o == nil:
 		o = &overlay{}
 		s.state.remotes[id] = o
 	}
 	balancers, vips := o.balancers, o.vips
-	if g.blind != nil {
-		s.once(fmt.Sprintf("balancers of other nodes: neighbours in %s: %v", s.state.described[id].NetNS, g.blind))
+	if a.blind != nil {
+		s.once(fmt.Sprintf("balancers of other nodes: neighbours in %s: %v", s.state.described[id].NetNS, a.blind))
 	}
-	o.follow(g, now)
+	o.follow(a, now)
+	if !a.same {
+		s.state.remotesMoved = true
+	}
 	if !maps.Equal(vips, o.vips) {
 		s.republishTasks()
 	}

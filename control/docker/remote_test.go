@@ -1,7 +1,6 @@
 package docker
 
 import (
-	"bytes"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -226,34 +225,41 @@ func TestDemotedNodeKnowsOthers(t *testing.T) {
 
 // TestBalancersOfOtherNodes: of the addresses without a name behind one node's end of
 // the tunnel the one that is known for longest is its balancer's. Whoever comes later,
-// a task that is not healthy or not any more, is nobody, however long; and where two
-// are known for as long, both are.
+// a task that is not healthy, is nobody, however long; so is who had a name, and where
+// two came about together, both are.
 func TestBalancersOfOtherNodes(t *testing.T) {
 	near, far := netip.MustParseAddr("10.77.0.1"), netip.MustParseAddr("10.77.0.2")
-	a, b := tunnelled{netip.MustParseAddr("10.0.1.4"), near}, tunnelled{netip.MustParseAddr("10.0.1.5"), near}
-	c := tunnelled{netip.MustParseAddr("10.0.1.6"), far}
-	now := time.Now()
-	o := &overlay{}
-	steps := []struct {
-		after    time.Duration
-		nameless []tunnelled
-		want     []netip.Addr
-	}{
-		{0, []tunnelled{a}, nil},
-		{time.Second, []tunnelled{a, b}, nil},
-		{balancerAfter, []tunnelled{a, b, c}, addrs("10.0.1.4")},
-		{balancerAfter, []tunnelled{c, b, a}, addrs("10.0.1.4", "10.0.1.6")},
-		{time.Hour, []tunnelled{a, b}, addrs("10.0.1.4")},
-		{time.Second, nil, nil},
-		{time.Second, []tunnelled{b, a}, nil},
-		{time.Hour, []tunnelled{a, b}, nil},
-		{time.Second, []tunnelled{b}, addrs("10.0.1.5")},
+	begin := time.Now()
+	// at is an address behind a node, which the kernel has since so many seconds.
+	at := func(address string, node netip.Addr, since time.Duration) tunnelled {
+		return tunnelled{netip.MustParseAddr(address), node, begin.Add(since * time.Second)}
 	}
-	for i, s := range steps {
-		now = now.Add(s.after)
-		o.follow(gossip{vips: map[string]netip.Addr{"shop_vip": netip.MustParseAddr("10.0.1.3")}, peers: s.nameless}, now)
-		if !slices.Equal(o.balancers, s.want) {
-			t.Errorf("step %d: %v, want %v", i, o.balancers, s.want)
+	a, b, c := at("10.0.1.4", near, 0), at("10.0.1.5", near, 20), at("10.0.1.6", far, 20)
+	task := remote{name: "shop_vip.1.x", address: b.address}
+	type step struct {
+		after time.Duration // the beginning, in seconds
+		peers []tunnelled
+		named []remote
+		want  []netip.Addr
+	}
+	for name, steps := range map[string][]step{
+		"one": {{9, []tunnelled{a}, nil, nil}, {10, []tunnelled{a}, nil, addrs("10.0.1.4")}},
+		"a task that is not healthy comes, and stays": {
+			{20, []tunnelled{a, b, c}, nil, addrs("10.0.1.4")}, {29, []tunnelled{c, b, a}, nil, addrs("10.0.1.4")},
+			{3600, []tunnelled{a, b, c}, nil, addrs("10.0.1.4", "10.0.1.6")}, {3601, []tunnelled{b}, nil, addrs("10.0.1.5")}},
+		"the gateway starts later":        {{3600, []tunnelled{b, a}, nil, addrs("10.0.1.4")}},
+		"they came together":              {{3600, []tunnelled{at("10.0.1.4", near, 15), b}, nil, nil}, {3601, []tunnelled{at("10.0.1.4", near, 15), b}, []remote{task}, addrs("10.0.1.4")}},
+		"one that had a name":             {{20, []tunnelled{at("10.0.1.4", near, 15), b}, []remote{task}, nil}, {3600, []tunnelled{at("10.0.1.4", near, 15), b}, nil, addrs("10.0.1.4")}, {7200, []tunnelled{at("10.0.1.4", near, 15), b}, nil, addrs("10.0.1.4")}},
+		"one that had a name, alone":      {{20, []tunnelled{b}, []remote{task}, nil}, {3600, []tunnelled{b}, nil, nil}, {7200, []tunnelled{b}, nil, nil}},
+		"the balancer goes, its heir not": {{3600, []tunnelled{a}, nil, addrs("10.0.1.4")}, {3700, []tunnelled{at("10.0.1.4", near, 3699)}, nil, nil}, {3710, []tunnelled{at("10.0.1.4", near, 3699)}, nil, addrs("10.0.1.4")}},
+	} {
+		o := &overlay{}
+		for i, s := range steps {
+			now := begin.Add(s.after * time.Second)
+			o.follow(answer{gossip: gossip{members: s.named, vips: map[string]netip.Addr{"shop_vip": netip.MustParseAddr("10.0.1.3")}}, looked: now, peers: s.peers}, now)
+			if !slices.Equal(o.balancers, s.want) {
+				t.Errorf("%s, step %d: %v, want %v", name, i, o.balancers, s.want)
+			}
 		}
 	}
 }
@@ -282,11 +288,19 @@ func TestKernelPeers(t *testing.T) {
 	}
 	in("ip", "neigh", "add", "10.0.1.9", "lladdr", "02:42:0a:00:01:09", "dev", "vxlan0", "nud", "permanent") // behind nobody's end
 
-	got, err := kernelPeers("/var/run/netns/" + name)
+	got, err := kernelPeers("/var/run/netns/"+name, time.Now())
 	slices.SortFunc(got, func(a, b tunnelled) int { return a.address.Compare(b.address) })
-	want := []tunnelled{{netip.MustParseAddr("10.0.1.6"), netip.MustParseAddr("10.77.0.1")}, {netip.MustParseAddr("10.0.1.7"), netip.MustParseAddr("10.77.0.2")}}
-	if err != nil || !slices.Equal(got, want) {
+	want := [][2]netip.Addr{{netip.MustParseAddr("10.0.1.6"), netip.MustParseAddr("10.77.0.1")}, {netip.MustParseAddr("10.0.1.7"), netip.MustParseAddr("10.77.0.2")}}
+	if err != nil || !slices.EqualFunc(got, want, func(p tunnelled, w [2]netip.Addr) bool { return p.address == w[0] && p.node == w[1] }) {
 		t.Errorf("%v %v, want %v", got, err, want)
+	}
+	in("ip", "neigh", "del", "10.0.1.6", "dev", "vxlan0")
+	time.Sleep(5 * clockTick)
+	in("ip", "neigh", "add", "10.0.1.6", "lladdr", "02:42:0a:00:01:06", "dev", "vxlan0", "nud", "permanent")
+	again, err := kernelPeers("/var/run/netns/"+name, time.Now())
+	slices.SortFunc(again, func(a, b tunnelled) int { return a.address.Compare(b.address) })
+	if err != nil || len(again) != 2 || again[0].since.Sub(again[1].since) < 3*clockTick || again[0].since.Sub(got[0].since) < 3*clockTick {
+		t.Errorf("%v %v: one of them is there for less long", again, err)
 	}
 }
 
@@ -339,6 +353,42 @@ func TestImageIsNoServiceElsewhere(t *testing.T) {
 	if after := service(inv.Snapshot(), "shop/web"); after == nil || !cmp.Equal(before.Image, after.Image) || len(after.VIPs) != len(before.VIPs) {
 		t.Errorf("before %+v\nafter %+v", before, after)
 	}
+}
+
+// TestUnchangedGossip: what other nodes' gossip names is described anew although it
+// says what it said, in another order, when what tells of it here has changed.
+func TestUnchangedGossip(t *testing.T) {
+	f := newFakeEngine(t, "swarm-nodes-worker")
+	_, inv := startNodes(t, f, nil)
+	image := func(s *policy.Snapshot) string {
+		for _, w := range s.Workloads {
+			if w.Service.String() == "shop/web" && w.Node == "10.77.0.2" {
+				return w.Image.Ref
+			}
+		}
+		return "gone"
+	}
+	if got := image(inv.Snapshot()); got != "" {
+		t.Fatalf("shop/web is known as %q", got)
+	}
+	id := strings.Repeat("0", 64)
+	f.change(func() {
+		for _, from := range slices.Collect(maps.Values(f.containers)) {
+			if from["Name"] == "/alone" {
+				c := cloneJSON(from)
+				c["Id"], c["Name"] = id, "/shop_web.3.x"
+				c["Config"].(map[string]any)["Labels"] = map[string]any{swarmServiceID: "x", swarmServiceName: "shop_web", swarmTaskID: "t", "com.docker.stack.namespace": "shop"}
+				f.containers[id] = c
+			}
+		}
+	})
+	f.send("container", "create", id, nil)
+	f.send("container", "start", id, nil)
+	await(t, inv, "a task here tells what it is", func(s *policy.Snapshot) bool { return image(s) == "localhost/demo/app:1" })
+	time.Sleep(2 * askRemotesEvery)
+	f.change(func() { delete(f.containers, id) })
+	f.send("container", "destroy", id, nil)
+	await(t, inv, "nobody tells any more", func(s *policy.Snapshot) bool { return image(s) == "" })
 }
 
 // TestVIPsOfOtherNodes: a virtual address that other nodes tell of is not somebody's
@@ -403,7 +453,7 @@ func FuzzGossip(f *testing.F) {
 	f.Add([]byte(`{"Services":{"a":{"VIP":"x","Tasks":[{"Name":"n","EndpointID":"e","EndpointIP":"::1","Info":null}]}},"Peers":[{"IP":"10.77.0.3"}]}`))
 	own := netip.MustParseAddr("10.77.0.3")
 	f.Fuzz(func(t *testing.T, data []byte) {
-		g, err := decodeGossip(bytes.NewReader(data), ownNode(own))
+		g, err := decodeGossip(data, own)
 		if err != nil {
 			return
 		}

@@ -497,6 +497,7 @@ func (s *session) container(id string) *container {
 func (s *session) dropContainer(id string) {
 	delete(s.state.containers, id)
 	s.state.names = nil
+	s.moveRemotes()
 	for _, n := range s.state.networks {
 		n.leave(id)
 	}
@@ -631,6 +632,9 @@ func isGone(err error) bool {
 
 func (s *session) updateNetwork(n *network, info *dockerclient.Network) {
 	n.info = info
+	if s.state.remotes[n.id] != nil {
+		s.moveRemotes()
+	}
 	if info.Driver == "bridge" && len(s.state.devices[bridgeDevice(info)]) == 0 {
 		s.readHost() // a new bridge has new addresses
 	}
@@ -826,15 +830,21 @@ func (s *session) publish(c *container) {
 	if s.state.hold {
 		return
 	}
-	if len(s.state.remotes) > 0 {
-		s.state.remotesMoved = true // an address or a service may be here now
-	}
+	s.moveRemotes()
 	w, ok := s.workload(c)
 	if !ok {
 		s.inv.Delete(c.id)
 		return
 	}
 	s.inv.Put(w)
+}
+
+// moveRemotes: an address or a service may be here now that was another node's, or
+// not be here any more.
+func (s *session) moveRemotes() {
+	if len(s.state.remotes) > 0 {
+		s.state.remotesMoved = true
+	}
 }
 
 // publishAll makes the inventory equal to the state, as one change.
