@@ -16,9 +16,13 @@ func (d *Dataplane) AddUnjudged(endpoint string, reason policy.Reason, packets u
 	if i < 0 || packets == 0 {
 		return
 	}
+	dir := FromEndpoint
+	if reason == policy.ReasonSourceInterface { // who sent it is not known
+		dir = ToEndpoint
+	}
 	now := d.clock.now()
 	d.violations.record(&event{
-		reason: reason, mode: policy.Enforce, dir: FromEndpoint, rule: -1,
+		reason: reason, mode: policy.Enforce, dir: dir, rule: -1,
 		endpoint: all[i], table: d.table.Load(), first: now, last: now, packets: packets, judgements: packets,
 	})
 }

@@ -50,7 +50,9 @@ const (
 	ReasonNameMismatch // the name it was allowed by is not the one it asks the server for
 	ReasonNameRefused  // a DNS query for a name that no statement allows (R18)
 	ReasonNameTunnel   // more and longer DNS queries below one domain than names need
-	ReasonCount        // not a reason: how many there are
+	// ReasonSourceInterface: it says that it is from an endpoint here, and came by another way.
+	ReasonSourceInterface
+	ReasonCount // not a reason: how many there are
 )
 
 var reasonNames = [ReasonCount]string{"none",
@@ -59,7 +61,7 @@ var reasonNames = [ReasonCount]string{"none",
 	"vlan", "ethertype", "truncated", "bad-header", "ip-options", "extension-header", "fragment", "protocol",
 	"icmp-type", "icmp-unrelated", "icmp-size", "no-flow", "conflict", "protocol-mismatch",
 	"not-admitted", "gateway-down", "stale", "flow-quota", "miss-budget", "internal",
-	"name-mismatch", "name-refused", "name-tunnel",
+	"name-mismatch", "name-refused", "name-tunnel", "source-interface",
 }
 
 func (r Reason) String() string { return nameOf(reasonNames[:], int(r)) }

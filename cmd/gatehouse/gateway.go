@@ -220,6 +220,7 @@ var whyText = [policy.ReasonCount]string{
 	policy.ReasonMulticast:           "multicast or broadcast that no statement names",
 	policy.ReasonSourceMAC:           "the source MAC is not this interface's",
 	policy.ReasonSourceAddress:       "the source address is not this interface's",
+	policy.ReasonSourceInterface:     "it says that it is from an interface here, and came by another way",
 	policy.ReasonDestinationMAC:      "the destination MAC is neither the address's owner nor the gateway",
 	policy.ReasonARPSender:           "ARP in another's name",
 	policy.ReasonNDSender:            "neighbour discovery in another's name",

@@ -100,6 +100,7 @@ type container struct {
 	mac     policy.MAC
 	v4, v6  netip.Addr
 	ifindex uint32 // host end
+	via     uint32 // the device that received what is run at this port, 0 = the host sent it
 	end     *wire
 	ep      dataplane.Endpoint
 }

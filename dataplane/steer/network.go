@@ -124,6 +124,7 @@ func (s *Steer) loadNetwork(n *network) error {
 		"gh0":     n.space.gh0,
 		"queues":  uint32(s.cfg.Queues),
 		"gateway": words(n.gateway),
+		"bridge":  n.bridge,
 	})
 	if err != nil {
 		return err

@@ -15,6 +15,7 @@ import (
 	"github.com/cilium/ebpf/btf"
 	"github.com/google/gopacket"
 	"github.com/google/gopacket/layers"
+	"github.com/vishvananda/netlink"
 
 	"gatehouse/classify"
 	"gatehouse/dataplane"
@@ -72,6 +73,7 @@ func (h *host) judge(prog *ebpf.Program, c *container, mark uint32, frame []byte
 func (h *host) testRun(prog *ebpf.Program, c *container, mark uint32, frame []byte) (action, markAfter uint32, err error) {
 	in, out := make([]byte, 192), make([]byte, 192) // struct __sk_buff
 	binary.NativeEndian.PutUint32(in[8:], mark)
+	binary.NativeEndian.PutUint32(in[36:], c.via)
 	binary.NativeEndian.PutUint32(in[40:], c.ifindex)
 	err = h.ns.do(func() (err error) {
 		action, err = prog.Run(&ebpf.RunOptions{Data: frame, Context: in, ContextOut: out})
@@ -390,6 +392,108 @@ func TestToEndpoint(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestForgedElsewhere: what says that it is from an endpoint of this network counts as
+// that only where it came by its interface, or by the bridge, where the host routes.
+func TestForgedElsewhere(t *testing.T) {
+	families(t, func(t *testing.T, v6 bool) {
+		h := newHost(t)
+		h.guard(false)
+		a, b, stranger := h.run("a", 2), h.run("b", 3), h.run("c", 4)
+		watcher, unguarded := h.run("d", 5), h.run("e", 6)
+		h.admit(a)
+		h.admit(b)
+		h.admit(watcher, func(s *Spec) { s.Mode = policy.Observe })
+		h.admit(unguarded, func(s *Spec) { s.Unguarded = true })
+		var br uint32
+		must(t, h.ns.do(func() error {
+			l, err := netlink.LinkByName("br0")
+			br = uint32(l.Attrs().Index)
+			return err
+		}))
+		routed := *a
+		routed.mac = h.bridge
+		fragment := func(to *container) []byte {
+			if v6 {
+				return build(t, eth(a.mac, to.mac, 0x86dd), ip6(a.v6, to.v6, layers.IPProtocolIPv6Fragment), gopacket.Payload(make([]byte, 16)))
+			}
+			return build(t, eth(a.mac, to.mac, 0x0800), &layers.IPv4{Version: 4, TTL: 64, Protocol: 17, Flags: layers.IPv4MoreFragments, SrcIP: a.v4.AsSlice(), DstIP: to.v4.AsSlice()}, gopacket.Payload(make([]byte, 16)))
+		}
+		chatter := func(*container) []byte { return arp(t, a.mac, a.mac, 2, a.v4, b.v4) }
+		if v6 {
+			chatter = func(*container) []byte {
+				return advertisement(t, stranger.mac, stranger.v6, a.v6, option{layers.ICMPv6OptTargetAddress, stranger.mac})
+			}
+		}
+		const forged = "source-interface"
+		to := h.s.networks[testZone].to
+		for _, c := range []struct {
+			name  string
+			frame func(to *container) []byte
+			via   uint32
+			want  string
+		}{
+			{"by its own interface", func(to *container) []byte { return datagram(t, a, to, v6, 1, 2, "x") }, a.ifindex, "steer"},
+			{"by another's", func(to *container) []byte { return datagram(t, a, to, v6, 1, 2, "x") }, stranger.ifindex, forged},
+			{"by a device that is no port", func(to *container) []byte { return datagram(t, a, to, v6, 1, 2, "x") }, 1, forged},
+			{"routed by the host", func(to *container) []byte { return datagram(t, &routed, to, v6, 1, 2, "x") }, br, "steer"},
+			{"sent by the host", func(to *container) []byte { return datagram(t, &routed, to, v6, 1, 2, "x") }, 0, "steer"},
+			{"with the gateway's MAC, by another's", func(to *container) []byte { return datagram(t, &routed, to, v6, 1, 2, "x") }, stranger.ifindex, forged},
+			{"fragment by another's", fragment, stranger.ifindex, forged},
+			{"fragment by its own", fragment, a.ifindex, "steer"},
+			{"who is not here, by whatever", func(to *container) []byte { return datagram(t, stranger, to, v6, 1, 2, "x") }, 1, "steer"},
+			{"what resolves, by its own interface", chatter, a.ifindex, "pass"},
+			{"what resolves, by another's", chatter, stranger.ifindex, forged},
+		} {
+			for _, at := range []*container{b, watcher} {
+				from := *at
+				from.via = c.via
+				if got := h.told(to, &from, c.frame(at)); got != c.want {
+					t.Errorf("%s, at %s: %s, want %s", c.name, at.name, got, c.want)
+				}
+			}
+			from := *unguarded
+			from.via = c.via
+			if got := h.told(to, &from, c.frame(unguarded)); got != "pass" {
+				t.Errorf("%s, at what is not guarded: %s", c.name, got)
+			}
+		}
+
+		must(t, h.s.Flows().Put([]dataplane.FlowEntry{flowEntry(a, b, v6, policy.ProtoUDP, 1000, 53)}))
+		for via, want := range map[uint32]string{a.ifindex: "pass", stranger.ifindex: forged, 1: forged} {
+			at := *b
+			at.via = via
+			if got := h.told(to, &at, datagram(t, a, b, v6, 1000, 53, "x")); got != want {
+				t.Errorf("of a decided flow, by %d: %s, want %s", via, got, want)
+			}
+		}
+	})
+}
+
+// TestForgedElsewhereLive: the same of frames that cross a bridge.
+func TestForgedElsewhereLive(t *testing.T) {
+	families(t, func(t *testing.T, v6 bool) {
+		h := newHost(t)
+		h.guard(false)
+		a, b, c := h.run("a", 2), h.run("b", 3), h.run("c", 4) // c's port stands for the tunnel's
+		h.admit(a)
+		h.admit(b)
+		h.hairpin(func([]byte) bool { return true })
+		h.arrives(a, b, "undecided", datagram(t, a, b, v6, 1, 2, "undecided"))
+		h.arrives(c, b, "c's own", datagram(t, c, b, v6, 1, 2, "c's own"))
+		must(t, h.s.Flows().Put([]dataplane.FlowEntry{flowEntry(a, b, v6, policy.ProtoUDP, 1000, 53)}))
+		h.arrives(a, b, "decided", datagram(t, a, b, v6, 1000, 53, "decided"))
+		before := h.counters().Drops[policy.ReasonSourceInterface]
+		h.quiet(c, b, a, "forged", datagram(t, a, b, v6, 1, 2, "forged"), datagram(t, a, b, v6, 1000, 53, "forged"))
+		if n := h.counters().Drops[policy.ReasonSourceInterface] - before; n != 2 {
+			t.Errorf("%d were counted as forged, want 2", n)
+		}
+		if e, ok := h.s.EndpointCounters("endpoint-b"); !ok || e.Drops[policy.ReasonSourceInterface] != 2 {
+			t.Errorf("at b: %+v", e)
+		}
+		h.arrives(a, b, "decided still", datagram(t, a, b, v6, 1000, 53, "decided still"))
+	})
 }
 
 func TestOpenNetworkPassesUnadmitted(t *testing.T) {

@@ -123,6 +123,7 @@ enum reason {
 	REASON_NAME_MISMATCH,
 	REASON_NAME_REFUSED,
 	REASON_NAME_TUNNEL,
+	REASON_SOURCE_INTERFACE,
 	REASON_COUNT,
 };
 
@@ -367,6 +368,7 @@ const volatile __u32 space;        // of the network namespace
 const volatile __u32 gh0;          // ifindex of the slow-path device there
 const volatile __u32 queues = 1;   // how many it has
 const volatile __u16 gateway[3];   // MAC of the network's bridge, as it lies in memory
+const volatile __u32 bridge;       // its ifindex
 const volatile __u32 mask4, mask6; // buckets of the flow tables - 1
 const volatile bool unordered;     // the processor may let loads pass loads and stores pass stores
 
@@ -1298,6 +1300,38 @@ static __noinline int to_marked(struct __sk_buff *skb, struct packet *p)
 	return owns(skb, dst);
 }
 
+// elsewhere reports whether a frame whose sender is the endpoint at a port came into
+// the bridge by another way: skb_iif is the last device that received it (net/core/dev.c,
+// __netif_receive_skb_core). That is the sender's own port; the bridge, where the host
+// routes between; or none, where the host itself sends.
+static __always_inline bool elsewhere(struct __sk_buff *skb, __u32 port)
+{
+	__u32 in = skb->ingress_ifindex;
+	return in && in != port && in != bridge;
+}
+
+// is_forged reports whether a frame says that it is from an endpoint of this network
+// that it does not come from: such as one of another node's, through the overlay's
+// tunnel. What comes from an endpoint was checked there.
+static __always_inline bool is_forged(struct __sk_buff *skb, struct packet *p)
+{
+	struct owner_key k = {.zone = zone};
+	struct owner *o;
+
+	if (p->kind == KIND_ARP) {
+		k.addr[2] = bpf_htonl(0xffff);
+		bpf_skb_load_bytes(skb, ETH_HLEN + __builtin_offsetof(struct arp_ipv4, spa), &k.addr[3], 4);
+	} else if (p->kind == KIND_ND && p->icmp == ND_NEIGHBOR_ADVERT) {
+		bpf_skb_load_bytes(skb, ETH_HLEN + sizeof(struct ipv6hdr) + __builtin_offsetof(struct nd, target), k.addr, 16);
+	} else if (p->side & 1) {
+		__builtin_memcpy(k.addr, p->key.addr_b, 16);
+	} else {
+		__builtin_memcpy(k.addr, p->key.addr_a, 16);
+	}
+	o = bpf_map_lookup_elem(&owners, &k);
+	return o && elsewhere(skb, o->ifindex);
+}
+
 static __noinline int to_miss(struct __sk_buff *skb, struct packet *p)
 {
 	struct port *port = find_port(skb);
@@ -1315,6 +1349,8 @@ static __noinline int to_miss(struct __sk_buff *skb, struct packet *p)
 		return blame(port, REASON_TRUNCATED);
 	if (!(eth.h_dest[0] & 1) && !same_mac(eth.h_dest, port->mac))
 		return drop(REASON_DESTINATION_MAC); // flooded: nobody's fault
+	if (is_forged(skb, p))
+		return blame(port, REASON_SOURCE_INTERFACE);
 	switch (p->kind) {
 	case KIND_ARP:
 		return NEXT;
@@ -1362,15 +1398,15 @@ int to_endpoint(struct __sk_buff *skb)
 			delivered(f, side, now_tick());
 		return NEXT;
 	}
-	if (!f || !decides(f, &fr, &p))
+	from = f ? end_of(f, side) : 0;
+	if (!from || (from->ifindex && elsewhere(skb, from->ifindex)) || !decides(f, &fr, &p))
 		return to_miss(skb, &p);
 	tick = now_tick();
-	from = end_of(f, side);
-	if (!from || !from->ifindex)
+	if (!from->ifindex)
 		account(&fr, &p, f, tick);
 	if (!(f->flags & (FLOW_ALLOW | FLOW_BARE)))
 		return drop(f->reason < REASON_COUNT ? f->reason : REASON_DENIED);
-	if (from && from->ifindex) {
+	if (from->ifindex) {
 		delivered(f, side, tick);
 		return NEXT;
 	}

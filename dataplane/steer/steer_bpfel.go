@@ -147,7 +147,8 @@ const (
 	steerReasonREASON_NAME_MISMATCH        steerReason = 35
 	steerReasonREASON_NAME_REFUSED         steerReason = 36
 	steerReasonREASON_NAME_TUNNEL          steerReason = 37
-	steerReasonREASON_COUNT                steerReason = 38
+	steerReasonREASON_SOURCE_INTERFACE     steerReason = 38
+	steerReasonREASON_COUNT                steerReason = 39
 )
 
 type steerSlot struct {
@@ -184,6 +185,7 @@ const (
 	steerProgGhReturn     = "gh_return"
 	steerProgToEndpoint   = "to_endpoint"
 	steerProgWire         = "wire"
+	steerVarBridge        = "bridge"
 	steerVarGateway       = "gateway"
 	steerVarGh0           = "gh0"
 	steerVarMask4         = "mask4"
@@ -267,6 +269,7 @@ type steerMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type steerVariableSpecs struct {
+	Bridge        *ebpf.VariableSpec `ebpf:"bridge"`
 	Gateway       *ebpf.VariableSpec `ebpf:"gateway"`
 	Gh0           *ebpf.VariableSpec `ebpf:"gh0"`
 	Mask4         *ebpf.VariableSpec `ebpf:"mask4"`
@@ -336,6 +339,7 @@ func (m *steerMaps) Close() error {
 //
 // It can be passed to loadSteerObjects or ebpf.CollectionSpec.LoadAndAssign.
 type steerVariables struct {
+	Bridge        *ebpf.Variable `ebpf:"bridge"`
 	Gateway       *ebpf.Variable `ebpf:"gateway"`
 	Gh0           *ebpf.Variable `ebpf:"gh0"`
 	Mask4         *ebpf.Variable `ebpf:"mask4"`
