@@ -959,6 +959,20 @@ func TestMalformedIsDropped(t *testing.T) {
 	}
 }
 
+// TestUnjudged: what the kernel's programs drop is the endpoint's at which they do, who
+// sent it; but a frame in the name of an endpoint here was sent to that one, by nobody knows whom.
+func TestUnjudged(t *testing.T) {
+	for reason, sent := range map[policy.Reason]bool{policy.ReasonSourceAddress: true, policy.ReasonVLAN: true, policy.ReasonSourceInterface: false} {
+		l := newLane(t)
+		l.d.AddUnjudged("web-ep", reason, 3)
+		l.d.AddUnjudged("nobody", reason, 3)
+		l.d.Settle()
+		if vs := l.d.Violations().List(); len(vs) != 1 || vs[0].Packets != 3 || vs[0].Reason != reason || vs[0].Endpoint != "web-ep" || vs[0].Initiator != sent || vs[0].Outgoing != sent {
+			t.Errorf("%v: %+v", reason, vs)
+		}
+	}
+}
+
 // TestEndpointsFlowsEndWithIt: whoever has the address next inherits nothing.
 func TestEndpointsFlowsEndWithIt(t *testing.T) {
 	families(t, func(t *testing.T, v6 bool) {

@@ -227,8 +227,8 @@ func (g *gateway) violationView(r *history.Record) ViolationView {
 		v.Name = r.Name
 		v.Why += ": " + r.Name
 	}
-	if v.From == "" {
-		v.From = v.Workload
+	if v.From == "" { // the packets were dropped before anybody read who sends them
+		v.From = "@unknown"
 	}
 	return v
 }

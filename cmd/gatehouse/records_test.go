@@ -497,3 +497,15 @@ func TestPolicySuggest(t *testing.T) {
 		t.Errorf("%d %s", code, errs)
 	}
 }
+
+// TestWhoSentItIsNotKnown: a record of packets that nobody read the sender of blames
+// the one that they were for with nothing.
+func TestWhoSentItIsNotKnown(t *testing.T) {
+	v := (*gateway)(nil).violationView(&history.Record{
+		Key: history.Key{Workload: [2]string{"", "w"}, Reason: policy.ReasonSourceInterface, Denied: true},
+		To:  history.Party{Name: "shop/web"}, Packets: [2]uint64{3, 0},
+	})
+	if v.From != "@unknown" || v.To != "shop/web" || v.Workload != "shop/web" || v.Count != 3 {
+		t.Errorf("%+v", v)
+	}
+}
