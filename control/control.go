@@ -194,9 +194,13 @@ func (c *Control) Refresh() error {
 	defer c.mu.Unlock()
 	err := c.refresh()
 	if err != nil {
-		text := err.Error()
+		what := "policy does not compile, the last good table stays"
+		if c.state.Load() == nil {
+			what = "policy does not compile, and no table was in force before"
+		}
+		text := what + ": " + err.Error()
 		if old := c.fault.Swap(&text); old == nil || *old != text {
-			c.cfg.Log.Error("policy does not compile; the last good table stays", "error", err)
+			c.cfg.Log.Error(what, "error", err)
 		}
 		return err
 	}

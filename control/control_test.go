@@ -140,12 +140,17 @@ func TestFaultKeepsTheLastState(t *testing.T) {
 	if err := l.SetModes([]string{"shop/db"}, policy.Enforce); err == nil || !strings.Contains(err.Error(), "not in force") {
 		t.Errorf("a mode that is not in force: %v", err)
 	}
-	if l.State() != good || len(l.published) != 1 || l.Fault() == "" {
+	if l.State() != good || len(l.published) != 1 || !strings.Contains(l.Fault(), "the last good table stays") {
 		t.Errorf("the last state does not stand: %d published, fault %q", len(l.published), l.Fault())
 	}
 	l.cfg.Compile.ExtraSite = nil
 	if s := l.refresh(t); s.Population.Groups[0].Mode != policy.Enforce || l.Fault() != "" {
 		t.Errorf("after the fault: mode %v, fault %q", s.Population.Groups[0].Mode, l.Fault())
+	}
+	first := newLoop(t, filepath.Join(t.TempDir(), "modes.json"))
+	first.cfg.Compile.ExtraSite = make([]netip.Prefix, 1)
+	if err := first.Refresh(); err == nil || first.State() != nil || !strings.Contains(first.Fault(), "no table was in force before") {
+		t.Errorf("at the start: %v, fault %q", err, first.Fault())
 	}
 	if s := newLoop(t, path); s.cfg.Modes.All()["shop/db"] != policy.Enforce {
 		t.Error("the mode did not outlive a restart")

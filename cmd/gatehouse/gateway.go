@@ -153,7 +153,7 @@ func (g *gateway) unready() []string {
 		problems = append(problems, "no policy yet")
 	}
 	if text := g.control.Fault(); text != "" {
-		problems = append(problems, "policy does not compile, the last good table stays: "+text)
+		problems = append(problems, text)
 	}
 	r := g.report()
 	problems = append(problems, r.faults...)
