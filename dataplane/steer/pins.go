@@ -93,6 +93,10 @@ func lockDir(dir string) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
+	var st unix.Statfs_t
+	if err := unix.Fstatfs(int(f.Fd()), &st); err != nil || st.Type != unix.BPF_FS_MAGIC {
+		return nil, errors.Join(fmt.Errorf("pin directory: %s is in no BPF file system: choose one below /sys/fs/bpf", dir), err, f.Close())
+	}
 	for end := time.Now().Add(lockPatience); ; time.Sleep(20 * time.Millisecond) {
 		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 		if err == nil {

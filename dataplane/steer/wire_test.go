@@ -556,6 +556,19 @@ func TestOneGatewayAtATime(t *testing.T) {
 	}
 }
 
+// What could not be pinned is refused by name.
+func TestPinsElsewhere(t *testing.T) {
+	needKernel(t)
+	dir := t.TempDir()
+	s, err := Open(Config{PinDir: dir})
+	if err == nil {
+		s.Close()
+	}
+	if err == nil || !strings.Contains(err.Error(), dir+" is in no BPF file system") {
+		t.Errorf("pins in an ordinary folder: %v", err)
+	}
+}
+
 // TestOtherVersion: of a gateway with another layout nothing stays attached,
 // whichever way it was.
 func TestOtherVersion(t *testing.T) {
