@@ -336,7 +336,7 @@ func TestFilesEqualReference(t *testing.T) {
 				verdict, denied := r.judge(from, to, port, s)
 				by := "nothing"
 				if got.Rule >= 0 {
-					st := &table.Statements()[table.Rules()[got.Rule].Statement]
+					st := table.Statements()[table.Rules()[got.Rule].Statement]
 					by = st.ID
 					byTier[st.Tier.String()]++
 					if slices.ContainsFunc(st.To, func(p policy.Peer) bool { return p.Kind == policy.PeerName }) {

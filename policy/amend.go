@@ -98,7 +98,7 @@ func (e *edit) pair(order []int32) bool {
 	u.Removed, u.Added = nil, nil
 	for _, place := range e.Removed {
 		n := order[place]
-		s := &e.table.statements[n]
+		s := e.table.statements[n]
 		at, is := again[s.ID]
 		if !is || e.concerned(n) || !amends(s, e.Statements[at]) {
 			u.Removed = append(u.Removed, place)
@@ -205,7 +205,7 @@ func (e *edit) amend(order []int32) bool {
 		if a.at >= len(order) || order[a.at] != a.n || !e.canWrite(a.after) || !e.join(a) {
 			return false
 		}
-		e.table.statements[a.n] = *a.after
+		e.table.statements[a.n] = a.after
 	}
 	return true
 }

@@ -95,7 +95,7 @@ type seenAt struct {
 }
 
 func (a *auditor) flaw(kind FlawKind, statement int, others []string, format string, args ...any) {
-	s := &a.table.statements[statement]
+	s := a.table.statements[statement]
 	a.audit.Flaws = append(a.audit.Flaws, Flaw{kind, kind.IsError(), s.ID, append([]string{}, s.Origin...), fmt.Sprintf(format, args...), others})
 }
 
@@ -194,7 +194,7 @@ func (a *auditor) note(statement int, s *sideDecision, spoken Spoken) {
 
 // judge finds the flaws of one statement.
 func (a *auditor) judge(i int) {
-	s := &a.table.statements[i]
+	s := a.table.statements[i]
 	if s.Tier == TierModel || s.Pending != "" || strings.HasPrefix(s.ID, "quarantine-") {
 		return
 	}
@@ -211,7 +211,7 @@ func (a *auditor) judge(i int) {
 	}
 	var same, other []string
 	for _, by := range slices.Sorted(maps.Keys(a.by[i])) {
-		b := &a.table.statements[by]
+		b := a.table.statements[by]
 		if (b.Verdict == Allow) == (s.Verdict == Allow) {
 			same = append(same, b.ID)
 		} else {
@@ -242,7 +242,7 @@ func (a *auditor) named(ids []string) string {
 	const most = 3
 	var out []string
 	for _, id := range ids[:min(len(ids), most)] {
-		at := slices.IndexFunc(a.table.statements, func(s Statement) bool { return s.ID == id })
+		at := slices.IndexFunc(a.table.statements, func(s *Statement) bool { return s.ID == id })
 		out = append(out, id+originText(&Statement{Origin: a.table.statements[at].Origin[:min(1, len(a.table.statements[at].Origin))]}))
 	}
 	if len(ids) > most {
@@ -389,8 +389,7 @@ func (a *auditor) swallowing() {
 			narrow[f.Others[0]] = append(narrow[f.Others[0]], f.Statement)
 		}
 	}
-	for i := range a.table.statements {
-		s := &a.table.statements[i]
+	for i, s := range a.table.statements {
 		if ids := narrow[s.ID]; len(ids) > 0 && s.Tier != TierModel && slices.ContainsFunc(slices.Concat(s.From, s.To), isWide) {
 			a.flaw(FlawSwallows, i, ids, "it covers what narrower statements say: %s", a.named(ids))
 		}

@@ -19,7 +19,7 @@ func (e *edit) behindLost(isWritten func(statement int32) bool) (rules []int32, 
 					if isWritten(n) || e.isTakenOut(rule) {
 						continue
 					}
-					if namesBalancer(&c.table.statements[n]) || !e.concern(rule) {
+					if namesBalancer(c.table.statements[n]) || !e.concern(rule) {
 						return nil, false
 					}
 					rules = append(rules, rule)
@@ -109,7 +109,7 @@ func (e *edit) meaning(peer uint32) map[int32]bool {
 
 func (e *edit) admitBalancer(n int32) bool {
 	c, first := e.compiler, len(e.table.rules)
-	s := &e.table.statements[n]
+	s := e.table.statements[n]
 	clauses := s.clauses()
 	ends, ok := e.endsWritten(&amendment{n: n, before: s})
 	if !ok {

@@ -77,7 +77,7 @@ func (c *compiler) overBudget() error {
 			most = i
 		}
 	}
-	s, cost := &c.table.statements[most], &c.costs[most]
+	s, cost := c.table.statements[most], &c.costs[most]
 	return fmt.Errorf("statement %q%s: the compiled policy takes more than its memory budget of %s, this statement most of it, %s (%d rules): name fewer peers or ports there, or raise the budget",
 		s.ID, originText(s), bytesText(c.budget()), bytesText(cost.Bytes), cost.Rules)
 }

@@ -104,7 +104,7 @@ func compile(in Input) (*compiler, error) {
 	if in.Snapshot == nil {
 		return nil, errors.New("compile: no snapshot")
 	}
-	c := &compiler{in: &in, costs: make([]Cost, len(in.Statements)), table: &Table{epoch: in.Epoch, statements: slices.Clone(in.Statements), groups: slices.Clone(in.Groups), compiled: in.Snapshot, now: func() *Snapshot { return in.Snapshot }, names: new(nameTable)}}
+	c := &compiler{in: &in, costs: make([]Cost, len(in.Statements)), table: &Table{epoch: in.Epoch, statements: Pointers(slices.Clone(in.Statements)), groups: slices.Clone(in.Groups), compiled: in.Snapshot, now: func() *Snapshot { return in.Snapshot }, names: new(nameTable)}}
 	c.numberGroups()
 	c.numberRegions()
 	res, err := newResolver(&in, c.member, c.regions)
@@ -288,8 +288,7 @@ func (c *compiler) numberGroups() {
 // writeRules expands every statement; faults name the statement.
 func (c *compiler) writeRules() {
 	ids := make(map[string]bool, len(c.table.statements))
-	for i := range c.table.statements {
-		s := &c.table.statements[i]
+	for i, s := range c.table.statements {
 		faults := len(c.errs)
 		switch {
 		case s.ID == "":

@@ -129,7 +129,7 @@ func Diff(before, after *Table) Comparison {
 func byID(t *Table) map[string]*Statement {
 	out := make(map[string]*Statement, len(t.statements))
 	for i := range t.statements {
-		out[t.statements[i].ID] = &t.statements[i]
+		out[t.statements[i].ID] = t.statements[i]
 	}
 	return out
 }
@@ -421,7 +421,7 @@ func (d *differ) behind(table int, rule int32) *Statement {
 		return nil
 	}
 	t := d.tables[table]
-	return &t.statements[t.rules[rule].Statement]
+	return t.statements[t.rules[rule].Statement]
 }
 
 func (d *differ) comparison() Comparison {

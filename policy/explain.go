@@ -422,7 +422,7 @@ func (t *Table) sideSay(side Side, who uint32, sd *sideDecision, d *Decision, s 
 		}
 	}
 	if say.Rule >= 0 {
-		st := &t.statements[t.rules[say.Rule].Statement]
+		st := t.statements[t.rules[say.Rule].Statement]
 		say.Statement = &StatementSay{st.ID, st.Tier, st.Lines(false), append([]string{}, st.Origin...), st.While}
 	}
 	return say
@@ -432,8 +432,7 @@ func (t *Table) sideSay(side Side, who uint32, sd *sideDecision, d *Decision, s 
 // whose other end is the other or not compiled yet.
 func (t *Table) pendingBetween(from, to uint32) []string {
 	out := []string{}
-	for i := range t.statements {
-		s := &t.statements[i]
+	for _, s := range t.statements {
 		if s.Pending != "" && t.mayMean(s.From, from) && t.mayMean(s.To, to) {
 			for _, line := range s.Lines(false) {
 				out = append(out, line+"  (waits for "+s.Pending+")")

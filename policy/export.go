@@ -231,8 +231,7 @@ func (x *exporter) findNetworks() {
 
 // loseStatements tells what of statements no target of addresses and ports says.
 func (x *exporter) loseStatements() {
-	for i := range x.t.statements {
-		s := &x.t.statements[i]
+	for _, s := range x.t.statements {
 		switch {
 		case s.Pending != "":
 			continue
@@ -504,8 +503,7 @@ func nftComment(name string) string {
 
 // loseNames tells of statements to names, which addresses cannot say.
 func (x *exporter) loseNames() {
-	for i := range x.t.statements {
-		s := &x.t.statements[i]
+	for _, s := range x.t.statements {
 		if s.Pending == "" && slices.ContainsFunc(s.To, func(p Peer) bool { return p.Kind == PeerName }) {
 			x.lose(s.toldAs(), "names cannot be expressed: the way to %s stays shut", peersText(s.To))
 		}

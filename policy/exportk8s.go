@@ -66,8 +66,7 @@ func ExportCilium(t *Table) (objects []map[string]any, losses []Loss) {
 }
 
 func (x *exporter) loseICMP() {
-	for i := range x.t.statements {
-		s := &x.t.statements[i]
+	for _, s := range x.t.statements {
 		if s.Pending == "" && slices.ContainsFunc(s.Ports, func(p PortRange) bool { return p.Proto.normal() == ProtoICMP }) {
 			x.lose(s.toldAs(), "ICMP cannot be expressed: what becomes of echo is up to the network plugin")
 		}
@@ -75,8 +74,8 @@ func (x *exporter) loseICMP() {
 }
 
 func (x *exporter) loseRejects() {
-	for i := range x.t.statements {
-		if s := &x.t.statements[i]; s.Pending == "" && s.Verdict == Reject {
+	for _, s := range x.t.statements {
+		if s.Pending == "" && s.Verdict == Reject {
 			x.lose(s.toldAs(), "reject is written as drop")
 		}
 	}
@@ -368,8 +367,7 @@ func (x *exporter) ciliumPeer(side Side, e *exportEnd) object {
 // ciliumNames are the rules of statements to names.
 func (x *exporter) ciliumNames(g *Group) []any {
 	var out []any
-	for i := range x.t.statements {
-		s := &x.t.statements[i]
+	for _, s := range x.t.statements {
 		if s.Pending != "" || s.Verdict != Allow || !x.t.mayMean(s.From, x.t.denseOf(g.Identity)) {
 			continue
 		}

@@ -114,8 +114,7 @@ func (c *compiler) numberRegions() {
 			}
 		}
 	}
-	for i := range c.table.statements {
-		s := &c.table.statements[i]
+	for _, s := range c.table.statements {
 		if s.Pending != "" {
 			continue
 		}

@@ -76,8 +76,7 @@ func NewReplayer(t *Table) *Replayer {
 		name := t.groups[i].Service.String()
 		r.byName[name] = append(r.byName[name], uint32(FirstWorkloadIdentity)+uint32(i))
 	}
-	for i := range t.statements {
-		s := &t.statements[i]
+	for i, s := range t.statements {
 		if s.Verdict == Allow && s.Pending == "" && slices.ContainsFunc(s.To, func(p Peer) bool { return p.Kind == PeerName }) {
 			r.named = append(r.named, i)
 		}
@@ -153,7 +152,7 @@ func (r *Replayer) byDNS(from uint32, f *Recorded, port uint16) int {
 		return -1
 	}
 	for _, i := range r.named {
-		s := &r.table.statements[i]
+		s := r.table.statements[i]
 		fits := r.table.mayMean(s.From, from) && s.App.Matches(f.Spoken) &&
 			slices.ContainsFunc(s.Ports, func(p PortRange) bool { return p.Contains(f.Proto, port) }) &&
 			slices.ContainsFunc(s.To, func(p Peer) bool { return p.Kind == PeerName && nameFits(p.Name, f.Name) })

@@ -45,7 +45,7 @@ type Table struct {
 	byIdentity *btree.Map[Identity, uint32]
 	rules      []Rule
 	sets       [][]RuleEnd // by Rule.FromSet and ToSet, from 1 on
-	statements []Statement
+	statements []*Statement
 	updater    *updater // nil where nothing but workloads can change
 	edited     *edited  // nil as Compile made it, but for workloads
 	groups     []Group
@@ -338,7 +338,7 @@ func (t *Table) namedPrefixes(yield func(netip.Prefix) bool) {
 // Statements returns what was compiled, pending ones included; Rule.Statement
 // is an index into them. After With they are in no order, and some may be none any
 // more: Whole has them as they are. Do not change them.
-func (t *Table) Statements() []Statement { return t.statements }
+func (t *Table) Statements() []*Statement { return t.statements }
 
 // Groups returns the groups that were compiled in. Do not change them.
 func (t *Table) Groups() []Group { return t.groups }

@@ -214,7 +214,7 @@ func (u *updater) prepare() {
 
 // note finds the services that a statement names.
 func (u *updater) note(n int32) {
-	s := &u.compiler.table.statements[n]
+	s := u.compiler.table.statements[n]
 	for p := range s.peers {
 		if p.Kind == PeerService {
 			if u.naming[p.Service] == nil {
@@ -357,7 +357,7 @@ func (e *edit) remove(order []int32) ([]int32, bool) {
 	}
 	for _, of := range []map[int32]bool{removed, rewrite} {
 		for n := range of {
-			asks := asksNames(e.table.statements[n])
+			asks := asksNames(*e.table.statements[n])
 			for _, rule := range e.written[n] {
 				ends := e.compiler.ruleEnds[rule]
 				if asks && !e.gone[ends.from] || !isNameEnd(ends.to) && !e.concern(rule) {
@@ -688,7 +688,7 @@ func (e *edit) insert(order []int32) ([]int32, bool) {
 				return nil, false
 			}
 			numbers[j] = number
-			t.statements, c.orders, c.costs = append(t.statements, *s), append(c.orders, before+uint64(j+1)*step), append(c.costs, Cost{})
+			t.statements, c.orders, c.costs = append(t.statements, s), append(c.orders, before+uint64(j+1)*step), append(c.costs, Cost{})
 			e.written = append(e.written, nil)
 			e.byID[s.ID] = number
 			e.note(number)
@@ -729,7 +729,7 @@ func (e *edit) write() bool {
 	known := len(c.placed.collectives)
 	slices.Sort(e.rewrite)
 	for _, n := range e.rewrite {
-		s := &e.table.statements[n]
+		s := e.table.statements[n]
 		if s.Pending != "" {
 			continue
 		}

@@ -321,7 +321,7 @@ func statementOf(t *policy.Table, rule int32) (id, text string) {
 	if rule < 0 || int(rule) >= len(rules) {
 		return "", ""
 	}
-	s := &t.Statements()[rules[rule].Statement]
+	s := t.Statements()[rules[rule].Statement]
 	return s.ID, strings.Join(s.Lines(false), "; ")
 }
 

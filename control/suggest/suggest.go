@@ -563,8 +563,7 @@ func (m *maker) unique(base string) string {
 
 func (m *maker) unused(service string) []Unused {
 	out := []Unused{}
-	for i := range m.table.Statements() {
-		s := &m.table.Statements()[i]
+	for i, s := range m.table.Statements() {
 		if m.used[i] || s.Pending != "" || s.Verdict != policy.Allow || service != "" && !names(s, service) {
 			continue
 		}
