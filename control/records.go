@@ -17,6 +17,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -123,7 +124,8 @@ func (s *RecordStore) All() []operator.Records {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var out []operator.Records
-	for _, st := range s.sources {
+	for _, name := range slices.Sorted(maps.Keys(s.sources)) { // what follows is told apart by the order too
+		st := s.sources[name]
 		out = append(out, st.records)
 		if st.source.Path != "" || st.source.URL != "" {
 			out = append(out, st.source.Records)
