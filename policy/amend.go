@@ -1,9 +1,6 @@
 package policy
 
-import (
-	"reflect"
-	"slices"
-)
+import "slices"
 
 // A statement that differs in whom its selections mean alone is amended: who joined
 // gets rules of its own, beside the set of those who are meant already, and rules of
@@ -22,7 +19,8 @@ type amendment struct {
 	after  *Statement
 	was    []clause
 	left   []clause   // who is meant no more
-	lb     [][]uint32 // by clause: who admits balancers already
+	again  []clause   // who is meant still, and turned
+	lb     [][]uint32 // by clause: who admits balancers before and after
 	out    []int32    // rules that are to be taken out
 }
 
@@ -44,32 +42,20 @@ func (x *Exception) side(s Side) []Peer {
 // amends reports whether two statements differ in the identities of selections alone,
 // and in what is said of where they come from, and are such as can be amended.
 func amends(before, after *Statement) bool {
-	x, y := *before, *after
-	for _, s := range [...]*Statement{&x, &y} {
-		s.From, s.To, s.Except, s.Origin, s.While = nil, nil, nil, nil, ""
-	}
-	if x.Pending != "" || asksNames(*before) || len(before.Except) > 1 || !reflect.DeepEqual(x, y) {
+	if before.ID != after.ID || before.Verdict != after.Verdict || before.Tier != after.Tier || before.Speaks != after.Speaks ||
+		before.EnforceAlways != after.EnforceAlways || before.Pending != "" || after.Pending != "" || len(before.Except) > 1 || asksNames(*before) || asksNames(*after) {
 		return false
 	}
-	is := after.clauses()
-	for i, was := range before.clauses() {
-		if i == len(is) || !reflect.DeepEqual(withoutPeers(was), withoutPeers(is[i])) ||
-			!slices.EqualFunc(was.From, is[i].From, sameBut) || !slices.EqualFunc(was.To, is[i].To, sameBut) {
-			return false
-		}
-	}
-	return len(before.Except) == len(after.Except)
-}
-
-func withoutPeers(x Exception) Exception {
-	x.From, x.To = nil, nil
-	return x
+	return slices.EqualFunc(before.clauses(), after.clauses(), func(was, is Exception) bool {
+		return was.App == is.App && was.AnyPort == is.AnyPort && slices.Equal(was.Ports, is.Ports) &&
+			slices.EqualFunc(was.From, is.From, sameBut) && slices.EqualFunc(was.To, is.To, sameBut)
+	})
 }
 
 // sameBut reports whether both are the same but for who is selected.
 func sameBut(a, b Peer) bool {
 	if a.Kind != PeerSelector || b.Kind != PeerSelector {
-		return reflect.DeepEqual(a, b)
+		return a == b
 	}
 	return a.Name == b.Name && a.Selected != nil && b.Selected != nil && slices.Equal(a.Selected.Prefixes, b.Selected.Prefixes)
 }
@@ -122,7 +108,7 @@ func (e *edit) pair(order []int32) bool {
 
 // concerned reports whether a statement names a service of which groups come or go.
 func (e *edit) concerned(n int32) bool {
-	for _, k := range e.services() {
+	for _, k := range e.services {
 		if e.naming[k][n] {
 			return true
 		}
@@ -139,27 +125,31 @@ func (e *edit) depart(a *amendment) bool {
 	}
 	after := a.after.clauses()
 	for i, x := range a.before.clauses() {
-		var left clause
+		var left, again clause
 		for side := range left {
 			is := selected(after[i].side(Side(side)))
 			for id := range selected(x.side(Side(side))) {
-				dense := e.before.denseOf(id)
-				if dense == 0 || is[id] && !slices.Contains(e.Gone, id) || e.isNamed(id, x.side(Side(side))) {
-					continue
+				dense, now := e.before.denseOf(id), e.becomes(id)
+				switch {
+				case dense == 0 || e.isNamed(id, x.side(Side(side))):
+				case now != 0 && is[now]:
+					again[side] = append(again[side], dense)
+				case now != 0 || !is[id] || slices.Contains(e.Gone, id):
+					left[side] = append(left[side], dense)
 				}
-				left[side] = append(left[side], dense)
 			}
 		}
-		a.left = append(a.left, left)
+		a.left, a.again = append(a.left, left), append(a.again, again)
 		r := ruleOf(a.before, i, &x)
-		a.lb = append(a.lb, slices.Clone(c.behindBalancer(&r, a.was[i][SideOut], a.was[i][SideIn])))
+		lb := slices.Clone(c.behindBalancer(&r, a.was[i][SideOut], a.was[i][SideIn]))
+		a.lb = append(a.lb, slices.DeleteFunc(lb, func(d uint32) bool { return e.lost[e.before.ids[d]] || slices.Contains(again[SideIn], d) }))
 	}
 	for _, rule := range e.written[a.n] {
-		ends, left := c.ruleEnds[rule], &a.left[0]
+		ends, clause := c.ruleEnds[rule], 0
 		if c.table.rules[rule].Except {
-			left = &a.left[1]
+			clause = 1
 		}
-		if !slices.Contains(left[SideOut], ends.from) && !slices.Contains(left[SideIn], ends.to) {
+		if !a.parts(clause, SideOut, ends.from) && !a.parts(clause, SideIn, ends.to) {
 			continue
 		}
 		if !e.concern(rule) {
@@ -168,6 +158,11 @@ func (e *edit) depart(a *amendment) bool {
 		a.out = append(a.out, rule)
 	}
 	return true
+}
+
+// parts reports whether rules of an end, as they are, are none any more.
+func (a *amendment) parts(clause int, side Side, end uint32) bool {
+	return slices.Contains(a.left[clause][side], end) || slices.Contains(a.again[clause][side], end)
 }
 
 // isNamed reports whether peers mean an identity by its service too.
@@ -271,9 +266,12 @@ func (e *edit) join(a *amendment) bool {
 			if !e.canLeave(a.was[i][side], a.left[i][side]) {
 				return false
 			}
-			stay := slices.DeleteFunc(slices.Clone(a.was[i][side]), func(end uint32) bool { return slices.Contains(a.left[i][side], end) })
+			stay := slices.DeleteFunc(slices.Clone(a.was[i][side]), func(end uint32) bool { return a.parts(i, Side(side), end) })
 			joined[side] = e.joined(selected(before[i].side(Side(side))), selected(x.side(Side(side))))
-			joined[side] = slices.DeleteFunc(joined[side], func(dense uint32) bool { return slices.Contains(stay, dense) })
+			joined[side] = slices.DeleteFunc(joined[side], func(dense uint32) bool {
+				inSet := slices.Contains(a.again[i][side], dense) && !slices.Contains(a.was[i][side], dense)
+				return inSet || slices.Contains(stay, dense)
+			})
 			if ends[i][side] = append(stay, joined[side]...); len(ends[i][side]) > maxDirect {
 				return false
 			}
@@ -281,7 +279,7 @@ func (e *edit) join(a *amendment) bool {
 		r := ruleOf(a.after, i, &x)
 		r.Statement = int(a.n)
 		admitted := c.behindBalancer(&r, ends[i][SideOut], ends[i][SideIn])
-		if !x.speaks() || slices.ContainsFunc(a.lb[i], func(d uint32) bool { return !e.gone[d] && !e.lost[e.table.ids[d]] && !slices.Contains(admitted, d) }) {
+		if !x.speaks() || slices.ContainsFunc(a.lb[i], func(d uint32) bool { return !e.gone[d] && !slices.Contains(admitted, d) }) {
 			return false
 		}
 		c.expandEnds(r, &x, ends[i], func(from, to uint32) bool {

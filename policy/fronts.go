@@ -197,8 +197,8 @@ func (r *resolver) isMetAtHost(who uint32) bool {
 }
 
 // rebalanced are the groups that have virtual addresses after an update and had none
-// before, and those with which it is the other way round.
-func (t *Table) rebalanced(u *Update) (gained, lost map[Identity]bool) {
+// before, and those with which it is the other way round. One that turned is both.
+func (t *Table) rebalanced(u *Update, turned []turning) (gained, lost map[Identity]bool) {
 	differ := make(map[Identity]int)
 	for i := range u.Changes {
 		c := &u.Changes[i]
@@ -221,6 +221,11 @@ func (t *Table) rebalanced(u *Update) (gained, lost map[Identity]bool) {
 			gained[id] = true
 		case before > 0 && before+n == 0:
 			lost[id] = true
+		}
+	}
+	for i := range turned {
+		if g := &turned[i]; t.resolver.claims.balanced(g.dense) > 0 {
+			gained[g.is.Identity], lost[g.was.Identity] = true, true
 		}
 	}
 	return gained, lost

@@ -36,8 +36,12 @@ func (t *Table) With(u *Update) (next *Table, ok bool) {
 	changed.epoch, changed.groups, changed.now = u.Epoch, u.Groups, sync.OnceValue(u.Snapshot)
 	changed.names = t.names.next()
 	newest := t.updater != nil && t.updater.newest == t && !t.updater.spoilt
-	gained, lost := t.rebalanced(u)
-	edits := u.edits() || len(gained)+len(lost) > 0
+	var turned []turning
+	if newest {
+		turned, u = t.updater.turned(t, u)
+	}
+	gained, lost := t.rebalanced(u, turned)
+	edits := u.edits() || len(turned)+len(gained)+len(lost) > 0
 	switch {
 	case !newest && edits:
 		return nil, false
@@ -45,7 +49,7 @@ func (t *Table) With(u *Update) (next *Table, ok bool) {
 		changed.updater = nil
 	case edits:
 		t.updater.spoilt = true // until all of it is done
-		e := edit{updater: t.updater, before: t, table: &changed, Update: u, gained: gained, lost: lost}
+		e := edit{updater: t.updater, before: t, table: &changed, Update: u, turned: turned, gained: gained, lost: lost}
 		if !e.make() {
 			return nil, false
 		}
@@ -263,14 +267,17 @@ func (u *updater) lead(rule int32, n int) {
 //	statements that mean others than before, and are the same else, are amended
 //	rules of removed statements, and of those that name a service of which groups
 //	came or are gone, are taken out
-//	groups that are gone lose their numbers, those that came get some
+//	groups that are gone lose their numbers, those that came get some, and those that
+//	became others as a whole keep theirs
 //	statements are written
 //	what was laid and what is to be is laid anew, beside what Compile laid
 type edit struct {
 	*updater
 	*Update
 	before, table *Table
-	rewrite       []int32 // statements
+	turned        []turning
+	services      []ServiceKey // of which groups come, go or turn
+	rewrite       []int32      // statements
 	amended       []amendment
 	touched       map[uint32]bool
 	relaid        map[pairKey]bool
@@ -288,9 +295,10 @@ func (e *edit) make() bool {
 	}
 	c, t := e.compiler, e.table
 	order := t.edited.orderOf(len(t.statements))
-	if e.places > maxLate || len(t.rules)-e.alive > maxDead || len(t.statements)-len(order) > maxDead || len(e.Came)+len(e.Gone) > 64 {
+	if e.places > maxLate || len(t.rules)-e.alive > maxDead || len(t.statements)-len(order) > maxDead || len(e.Came)+len(e.Gone)+len(e.turned) > 64 {
 		return false
 	}
+	e.services = e.regrouped()
 	e.touched, e.relaid, e.gone = make(map[uint32]bool), make(map[pairKey]bool), make(map[uint32]bool)
 	e.came, e.asking = make(map[uint32]bool), make(map[uint32][]uint32)
 	t.ids, t.peers, t.byIdentity = slices.Clone(t.ids), slices.Clone(t.peers), t.byIdentity.Copy()
@@ -347,7 +355,10 @@ func (e *edit) remove(order []int32) ([]int32, bool) {
 		}
 		e.gone[e.before.denseOf(id)] = true
 	}
-	for _, k := range e.services() {
+	for i := range e.turned {
+		e.touched[e.turned[i].dense] = true
+	}
+	for _, k := range e.services {
 		for n := range e.naming[k] {
 			if !removed[n] {
 				rewrite[n] = true
@@ -405,9 +416,12 @@ func (e *edit) remove(order []int32) ([]int32, bool) {
 	return append(out, order[last:]...), true
 }
 
-// services are those of which groups come or go.
-func (e *edit) services() []ServiceKey {
-	out := make([]ServiceKey, 0, len(e.Came)+len(e.Gone))
+// regrouped are the services of which groups come, go or turn.
+func (e *edit) regrouped() []ServiceKey {
+	out := make([]ServiceKey, 0, len(e.Came)+len(e.Gone)+2*len(e.turned))
+	for i := range e.turned {
+		out = append(out, e.turned[i].was.Service, e.turned[i].is.Service)
+	}
 	for i := range e.Came {
 		out = append(out, e.Came[i].Service)
 	}
@@ -567,6 +581,11 @@ func (e *edit) number() bool {
 			e.freed = append(e.freed, dense)
 		}
 	}
+	for i := range e.turned {
+		if !e.turn(&e.turned[i]) {
+			return false
+		}
+	}
 	for i := range e.Came {
 		if !e.come(&e.Came[i]) {
 			return false
@@ -583,8 +602,8 @@ func (e *edit) isMeant(dense uint32) bool {
 
 func (e *edit) come(g *Group) bool {
 	c, t := e.compiler, e.table
-	if g.Identity < FirstWorkloadIdentity || t.denseOf(g.Identity) != 0 || g.Mode > Observe {
-		return false // Compile tells
+	if !g.canCome(t) {
+		return false
 	}
 	dense := uint32(len(t.ids))
 	if n := len(e.spare); n > 0 {
@@ -595,6 +614,18 @@ func (e *edit) come(g *Group) bool {
 		l.base, l.variants, l.above = append(l.base, dense), append(l.variants, nil), append(l.above, nil)
 		c.parties = append(c.parties, party{})
 	}
+	e.came[dense] = true
+	return e.settle(dense, g)
+}
+
+// canCome: Compile would not refuse the group.
+func (g *Group) canCome(t *Table) bool {
+	return g.Identity >= FirstWorkloadIdentity && t.denseOf(g.Identity) == 0 && g.Mode <= Observe
+}
+
+// settle makes a peer one of a group, in its crowds.
+func (e *edit) settle(dense uint32, g *Group) bool {
+	c, t := e.compiler, e.table
 	t.ids[dense], t.peers[dense] = g.Identity, peerInfo{class: classOfGroup(g)}
 	t.byIdentity.Set(g.Identity, dense)
 	if !g.Shut {
@@ -608,7 +639,7 @@ func (e *edit) come(g *Group) bool {
 		}
 		t.peers[dense].side(Side(side)).crowd = crowd
 	}
-	e.touched[dense], e.came[dense] = true, true
+	e.touched[dense] = true
 	return true
 }
 

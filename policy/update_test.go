@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -167,6 +168,11 @@ func (u *Update) isAmended(before []Statement) bool {
 	return false
 }
 
+func withoutPeers(x Exception) Exception {
+	x.From, x.To = nil, nil
+	return x
+}
+
 func withoutIdentity(s Statement, id Identity) Statement {
 	peers := func(ps []Peer) []Peer {
 		ps = slices.Clone(ps)
@@ -184,6 +190,13 @@ func withoutIdentity(s Statement, id Identity) Statement {
 		s.Except[i].From, s.Except[i].To = peers(s.Except[i].From), peers(s.Except[i].To)
 	}
 	return s
+}
+
+// turns reports whether some group became another one and kept its number.
+func (u *Update) turns(before, after *Table) bool {
+	return slices.ContainsFunc(u.Came, func(g Group) bool {
+		return slices.ContainsFunc(u.Gone, func(id Identity) bool { return before.denseOf(id) == after.denseOf(g.Identity) })
+	})
 }
 
 // differing are the places of statements that are in one list only.
@@ -286,8 +299,8 @@ func (s *Snapshot) behind(network string) (out []netip.Addr) {
 func TestEditsEqualReference(t *testing.T) {
 	seed := rand.Uint64()
 	spoken := everySpoken(worldApps)
-	steps, taken, odd := 0, 0, standing{}
-	isRich := func() bool { return taken >= steps/5 && odd.least() >= rounds(20) }
+	steps, taken, turned, odd := 0, 0, 0, standing{}
+	isRich := func() bool { return taken >= steps/5 && turned >= rounds(50) && odd.least() >= rounds(20) }
 	for n := 0; n < rounds(150) || n < patience*rounds(150) && !isRich(); n++ {
 		w := world{rand.New(rand.NewPCG(seed, uint64(n)))}
 		in := w.balancedInput()
@@ -308,6 +321,9 @@ func TestEditsEqualReference(t *testing.T) {
 			if ok {
 				taken++
 				table = next
+				if u.turns(before, table) {
+					turned++
+				}
 				for i := range u.Changes {
 					odd.count(u.Changes[i].Workload)
 				}
@@ -334,9 +350,9 @@ func TestEditsEqualReference(t *testing.T) {
 		}
 	}
 	if !isRich() {
-		t.Errorf("of %d steps %d were taken without Compile, of %+v: the worlds are too odd", steps, taken, odd)
+		t.Errorf("of %d steps %d were taken without Compile, %d groups turned, of %+v: the worlds are too odd", steps, taken, turned, odd)
 	}
-	t.Logf("%d steps, without Compile %d, changes %+v", steps, taken, odd)
+	t.Logf("%d steps, without Compile %d, groups that turned %d, changes %+v", steps, taken, turned, odd)
 }
 
 // TestAmendedStatementsEqualReference: statements of those who have something in common,
@@ -344,8 +360,8 @@ func TestEditsEqualReference(t *testing.T) {
 func TestAmendedStatementsEqualReference(t *testing.T) {
 	seed := rand.Uint64()
 	spoken := everySpoken(worldApps)
-	steps, amended, ofSets := 0, 0, 0
-	isRich := func() bool { return min(amended, ofSets) > 0 && amended >= steps/3 && ofSets >= steps/8 }
+	steps, amended, ofSets, turned := 0, 0, 0, 0
+	isRich := func() bool { return min(amended, ofSets, turned) > 0 && amended >= steps/3 && ofSets >= steps/8 }
 	for n := 0; n < rounds(60) || n < patience*rounds(60) && !isRich(); n++ {
 		w := world{rand.New(rand.NewPCG(seed, uint64(n)))}
 		in := w.balancedInput()
@@ -377,6 +393,9 @@ func TestAmendedStatementsEqualReference(t *testing.T) {
 				if ok && len(next.sets) > 1 {
 					ofSets++
 				}
+				if ok && u.turns(before, next) {
+					turned++
+				}
 			}
 			for range 15 {
 				compareQuery(t, before, &oracle{in}, w.queryBalanced(in.Snapshot, before), spoken, map[Verdict]int{}, map[Identity]int{})
@@ -389,9 +408,94 @@ func TestAmendedStatementsEqualReference(t *testing.T) {
 		}
 	}
 	if !isRich() {
-		t.Errorf("of %d steps %d were taken without Compile, %d beside sets: the worlds are too odd", steps, amended, ofSets)
+		t.Errorf("of %d steps %d were taken without Compile, %d beside sets, %d as a group turned: the worlds are too odd", steps, amended, ofSets, turned)
 	}
-	t.Logf("%d steps, without Compile %d, beside sets %d", steps, amended, ofSets)
+	t.Logf("%d steps, without Compile %d, beside sets %d, groups that turned %d", steps, amended, ofSets, turned)
+}
+
+// TestAmendsWhoIsMeantAlone: statements that differ in anything that a flow is judged by, but
+// whom they select, are not amended.
+func TestAmendsWhoIsMeantAlone(t *testing.T) {
+	some := func(id Identity) []Peer {
+		return []Peer{{Kind: PeerSelector, Name: "some", Selected: &Selection{Identities: []Identity{id}}}, ServicePeer(ServiceKey{Name: "one"})}
+	}
+	x := Exception{From: some(100), To: some(101), App: AnyApp, Ports: tcp(1)}
+	s := Statement{ID: "s", Verdict: Drop, From: some(100), To: some(101), App: AnyApp, Ports: tcp(1), Except: []Exception{x}, Origin: []string{"a"}}
+	after := s
+	after.From, after.Origin, after.While = some(102), nil, "while"
+	after.Except = []Exception{{From: some(103), To: some(101), App: AnyApp, Ports: tcp(1)}}
+	if !amends(&s, &after) {
+		t.Fatal("a statement that selects others is not amended")
+	}
+	except := func(change func(*Exception)) func(*Statement) {
+		return func(s *Statement) { s.Except = slices.Clone(s.Except); change(&s.Except[0]) }
+	}
+	other := []Peer{some(102)[0], ServicePeer(ServiceKey{Name: "two"})}
+	changes := map[string]func(*Statement){
+		"ID": func(s *Statement) { s.ID = "o" }, "Verdict": func(s *Statement) { s.Verdict = Reject }, "Tier": func(s *Statement) { s.Tier++ },
+		"From": func(s *Statement) { s.From = other }, "To": func(s *Statement) { s.To = some(101)[:1] },
+		"App": func(s *Statement) { s.App = AppMatch{App: AppHTTP, Forms: TLSNone} }, "Ports": func(s *Statement) { s.Ports = tcp(2) },
+		"AnyPort": func(s *Statement) { s.AnyPort = true }, "Speaks": func(s *Statement) { s.Speaks = SpeaksIn },
+		"EnforceAlways": func(s *Statement) { s.EnforceAlways = true }, "NamesOnly": func(s *Statement) { s.NamesOnly = true },
+		"Except": func(s *Statement) { s.Except = nil }, "Pending": func(s *Statement) { s.Pending = "later" },
+		"Except.From": except(func(x *Exception) { x.From = other }), "Except.To": except(func(x *Exception) { x.To = other }),
+		"Except.App":   except(func(x *Exception) { x.App = AppMatch{App: AppHTTP, Forms: TLSNone} }),
+		"Except.Ports": except(func(x *Exception) { x.Ports = nil }), "Except.AnyPort": except(func(x *Exception) { x.AnyPort = true }),
+	}
+	fields := func(prefix string, of reflect.Type) {
+		for f := range of.Fields() {
+			if changes[prefix+f.Name] == nil && f.Name != "Origin" && f.Name != "While" {
+				t.Errorf("nothing is known of %s%s", prefix, f.Name)
+			}
+		}
+	}
+	fields("", reflect.TypeFor[Statement]())
+	fields("Except.", reflect.TypeFor[Exception]())
+	for what, change := range changes {
+		o := after
+		change(&o)
+		if amends(&s, &o) {
+			t.Errorf("%s: it is amended", what)
+		}
+	}
+}
+
+// TestGroupTurnsWhereItStands: a group that becomes another one as a whole, by its mode,
+// stays at its addresses: the tables of those are the ones before.
+func TestGroupTurnsWhereItStands(t *testing.T) {
+	in := town()
+	table := mustCompile(t, in)
+	turned := 0
+	for i, was := range in.Groups {
+		if table.names.asks(table.denseOf(was.Identity)) || len(table.updater.compiler.placed.variants[table.denseOf(was.Identity)]) > 0 {
+			continue
+		}
+		is := was
+		is.Identity, is.Mode = was.Identity+1000, Enforce+Observe-was.Mode
+		u := Update{Epoch: 2, Snapshot: func() *Snapshot { return in.Snapshot }, Groups: slices.Clone(in.Groups), Came: []Group{is}, Gone: []Identity{was.Identity}, Statements: Pointers(in.Statements)}
+		u.Groups[i] = is
+		for _, id := range was.Members {
+			w := &in.Snapshot.Workloads[slices.IndexFunc(in.Snapshot.Workloads, func(w Workload) bool { return w.ID == id })]
+			u.Changes = append(u.Changes, Change{Workload: w, Group: was.Identity, Gone: true}, Change{Workload: w, Group: is.Identity})
+		}
+		next, ok := mustCompile(t, in).With(&u)
+		if !ok || !u.turns(table, next) {
+			t.Errorf("%s: taken %v", was.Service, ok)
+			continue
+		}
+		turned++
+		changed := in
+		changed.Groups = u.Groups
+		for _, w := range in.Snapshot.Workloads {
+			for _, e := range w.Endpoints {
+				q := Query{Zone: 1, Src: e.Addresses[0].As16(), Dst: netip.MustParseAddr("8.8.8.8").As16(), Proto: ProtoTCP, DstPort: 443}
+				compareQuery(t, next, &oracle{changed}, q, []Spoken{{}, {App: AppTLS}}, map[Verdict]int{}, map[Identity]int{})
+			}
+		}
+	}
+	if turned == 0 {
+		t.Error("no group turned")
+	}
 }
 
 // TestBalancerReachesAnotherIdentity: a service with virtual addresses gets another
