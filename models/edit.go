@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"reflect"
 	"slices"
+	"strings"
 
 	"gatehouse/policy"
 )
@@ -31,6 +32,7 @@ func (p *Population) edit(under *assembly, changes []Transition) (*Population, *
 			return nil, nil, false
 		}
 	}
+	e.represent()
 	if !e.gather() {
 		return nil, nil, false
 	}
@@ -72,13 +74,16 @@ func (e *edit) saidBefore(number func(string) policy.Identity) *sayings {
 	if all != nil && all.groups == len(e.vicinal) {
 		return all
 	}
-	return sayingsOf(e.before.alike(slices.Concat(e.stay, e.left), number))
+	left := slices.DeleteFunc(slices.Clone(e.left), func(k *known) bool { return e.represented[k.ID] })
+	return sayingsOf(e.before.alike(slices.Concat(e.stay, left), number))
 }
 
 type edit struct {
 	*Population // as it is to be
 	before      *Population
 	left, came  []*known
+	like        map[string][]*known // of those who came: for whom else they stand, by id
+	represented map[string]bool     // who is among those
 	leave       map[string]bool
 	stay        []*known        // who stand for those that stay
 	fresh       map[string]bool // names and addresses that nobody looked for before
@@ -90,26 +95,59 @@ type edit struct {
 // takes notes one change. It is false for one after which labels may be part of
 // identities that were not, or the other way round.
 func (e *edit) takes(c Transition) bool {
-	var k *known
-	if c.After != nil {
-		k = &known{Workload: c.After, match: e.match(c.After)}
-	}
-	if w := c.Before; w != nil {
-		was, ok := e.before.known.Get(w.ID)
-		if !ok || (k == nil || k.match.Model != was.match.Model) && !e.isSpared(was.match.Model) {
+	var was, is *known
+	if c.Before != nil {
+		var ok bool
+		if was, ok = e.before.known.Get(c.Before.ID); !ok {
 			return false
 		}
 		e.left = append(e.left, was)
-		e.leave[w.ID] = true
+		e.leave[was.ID] = true
 	}
-	if k == nil {
+	switch {
+	case c.After == nil:
+	case c.After == c.Before: // it is regarded otherwise
+		is = &known{Workload: was.Workload, match: was.match}
+	default:
+		is = &known{Workload: c.After, match: e.match(c.After)}
+	}
+	if is != nil {
+		e.came = append(e.came, is)
+	}
+	if was != nil && is != nil && was.match.Model == is.match.Model {
 		return true
 	}
-	if !e.isCommon(k.match.Model) {
-		return false
+	return (was == nil || e.isSpared(was.match.Model)) && (is == nil || e.isCommon(is.match.Model))
+}
+
+// represent has two stand for all of a kind who are regarded otherwise, and alike.
+func (e *edit) represent() {
+	type regard struct {
+		*kind
+		mode    policy.Label
+		variant string
 	}
-	e.came = append(e.came, k)
-	return true
+	e.like, e.represented = make(map[string][]*known), make(map[string]bool)
+	of := make(map[regard][]*known)
+	slices.SortFunc(e.came, func(a, b *known) int { return strings.Compare(a.ID, b.ID) })
+	e.came = slices.DeleteFunc(e.came, func(k *known) bool {
+		was, there := e.before.known.Get(k.ID)
+		if !there || was.Workload != k.Workload || was.kind.print == "" || len(was.findings) > 0 {
+			return false
+		}
+		r := regard{kind: was.kind, mode: k.Labels[LabelMode]}
+		if variant := e.assembly.set.Variant; variant != nil {
+			r.variant = variant(k.Workload)
+		}
+		of[r] = append(of[r], k)
+		if len(of[r]) <= stands {
+			return false
+		}
+		first := of[r][0].ID
+		e.like[first] = append(e.like[first], k)
+		e.represented[k.ID] = true
+		return true
+	})
 }
 
 // isCommon: that a workload of a model is there makes no other label part of
@@ -149,6 +187,18 @@ func (e *edit) gather() bool {
 		e.stay = append(e.stay, e.before.some(key, e.leave)...)
 		if len(e.stay) > maxVicinity || len(e.fresh) > 0 && e.lookedFor(e.before.others(key, e.leave)) {
 			return false
+		}
+	}
+	for _, like := range e.like {
+		if len(e.fresh) > 0 && e.lookedFor(slices.Values(like)) {
+			return false
+		}
+	}
+	for i, k := range e.stay {
+		if len(e.fresh) > 0 { // their names may be looked for now
+			unprinted := *k
+			unprinted.kind = nil
+			e.stay[i] = &unprinted
 		}
 	}
 	return true
@@ -227,33 +277,34 @@ func ofServices(all []Finding) []Finding {
 // differs. It is false where that cannot be told.
 func (e *edit) regroup(d *Difference, is *Population) bool {
 	for _, k := range e.left {
-		old := e.before.groupOf(k.key)
-		d.Changes = append(d.Changes, policy.Change{Workload: k.Workload, Group: old.Identity, Gone: true})
 		e.known.Delete(k.ID)
+	}
+	more := make(map[string][]string) // members of groups that came to them
+	for _, k := range e.came {
+		now, _ := is.known.Get(k.ID)
+		if len(now.findings) > 0 && e.like[k.ID] != nil {
+			return false
+		}
+		for _, o := range append([]*known{k}, e.like[k.ID]...) {
+			o.key, o.findings = now.key, now.findings
+			more[o.key] = append(more[o.key], o.ID)
+			e.known.Set(o.ID, o)
+		}
 	}
 	members := make(map[string][]string)
 	for _, key := range e.vicinal {
 		st, _ := e.before.standing.Get(key)
-		e.tieGroup(key, st, -1)
-		if len(st.subject.within) > 0 {
-			continue
-		}
-		members[key] = e.before.groupOf(key).Members
-		for _, k := range e.left {
-			if k.key == key {
-				members[key] = deleted(members[key], k.ID)
-			}
+		if len(st.subject.within) == 0 {
+			members[key] = e.changed(e.before.groupOf(key).Members, e.leave, nil)
 		}
 	}
-	for _, k := range e.came {
-		now, _ := is.known.Get(k.ID)
-		k.key, k.findings = now.key, now.findings
-		members[k.key] = inserted(members[k.key], k.ID)
-		e.known.Set(k.ID, k)
+	for key, ids := range more {
+		members[key] = e.changed(members[key], nil, ids)
 	}
 	for _, key := range e.vicinal {
 		if _, stays := is.standing.Get(key); !stays {
 			st, _ := e.before.standing.Get(key)
+			e.tieGroup(key, st, -1)
 			d.Gone = append(d.Gone, st.subject.group.Identity)
 			d.Were = append(d.Were, e.before.subjectOf(st.subject, e.before.groupOf(key).Members))
 			e.standing.Delete(key)
@@ -270,21 +321,51 @@ func (e *edit) regroup(d *Difference, is *Population) bool {
 		e.place1(d, key, group)
 	}
 	e.order()
-	for i := range d.Changes {
-		c := &d.Changes[i]
-		if !slices.Contains(d.Gone, c.Group) {
-			k, _ := e.before.known.Get(c.Workload.ID)
-			c.Beside = e.before.beside(k.key, k.kind, e.leave)
-		}
+	e.move(d)
+	return true
+}
+
+// changed are ascending ids without some and with others.
+func (e *edit) changed(ids []string, without map[string]bool, with []string) []string {
+	if slices.ContainsFunc(ids, func(id string) bool { return without[id] }) {
+		ids = staying(ids, without, -1)
 	}
+	if len(with) == 0 {
+		return ids
+	}
+	out := slices.Concat(ids, with)
+	slices.Sort(out)
+	return out
+}
+
+// move lists the workloads that left groups and came to some.
+func (e *edit) move(d *Difference) {
 	came := make(map[string]bool, len(e.came))
 	for _, k := range e.came {
-		came[k.ID] = true
+		for _, o := range append([]*known{k}, e.like[k.ID]...) {
+			came[o.ID] = true
+		}
 	}
+	list := func(p *Population, of []*known, gone bool, moved map[string]bool) {
+		beside := make(map[*kind]*policy.Workload) // a kind is one group's
+		for _, k := range of {
+			st, _ := p.standing.Get(k.key)
+			if _, known := beside[k.kind]; !known {
+				beside[k.kind] = p.beside(k.key, k.kind, moved)
+			}
+			c := policy.Change{Workload: k.Workload, Group: st.subject.group.Identity, Gone: gone}
+			if !gone || !slices.Contains(d.Gone, c.Group) {
+				c.Beside = beside[k.kind]
+			}
+			d.Changes = append(d.Changes, c)
+		}
+	}
+	list(e.before, e.left, true, e.leave)
+	var all []*known
 	for _, k := range e.came {
-		d.Changes = append(d.Changes, policy.Change{Workload: k.Workload, Group: e.groupOf(k.key).Identity, Beside: e.beside(k.key, k.kind, came)})
+		all = append(append(all, k), e.like[k.ID]...)
 	}
-	return true
+	list(e.Population, all, false, came)
 }
 
 // stand notes of which kinds the members of a group are. It is false where those who
@@ -303,8 +384,10 @@ func (e *edit) stand(key string, is *Population) bool {
 			k, _ := e.known.Get(id)
 			switch {
 			case k.kind == nil: // it came
-				k.kind = of
-				more[of] = append(more[of], id)
+				for _, o := range append([]*known{k}, e.like[id]...) {
+					o.kind = of
+					more[of] = append(more[of], o.ID)
+				}
 				continue
 			case k.kind != of && len(staying(old.of(k.kind), e.leave, stands+1)) > stands:
 				return false
@@ -322,17 +405,22 @@ func (e *edit) stand(key string, is *Population) bool {
 	}
 	for i := range st.kinds {
 		c := &st.kinds[i]
-		c.ids = old.of(c.kind)
-		if slices.ContainsFunc(c.ids, func(id string) bool { return parted[id] }) {
-			c.ids = staying(c.ids, parted, -1)
-		}
-		for _, id := range more[c.kind] {
-			c.ids = inserted(c.ids, id)
-		}
+		c.ids = e.changed(old.of(c.kind), parted, more[c.kind])
 	}
 	e.standing.Set(key, st)
-	e.tieGroup(key, st, 1)
+	if !st.tiedAs(old) {
+		if old != nil {
+			e.tieGroup(key, old, -1)
+		}
+		e.tieGroup(key, st, 1)
+	}
 	return true
+}
+
+// tiedAs reports whether a group has the ties that it had.
+func (st *standing) tiedAs(old *standing) bool {
+	return old != nil && slices.EqualFunc(st.kinds, old.kinds, func(a, b counted) bool { return a.kind == b.kind }) &&
+		slices.Equal(st.projects(), old.projects())
 }
 
 // livesTogether reports whether workloads of a group live in the network namespaces of
@@ -365,7 +453,7 @@ type keyedGroup struct {
 // order puts all groups in their order.
 func (e *edit) order() {
 	is := make(map[string]bool, len(e.regrouped))
-	groups, keys := slices.Clone(e.before.Groups), slices.Clone(e.before.keys)
+	groups, keys := roomy(e.before.Groups, len(e.regrouped)), roomy(e.before.keys, len(e.regrouped))
 	var came []keyedGroup
 	for _, g := range e.regrouped {
 		is[g.key] = true
@@ -387,6 +475,9 @@ func (e *edit) order() {
 	}
 	e.Groups, e.keys = groups, keys
 }
+
+// roomy is a copy with room for so many more.
+func roomy[T any](list []T, more int) []T { return append(make([]T, 0, len(list)+more), list...) }
 
 // byPlace orders keys of groups that are or were.
 func (e *edit) byPlace(a, b string) int {

@@ -162,7 +162,11 @@ func (p *Population) settle() {
 		for _, w := range slices.Concat(s.members, s.within) {
 			k, _ := p.known.Get(w.ID)
 			k.key, k.findings = s.key, of[w.ID]
-			k.kind = st.kindOf(w.ID, p.print(k, s), func() []string { return p.tiesOf(k.Workload) })
+			if was := k.kind; was != nil {
+				k.kind = st.kindOf(w.ID, was.print, func() []string { return was.ties })
+			} else {
+				k.kind = st.kindOf(w.ID, p.print(k, s), func() []string { return p.tiesOf(k.Workload) })
+			}
 		}
 		p.standing.Set(s.key, st)
 	}
@@ -375,7 +379,11 @@ func (a *assembly) subject(ns namespace) *subject {
 	if g.Shut {
 		s.shut()
 	}
-	s.key = a.key(s)
+	if k, _ := a.population.known.Get(w.ID); len(ns.all) == 1 && k.key != "" {
+		s.key = k.key
+	} else {
+		s.key = a.key(s)
+	}
 	return s
 }
 

@@ -22,6 +22,26 @@ func (p *Population) share(w *policy.Workload, change func([]string, string) []s
 	p.sharing.Set(w.SharedWith, ids)
 }
 
+// OfService are the ids of all workloads of a service, by its text ("shop/db"), and of
+// those that share network namespaces with such.
+func (p *Population) OfService(service string) []string {
+	var out []string
+	for i := range p.Groups {
+		if p.Groups[i].Service.Is(service) {
+			out = append(out, p.Groups[i].Members...)
+		}
+	}
+	p.sharing.Scan(func(_ string, ids []string) bool {
+		for _, id := range ids {
+			if k, ok := p.known.Get(id); ok && k.Service.Is(service) {
+				out = append(out, id)
+			}
+		}
+		return true
+	})
+	return out
+}
+
 // isShared reports whether somebody lives in a workload's network namespace.
 func (p *Population) isShared(id string) bool {
 	_, is := p.sharing.Get(id)

@@ -56,14 +56,6 @@ type network struct {
 	addresses map[netip.Addr][]*subject
 }
 
-// use makes room for who is on the network: most have nobody where few workloads are
-// indexed.
-func (n *network) use() {
-	if n.names == nil {
-		n.names, n.addresses = make(map[string][]*subject), make(map[netip.Addr][]*subject)
-	}
-}
-
 type projectID struct {
 	key  policy.ProjectKey
 	solo string // the service, where it has no project
@@ -83,10 +75,11 @@ type frontend struct {
 // index finds subjects by what references and entries name.
 type index struct {
 	host      policy.Host
+	around    []policy.Network // all there are
 	subjects  []*subject
 	projects  map[projectID]*project
 	services  map[policy.ServiceKey][]*subject
-	networks  map[string]*network
+	networks  map[string]*network // those that somebody is on
 	frontends map[frontendKey][]frontend
 	fronts    []*subject
 }
@@ -139,15 +132,17 @@ func (a *sought) add(host string) {
 
 func newIndex(snap *policy.Snapshot, subjects []*subject) *index {
 	x := &index{
-		host: snap.Host, subjects: subjects,
+		host: snap.Host, around: snap.Networks, subjects: subjects,
 		projects:  make(map[projectID]*project),
 		services:  make(map[policy.ServiceKey][]*subject),
 		networks:  make(map[string]*network),
 		frontends: make(map[frontendKey][]frontend),
 	}
+	used := networksOf(snap.Workloads)
 	for i := range snap.Networks {
-		n := &snap.Networks[i]
-		x.networks[n.ID] = &network{Network: n}
+		if n := &snap.Networks[i]; used[n.ID] {
+			x.networks[n.ID] = &network{Network: n, names: make(map[string][]*subject), addresses: make(map[netip.Addr][]*subject)}
+		}
 	}
 	for _, s := range subjects {
 		x.add(s)
@@ -162,6 +157,21 @@ func newIndex(snap *policy.Snapshot, subjects []*subject) *index {
 	return x
 }
 
+// networksOf are the ids of the networks that somebody is on, or has a virtual address on.
+func networksOf(workloads []policy.Workload) map[string]bool {
+	out := make(map[string]bool)
+	for i := range workloads {
+		w := &workloads[i]
+		for j := range w.Endpoints {
+			out[w.Endpoints[j].Network] = true
+		}
+		for id := range w.VIPs {
+			out[id] = true
+		}
+	}
+	return out
+}
+
 func (x *index) add(s *subject) {
 	s.named, s.absent, s.cluster = make(map[*subject][]hit), nil, nil
 	x.services[s.service] = append(x.services[s.service], s)
@@ -173,7 +183,6 @@ func (x *index) add(s *subject) {
 		}
 		for net, vips := range w.VIPs {
 			if n := x.networks[net]; n != nil {
-				n.use()
 				for _, a := range vips {
 					n.addresses[a.Unmap()] = appendRun(n.addresses[a.Unmap()], s)
 				}
@@ -257,7 +266,6 @@ func (x *index) addEndpoint(s *subject, w *policy.Workload, e policy.Endpoint) {
 		s.networks = append(s.networks, n.Network)
 	}
 	n.subjects = appendRun(n.subjects, s)
-	n.use()
 	names := append([]string{w.Name}, e.Aliases...)
 	if w.Compose || w.Swarm {
 		names = append(append(names, w.Service.Name), swarmNames(w)...)
@@ -667,8 +675,8 @@ func (x *index) isHost(addr netip.Addr) bool {
 }
 
 func (x *index) inContainerSubnet(addr netip.Addr) bool {
-	for _, n := range x.networks {
-		if slices.ContainsFunc(n.Subnets, func(p netip.Prefix) bool { return p.Contains(addr) }) {
+	for i := range x.around {
+		if slices.ContainsFunc(x.around[i].Subnets, func(p netip.Prefix) bool { return p.Contains(addr) }) {
 			return true
 		}
 	}

@@ -377,7 +377,8 @@ func (p *Population) others(key string, leave map[string]bool) iter.Seq[*known] 
 	}
 }
 
-// alike is a population of these workloads among the same networks.
+// alike is a population of these workloads among the same networks. Those that have a
+// key and a kind stay as they are.
 func (p *Population) alike(of []*known, number func(string) policy.Identity) *Population {
 	next := &Population{known: new(btree.Map[string, *known]), offers: p.offers, match: p.match, identify: p.identify, number: number,
 		around: p.around, networks: p.networks, sought: p.sought, late: p.late, sharing: p.sharing}
@@ -385,7 +386,7 @@ func (p *Population) alike(of []*known, number func(string) policy.Identity) *Po
 	slices.SortFunc(of, func(a, b *known) int { return strings.Compare(a.ID, b.ID) })
 	for i, k := range of {
 		snap.Workloads[i] = *k.Workload
-		next.known.Set(k.ID, &known{Workload: k.Workload, match: k.match})
+		next.known.Set(k.ID, &known{Workload: k.Workload, match: k.match, key: k.key, kind: k.kind})
 	}
 	a := *p.assembly
 	a.population = next
