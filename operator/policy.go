@@ -20,6 +20,8 @@ type Policy struct {
 	Sources    []Source
 	Kinds      map[string]Kind // of all sources
 	modesAt    map[string]place
+	labels     []string // by which statements select, sorted
+	categories []string // the same
 }
 
 // reservedIDs begin the ids of statements that are not from files.
@@ -42,7 +44,24 @@ func Decode(statements, categories []document.File, library *models.Library) (*P
 	if len(faults) > 0 {
 		return nil, faults.Err()
 	}
+	p.noteSelecting()
 	return p, nil
+}
+
+// noteSelecting finds the labels and categories by which statements select.
+func (p *Policy) noteSelecting() {
+	labels, categories := make(map[string]bool), make(map[string]bool)
+	for i := range p.Statements {
+		for t := range p.Statements[i].terms {
+			if key, _, ok := strings.Cut(t.Label, "="); ok {
+				labels[key] = true
+			}
+			for _, c := range t.Categories {
+				categories[c.Category] = true
+			}
+		}
+	}
+	p.labels, p.categories = slices.Sorted(maps.Keys(labels)), slices.Sorted(maps.Keys(categories))
 }
 
 // check holds what a statement says against the models and the categories.
@@ -87,34 +106,15 @@ func (s *Statement) terms(yield func(*Term) bool) {
 }
 
 // SelectedLabels are the keys of labels by which statements select, sorted: they
-// tell identities apart (I9).
-func (p *Policy) SelectedLabels() []string {
-	keys := make(map[string]bool)
-	for i := range p.Statements {
-		for t := range p.Statements[i].terms {
-			if key, _, ok := strings.Cut(t.Label, "="); ok {
-				keys[key] = true
-			}
-		}
-	}
-	return slices.Sorted(maps.Keys(keys))
-}
+// tell identities apart (I9). The caller must not change them.
+func (p *Policy) SelectedLabels() []string { return p.labels }
 
 // Variant returns what of a workload the statements select by category: it tells
 // identities apart (I9).
 func (p *Policy) Variant(c *Catalog) func(*policy.Workload) string {
-	used := make(map[string]bool)
-	for i := range p.Statements {
-		for t := range p.Statements[i].terms {
-			for _, cmp := range t.Categories {
-				used[cmp.Category] = true
-			}
-		}
-	}
-	categories := slices.Sorted(maps.Keys(used))
 	return func(w *policy.Workload) string {
 		var b strings.Builder
-		for _, name := range categories {
+		for _, name := range p.categories {
 			for _, v := range c.ofWorkload(w, name, false) {
 				fmt.Fprintf(&b, "%q%q%t", name, v.texts, v.proven)
 			}
