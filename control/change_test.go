@@ -87,7 +87,7 @@ func (w *town) rule(t *testing.T) {
 	head, rest, _ := strings.Cut(townStatements, "  - ")
 	text := head
 	for _, s := range strings.Split(rest, "\n  - ") {
-		if w.chance(20) {
+		if w.chance(20) || strings.HasPrefix(s, "{id: by-category") && w.chance(50) {
 			text += "  - " + strings.TrimSuffix(s, "\n") + "\n"
 		}
 	}
@@ -125,6 +125,42 @@ func (w *town) hold(t *testing.T) {
 	}
 }
 
+// record has the system of record, where there is one, say something else of a service, an
+// image, or whoever has a label.
+func (w *town) record() (what string) {
+	store := w.cfg.Records
+	st := store.sources["cmdb"]
+	if st == nil {
+		return "record of none"
+	}
+	running := w.running[pick(w, slices.Sorted(maps.Keys(w.running)))]
+	r := operator.Record{Set: map[string][]string{"risk": {pick(w, []string{"low", "medium", "high"})}}}
+	switch w.IntN(4) {
+	case 0:
+		r.Service = running.Service.String()
+	case 1:
+		r.Image = running.Image.Repository
+	case 2:
+		r.Label = pick(w, []string{"tier=odd", "tier=even"})
+	case 3:
+		r.Label = "asset=" + running.ID
+	}
+	records := slices.Clone(st.records.Records)
+	if len(records) > w.IntN(8) {
+		at := w.IntN(len(records))
+		records = slices.Delete(records, at, at+1)
+	} else {
+		records = append(records, r)
+	}
+	store.mu.Lock()
+	st.records.Records = records
+	store.mu.Unlock()
+	w.mu.Lock()
+	w.readRecords()
+	w.mu.Unlock()
+	return fmt.Sprintf("record of %+v", r)
+}
+
 // start is one more container of a service, most of which are equal.
 func (w *town) start() policy.Workload {
 	w.born++
@@ -134,6 +170,7 @@ func (w *town) start() policy.Workload {
 	x := policy.Workload{ID: id, Name: fmt.Sprintf("%s-s%d-%d", p.Name, kind, w.born), Compose: true,
 		Service: policy.ServiceKey{Project: p, Name: fmt.Sprint("s", kind)}, Image: policy.Image{Ref: townImages[kind], Repository: "docker.io/library/" + townImages[kind]}}
 	x.Endpoints = []policy.Endpoint{w.endpoint(&x, project)}
+	x.Labels = map[string]policy.Label{"asset": {Value: id, By: policy.SetByDeployer}}
 	x.References = []policy.Reference{{Source: "env DB_HOST", Host: fmt.Sprint("s", kind/2), Port: 5432 * uint16(kind%2)}}
 	if kind%3 == 0 {
 		x.Endpoints = append(x.Endpoints, w.endpoint(&x, 3))
@@ -155,7 +192,7 @@ func (w *town) start() policy.Workload {
 			x.Uncovered, x.Endpoints, x.Exposed = "network_mode host", nil, []policy.PortRange{policy.Port(policy.ProtoTCP, 9090)}
 		}
 	case 6: // who reaches names
-		x.Labels = map[string]policy.Label{"gatehouse.allow.egress": {Value: "api.example.com:443", By: policy.SetByDeployer}}
+		x.Labels["gatehouse.allow.egress"] = policy.Label{Value: "api.example.com:443", By: policy.SetByDeployer}
 	case 7:
 		x.References = append(x.References, policy.Reference{Source: "env SMTP_SERVER", Host: "smtp.example.com", Port: 587})
 	}
@@ -277,6 +314,8 @@ func (w *town) step(t *testing.T) (what string) {
 	case n < 94:
 		w.hold(t)
 		return "hold"
+	case n < 96:
+		return w.record()
 	case n < 98:
 		if err := w.cfg.Modes.Set([]string{w.running[pick(w, ids)].Service.String()}, policy.Mode(w.IntN(2))); err != nil {
 			t.Fatal(err)
@@ -308,6 +347,9 @@ func TestChangesEqualWhole(t *testing.T) {
 			if taken[kind] == 0 {
 				which = append(which, kind)
 			}
+		}
+		if taken["record"] < 5 {
+			which = append(which, fmt.Sprintf("%d records by themselves", taken["record"]))
 		}
 		if taken["hold"] < 10 {
 			which = append(which, fmt.Sprintf("%d quarantines and threat levels by themselves", taken["hold"]))
@@ -491,12 +533,11 @@ func TestBakedDenyFollowsWhoComes(t *testing.T) {
 	}
 }
 
-// TestHoldsAreMadeByThemselves: a quarantine, its release and a threat level do not
-// wait until all is compiled, whoever it is that is cut off: they say what is said of
-// what is made whole, and the table before says what it said.
-func TestHoldsAreMadeByThemselves(t *testing.T) {
-	seed := rand.Uint64()
-	w := newTown(t, seed, 0)
+// newSettled is a town of services of which none reaches names, under all statements;
+// put starts one more container.
+func newSettled(t *testing.T, seed uint64) (w *town, put func()) {
+	t.Helper()
+	w = newTown(t, seed, 0)
 	w.cfg.Own = func() map[string]netip.AddrPort {
 		return map[string]netip.AddrPort{"Docker": netip.MustParseAddrPort("192.168.1.5:2375")}
 	}
@@ -507,7 +548,7 @@ func TestHoldsAreMadeByThemselves(t *testing.T) {
 		t.Fatal(err)
 	}
 	published := make(map[policy.ServiceKey]bool)
-	put := func() {
+	put = func() {
 		x := w.start()
 		for x.Published != nil && published[x.Service] || slices.Contains([]string{"s6", "s7"}, x.Service.Name) { // a port of the host is one container's; who reaches names is made whole
 			x = w.start()
@@ -523,34 +564,65 @@ func TestHoldsAreMadeByThemselves(t *testing.T) {
 	if err := w.SetRules(rules); err != nil {
 		t.Fatal(err)
 	}
+	return w, put
+}
+
+// byItself makes a change, which is not to be made whole: it says what is said of what is
+// made whole, and the table before says what it said.
+func (w *town) byItself(t *testing.T, what string, change func() error) {
+	t.Helper()
+	before := w.State()
+	was := []policy.Judgement{}
+	queries := w.queries(before.View)
+	for _, q := range queries {
+		was = append(was, before.Table.Lookup(q).Judge(policy.Spoken{App: policy.AppHTTP}))
+	}
+	if err := change(); err != nil {
+		t.Fatal(err)
+	}
+	got := w.State()
+	if got == before || got.Changes == nil {
+		t.Errorf("%s: made whole", what)
+	}
+	want := w.basis(w.inv.View()).derive(w.ids, w.catalog)
+	if !reflect.DeepEqual(got.Statements(), want.Statements()) {
+		t.Errorf("%s: %s", what, cmp.Diff(got.Statements(), want.Statements(), cmp.Exporter(func(reflect.Type) bool { return true })))
+	}
+	if err := (&Control{cfg: w.cfg, epoch: got.Table.Epoch() - 1}).compile(want); err != nil {
+		t.Fatal(err)
+	}
+	w.compareTables(t, got.Table, want.Table, got.View)
+	w.compareExplanations(t, got.Table, want.Table)
+	for i, q := range queries {
+		if j := before.Table.Lookup(q).Judge(policy.Spoken{App: policy.AppHTTP}); j != was[i] {
+			t.Errorf("%s: %v was %+v before, and is %+v in the table before", what, q, was[i], j)
+		}
+	}
+}
+
+// TestRecordsAreMadeByThemselves: what a system of record says of some does not wait
+// until all is compiled.
+func TestRecordsAreMadeByThemselves(t *testing.T) {
+	seed := rand.Uint64()
+	w, _ := newSettled(t, seed)
+	for range 30 {
+		what := ""
+		w.byItself(t, "a record", func() error { what = w.record(); return w.Refresh() })
+		if t.Failed() {
+			t.Fatalf("seed %d: %s", seed, what)
+		}
+	}
+}
+
+// TestHoldsAreMadeByThemselves: a quarantine, its release and a threat level do not
+// wait until all is compiled, whoever it is that is cut off.
+func TestHoldsAreMadeByThemselves(t *testing.T) {
+	seed := rand.Uint64()
+	w, put := newSettled(t, seed)
 	step := func(what string, change func() error) {
 		t.Helper()
-		before := w.State()
-		was := []policy.Judgement{}
-		queries := w.queries(before.View)
-		for _, q := range queries {
-			was = append(was, before.Table.Lookup(q).Judge(policy.Spoken{App: policy.AppHTTP}))
-		}
-		if err := change(); err != nil {
-			t.Fatal(err)
-		}
-		got := w.State()
-		if got == before || got.Changes == nil {
-			t.Errorf("seed %d: %s: made whole", seed, what)
-		}
-		want := w.basis(w.inv.View()).derive(w.ids, w.catalog)
-		if !reflect.DeepEqual(got.Statements(), want.Statements()) {
-			t.Errorf("%s: %s", what, cmp.Diff(got.Statements(), want.Statements(), cmp.Exporter(func(reflect.Type) bool { return true })))
-		}
-		if err := (&Control{cfg: w.cfg, epoch: got.Table.Epoch() - 1}).compile(want); err != nil {
-			t.Fatal(err)
-		}
-		w.compareTables(t, got.Table, want.Table, got.View)
-		w.compareExplanations(t, got.Table, want.Table)
-		for i, q := range queries {
-			if j := before.Table.Lookup(q).Judge(policy.Spoken{App: policy.AppHTTP}); j != was[i] {
-				t.Errorf("%s: %v was %+v before, and is %+v in the table before", what, q, was[i], j)
-			}
+		if w.byItself(t, what, change); t.Failed() {
+			t.Fatalf("seed %d", seed)
 		}
 	}
 	services := make(map[string]bool)

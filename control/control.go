@@ -216,7 +216,7 @@ func (c *Control) refresh() error {
 	c.around = c.around || around
 	last := c.state.Load()
 	basis := c.basis(view)
-	if last != nil && (!c.around || sameAround(last.View, view)) && last.follows(basis, c.catalog) {
+	if last != nil && (!c.around || sameAround(last.View, view)) && last.Rules == basis.Rules {
 		if next, ok := c.changed(last, basis); ok {
 			c.put(next, next.Table != last.Table || next != last && next.Around)
 			if next != last && next.edited != nil {
@@ -252,12 +252,6 @@ func (c *Control) put(s *State, news bool) {
 	}
 }
 
-// follows reports whether all that s follows from, but the inventory, modes that people
-// set and the situation, is as in b.
-func (s *State) follows(b *Basis, catalog *operator.Catalog) bool {
-	return s.Rules == b.Rules && s.catalog == catalog
-}
-
 // changedModes are the services, by their texts, of which modes are set that were not.
 func (s *State) changedModes(b *Basis) map[string]bool {
 	if maps.Equal(s.modes, b.Modes) {
@@ -288,15 +282,15 @@ func sameAround(a, b *inventory.View) bool {
 // maxChanges bounds how many workloads are changed one by one.
 const maxChanges = 256
 
-// changed is the state after the news of workloads, of modes and of the situation,
-// where those do not reach too far: last itself where there are none.
+// changed is the state after the news of workloads, of modes, of records and of the
+// situation, where those do not reach too far: last itself where there are none.
 func (c *Control) changed(last *State, b *Basis) (next *State, ok bool) {
 	changes, regarded, ok := c.transitions(last, b)
 	if !ok {
 		return nil, false
 	}
 	stays := last.Situation.same(&b.Situation)
-	if len(changes) == 0 && !c.around && stays {
+	if len(changes) == 0 && !c.around && stays && !regarded {
 		return last, true
 	}
 	s := *last
@@ -305,7 +299,7 @@ func (c *Control) changed(last *State, b *Basis) (next *State, ok bool) {
 	if !regarded {
 		s.Population, d, ok = last.Population.Next(changes)
 	} else {
-		s.modes = b.Modes
+		s.modes, s.catalog = b.Modes, c.catalog
 		s.Population, d, ok = last.Population.NextUnder(b.settings(c.catalog), changes)
 	}
 	if !ok {
@@ -329,11 +323,18 @@ func (c *Control) changed(last *State, b *Basis) (next *State, ok bool) {
 }
 
 // transitions are the workloads that changed, or that are regarded otherwise: those of
-// services of which the mode is set, and those that are put in quarantine or released.
-// It is false where they are too many, or where that is said of nobody.
+// services of which the mode is set, those that are put in quarantine or released, and
+// those of whom systems of record say something else. It is false where they are too
+// many, where a mode is said of nobody, or where records differ in too much.
 func (c *Control) transitions(last *State, b *Basis) (changes []models.Transition, regarded, ok bool) {
 	modes, quarantines := last.changedModes(b), last.Situation.changedQuarantines(&b.Situation)
-	regarded = modes != nil || quarantines != nil
+	var recorded func(*policy.Workload) bool
+	if last.catalog != c.catalog {
+		if recorded, ok = last.catalog.Differ(c.catalog); !ok {
+			return nil, false, false
+		}
+	}
+	regarded = modes != nil || quarantines != nil || last.catalog != c.catalog
 	changes = []models.Transition{}
 	concerned := make(map[string]bool, len(c.news)) // whether it is regarded otherwise
 	for id := range c.news {
@@ -353,6 +354,13 @@ func (c *Control) transitions(last *State, b *Basis) (changes []models.Transitio
 	if quarantines != nil {
 		for w := range last.View.Workloads {
 			if slices.ContainsFunc(quarantines, func(subject string) bool { return Belongs(subject, w) }) {
+				concerned[w.ID] = true
+			}
+		}
+	}
+	if last.catalog != c.catalog {
+		for w := range last.View.Workloads {
+			if recorded(w) {
 				concerned[w.ID] = true
 			}
 		}

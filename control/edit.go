@@ -21,14 +21,14 @@ type splice struct {
 func (s *State) edit(last *State, d *models.Difference, u *policy.Update) bool {
 	u.Statements, s.edited = s.statements, nil
 	s.findings = changedFindings(s.findings, d)
-	if d.OfWorkloads() && s.Situation.same(&last.Situation) {
+	if d.OfWorkloads() && s.Situation.same(&last.Situation) && s.catalog == last.catalog {
 		return true
 	}
 	splices, ok := s.ofModelsEdited(d)
 	if !ok {
 		return false
 	}
-	expansion, edits, ok := s.expansion.Next(s.Population, s.Situation.Moment, d.Were, d.Are)
+	expansion, edits, ok := s.expansion.Next(s.Population, s.catalog, s.Situation.Moment, d.Were, d.Are)
 	if !ok {
 		return false
 	}

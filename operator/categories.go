@@ -436,6 +436,35 @@ func NewCatalog(kinds map[string]Kind, all []Records) *Catalog {
 	return c
 }
 
+// maxDiffering bounds the records that Differ has workloads held against.
+const maxDiffering = 64
+
+// Differ tells of whom another catalog of the same kinds may say something else. It is
+// false where that is somebody outside, or where too many records differ.
+func (c *Catalog) Differ(o *Catalog) (of func(*policy.Workload) bool, ok bool) {
+	same := func(a, b value) bool { return a.proven == b.proven && slices.Equal(a.texts, b.texts) }
+	if len(c.instead)+len(o.instead) > 0 || !maps.EqualFunc(c.places, o.places, func(a, b map[string]value) bool { return maps.EqualFunc(a, b, same) }) {
+		return nil, false
+	}
+	var differing []*Record
+	note := func(c, o *Catalog) {
+		for key, records := range c.records {
+			if !slices.EqualFunc(records, o.records[key], (*Record).equal) {
+				differing = append(differing, records...)
+			}
+		}
+	}
+	note(c, o)
+	note(o, c)
+	return func(w *policy.Workload) bool {
+		return slices.ContainsFunc(differing, func(r *Record) bool { return r.fits(w) })
+	}, len(differing) <= maxDiffering
+}
+
+func (r *Record) equal(o *Record) bool {
+	return r.Image == o.Image && r.Service == o.Service && r.Label == o.Label && r.CIDR == o.CIDR && maps.EqualFunc(r.Set, o.Set, slices.Equal)
+}
+
 // sortPlaces prepares prefixes for at.
 func (c *Catalog) sortPlaces() {
 	prefixes := map[netip.Prefix]bool{netip.PrefixFrom(netip.IPv4Unspecified(), 0): true, netip.PrefixFrom(netip.IPv6Unspecified(), 0): true}
@@ -519,7 +548,7 @@ func (c *Catalog) ofWorkload(w *policy.Workload, category string, proven bool) [
 
 // fits compares all that the record matches.
 func (r *Record) fits(w *policy.Workload) bool {
-	if r.Image != "" && r.Image != w.Image.Repository || r.Service != "" && !isService(r.Service, w.Service) {
+	if r.Image != "" && r.Image != w.Image.Repository || r.Service != "" && r.Service != w.Service.Name && !w.Service.Is(r.Service) {
 		return false
 	}
 	if k, v, _ := strings.Cut(r.Label, "="); r.Label != "" && w.Labels[k] != (policy.Label{Value: v, By: policy.SetByDeployer}) {

@@ -78,14 +78,15 @@ type Edit struct {
 }
 
 // Next is the expansion after subjects became others, at a moment, and what differs, in
-// order. Without ok e is not the newest.
-func (e *Expansion) Next(pop *models.Population, m Moment, were, are []models.Subject) (next *Expansion, edits []Edit, ok bool) {
+// order. c says of subjects that stay, and of whoever is outside, what the catalog before
+// said. Without ok e is not the newest.
+func (e *Expansion) Next(pop *models.Population, c *Catalog, m Moment, were, are []models.Subject) (next *Expansion, edits []Edit, ok bool) {
 	x := e.shared
 	if x.newest != e {
 		return nil, nil, false
 	}
 	next = &Expansion{e.policy, m, slices.Clone(e.of), x}
-	x.newest, x.match = next, pop.Match
+	x.newest, x.match, x.catalog = next, pop.Match, c
 	concerned := make(map[int]bool)
 	for _, i := range x.timely {
 		if s := &e.policy.Statements[i]; m != e.moment && (s.Active(m) != s.Active(e.moment) || s.state(m) != s.state(e.moment)) {
