@@ -351,11 +351,9 @@ func (c *Control) transitions(last *State, b *Basis) (changes []models.Transitio
 			}
 		}
 	}
-	if quarantines != nil {
-		for w := range last.View.Workloads {
-			if slices.ContainsFunc(quarantines, func(subject string) bool { return Belongs(subject, w) }) {
-				concerned[w.ID] = true
-			}
+	for _, subject := range quarantines {
+		for w := range last.belonging(subject) {
+			concerned[w.ID] = true
 		}
 	}
 	if last.catalog != c.catalog {

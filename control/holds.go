@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"iter"
 	"maps"
 	"os"
 	"slices"
@@ -138,10 +139,37 @@ func (h *Holds) nextEdge(t time.Time) time.Time {
 }
 
 // Belongs reports whether a workload is what a quarantine names: a service
-// ("shop/db"), a container's name, or the beginning of its id.
+// ("shop/db"), or, where there is no slash in it, a container's name or the beginning
+// of its id.
 func Belongs(subject string, w *policy.Workload) bool {
 	const shortID = 12 // characters of an id that the engine prints
-	return w.Service.Is(subject) || w.Name == subject || len(subject) >= shortID && strings.HasPrefix(w.ID, subject)
+	if w.Service.Is(subject) {
+		return true
+	}
+	return !namesProject(subject) && (w.Name == subject || len(subject) >= shortID && strings.HasPrefix(w.ID, subject))
+}
+
+// namesProject: it can be nothing but a service.
+func namesProject(subject string) bool { return strings.Contains(subject, "/") }
+
+// belonging calls yield for each workload that a quarantine names. A service's are found
+// however many others there are.
+func (s *State) belonging(subject string) iter.Seq[*policy.Workload] {
+	return func(yield func(*policy.Workload) bool) {
+		if !namesProject(subject) {
+			for w := range s.View.Workloads {
+				if Belongs(subject, w) && !yield(w) {
+					return
+				}
+			}
+			return
+		}
+		for _, id := range s.Population.OfService(subject) {
+			if w := s.View.Workload(id); w != nil && Belongs(subject, w) && !yield(w) {
+				return
+			}
+		}
+	}
 }
 
 // belonging are those that have somebody whom a quarantine names.
