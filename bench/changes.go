@@ -37,7 +37,7 @@ func Changes(ctx context.Context, cfg ChangesConfig) (*Comparison, error) {
 	c := newComparison("One container's start or stop", "", cfg.Rounds)
 	c.Notes = append(c.Notes,
 		"From the call that tells the inventory until the table that follows is published; in the first row a replica of a service that has others starts or stops. The running gateway also lets go of, or admits, the container's interfaces in the kernel, which is not in these figures.",
-		"Made whole is what the first state takes, and every change that reaches too far to be made by itself: of networks, of files.")
+		"Made whole is what the first state takes, and every change that reaches too far to be made by itself: of networks, of the operator's files. What a mode or a quarantine takes begins with its being written to the disk, what a record takes with its file's being read.")
 	if len(cfg.Workloads) == 0 {
 		cfg.Workloads = []int{10_000, 100_000}
 	}
@@ -59,15 +59,27 @@ func Changes(ctx context.Context, cfg ChangesConfig) (*Comparison, error) {
 type changingPolicy struct {
 	name       string
 	statements string
-	proxied    int // how many projects have a service on one network for all
+	recorded   bool // there is a system of record
+	proxied    int  // how many projects have a service on one network for all
 	kinds      []changeKind
 }
 
 var changingPolicies = []changingPolicy{
-	{"", "", 0, changeKinds},
-	{", under statements of siblings, networks, fronts and roles", wideStatements, 0, wideKinds},
-	{", of all projects one service on a proxy's network", "", changingServices / len(changingKinds), []changeKind{alwaysAlone}},
+	{kinds: changeKinds},
+	{name: ", under statements of siblings, networks, fronts and roles", statements: wideStatements, kinds: wideKinds},
+	{name: ", with a system of record", statements: recordedStatements, recorded: true, kinds: recordedKinds},
+	{name: ", of all projects one service on a proxy's network", proxied: changingServices / len(changingKinds), kinds: []changeKind{alwaysAlone}},
 }
+
+// recordedStatements select by what a system of record says.
+const recordedStatements = `
+  - {id: risky, verdict: deny, from: [{category: {risk: {gte: high}}, peer: workload}], to: [{role: database}], app: [any], ports: [tcp/9300], why: bench}
+`
+
+const recordedCategories = `schema: gatehouse.categories/v1
+source: {name: cmdb, file: %q}
+categories: {risk: {ordered: [low, medium, high]}}
+`
 
 // wideStatements mean services by what those have in common, each many.
 const wideStatements = `
@@ -161,6 +173,32 @@ var wideKinds = []changeKind{
 	}, false},
 }
 
+// recordedKinds change what is said of somebody.
+var recordedKinds = []changeKind{
+	firstOrLast,
+	{"a record says something else of one container", 100, func(w *changingWorld) []changeStep {
+		number := changingWorkload(w.IntN(w.workloads)).Labels[containerNumber].Value
+		return []changeStep{{func() { w.record("," + containerNumber + "=" + number + ",high\n") }, true}, {func() { w.record("") }, true}}
+	}, true},
+}
+
+// record has the system of record say a line more than what it says of some services.
+func (w *changingWorld) record(line string) {
+	text := "service,label,risk\np0/web,,high\n"
+	for p := range changingServices / len(changingKinds) {
+		text += fmt.Sprintf("p%d/db,,medium\n", p)
+	}
+	text += line
+	source := &w.rules.Policy.Sources[0]
+	w.recorded += time.Second
+	at := time.Unix(0, 0).Add(w.recorded) // a file that is just written may not be whole
+	w.fault = errors.Join(os.WriteFile(source.Path, []byte(text), 0o600), os.Chtimes(source.Path, at, at))
+	w.records.Ask(context.Background(), *source)
+	if s := w.records.Status()[0]; s.Fault != "" {
+		w.fault = errors.New(s.Fault)
+	}
+}
+
 var changeKinds = []changeKind{
 	{publishedVariant, 500, func(w *changingWorld) []changeStep {
 		x := changingWorkload(w.IntN(w.workloads))
@@ -252,6 +290,9 @@ type changingWorld struct {
 	*rand.Rand
 	inventory *inventory.Inventory
 	control   *control.Control
+	rules     *control.Rules
+	records   *control.RecordStore
+	recorded  time.Duration // since 1970: when the records' file was written last
 	published chan publication
 	workloads int
 	dir       string
@@ -302,12 +343,16 @@ func newChangingWorld(n int, under *changingPolicy) (*changingWorld, error) {
 		snap.Workloads = append(snap.Workloads, x)
 	}
 	w.inventory.Replace(snap)
-	rules, modes, holds, err := w.inputs(under.statements)
+	modes, holds, err := w.inputs(under)
 	if err != nil {
 		return nil, errors.Join(err, os.RemoveAll(dir))
 	}
 	log := slog.New(slog.DiscardHandler)
-	w.control = control.New(control.Config{Inventory: w.inventory, Rules: rules, Modes: modes, Holds: holds, Records: control.NewRecordStore("", log), Log: log,
+	w.records = control.NewRecordStore("", log)
+	if w.records.Follow(w.rules.Policy.Sources); under.recorded {
+		w.record("")
+	}
+	w.control = control.New(control.Config{Inventory: w.inventory, Rules: w.rules, Modes: modes, Holds: holds, Records: w.records, Log: log,
 		Settings: models.Settings{DefaultMode: policy.Observe}, Publish: func(s *control.State) {
 			w.table.Store(s.Table)
 			w.published <- publication{time.Now(), s.Changes == nil}
@@ -319,24 +364,30 @@ func (w *changingWorld) close() { _ = os.RemoveAll(w.dir) }
 
 // inputs are the operator's statements, as many as make the figure full with
 // those of the models, and no modes and holds.
-func (w *changingWorld) inputs(statements string) (rules *control.Rules, modes *control.Modes, holds *control.Holds, err error) {
+func (w *changingWorld) inputs(under *changingPolicy) (modes *control.Modes, holds *control.Holds, err error) {
 	const ofModels = 9 * changingServices / 5 // nine of a project
 	var text strings.Builder
-	text.WriteString("schema: gatehouse.statements/v1\nstatements:" + strings.TrimSuffix(statements, "\n") + "\n")
+	text.WriteString("schema: gatehouse.statements/v1\nstatements:" + strings.TrimSuffix(under.statements, "\n") + "\n")
 	for i := range changingStatements - ofModels {
 		fmt.Fprintf(&text, "  - {id: s%d, verdict: allow, from: [{service: p%d/%s}], to: [{service: p%d/%s}], app: [any], ports: [tcp/%d], why: bench}\n",
 			i, w.IntN(100), changingKinds[w.IntN(5)].name, w.IntN(100), changingKinds[w.IntN(5)].name, 1+w.IntN(60_000))
 	}
-	rules, err = control.Sources{Statements: []document.File{{Name: "statements.yaml", Data: []byte(text.String())}}}.Rules()
-	if err != nil {
-		return nil, nil, nil, err
+	sources := control.Sources{Statements: []document.File{{Name: "statements.yaml", Data: []byte(text.String())}}}
+	if under.recorded {
+		categories := fmt.Sprintf(recordedCategories, filepath.Join(w.dir, "records.csv"))
+		sources.Categories = []document.File{{Name: "categories.yaml", Data: []byte(categories)}}
+	}
+	if w.rules, err = sources.Rules(); err != nil {
+		return nil, nil, err
 	}
 	if modes, err = control.OpenModes(filepath.Join(w.dir, "modes.json")); err != nil {
-		return nil, nil, nil, err
+		return nil, nil, err
 	}
 	holds, err = control.OpenHolds(filepath.Join(w.dir, "holds.json"))
-	return rules, modes, holds, err
+	return modes, holds, err
 }
+
+const containerNumber = "com.docker.compose.container-number"
 
 // changingWorkload is the i-th container, a replica of service i % 500.
 func changingWorkload(i int) policy.Workload {
@@ -348,9 +399,9 @@ func changingWorkload(i int) policy.Workload {
 		Image:   policy.Image{Ref: kind.image, Repository: "docker.io/library/" + kind.image},
 		Exposed: []policy.PortRange{policy.Port(policy.ProtoTCP, 8080)},
 		Labels: map[string]policy.Label{
-			"com.docker.compose.project":          {Value: project.Name, By: policy.SetByDeployer},
-			"com.docker.compose.service":          {Value: kind.name, By: policy.SetByDeployer},
-			"com.docker.compose.container-number": {Value: fmt.Sprint(i), By: policy.SetByDeployer}},
+			"com.docker.compose.project": {Value: project.Name, By: policy.SetByDeployer},
+			"com.docker.compose.service": {Value: kind.name, By: policy.SetByDeployer},
+			containerNumber:              {Value: fmt.Sprint(i), By: policy.SetByDeployer}},
 		Endpoints: []policy.Endpoint{{ID: "e" + id, Network: fmt.Sprintf("n%04d", p), MAC: policy.MAC{2, 0, byte(i >> 24), byte(i >> 16), byte(i >> 8), byte(i)},
 			Addresses: []netip.Addr{changingAddr(p, 2+i/changingServices*len(changingKinds)+service%len(changingKinds))}, Aliases: []string{kind.name, id[:12]}}},
 	}
