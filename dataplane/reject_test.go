@@ -271,25 +271,30 @@ func FuzzReject(f *testing.F) {
 }
 
 func TestRateLimit(t *testing.T) {
-	var r rateLimit
-	now := int64(1e15)
-	taken := 0
-	for range 1000 {
-		if r.take(now, rejectPace) {
-			taken++
+	for _, c := range []struct {
+		pace          pace
+		atOnce, later int // at once, and in the second after it
+	}{{rejectPace, 64, 200}, {refusalPace, 512, 2000}} {
+		var r rateLimit
+		now := int64(1e15)
+		taken := 0
+		for range 10_000 {
+			if r.take(now, c.pace) {
+				taken++
+			}
 		}
-	}
-	if taken != int(rejectPace.burst) {
-		t.Errorf("%d at once, want %d", taken, rejectPace.burst)
-	}
-	taken = 0
-	for range 1000 {
-		now += 1e6
-		if r.take(now, rejectPace) {
-			taken++
+		if taken != c.atOnce {
+			t.Errorf("%d at once, want %d", taken, c.atOnce)
 		}
-	}
-	if taken < 199 || taken > 201 {
-		t.Errorf("%d in a second, want 200", taken)
+		taken = 0
+		for range 10_000 {
+			now += 1e5
+			if r.take(now, c.pace) {
+				taken++
+			}
+		}
+		if taken < c.later-1 || taken > c.later+1 {
+			t.Errorf("%d in a second, want %d", taken, c.later)
+		}
 	}
 }
