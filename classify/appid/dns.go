@@ -104,6 +104,7 @@ const (
 	portMDNS  = 5353
 	portLLMNR = 5355
 	dnsHead   = 12
+	typeIXFR  = 251 // RFC 1995 section 3
 )
 
 // dnsKind is what a message is expected to be.
@@ -157,8 +158,9 @@ func dnsHeader(b []byte, kind dnsKind) bool {
 	if opcode == 1 { // inverse, obsolete: an answer looks for its question
 		return flags&15 == 0 && qd == 0 && an == 1 && ns == 0 && ar == 0
 	}
-	// An update (opcode 5) and a notification (4) carry records in a query.
-	return flags&15 == 0 && qd == 1 && (opcode >= 4 || an == 0 && ns == 0) && an <= 100 && ns <= 100 && ar <= 2+ns
+	// An update (opcode 5) and a notification (4) carry records in a query, and a query
+	// for what changed in a zone the SOA that the asker has.
+	return flags&15 == 0 && qd == 1 && (opcode >= 4 || an == 0 && ns <= 1) && an <= 100 && ns <= 100 && ar <= 2+ns
 }
 
 // dnsMessage parses one message; cut says that its end is not kept.
@@ -177,6 +179,9 @@ func dnsMessage(b []byte, kind dnsKind, cut bool) match {
 			return no
 		}
 		pos += 4
+	}
+	if kind == dnsQuestion && be.Uint16(b[2:])>>11&15 == 0 && be.Uint16(b[8:]) == 1 && be.Uint16(b[pos-4:]) != typeIXFR {
+		return no
 	}
 	records := int(be.Uint16(b[6:])) + int(be.Uint16(b[8:])) + int(be.Uint16(b[10:]))
 	for range records {

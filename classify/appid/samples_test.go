@@ -67,6 +67,13 @@ var (
 	dnsAsk = "\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x02db\x04shop\x00\x00\x01\x00\x01"
 	dnsSay = "\x12\x34\x81\x80\x00\x01\x00\x01\x00\x00\x00\x00\x02db\x04shop\x00\x00\x01\x00\x01\xc0\x0c\x00\x01\x00\x01\x00\x00\x00\x3c\x00\x04\x0a\x00\x00\x01"
 
+	dnsZone    = "\x02db\x04shop\x00"
+	dnsSOA     = "\xc0\x0c\x00\x06\x00\x01\x00\x00\x00\x3c\x00\x18\xc0\x0c\xc0\x0c\x00\x00\x00\x07\x00\x00\x00\x3c\x00\x00\x00\x3c\x00\x00\x02\x58\x00\x00\x00\x3c"
+	dnsChanges = "\x12\x34\x00\x00\x00\x01\x00\x00\x00\x01\x00\x00" + dnsZone + "\x00\xfb\x00\x01" + dnsSOA // RFC 1995
+	dnsChanged = "\x12\x34\x84\x00\x00\x01\x00\x02\x00\x00\x00\x00" + dnsZone + "\x00\xfb\x00\x01" + dnsSOA + dnsSOA
+	dnsNotify  = "\x12\x34\x24\x00\x00\x01\x00\x01\x00\x00\x00\x00" + dnsZone + "\x00\x06\x00\x01" + dnsSOA // RFC 1996
+	dnsNoted   = "\x12\x34\xa4\x00\x00\x01\x00\x00\x00\x00\x00\x00" + dnsZone + "\x00\x06\x00\x01"
+
 	kafkaAsk = be32(10+7) + be16(18) + be16(3) + be32(0x01020304) + be16(7) + "rdkafka"
 	kafkaSay = be32(10) + be32(0x01020304) + be16(0) + be32(0)
 
@@ -99,6 +106,9 @@ func samples() []sample {
 		{name: "dns over tcp", app: policy.AppDNS, turns: []string{be16(len(dnsAsk)) + dnsAsk, be16(len(dnsSay)) + dnsSay}},
 		{name: "smtp", app: policy.AppSMTP, serverFirst: true, turns: []string{"220 mail ESMTP Postfix\r\n", "EHLO app\r\n"}},
 		{name: "ftp", app: policy.AppFTP, serverFirst: true, turns: []string{"220 (vsFTPd 3.0.3)\r\n", "USER anonymous\r\n"}},
+		{name: "dns changes of a zone over tcp", app: policy.AppDNS, turns: []string{be16(len(dnsChanges)) + dnsChanges, be16(len(dnsChanged)) + dnsChanged}},
+		{name: "dns changes of a zone", app: policy.AppDNS, udp: true, turns: []string{dnsChanges, dnsChanged}},
+		{name: "dns notification", app: policy.AppDNS, udp: true, turns: []string{dnsNotify, dnsNoted}},
 		{name: "dns", app: policy.AppDNS, udp: true, turns: []string{dnsAsk, dnsSay}},
 		{name: "mdns", app: policy.AppMDNS, udp: true, port: 5353, turns: []string{"\x00\x00\x00\x00\x00\x01\x00\x00\x00\x00\x00\x00\x02db\x05local\x00\x00\x01\x00\x01"}},
 		{name: "ntp", app: policy.AppNTP, udp: true, turns: []string{ntpAsk, ntpSay}},

@@ -195,6 +195,7 @@ func TestLookAlikes(t *testing.T) {
 		{"wireguard's zeros", true, false, "\x04\x00\x00\x00" + strings.Repeat("\x00", 28)},
 		{"wireguard's numbers", true, false, "\x04\x00\x00\x00\x01\x00\x00\x00" + strings.Repeat("\x01\x00\x00\x00", 6)},
 		{"ntp's size of zeros", true, false, "\x1b" + strings.Repeat("\x00", 47)},
+		{"dns query with an authority", true, false, strings.Replace(dnsChanges, "\x00\xfb\x00\x01", "\x00\x01\x00\x01", 1)},
 		{"llmnr is not dns", true, false, "llmnr"},
 		{"snmp's beginning", true, false, "\x30\x18\x02\x01\x01\x04\x06public\xa0\x0c\x02\x01\x01\x02\x01\x00\x02\x01\x00\x30\x00"},
 		{"syslog's bracket", false, false, "<html><body>"},
