@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	dockerclient "github.com/fsouza/go-dockerclient"
 	"github.com/google/go-cmp/cmp"
 
 	"gatehouse/control/inventory"
@@ -260,6 +261,24 @@ func TestBalancersOfOtherNodes(t *testing.T) {
 			if !slices.Equal(o.balancers, s.want) {
 				t.Errorf("%s, step %d: %v, want %v", name, i, o.balancers, s.want)
 			}
+		}
+	}
+}
+
+// TestMeshOfOtherNodes: the routing mesh's ends on other nodes are no balancers, or what
+// comes in by another node's published port would not be let in.
+func TestMeshOfOtherNodes(t *testing.T) {
+	w, err := New(Config{}, inventory.New())
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &session{Watcher: w}
+	s.state.swarm = swarmState{active: true, ingress: map[string]bool{"ingress": true}}
+	for id, want := range map[string][]netip.Addr{"shop_default": addrs("10.0.0.3"), "ingress": nil} {
+		n := &network{id: id, info: &dockerclient.Network{ID: id, Name: id, Driver: "overlay"}}
+		s.state.networks[id], s.state.remotes[id] = n, &overlay{balancers: addrs("10.0.0.3")}
+		if !s.describe(n) || !slices.Equal(s.state.described[id].LB, want) {
+			t.Errorf("%s: balancers %v, want %v", id, s.state.described[id].LB, want)
 		}
 	}
 }

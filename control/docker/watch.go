@@ -709,7 +709,8 @@ func (s *session) describe(n *network) bool {
 	}
 	d := describeNetwork(n.info, s.state.swarm.ingress[n.id], s.domains(), s.config.NetNSDir, s.state.devices)
 	d.Zone, d.Newcomer = zone, s.expects(n)
-	if o := s.state.remotes[n.id]; o != nil && len(o.balancers) > 0 {
+	// Behind the routing mesh all that is no task is A4.
+	if o := s.state.remotes[n.id]; o != nil && !d.Ingress && len(o.balancers) > 0 {
 		d.LB = slices.Concat(d.LB, o.balancers)
 		slices.SortFunc(d.LB, netip.Addr.Compare)
 		d.LB = slices.Compact(d.LB)
