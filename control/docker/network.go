@@ -1,7 +1,10 @@
 package docker
 
 import (
+	"errors"
+	"fmt"
 	"net"
+	"net/http"
 	"net/netip"
 	"path/filepath"
 	"slices"
@@ -22,6 +25,213 @@ const (
 // gatewayBridge is the bridge through which containers of overlay networks
 // reach the world; each has a leg on it in the host's namespace.
 const gatewayBridge = "docker_gwbridge"
+
+type network struct {
+	id      string
+	request request
+	info    *dockerclient.Network // nil = not yet
+	members map[string]dockerclient.Endpoint
+	// barred left while a request was under way, whose answer may be older.
+	barred map[string]bool
+}
+
+// leave ends a membership at once, also in an answer that is still to come.
+func (n *network) leave(id string) {
+	delete(n.members, id)
+	if n.request.busy {
+		if n.barred == nil {
+			n.barred = map[string]bool{}
+		}
+		n.barred[id] = true
+	}
+}
+
+func (s *session) askNetwork(id string) {
+	n, ok := s.state.networks[id]
+	if !ok {
+		n = &network{id: id}
+		s.state.networks[id] = n
+	}
+	if !n.request.busy {
+		n.barred = nil
+	}
+	s.ask(&n.request, func() func() {
+		info, err := s.engine.NetworkInfo(id)
+		return func() { s.networkArrived(n, info, err) }
+	})
+}
+
+func (s *session) networkArrived(n *network, info *dockerclient.Network, err error) {
+	again := n.request.answered()
+	if s.state.networks[n.id] != n {
+		return
+	}
+	switch {
+	case isGone(err):
+		s.dropNetwork(n.id)
+		return
+	case err != nil:
+		s.log.Debug("docker: network inspect", "network", n.id, "error", err)
+		s.state.retry = true
+	default:
+		s.updateNetwork(n, info)
+	}
+	if again {
+		s.askNetwork(n.id)
+	}
+}
+
+func isGone(err error) bool {
+	var gone *dockerclient.NoSuchNetwork
+	if errors.As(err, &gone) {
+		return true
+	}
+	var api *dockerclient.Error
+	return errors.As(err, &api) && api.Status == http.StatusNotFound
+}
+
+func (s *session) updateNetwork(n *network, info *dockerclient.Network) {
+	n.info = info
+	if s.state.remotes[n.id] != nil {
+		s.moveRemotes()
+	}
+	if info.Driver == "bridge" && len(s.state.devices[bridgeDevice(info)]) == 0 {
+		s.readHost() // a new bridge has new addresses
+	}
+	if !s.describe(n) {
+		return
+	}
+	if !s.state.hold {
+		s.inv.PutNetwork(s.state.described[n.id])
+	}
+	touched := map[string]bool{}
+	for id := range n.members {
+		touched[id] = true
+	}
+	n.members = map[string]dockerclient.Endpoint{}
+	for id, e := range info.Containers {
+		if !isContainer(id) || n.barred[id] || e.ID == "" {
+			continue
+		}
+		c := s.container(id)
+		if c.down {
+			continue
+		}
+		if c.inspected == nil {
+			s.askContainer(c)
+		}
+		n.members[id] = e
+		touched[id] = true
+	}
+	for id := range touched {
+		if c := s.state.containers[id]; c != nil {
+			s.publish(c)
+		}
+	}
+}
+
+// expects reports whether a container has joined that asks to be enforced and of
+// which nothing else is known yet: its inspect may block until it runs.
+func (s *session) expects(n *network) bool {
+	for id := range n.info.Containers {
+		if c := s.state.containers[id]; c != nil && c.enforces && c.inspected == nil && !c.down {
+			return true
+		}
+	}
+	return false
+}
+
+// known ends what c's networks expected of it.
+func (s *session) known(c *container) {
+	if !c.enforces {
+		return
+	}
+	for _, n := range s.state.networks {
+		if s.state.described[n.id].Newcomer && s.describe(n) && !s.state.hold {
+			s.inv.PutNetwork(s.state.described[n.id])
+		}
+	}
+}
+
+// describe brings a network's description up to date, and reports whether it has
+// one: without a zone it gets none, and its containers stay unknown.
+func (s *session) describe(n *network) bool {
+	if n.info == nil {
+		return false
+	}
+	zone, err := s.zone(n.id, n.info.Driver)
+	if err == nil {
+		err = s.state.zones.save()
+	}
+	if err != nil {
+		s.once(fmt.Sprintf("network %s stays closed: %v", n.info.Name, err))
+		return false
+	}
+	d := describeNetwork(n.info, s.state.swarm.ingress[n.id], s.domains(), s.config.NetNSDir, s.state.devices)
+	d.Zone, d.Newcomer = zone, s.expects(n)
+	// Behind the routing mesh all that is no task is A4.
+	if o := s.state.remotes[n.id]; o != nil && !d.Ingress && len(o.balancers) > 0 {
+		d.LB = slices.Concat(d.LB, o.balancers)
+		slices.SortFunc(d.LB, netip.Addr.Compare)
+		d.LB = slices.Compact(d.LB)
+	}
+	if old, ok := s.state.described[n.id]; !ok || old.Name != d.Name {
+		s.state.names = nil
+	}
+	s.state.described[n.id] = d
+	return true
+}
+
+// zone is 0 for the networks that have no addresses of their own.
+func (s *session) zone(id, driver string) (policy.Zone, error) {
+	if driver == "host" || driver == "null" {
+		return 0, nil
+	}
+	return s.state.zones.of(id)
+}
+
+func (s *session) dropNetwork(id string) {
+	n := s.state.networks[id]
+	delete(s.state.networks, id)
+	delete(s.state.described, id)
+	if s.state.remotes[id] != nil {
+		delete(s.state.remotes, id)
+		s.state.remotesMoved = true
+	}
+	s.state.names = nil
+	if n != nil {
+		for id := range n.members {
+			if c := s.state.containers[id]; c != nil {
+				s.publish(c)
+			}
+		}
+	}
+	if !s.state.hold {
+		s.inv.DeleteNetwork(id)
+	}
+}
+
+func (s *session) onOverlay(container string) bool {
+	for _, n := range s.state.networks {
+		if _, member := n.members[container]; member && n.info != nil && n.info.Driver == "overlay" {
+			return true
+		}
+	}
+	return false
+}
+
+// askGateway looks at docker_gwbridge again: of the legs that containers get and
+// lose there with their overlay networks, and of the bridge itself, the engine
+// sends no event.
+func (s *session) askGateway() {
+	for id, n := range s.state.networks {
+		if n.info != nil && n.info.Name == gatewayBridge {
+			s.askNetwork(id)
+			return
+		}
+	}
+	s.state.retry = true
+}
 
 // describeNetwork makes the vocabulary's network; its zone is not set here.
 func describeNetwork(n *dockerclient.Network, ingress bool, d domains, netnsDir string, devices map[string][]netip.Prefix) policy.Network {

@@ -231,3 +231,44 @@ func (s *swarmService) addIngressPort(p swarm.PortConfig) {
 		HostIP: netip.IPv4Unspecified(), HostPort: uint16(p.PublishedPort), Port: uint16(p.TargetPort), Proto: proto, Ingress: true,
 	})
 }
+
+// askSwarm asks a manager for services and nodes; a node outside any swarm is
+// not asked.
+func (s *session) askSwarm(active bool) {
+	if !active {
+		if s.state.swarm.active {
+			s.state.swarm = swarmState{}
+			clear(s.state.remotes)
+			s.redescribe()
+		}
+		return
+	}
+	s.ask(&s.state.swarmAsk, func() func() {
+		got, err := fetchSwarm(s.ctx, s.swarm, s.manager)
+		return func() { s.swarmArrived(got, err) }
+	})
+}
+
+func (s *session) swarmArrived(got swarmState, err error) {
+	if s.state.swarmAsk.answered() {
+		s.askSwarm(true)
+	}
+	if err != nil {
+		s.once(err.Error())
+		if !got.active || got.manager { // another node's engine is asked again with the next list
+			s.state.retry = true
+		}
+		if got.active && !s.state.swarm.active {
+			s.state.swarm = got
+		}
+	} else {
+		got.keepUntold(s.state.swarm.named, s.state.gossiped())
+		s.state.swarm = got
+	}
+	if !s.state.swarmAsk.busy {
+		for _, c := range s.state.containers {
+			c.askedSwarm = true
+		}
+	}
+	s.redescribe()
+}
