@@ -161,6 +161,17 @@ func anotherHost(t *testing.T) *host {
 	return h
 }
 
+// newPeers is a host whose closed network has two admitted containers.
+func newPeers(t *testing.T) (h *host, a, b *container) {
+	t.Helper()
+	h = newHost(t)
+	h.guard(true)
+	a, b = h.run("a", 2), h.run("b", 3)
+	h.admit(a)
+	h.admit(b)
+	return h, a, b
+}
+
 func ipnet(s string) *net.IPNet {
 	ip, n, err := net.ParseCIDR(s)
 	if err != nil {

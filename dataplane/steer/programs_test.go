@@ -552,11 +552,7 @@ func TestUnguardedEndpoint(t *testing.T) {
 // it, and none that it has not.
 func TestManyFlows(t *testing.T) {
 	families(t, func(t *testing.T, v6 bool) {
-		h := newHost(t)
-		h.guard(true)
-		a, b := h.run("a", 2), h.run("b", 3)
-		h.admit(a)
-		h.admit(b)
+		h, a, b := newPeers(t)
 		const flows = 1500
 		var entries []dataplane.FlowEntry
 		for i := range uint16(flows) {
@@ -640,11 +636,7 @@ func TestHit(t *testing.T) {
 // the other, who is judged anew.
 func TestUnaskedDatagram(t *testing.T) {
 	families(t, func(t *testing.T, v6 bool) {
-		h := newHost(t)
-		h.guard(true)
-		a, b := h.run("a", 2), h.run("b", 3)
-		h.admit(a)
-		h.admit(b)
+		h, a, b := newPeers(t)
 		n := h.s.networks[testZone]
 		e := flowEntry(a, b, v6, policy.ProtoUDP, 1000, 53)
 		e.Verdict, e.Reason = policy.Drop, policy.ReasonNoRule
@@ -662,11 +654,7 @@ func TestUnaskedDatagram(t *testing.T) {
 // that hold nothing else.
 func TestUndecided(t *testing.T) {
 	families(t, func(t *testing.T, v6 bool) {
-		h := newHost(t)
-		h.guard(true)
-		a, b := h.run("a", 2), h.run("b", 3)
-		h.admit(a)
-		h.admit(b)
+		h, a, b := newPeers(t)
 		n := h.s.networks[testZone]
 		segment := func(flags, payload string, options ...layers.TCPOption) []byte {
 			l := tcp(flags)
@@ -737,11 +725,7 @@ func TestUndecided(t *testing.T) {
 // said is there to be read.
 func TestOpening(t *testing.T) {
 	families(t, func(t *testing.T, v6 bool) {
-		h := newHost(t)
-		h.guard(true)
-		a, b := h.run("a", 2), h.run("b", 3)
-		h.admit(a)
-		h.admit(b)
+		h, a, b := newPeers(t)
 		n, flows := h.s.networks[testZone], h.s.Flows()
 		const isn, answer = 0xfffffff0, 0x81020304
 		segment := func(fromServer bool, flags string, seq, ack uint32, payload string, options ...layers.TCPOption) []byte {
@@ -880,11 +864,7 @@ func TestOpening(t *testing.T) {
 
 func TestEcho(t *testing.T) {
 	families(t, func(t *testing.T, v6 bool) {
-		h := newHost(t)
-		h.guard(true)
-		a, b := h.run("a", 2), h.run("b", 3)
-		h.admit(a)
-		h.admit(b)
+		h, a, b := newPeers(t)
 		n := h.s.networks[testZone]
 		echo := func(from, to *container, request bool, size int) []byte {
 			body := gopacket.Payload(make([]byte, size))

@@ -316,11 +316,7 @@ func TestNamespaceGone(t *testing.T) {
 // Without its slow path a closed network stays closed, and guarding it again
 // mends it.
 func TestPairRemoved(t *testing.T) {
-	h := newHost(t)
-	h.guard(true)
-	a, b := h.run("a", 2), h.run("b", 3)
-	h.admit(a)
-	h.admit(b)
+	h, a, b := newPeers(t)
 	h.watch()
 	sp := h.spaces()[0]
 	must(t, h.ns.do(func() error { return removePair(h.cfg.Prefix) }))

@@ -52,11 +52,7 @@ func allow(t *testing.T, h *host, e dataplane.FlowEntry) {
 
 func TestDecidedFlowPasses(t *testing.T) {
 	families(t, func(t *testing.T, v6 bool) {
-		h := newHost(t)
-		h.guard(true)
-		a, b := h.run("a", 2), h.run("b", 3)
-		h.admit(a)
-		h.admit(b)
+		h, a, b := newPeers(t)
 		h.quiet(a, b, a, "undecided", datagram(t, a, b, v6, 1000, 53, "undecided"))
 		allow(t, h, flowEntry(a, b, v6, policy.ProtoUDP, 1000, 53))
 		h.arrives(a, b, "question", datagram(t, a, b, v6, 1000, 53, "question"))
@@ -181,11 +177,7 @@ func TestUnadmittedIsClosed(t *testing.T) {
 // back to where they came from.
 func TestSlowPath(t *testing.T) {
 	families(t, func(t *testing.T, v6 bool) {
-		h := newHost(t)
-		h.guard(true)
-		a, b := h.run("a", 2), h.run("b", 3)
-		h.admit(a)
-		h.admit(b)
+		h, a, b := newPeers(t)
 		user := h.hairpin(func(f []byte) bool { return !bytes.Contains(f, []byte("forbidden")) })
 		h.quiet(a, b, a, "forbidden", datagram(t, a, b, v6, 1, 2, "forbidden"))
 		h.arrives(a, b, "permitted", datagram(t, a, b, v6, 1, 2, "permitted"))
@@ -215,11 +207,7 @@ func TestSlowPath(t *testing.T) {
 // Past the bridge only what the bridge itself delivers.
 func TestPeerNeedsDelivery(t *testing.T) {
 	families(t, func(t *testing.T, v6 bool) {
-		h := newHost(t)
-		h.guard(true)
-		a, b := h.run("a", 2), h.run("b", 3)
-		h.admit(a)
-		h.admit(b)
+		h, a, b := newPeers(t)
 		e := flowEntry(a, b, v6, policy.ProtoUDP, 1000, 53)
 		allow(t, h, e)
 		peered := func() uint64 { return h.counters().Peer }
@@ -258,11 +246,7 @@ func TestPeerNeedsDelivery(t *testing.T) {
 // user space says that the flow was handed over.
 func TestStayingFlow(t *testing.T) {
 	families(t, func(t *testing.T, v6 bool) {
-		h := newHost(t)
-		h.guard(true)
-		a, b := h.run("a", 2), h.run("b", 3)
-		h.admit(a)
-		h.admit(b)
+		h, a, b := newPeers(t)
 		var handedOver atomic.Bool
 		user := h.hairpin(func(f []byte) bool {
 			if handedOver.Load() {
@@ -360,11 +344,7 @@ func isolate(t *testing.T, h *host, ports ...*container) {
 // The next container with the same address and MAC inherits nothing.
 func TestRecycledAddress(t *testing.T) {
 	families(t, func(t *testing.T, v6 bool) {
-		h := newHost(t)
-		h.guard(true)
-		a, b := h.run("a", 2), h.run("b", 3)
-		h.admit(a)
-		h.admit(b)
+		h, a, b := newPeers(t)
 		allow(t, h, flowEntry(a, b, v6, policy.ProtoUDP, 1000, 53))
 		h.arrives(a, b, "first", datagram(t, a, b, v6, 1000, 53, "first"))
 		h.arrives(a, b, "second", datagram(t, a, b, v6, 1000, 53, "second"))
@@ -396,11 +376,7 @@ func TestRecycledAddress(t *testing.T) {
 
 // A table that forbids ends the flow at its next packet.
 func TestEpoch(t *testing.T) {
-	h := newHost(t)
-	h.guard(true)
-	a, b := h.run("a", 2), h.run("b", 3)
-	h.admit(a)
-	h.admit(b)
+	h, a, b := newPeers(t)
 	allow(t, h, flowEntry(a, b, false, policy.ProtoUDP, 1000, 53))
 	h.arrives(a, b, "before", datagram(t, a, b, false, 1000, 53, "before"))
 	must(t, h.s.SetEpoch(2))
@@ -621,11 +597,7 @@ func TestOtherSize(t *testing.T) {
 }
 
 func TestUninstallLeavesNothing(t *testing.T) {
-	h := newHost(t)
-	h.guard(true)
-	a, b := h.run("a", 2), h.run("b", 3)
-	h.admit(a)
-	h.admit(b)
+	h, a, b := newPeers(t)
 	h.quiet(a, b, a, "held", datagram(t, a, b, false, 1, 2, "held"))
 	must(t, h.s.Uninstall())
 	h.arrives(a, b, "free", datagram(t, a, b, false, 1, 2, "free"))
@@ -645,11 +617,7 @@ func TestUninstallLeavesNothing(t *testing.T) {
 // map: neighbours are found, checksums are whole, super-packets get through.
 func TestStacksTalk(t *testing.T) {
 	families(t, func(t *testing.T, v6 bool) {
-		h := newHost(t)
-		h.guard(true)
-		a, b := h.run("a", 2), h.run("b", 3)
-		h.admit(a)
-		h.admit(b)
+		h, a, b := newPeers(t)
 		h.hairpin(func([]byte) bool { return true })
 		addr := netip.AddrPortFrom(b.v4, 80)
 		if v6 {
