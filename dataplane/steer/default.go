@@ -117,7 +117,7 @@ func (d *standing) elements(c *nftables.Conn) (present map[uint32]bool, whole bo
 	}
 	elements, err := c.GetSetElements(set)
 	if err != nil {
-		return nil, false, fmt.Errorf("read admitted ports: %w", err)
+		return nil, false, nil // it can go after the line above
 	}
 	present = make(map[uint32]bool)
 	for _, e := range elements {
