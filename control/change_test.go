@@ -765,6 +765,62 @@ func TestStatesBesideReaders(t *testing.T) {
 	}
 }
 
+// TestFirstMemberSaysWhetherItIsSetUp: one container whose settings say that it is of a
+// cluster (R11), among others of its service that serve the same without saying so,
+// comes and goes as it would be compiled, whichever of them is first.
+func TestFirstMemberSaysWhetherItIsSetUp(t *testing.T) {
+	l := newLoop(t, filepath.Join(t.TempDir(), "modes.json"))
+	rules, err := Sources{Models: []document.File{{Name: "m.yaml", Data: []byte(`schema: gatehouse.model/v1
+model: own
+revision: 1
+title: a test
+roles: [database]
+match: {images: [acme/own]}
+serves:
+  - id: bus
+    kind: cluster
+    app: any
+    ports: [tcp/7000]
+    to: [{peer: cluster}]
+    when: {any: [{exposed: tcp/7000}, {env: CLUSTER}]}
+calls:
+  - id: bus
+    kind: cluster
+    app: any
+    ports: [callee]
+    to: [{peer: cluster}]
+`)}}}.Rules()
+	if err != nil {
+		t.Fatal(err)
+	}
+	put := func(id, service, address string, set bool) {
+		w := l.workload(service, address)
+		w.ID, w.Name, w.Endpoints[0].ID = id, id, "e"+id
+		w.Image = policy.Image{Ref: "acme/own", Repository: "docker.io/acme/own"}
+		w.Exposed = []policy.PortRange{policy.Port(policy.ProtoTCP, 7000)}
+		if set {
+			w.EnvKeys, w.Env = []string{"CLUSTER"}, map[string]string{"CLUSTER": "yes"}
+		}
+		l.inv.Put(w)
+	}
+	put("m1", "node1", "172.30.0.2", false)
+	put("m2", "node1", "172.30.0.3", false)
+	put("n1", "node2", "172.30.0.4", true)
+	l.put("db", "172.30.0.9")
+	l.refresh(t)
+	if err := l.SetRules(rules); err != nil {
+		t.Fatal(err)
+	}
+	for i, step := range []func(){func() { put("a1", "node1", "172.30.0.5", true) }, func() { l.inv.PutHost(policy.Host{Name: "renamed"}) }, func() { l.inv.Delete("a1") }} {
+		step()
+		got := l.refresh(t)
+		want := l.basis(l.inv.View()).derive(l.ids, l.catalog)
+		if !reflect.DeepEqual(got.Statements(), want.Statements()) {
+			t.Errorf("step %d: %s", i, cmp.Diff(got.Statements(), want.Statements(), cmp.Exporter(func(reflect.Type) bool { return true })))
+		}
+	}
+}
+
 // TestComerThatCutsControl: somebody who comes to the address by which the gateway
 // works, where a statement that names nobody cuts it, is refused as a whole compile
 // refuses it, and the state before stays.

@@ -398,12 +398,11 @@ func (x *index) joinSiblings() {
 }
 
 func (s *subject) isSetUpAsMember() bool {
-	return slices.ContainsFunc(s.parts, func(p part) bool {
-		return slices.ContainsFunc(p.serves, func(o offer) bool {
-			return isForClusters(o.entry) && p.facts.isSet(o.entry.When)
-		})
-	})
+	return slices.ContainsFunc(s.parts, func(p part) bool { return slices.ContainsFunc(p.serves, p.setsUp) })
 }
+
+// setsUp reports whether settings of the part switch an entry for clusters on.
+func (p *part) setsUp(o offer) bool { return isForClusters(o.entry) && p.facts.isSet(o.entry.When) }
 
 // isForClusters reports whether the entry is open to members that name each other.
 func isForClusters(e *Entry) bool {

@@ -428,6 +428,9 @@ func (p *part) describe(w io.Writer) {
 	for i := range p.serves {
 		o := &p.serves[i]
 		fmt.Fprintf(w, "serves %q %v %v\n", o.origin, o.fixed, o.declared)
+		if p.setsUp(*o) { // whose like it is follows from that (R11), not from who of its equals is first
+			fmt.Fprintln(w, "set up")
+		}
 	}
 	for i := range p.calls {
 		fmt.Fprintf(w, "calls %q %q %v\n", p.calls[i].origin, p.calls[i].entry.ID, p.calls[i].fixed)
