@@ -37,7 +37,7 @@ func Changes(ctx context.Context, cfg ChangesConfig) (*Comparison, error) {
 	c := newComparison("One container's start or stop", "", cfg.Rounds)
 	c.Notes = append(c.Notes,
 		"From the call that tells the inventory until the table that follows is published; in the first row a replica of a service that has others starts or stops. The running gateway also lets go of, or admits, the container's interfaces in the kernel, which is not in these figures.",
-		"Made whole is what the first state takes, and every change that reaches too far to be made by itself: of networks, of the operator's files. What a mode or a quarantine takes begins with its being written to the disk, what a record takes with its file's being read.")
+		"Made whole is what the first state takes, and every change that reaches too far to be made by itself: of networks, of the operator's files. What a mode or a quarantine takes begins with its being written to the disk, what a record takes with its file's being written.")
 	if len(cfg.Workloads) == 0 {
 		cfg.Workloads = []int{10_000, 100_000}
 	}
