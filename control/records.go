@@ -235,6 +235,9 @@ func (s *RecordStore) Ask(ctx context.Context, src operator.Source) {
 	if st == nil || st.source.URL != src.URL || st.source.Path != src.Path {
 		return // no longer wanted
 	}
+	if err == nil && answer != nil && !operator.Fits(records, st.source.Kinds) { // the kinds changed while it was asked
+		records, err = operator.ParseRecords(answer.Body, cmp.Or(src.Path, src.Name), answer.CSV, st.source.Kinds)
+	}
 	s.note(st, err)
 	if err != nil || answer == nil {
 		return

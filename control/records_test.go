@@ -42,3 +42,34 @@ func TestMovedSourceIsAskedAtOnce(t *testing.T) {
 		}
 	}
 }
+
+// What a source answered while the operator changed its kinds of categories is read as
+// those say: a level that there is no more is below all others, and an allow might hold.
+func TestKindsChangeWhileAsking(t *testing.T) {
+	arrived, goOn, done := make(chan bool, 1), make(chan bool), make(chan bool)
+	endpoint := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		arrived <- true
+		<-goOn
+		fmt.Fprint(w, `{"records": [{"match": {"service": "shop/web"}, "set": {"risk": "high"}}]}`)
+	}))
+	t.Cleanup(endpoint.Close)
+	src := func(levels ...string) operator.Source {
+		return operator.Source{Name: "cmdb", URL: endpoint.URL, Every: time.Hour, Timeout: time.Minute, MaxBytes: 1 << 20, Kinds: map[string]operator.Kind{"risk": {Levels: levels}}}
+	}
+	s := NewRecordStore(t.TempDir(), slog.New(slog.DiscardHandler))
+	s.Follow([]operator.Source{src("low", "high")})
+	go func() { s.Ask(t.Context(), src("low", "high")); close(done) }()
+	<-arrived
+	next := src("minor", "major")
+	s.Follow([]operator.Source{next})
+	close(goOn)
+	<-done
+	for _, r := range s.All() {
+		if !operator.Fits(r, next.Kinds) {
+			t.Errorf("in force is %+v", r)
+		}
+	}
+	if s.Status()[0].Fault == "" {
+		t.Error("nothing is said of what does not fit")
+	}
+}
