@@ -470,7 +470,7 @@ func (g *guard) guardNetworks(s *control.State, again map[policy.Zone]bool) {
 		if !n.Guarded || n.Bridge == "" || n.Zone == 0 {
 			continue
 		}
-		want := guarded{steer.Network{Zone: n.Zone, Bridge: n.Bridge, NetNS: n.NetNS, Closed: g.isClosed(n)}, n.Name}
+		want := guarded{steer.Network{Zone: n.Zone, Bridge: n.Bridge, NetNS: n.NetNS, Closed: g.isClosed(n), Unrouted: n.Driver == "overlay"}, n.Name}
 		if first {
 			want.Closed = false // a first start cuts nobody off while it admits
 		}

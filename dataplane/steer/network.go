@@ -21,6 +21,9 @@ type Network struct {
 	// Closed holds what is not admitted: frames of new ports are dropped until
 	// Admit, also while no gateway runs. Open networks let them pass.
 	Closed bool
+	// Unrouted: the bridge's host has no business to route between its ports, as that
+	// of an overlay. What it routes in the name of an endpoint came by another way.
+	Unrouted bool
 }
 
 type network struct {
@@ -78,7 +81,7 @@ func (s *Steer) guard(n Network) error {
 		}
 		old = nil
 	}
-	if old == nil || old.gateway != gateway {
+	if old == nil || old.gateway != gateway || old.Unrouted != n.Unrouted {
 		fresh := &network{Network: n, space: sp, bridge: uint32(bridge.Index), gateway: gateway}
 		if err := s.loadNetwork(fresh); err != nil {
 			return err
@@ -118,13 +121,17 @@ func (s *Steer) loadNetwork(n *network) error {
 		From *ebpf.Program `ebpf:"from_endpoint"`
 		To   *ebpf.Program `ebpf:"to_endpoint"`
 	}
+	router := n.bridge
+	if n.Unrouted {
+		router = 0
+	}
 	err := s.load(&p, map[string]any{
 		"zone":    uint16(n.Zone),
 		"space":   uint32(n.space.Number),
 		"gh0":     n.space.gh0,
 		"queues":  uint32(s.cfg.Queues),
 		"gateway": words(n.gateway),
-		"bridge":  n.bridge,
+		"bridge":  router,
 	})
 	if err != nil {
 		return err

@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -1127,4 +1128,33 @@ func TestUnordered(t *testing.T) {
 	t.Run("opening", TestOpening)
 	t.Run("slow path", TestSlowPath)
 	t.Run("staying", TestStayingFlow)
+}
+
+// TestForgedElsewhereRouted: who reaches the bridge by another way cannot have its host
+// route to b what says that it is from a.
+func TestForgedElsewhereRouted(t *testing.T) {
+	h := newHost(t)
+	h.guard(false)
+	a, b, c := h.run("a", 2), h.run("b", 3), h.run("c", 4) // c's port stands for the tunnel's
+	must(t, h.s.Guard(Network{Zone: testZone, Bridge: "br0", NetNS: h.s.networks[testZone].NetNS, Unrouted: true}))
+	h.admit(a)
+	h.admit(b)
+	h.hairpin(func([]byte) bool { return true })
+	must(t, h.ns.do(func() error {
+		l, err := netlink.LinkByName("br0")
+		if err != nil {
+			return err
+		}
+		addr, err := netlink.ParseAddr(netip.AddrFrom4([4]byte{a.v4.As4()[0], a.v4.As4()[1], a.v4.As4()[2], 254}).String() + "/24")
+		if err != nil {
+			return err
+		}
+		if err := os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("1"), 0); err != nil { // a new namespace has it from the host's
+			return err
+		}
+		return netlink.AddrAdd(l, addr)
+	}))
+	router := *b
+	router.mac = h.bridge
+	h.quiet(c, b, a, "forged", datagram(t, a, &router, false, 1, 2, "forged"))
 }
