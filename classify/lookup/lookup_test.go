@@ -360,14 +360,18 @@ func TestRefusal(t *testing.T) {
 		{"1.0.18.172.in-addr.arpa.", dnsmessage.RCodeRefused}, {"a.b.", dnsmessage.RCodeRefused},
 		{strings.Repeat(strings.Repeat("a", 63)+".", 3) + strings.Repeat("a", 61) + ".", dnsmessage.RCodeRefused},
 	} {
-		for _, kind := range []dnsmessage.Type{dnsmessage.TypeA, dnsmessage.TypeAAAA, dnsmessage.TypePTR} {
+		for _, kind := range []dnsmessage.Type{dnsmessage.TypeA, dnsmessage.TypeAAAA, dnsmessage.TypePTR, dnsmessage.TypeNS} {
+			want := c.want
+			if kind == dnsmessage.TypePTR || kind == dnsmessage.TypeNS { // a domain at the top has name servers
+				want = dnsmessage.RCodeRefused
+			}
 			var out [512]byte
 			query := dns(t, 0x1234, false, c.name, kind)
 			query[3] |= 0x10            // checking disabled
 			query[len(query)-4] |= 0x80 // wants DNSSEC
 			n := Refusal(out[:], query)
 			var m dnsmessage.Message
-			if err := m.Unpack(out[:n]); err != nil || !m.Response || m.ID != 0x1234 || m.RCode != c.want || !m.RecursionDesired || !m.RecursionAvailable ||
+			if err := m.Unpack(out[:n]); err != nil || !m.Response || m.ID != 0x1234 || m.RCode != want || !m.RecursionDesired || !m.RecursionAvailable ||
 				!m.CheckingDisabled || m.Authoritative || len(m.Questions) != 1 || m.Questions[0].Name.String() != c.name || m.Questions[0].Type != kind ||
 				len(m.Answers)+len(m.Authorities) != 0 || len(m.Additionals) != 1 {
 				t.Errorf("%s: %v %+v", c.name, err, m)
@@ -378,7 +382,7 @@ func TestRefusal(t *testing.T) {
 				t.Errorf("%s: %+v", c.name, m.Additionals)
 			}
 			without := plain(query)
-			if n := Refusal(out[:], without); n != len(without) || m.Unpack(out[:n]) != nil || m.RCode != c.want || len(m.Additionals) != 0 {
+			if n := Refusal(out[:], without); n != len(without) || m.Unpack(out[:n]) != nil || m.RCode != want || len(m.Additionals) != 0 {
 				t.Errorf("%s without OPT: %+v", c.name, m)
 			}
 			for size := range len(without) {

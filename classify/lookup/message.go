@@ -193,10 +193,11 @@ const (
 // its length; 0 where there is no room, or what is asked is no query with one
 // question (RFC 1035 4.1.1, RFC 9619). It does not allocate.
 //
-// The answer is REFUSED. For a name of one label, which nobody has on the
-// internet (SAC053), it is NXDOMAIN, as a resolver out there would say: an engine
-// asks for such a name outside where the container of that name does not run, and
-// C libraries that overlook REFUSED and wait take NXDOMAIN.
+// The answer is REFUSED. For an address (A or AAAA) of a name of one label, which no
+// host has on the internet (SAC053), it is NXDOMAIN: an engine asks for such a name
+// outside where the container of that name does not run, and C libraries that
+// overlook REFUSED and wait take NXDOMAIN. Other types exist for such names, and a
+// resolver that asks for them would take a whole domain for gone.
 func Refusal(out, query []byte) int {
 	const (
 		response, recursion    = 0x80, 0x80 // QR and RA
@@ -211,7 +212,7 @@ func Refusal(out, query []byte) int {
 		return 0
 	}
 	code := byte(refused)
-	if labels == 1 {
+	if kind := binary.BigEndian.Uint16(query[end-4:]); labels == 1 && (kind == uint16(dnsmessage.TypeA) || kind == uint16(dnsmessage.TypeAAAA)) {
 		code = nameError
 	}
 	copy(out, query[:end])
