@@ -358,7 +358,7 @@ func (x *index) joinClusters() {
 			continue
 		}
 		for o, hits := range s.named {
-			if o.project == s.project && o.group.Model == s.group.Model && slices.ContainsFunc(hits, func(h hit) bool { return !h.lookup }) {
+			if o.project == s.project && o.group.Model == s.group.Model && slices.ContainsFunc(hits, func(h hit) bool { return !h.lookup && !h.weak }) {
 				unite(s, o)
 			}
 		}

@@ -166,14 +166,20 @@ func (f facts) holds(c *When) bool {
 	return false
 }
 
+// switchedOff are the values of an option that switch off what it is about.
+var switchedOff = []string{"no", "off", "false", "0"}
+
 // isSet reports whether a condition holds by a variable or an option that the deployer
 // set.
 func (f facts) isSet(c *When) bool {
 	switch {
 	case c == nil:
 		return false
-	case c.Env != "" || c.Arg != "":
+	case c.Env != "":
 		return f.holds(c)
+	case c.Arg != "":
+		value, ok := f.arg(c.Arg)
+		return ok && !slices.Contains(switchedOff, strings.ToLower(value))
 	case c.Any != nil:
 		return slices.ContainsFunc(c.Any, func(w When) bool { return f.isSet(&w) })
 	case c.All != nil:
@@ -255,7 +261,8 @@ func (f facts) ports(e *Entry) (fixed []policy.PortRange, words []string) {
 		if !ok {
 			continue
 		}
-		if numbers, ok := parsePorts(value, src.Parse); ok {
+		numbers, ok := parsePorts(value, src.Parse)
+		if ok && (src.Add == 0 || len(numbers) > 0) { // above a port that is off there is none: another port counts
 			return portsOf(raised(numbers, src.Add), protosOf(e)), nil
 		}
 	}

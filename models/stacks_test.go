@@ -578,6 +578,39 @@ func TestRedisCluster(t *testing.T) {
 	})
 }
 
+// Redis Cluster over TLS alone has its bus above the TLS port.
+func TestRedisClusterTLS(t *testing.T) {
+	b := newTown(t).network("n", "p")
+	for _, name := range []string{"redis-1", "redis-2"} {
+		b.run("p/"+name, "redis:7", "n", expose("tcp/6379"), command("redis-server", "--port", "0", "--tls-port", "7000", "--cluster-enabled", "yes"))
+	}
+	judge(t, b, []verdict{
+		{"p/redis-1", "p/redis-2", 17000, policy.AppUnknown, true},
+		{"p/redis-2", "p/redis-1", 17000, policy.AppUnknown, true},
+		{"p/redis-2", "p/redis-1", 10000, policy.AppUnknown, false},
+		{"p/redis-2", "p/redis-1", 16379, policy.AppUnknown, false},
+	})
+}
+
+// That one starts before another, or that clusters are switched off, makes no cluster:
+// who names one of them reaches that one.
+func TestNoCluster(t *testing.T) {
+	b := newTown(t).network("n+6", "p")
+	for _, name := range []string{"cache1", "cache2"} {
+		b.run("p/"+name, "redis:7", "n", expose("tcp/6379"), command("redis-server", "--cluster-enabled", "no"))
+	}
+	b.run("p/inner", "minio/minio", "n")
+	b.run("p/outer", "minio/minio", "n", dependsOn("inner"))
+	b.run("p/app", "wordpress:6", "n", ref("env WP_REDIS_HOST", "cache1"), ref("env S3_ENDPOINT", "http://outer:9000"))
+	judge(t, b, []verdict{
+		{"p/app", "p/cache1", 6379, policy.AppRedis, true},
+		{"p/app", "p/cache2", 6379, policy.AppRedis, false},
+		{"p/app", "p/outer", 9000, policy.AppHTTP, true},
+		{"p/app", "p/inner", 9000, policy.AppHTTP, false},
+		{"p/inner", "p/outer", 9000, policy.AppHTTP, false},
+	})
+}
+
 // Members of a cluster that have names of their own and name only one that was there
 // first are of one cluster, in both directions, and another of the same image is not.
 func TestNamedClusters(t *testing.T) {

@@ -58,10 +58,13 @@ func isShell(program string) bool {
 }
 
 // redactValue keeps ports and listeners: 6380, :9090, 0.0.0.0:9090,
-// http://0.0.0.0:2379,http://[::]:2379.
+// http://0.0.0.0:2379,http://[::]:2379. Words that switch on or off it keeps too.
 func redactValue(flag, value string, keep map[string]bool) string {
 	if !keep[flag] || looksSecret(flag) {
 		return redacted
+	}
+	if slices.Contains(switches, value) {
+		return value
 	}
 	for item := range strings.SplitSeq(value, ",") {
 		if !isListener(item) {
@@ -70,6 +73,8 @@ func redactValue(flag, value string, keep map[string]bool) string {
 	}
 	return value
 }
+
+var switches = []string{"yes", "no", "on", "off", "true", "false"}
 
 func isListener(item string) bool {
 	if _, ok := portNumber(item); ok || item == "0" {

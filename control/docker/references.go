@@ -166,6 +166,8 @@ func (p *referenceParser) words(args []string, depth int) {
 			p.value("arg "+flagName(flag, nil), flag, arg, true, port)
 		case strings.HasPrefix(flag, "--") || len(flag) > 2 || asksHost(program, flag):
 			p.option(program, flag, arg)
+		case flag != "" && isShare(program, arg): // -N takes no value
+			p.positional(program, arg)
 		case flag != "" && strings.Contains(arg, "://"):
 			p.urls("arg "+flag, arg)
 		case flag != "": // -u elastic:1234: a short flag does not say what its value is
@@ -239,10 +241,15 @@ func asksHost(program, flag string) bool {
 	return flag == "-h" && program != "" || slices.Contains(hostFlags, strings.TrimLeft(flag, "-"))
 }
 
+// isShare reports whether a word is //HOST/SHARE for a program that takes such.
+func isShare(program, arg string) bool {
+	return clients[program] == "smb" && strings.HasPrefix(arg, "//")
+}
+
 // positional reads one word that follows no flag.
 func (p *referenceParser) positional(program, arg string) {
-	if host, ok := strings.CutPrefix(arg, "//"); ok && clients[program] == "smb" {
-		host, _, _ = strings.Cut(host, "/")
+	if isShare(program, arg) {
+		host, _, _ := strings.Cut(arg[2:], "/")
 		p.add("command", host, 0, "smb", false)
 		return
 	}
@@ -277,9 +284,18 @@ func (p *referenceParser) value(source, key, value string, bare bool, sibling ui
 }
 
 // isNodeName: NAME@HOST is how Erlang writes a node, so that RabbitMQ and others name
-// their members in settings about nodes.
+// their members in settings about nodes. It is all of the value: an @ stands in
+// addresses of mail, packages and passwords too.
 func isNodeName(key, value string) bool {
-	return strings.Contains(strings.ToUpper(key), "NODE") && strings.Contains(value, "@")
+	parts := keyParts(strings.ToUpper(key))
+	if len(parts) > 1 && (parts[len(parts)-1] == "NAME" || parts[len(parts)-1] == "ARG") {
+		parts = parts[:len(parts)-1]
+	}
+	if len(parts) == 0 || !strings.HasSuffix(parts[len(parts)-1], "NODE") && parts[len(parts)-1] != "NODENAME" {
+		return false
+	}
+	name, host, ok := strings.Cut(value, "@")
+	return ok && isKey(name) && validHost(host)
 }
 
 // urls reads every SCHEME://[user@]host[:port][,host...] of a text.
