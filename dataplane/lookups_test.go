@@ -36,6 +36,17 @@ func nameLines(only bool) []policy.Statement {
 	return []policy.Statement{lookups, name}
 }
 
+func namesTable(t testing.TB, epoch uint32, mode policy.Mode, lines []policy.Statement) *policy.Table {
+	t.Helper()
+	in := tableInput(epoch, mode, lines...)
+	in.Snapshot.Workloads[0].DNS = []netip.Addr{resolver.v4, resolver.v6}
+	table, err := policy.Compile(in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return table
+}
+
 // namesLane is a lane that learns names; edit changes the statement of the name.
 func namesLane(t testing.TB, mode policy.Mode, only bool, edit ...func(*policy.Statement)) (*lane, *policy.Names) {
 	t.Helper()
@@ -49,14 +60,8 @@ func namesLane(t testing.TB, mode policy.Mode, only bool, edit ...func(*policy.S
 	for _, e := range edit {
 		e(&lines[1])
 	}
-	in := tableInput(2, mode, lines...)
-	in.Snapshot.Workloads[0].DNS = []netip.Addr{resolver.v4, resolver.v6}
-	table, err := policy.Compile(in)
-	if err != nil {
-		t.Fatal(err)
-	}
 	l.d = d
-	d.SetTable(table)
+	d.SetTable(namesTable(t, 2, mode, lines))
 	from := web.endpoint()
 	from.Mode = mode
 	d.SetEndpoints([]dataplane.Endpoint{from, db.endpoint()})
@@ -182,6 +187,9 @@ func TestNameMismatch(t *testing.T) {
 				if vs := l.d.Violations().List(); len(vs) != 1 || vs[0].Packets != 2 || vs[0].Name != c.name {
 					t.Errorf("violations %+v, want one that names %q", vs, c.name)
 				}
+				l.d.SetTable(namesTable(t, 3, policy.Enforce, nameLines(false))) // a container came, elsewhere
+				l.d.Turn(0)
+				l.isDropped(web, api, conn.segment(false, "A", c.payload), policy.ReasonNameMismatch)
 				two := newConn(t, web, api, v6, 40001, 443)
 				two.open(l)
 				l.send(web, api, two.segment(false, "A", c.payload[:cut]))
