@@ -78,8 +78,11 @@ func (s *RecordStore) Follow(sources []operator.Source) {
 		switch {
 		case src.Path == "" && src.URL == "":
 			st.records, st.good = src.Records, time.Now()
-		case old != nil && old.source.URL == src.URL && old.source.Path == src.Path && operator.Fits(old.records, src.Kinds):
+		case old != nil && operator.Fits(old.records, src.Kinds):
 			*st = *old
+			if askingOf(&old.source) != askingOf(&src) {
+				st.etag, st.remote = "", netip.AddrPort{} // what it said stands until the new place answers
+			}
 			st.source = src
 		default:
 			s.restore(st)
@@ -110,8 +113,11 @@ func (s *RecordStore) restore(st *sourceState) {
 	}
 	data, err := os.ReadFile(s.copyOf(&st.source))
 	var old saved
-	if err != nil || json.Unmarshal(data, &old) != nil || old.From != st.source.Path+st.source.URL {
+	if err != nil || json.Unmarshal(data, &old) != nil {
 		return
+	}
+	if old.From != st.source.Path+st.source.URL {
+		old.ETag = "" // the new place's own
 	}
 	if records, err := operator.ParseRecords(old.Body, cmp.Or(st.source.Path, st.source.Name), old.CSV, st.source.Kinds); err == nil {
 		st.records, st.etag, st.good = records, old.ETag, old.Good

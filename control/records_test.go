@@ -43,6 +43,45 @@ func TestMovedSourceIsAskedAtOnce(t *testing.T) {
 	}
 }
 
+// What a source said stands when it moves, also over a restart, until the new place
+// answers.
+func TestMovedSourceSaysWhatItSaid(t *testing.T) {
+	endpoint := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/new" || r.Header.Get("If-None-Match") != "" {
+			http.Error(w, "not now", http.StatusInternalServerError)
+			return
+		}
+		w.Header().Set("ETag", "x")
+		fmt.Fprint(w, `{"threat": "critical", "records": [{"match": {"service": "shop/web"}, "set": {"risk": "high"}}]}`)
+	}))
+	t.Cleanup(endpoint.Close)
+	at := func(path string) operator.Source {
+		return operator.Source{Name: "cmdb", URL: endpoint.URL + path, Every: time.Hour, Timeout: time.Minute, MaxBytes: 1 << 20,
+			Kinds: map[string]operator.Kind{"risk": {Levels: []string{"low", "high"}}}}
+	}
+	dir := t.TempDir()
+	s := NewRecordStore(dir, slog.New(slog.DiscardHandler))
+	said := func(when string) {
+		t.Helper()
+		if st := s.Status()[0]; st.Records != 1 {
+			t.Errorf("%s: %+v", when, st)
+		}
+	}
+	s.Follow([]operator.Source{at("/old")})
+	s.Ask(t.Context(), at("/old"))
+	said("asked")
+	s.Follow([]operator.Source{at("/new")})
+	said("moved")
+	s.Ask(t.Context(), at("/new"))
+	said("the new place fails")
+	if s.Status()[0].Fault == "" {
+		t.Error("that it fails is not told")
+	}
+	s = NewRecordStore(dir, slog.New(slog.DiscardHandler))
+	s.Follow([]operator.Source{at("/new")})
+	said("restarted")
+}
+
 // What a source answered while the operator changed its kinds of categories is read as
 // those say: a level that there is no more is below all others, and an allow might hold.
 func TestKindsChangeWhileAsking(t *testing.T) {
