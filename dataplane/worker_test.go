@@ -240,7 +240,8 @@ func TestRefusedLookupIsAnswered(t *testing.T) {
 		}
 		for name, want := range map[string]dnsmessage.RCode{"ldap.example.com.": dnsmessage.RCodeRefused, "redis.": dnsmessage.RCodeNameError} {
 			for id := range uint16(3) { // each try, not the first alone
-				u, ok := answerTo(message(t, id, false, name)).Layer(layers.LayerTypeUDP).(*layers.UDP)
+				query := message(t, id, false, name)
+				u, ok := answerTo(query[:len(query)-4] + "\x00\x01\x00\x01").Layer(layers.LayerTypeUDP).(*layers.UDP)
 				var m dnsmessage.Message
 				if !ok || u.SrcPort != 53 || u.DstPort != 5000 || m.Unpack(u.Payload) != nil || m.ID != id || !m.Response || m.RCode != want {
 					t.Errorf("%s: %+v", name, m)
