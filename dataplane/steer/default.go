@@ -117,7 +117,10 @@ func (d *standing) elements(c *nftables.Conn) (present map[uint32]bool, whole bo
 	}
 	elements, err := c.GetSetElements(set)
 	if err != nil {
-		return nil, false, nil // it can go after the line above
+		if _, gone := c.GetSetByName(d.table, admittedSet); gone != nil {
+			return nil, false, nil
+		}
+		return nil, false, fmt.Errorf("read admitted ports: %w", err)
 	}
 	present = make(map[uint32]bool)
 	for _, e := range elements {
