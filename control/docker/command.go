@@ -63,7 +63,7 @@ func redactValue(flag, value string, keep map[string]bool) string {
 	if !keep[flag] || looksSecret(flag) {
 		return redacted
 	}
-	if slices.Contains(switches, value) {
+	if slices.Contains(switches, strings.ToLower(value)) {
 		return value
 	}
 	for item := range strings.SplitSeq(value, ",") {

@@ -37,8 +37,7 @@ const (
 func ParseReferences(s Spoken) []policy.Reference {
 	p := referenceParser{budget: maxSpoken}
 	p.environment(s.Env)
-	p.arguments(s.Entrypoint)
-	p.arguments(s.Command)
+	p.arguments(slices.Concat(s.Entrypoint, s.Command))
 	for _, link := range s.Links {
 		name, _, _ := strings.Cut(strings.TrimPrefix(link, "/"), ":")
 		p.add("link", name, 0, "", true)

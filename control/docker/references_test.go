@@ -140,9 +140,11 @@ func TestParseReferencesOfCommand(t *testing.T) {
 		{[]string{"scylla", "--seeds=s1"}, []string{"arg --seeds>s1"}},
 		{[]string{"app", "-a", "foo:1234"}, nil},
 	} {
-		got := texts(ParseReferences(Spoken{Command: c.args}))
-		if !slices.Equal(got, c.want) {
-			t.Errorf("%q\n got %q\nwant %q", c.args, got, c.want)
+		for i := range c.args { // Docker runs the entry point with the command behind it
+			got := texts(ParseReferences(Spoken{Entrypoint: c.args[:i], Command: c.args[i:]}))
+			if !slices.Equal(got, c.want) {
+				t.Errorf("%q, %q\n got %q\nwant %q", c.args[:i], c.args[i:], got, c.want)
+			}
 		}
 	}
 }
@@ -225,6 +227,7 @@ func TestRedactCommand(t *testing.T) {
 		{[]string{"redis-server", "--port", "6380"}, []string{"redis-server", "--port", "6380"}},
 		{[]string{"redis-server", "--port=6380", "--requirepass", "6380"}, []string{"redis-server", "--port=6380", "--requirepass", redacted}},
 		{[]string{"app", "--port", "no", "--requirepass", "no"}, []string{"app", "--port", "no", "--requirepass", redacted}},
+		{[]string{"app", "--port", "NO"}, []string{"app", "--port", "NO"}},
 		{[]string{"celery", "-A", "proj", "worker"}, []string{"celery", "-A", redacted, "worker"}},
 		{[]string{"mysql", "-phunter2", "-cluster"}, []string{"mysql", "-p" + redacted, "-cluster"}},
 		{[]string{"memcached", "-p", "11212"}, []string{"memcached", "-p", "11212"}},
