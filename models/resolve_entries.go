@@ -256,15 +256,23 @@ func likeTag(pattern, tag string) bool {
 // ports are an entry's own: those that the deployer's settings name, else the
 // ranges and words of its list.
 func (f facts) ports(e *Entry) (fixed []policy.PortRange, words []string) {
+	off := false // above a port that is off there is none: another one's counts, if there is any
 	for _, src := range e.PortFrom {
 		value, ok := f.portSetting(src)
 		if !ok {
 			continue
 		}
 		numbers, ok := parsePorts(value, src.Parse)
-		if ok && (src.Add == 0 || len(numbers) > 0) { // above a port that is off there is none: another port counts
+		if ok && src.Add != 0 && len(numbers) == 0 {
+			off = true
+			continue
+		}
+		if ok {
 			return portsOf(raised(numbers, src.Add), protosOf(e)), nil
 		}
+	}
+	if off {
+		return nil, nil
 	}
 	for _, t := range e.Ports {
 		if t.Word != "" {

@@ -21,6 +21,7 @@ match: {images: [t/moved]}
 serves:
   - {id: main, app: redis, ports: [tcp/6379], port_from: [{env: T_PORT}, {arg: --port}], publish: any, to: []}
   - {id: kafka, app: kafka, ports: [tcp/9092], port_from: [{env: T_LISTENERS, parse: listeners}], publish: any, to: []}
+  - {id: bus, app: http, ports: [tcp/17379], port_from: [{arg: --data, add: 10000}, {arg: --tls, add: 10000}], when: {arg: --data}, to: []}
   - {id: rest, app: any, ports: [published], publish: any, to: []}
 `
 	for _, tt := range []struct {
@@ -36,6 +37,9 @@ serves:
 		{"flag=value in a shell string", []option{command("sh", "-c", "exec redis-server --port=7000")}, []string{"redis tcp/7000", "kafka tcp/9092"}},
 		{"the first setting counts", []option{env("T_PORT=1"), command("--port", "2")}, []string{"redis tcp/1", "kafka tcp/9092"}},
 		{"port 0 serves nothing", []option{command("--port", "0")}, []string{"kafka tcp/9092"}},
+		{"above another", []option{command("--data", "7000")}, []string{"redis tcp/6379", "kafka tcp/9092", "http tcp/17000"}},
+		{"above what is off", []option{command("--data", "0")}, []string{"redis tcp/6379", "kafka tcp/9092"}},
+		{"above the other, where one is off", []option{command("--data", "0", "--tls", "7001")}, []string{"redis tcp/6379", "kafka tcp/9092", "http tcp/17001"}},
 		{"listeners", []option{env("T_LISTENERS=INSIDE://:9092,OUTSIDE://h:29092")}, []string{"redis tcp/6379", "kafka tcp/9092,tcp/29092"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -578,7 +578,7 @@ func TestRedisCluster(t *testing.T) {
 	})
 }
 
-// Redis Cluster over TLS alone has its bus above the TLS port.
+// Redis Cluster over TLS alone has its bus above the TLS port, and replicates there.
 func TestRedisClusterTLS(t *testing.T) {
 	b := newTown(t).network("n", "p")
 	for _, name := range []string{"redis-1", "redis-2"} {
@@ -587,6 +587,8 @@ func TestRedisClusterTLS(t *testing.T) {
 	judge(t, b, []verdict{
 		{"p/redis-1", "p/redis-2", 17000, policy.AppUnknown, true},
 		{"p/redis-2", "p/redis-1", 17000, policy.AppUnknown, true},
+		{"p/redis-2", "p/redis-1", 7000, policy.AppTLS, true},
+		{"p/redis-2", "p/redis-1", 7000, policy.AppRedis, false},
 		{"p/redis-2", "p/redis-1", 10000, policy.AppUnknown, false},
 		{"p/redis-2", "p/redis-1", 16379, policy.AppUnknown, false},
 	})
