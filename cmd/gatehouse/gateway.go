@@ -244,7 +244,7 @@ var whyText = [policy.ReasonCount]string{
 	policy.ReasonGatewayDown:         "no gateway was there to decide",
 	policy.ReasonStale:               "it waited too long for a decision",
 	policy.ReasonFlowQuota:           "this interface has used up its share of flows",
-	policy.ReasonMissBudget:          "this interface sends too many undecided packets",
+	policy.ReasonMissBudget:          "this interface sends, or is sent, too many undecided packets",
 	policy.ReasonInternal:            "the slow path could not carry it; a few are of interfaces that came or went",
 	policy.ReasonNameMismatch:        "it asks the server for another name than the one that the address was allowed by, or for none",
 	policy.ReasonNameRefused:         "a DNS query for a name that no statement allows",
