@@ -310,7 +310,7 @@ func (s *RecordStore) readFile(src operator.Source) (*saved, error) {
 	if !info.Mode().IsRegular() {
 		return nil, fmt.Errorf("%s is no file", src.Path)
 	}
-	if time.Since(info.ModTime()) < settle {
+	if age := time.Since(info.ModTime()); age >= 0 && age < settle {
 		return nil, nil // maybe still being written
 	}
 	tag := fmt.Sprintf("%d %d %d", info.Size(), info.ModTime().UnixNano(), inode(info))

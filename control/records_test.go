@@ -5,6 +5,8 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -80,6 +82,24 @@ func TestMovedSourceSaysWhatItSaid(t *testing.T) {
 	s = NewRecordStore(dir, slog.New(slog.DiscardHandler))
 	s.Follow([]operator.Source{at("/new")})
 	said("restarted")
+}
+
+// A record file from a host whose clock is ahead is read.
+func TestRecordFileOfTheFuture(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "hosts.json")
+	if err := os.WriteFile(path, []byte(`{"records": [{"match": {"service": "shop/web"}, "set": {"risk": "high"}}]}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chtimes(path, time.Time{}, time.Now().Add(time.Hour)); err != nil {
+		t.Fatal(err)
+	}
+	src := operator.Source{Name: "cmdb", Path: path, MaxBytes: 1 << 20, Kinds: map[string]operator.Kind{"risk": {Levels: []string{"low", "high"}}}}
+	s := NewRecordStore(t.TempDir(), slog.New(slog.DiscardHandler))
+	s.Follow([]operator.Source{src})
+	s.Ask(t.Context(), src)
+	if st := s.Status()[0]; st.Records != 1 || st.Fault != "" {
+		t.Errorf("%+v", st)
+	}
 }
 
 // What a source answered while the operator changed its kinds of categories is read as
