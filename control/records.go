@@ -41,6 +41,7 @@ type RecordStore struct {
 type sourceState struct {
 	source  operator.Source
 	records operator.Records
+	unfit   bool // what it said last counts no more, by its kinds
 	etag    string
 	good    time.Time // of the last answer that counted
 	fault   string    // what is wrong at present, and since when
@@ -78,7 +79,7 @@ func (s *RecordStore) Follow(sources []operator.Source) {
 		switch {
 		case src.Path == "" && src.URL == "":
 			st.records, st.good = src.Records, time.Now()
-		case old != nil && operator.Fits(old.records, src.Kinds):
+		case old != nil && !old.unfit && operator.Fits(old.records, src.Kinds):
 			*st = *old
 			if askingOf(&old.source) != askingOf(&src) {
 				st.etag, st.remote = "", netip.AddrPort{} // what it said stands until the new place answers
@@ -119,9 +120,13 @@ func (s *RecordStore) restore(st *sourceState) {
 	if old.From != st.source.Path+st.source.URL {
 		old.ETag = "" // the new place's own
 	}
-	if records, err := operator.ParseRecords(old.Body, cmp.Or(st.source.Path, st.source.Name), old.CSV, st.source.Kinds); err == nil {
-		st.records, st.etag, st.good = records, old.ETag, old.Good
+	records, err := operator.ParseRecords(old.Body, cmp.Or(st.source.Path, st.source.Name), old.CSV, st.source.Kinds)
+	if err != nil {
+		st.unfit, st.fault, st.since = true, "what it said last counts no more: "+err.Error(), time.Now()
+		s.log.Warn("what a system of record said last counts no more", "source", st.source.Name, "error", err)
+		return
 	}
+	st.records, st.etag, st.good = records, old.ETag, old.Good
 }
 
 // All is what the sources say at present, with what their own files say of
@@ -244,11 +249,14 @@ func (s *RecordStore) Ask(ctx context.Context, src operator.Source) {
 	if err == nil && answer != nil && !operator.Fits(records, st.source.Kinds) { // the kinds changed while it was asked
 		records, err = operator.ParseRecords(answer.Body, cmp.Or(src.Path, src.Name), answer.CSV, st.source.Kinds)
 	}
+	if err == nil && answer == nil && st.unfit {
+		return // it says what it said last, which counts no more since it was asked
+	}
 	s.note(st, err)
 	if err != nil || answer == nil {
 		return
 	}
-	st.records, st.etag, st.good = records, answer.ETag, answer.Good
+	st.records, st.unfit, st.etag, st.good = records, false, answer.ETag, answer.Good
 	s.save(st, answer)
 	select {
 	case s.changed <- struct{}{}:

@@ -7,6 +7,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -65,8 +66,8 @@ func TestMovedSourceSaysWhatItSaid(t *testing.T) {
 	s := NewRecordStore(dir, slog.New(slog.DiscardHandler))
 	said := func(when string) {
 		t.Helper()
-		if st := s.Status()[0]; st.Records != 1 {
-			t.Errorf("%s: %+v", when, st)
+		if st := s.Status()[0]; st.Records != 1 || s.All()[0].Threat != operator.ThreatCritical {
+			t.Errorf("%s: %+v, threat %v", when, st, s.All()[0].Threat)
 		}
 	}
 	s.Follow([]operator.Source{at("/old")})
@@ -82,6 +83,30 @@ func TestMovedSourceSaysWhatItSaid(t *testing.T) {
 	s = NewRecordStore(dir, slog.New(slog.DiscardHandler))
 	s.Follow([]operator.Source{at("/new")})
 	said("restarted")
+}
+
+// What no longer fits the kinds of its source counts no more, and the source's fault
+// says so, until it has answered by them.
+func TestRecordsThatFitNoMore(t *testing.T) {
+	endpoint := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		fmt.Fprint(w, `{"records": [{"match": {"service": "shop/web"}, "set": {"risk": "high"}}]}`)
+	}))
+	t.Cleanup(endpoint.Close)
+	of := func(levels ...string) operator.Source {
+		return operator.Source{Name: "cmdb", URL: endpoint.URL, Every: time.Hour, Timeout: time.Minute, MaxBytes: 1 << 20,
+			Kinds: map[string]operator.Kind{"risk": {Levels: levels}}}
+	}
+	s := NewRecordStore(t.TempDir(), slog.New(slog.DiscardHandler))
+	s.Follow([]operator.Source{of("low", "high")})
+	s.Ask(t.Context(), of("low", "high"))
+	s.Follow([]operator.Source{of("minor", "major")})
+	if st := s.Status()[0]; st.Records != 0 || !strings.Contains(st.Fault, "high") {
+		t.Errorf("%+v", st)
+	}
+	s.Follow([]operator.Source{of("low", "high")})
+	if st := s.Status()[0]; st.Records != 1 || st.Fault != "" {
+		t.Errorf("as before: %+v", st)
+	}
 }
 
 // A record file from a host whose clock is ahead is read.
