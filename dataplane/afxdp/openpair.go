@@ -385,7 +385,7 @@ func (e *end) attach() (generic bool, err error) {
 // An interface that is gone, or has none, is as it should be. found reports whether
 // there was a program.
 func RemovePair(c PairConfig) (found bool, err error) {
-	return found, namespace.Run(c.NetNS, func() error {
+	err = namespace.Run(c.NetNS, func() error {
 		var errs []error
 		for _, name := range c.Interfaces {
 			some, err := c.removeProgram(name)
@@ -393,6 +393,7 @@ func RemovePair(c PairConfig) (found bool, err error) {
 		}
 		return errors.Join(errs...)
 	})
+	return found, err
 }
 
 func (c *PairConfig) removeProgram(name string) (found bool, err error) {

@@ -381,7 +381,7 @@ func (r Route) lead() error {
 // RemoveRoute takes rules, routes and the nftables table away: the kernel routes
 // again as if nothing had been. found reports whether there was any of it.
 func RemoveRoute(r Route) (found bool, err error) {
-	return found, namespace.Run(r.NetNS, func() error {
+	err = namespace.Run(r.NetNS, func() error {
 		var errs []error
 		for _, f := range families {
 			some, err := removeRouting(f.family)
@@ -391,6 +391,7 @@ func RemoveRoute(r Route) (found bool, err error) {
 		found = found || some
 		return errors.Join(append(errs, err)...)
 	})
+	return found, err
 }
 
 func removeRouting(family int) (found bool, err error) {
