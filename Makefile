@@ -35,7 +35,7 @@ demo: ## what Gatehouse does, on real containers (root)
 	@CGO_ENABLED=0 go build -trimpath -o bin/intruder ./deploy/demo/intruder
 	@deploy/with-docker.sh sh -c 'deploy/images/build.sh && bin/demo -gatehouse bin/gatehouse -intruder bin/intruder'
 
-bench: build ## bench/RESULTS.md, a page and charts beside it, some 20 minutes (root)
+bench: build ## bench/RESULTS.md, a page and charts beside it, some 25 minutes (root)
 	deploy/setup.sh bench
 	bin/gatehouse bench all --out bench
 
