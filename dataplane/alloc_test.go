@@ -71,7 +71,7 @@ func TestWorkerDoesNotAllocate(t *testing.T) {
 			t.Errorf("v6 %v: %v allocations in %d packets", v6, n, len(packets))
 		}
 		c := l.d.Counters()
-		if c.Forwarded == 0 || c.Rejected == 0 || c.Offloaded == 0 || c.Reasons[policy.ReasonApp] == 0 || c.Reasons[policy.ReasonTruncated] == 0 {
+		if c.Forwarded == 0 || c.Rejected == 0 || c.Offloaded == 0 || c.Reasons.Of(policy.ReasonApp) == 0 || c.Reasons.Of(policy.ReasonTruncated) == 0 {
 			t.Errorf("not every kind was met: %+v", c)
 		}
 	}
@@ -95,7 +95,7 @@ func TestTransitDoesNotAllocate(t *testing.T) {
 	if n := testing.AllocsPerRun(50, round); n != 0 {
 		t.Errorf("%v allocations in %d packets", n, len(frames))
 	}
-	if c := l.d.Counters(); c.Forwarded == 0 || c.Reasons[policy.ReasonARPSender] == 0 {
+	if c := l.d.Counters(); c.Forwarded == 0 || c.Reasons.Of(policy.ReasonARPSender) == 0 {
 		t.Errorf("not every kind was met: %+v", c)
 	}
 }

@@ -8,7 +8,7 @@ import (
 
 // counters are one worker's. The worker adds, anybody reads.
 type counters struct {
-	reasons      [policy.ReasonCount]atomic.Uint64
+	reasons      [Directions][policy.ReasonCount]atomic.Uint64
 	forwarded    atomic.Uint64
 	dropped      atomic.Uint64
 	rejected     atomic.Uint64
@@ -19,23 +19,36 @@ type counters struct {
 	_            [64]byte // the next worker's are on another cache line
 }
 
+// Drops counts dropped packets by where they were met, and why.
+type Drops [Directions][policy.ReasonCount]uint64
+
+// Of is how many were dropped for that reason, wherever.
+func (d Drops) Of(r policy.Reason) (n uint64) {
+	for dir := range d {
+		n += d[dir][r]
+	}
+	return n
+}
+
 // Counters are totals since the start, over all workers. What the kernel
 // programs count is the steering side's.
 type Counters struct {
-	Reasons      [policy.ReasonCount]uint64 // packets dropped, by reason
-	Forwarded    uint64                     // frames sent on, answers included
-	Dropped      uint64                     // frames
-	Rejected     uint64                     // answers to refused packets
-	Observed     uint64                     // violations that a mode let by
-	Offloaded    uint64                     // flows written to the kernel's map
-	NotOffloaded uint64                     // flows that it did not take
+	Reasons      Drops  // packets dropped
+	Forwarded    uint64 // frames sent on, answers included
+	Dropped      uint64 // frames
+	Rejected     uint64 // answers to refused packets
+	Observed     uint64 // violations that a mode let by
+	Offloaded    uint64 // flows written to the kernel's map
+	NotOffloaded uint64 // flows that it did not take
 	// LostViolations have no record; their packets are in Reasons.
 	LostViolations uint64
 }
 
 func (c *Counters) add(w *counters) {
-	for i := range c.Reasons {
-		c.Reasons[i] += w.reasons[i].Load()
+	for dir := range c.Reasons {
+		for r := range c.Reasons[dir] {
+			c.Reasons[dir][r] += w.reasons[dir][r].Load()
+		}
 	}
 	c.Forwarded += w.forwarded.Load()
 	c.Dropped += w.dropped.Load()

@@ -14,7 +14,7 @@ import (
 // nil if it is gone; unread is why w.packet could not be decoded.
 func (w *worker) judge(p *servedPort, f *Frame, ep *localEndpoint, unread policy.Reason) {
 	if ep == nil || w.current == nil {
-		w.counters.reasons[policy.ReasonNotAdmitted].Add(1)
+		w.count(f, ep, policy.ReasonNotAdmitted)
 		w.drop = append(w.drop, *f)
 		return
 	}
@@ -28,7 +28,7 @@ func (w *worker) judge(p *servedPort, f *Frame, ep *localEndpoint, unread policy
 	}
 	wrongMAC := !w.rightMAC(f, ep)
 	if wrongMAC && ep.Mode == policy.Enforce && w.isForNobody(f, ep) {
-		w.counters.reasons[policy.ReasonDestinationMAC].Add(1)
+		w.count(f, ep, policy.ReasonDestinationMAC)
 		w.drop = append(w.drop, *f)
 		return
 	}
@@ -67,8 +67,17 @@ func (w *worker) judge(p *servedPort, f *Frame, ep *localEndpoint, unread policy
 		w.send = append(w.send, *f)
 		return
 	}
-	w.counters.reasons[w.result.Reason].Add(1)
+	w.count(f, ep, w.result.Reason)
 	w.turnAway(p, f, ep)
+}
+
+// count counts a dropped packet, of an endpoint that is nil where it is gone.
+func (w *worker) count(f *Frame, ep *localEndpoint, r policy.Reason) {
+	dir := f.Dir
+	if ep != nil && ep.Transit {
+		dir = Neither
+	}
+	w.counters.reasons[dir][r].Add(1)
 }
 
 // retract takes a key out of the kernel's map, before this batch is sent: what
@@ -91,7 +100,7 @@ func (w *worker) isNeighbours(f *Frame, ep *localEndpoint) bool {
 	case r == policy.ReasonNone:
 		w.send = append(w.send, *f)
 	case r == policy.ReasonRouterSolicitation: // every host that starts sends some
-		w.counters.reasons[r].Add(1)
+		w.count(f, ep, r)
 		w.drop = append(w.drop, *f)
 	default:
 		w.refuse(f, ep, r, policy.Enforce)
@@ -134,7 +143,7 @@ func (w *worker) isBroadcast(ep *localEndpoint) bool {
 // refuse records a packet that is no flow's.
 func (w *worker) refuse(f *Frame, ep *localEndpoint, r policy.Reason, mode policy.Mode) {
 	if mode == policy.Enforce {
-		w.counters.reasons[r].Add(1)
+		w.count(f, ep, r)
 	} else {
 		w.counters.observed.Add(1)
 	}

@@ -186,11 +186,11 @@ func (l *lane) passes(from, to party, frame []byte) {
 
 func (l *lane) isDropped(from, to party, frame []byte, why policy.Reason) {
 	l.t.Helper()
-	before := l.d.Counters().Reasons[why]
+	before := l.d.Counters().Reasons.Of(why)
 	if got := l.send(from, to, frame); len(got) != 0 {
 		l.t.Fatalf("%s to %s: %d frames left, want none", from.name, to.name, len(got))
 	}
-	if n := l.d.Counters().Reasons[why] - before; n != 1 {
+	if n := l.d.Counters().Reasons.Of(why) - before; n != 1 {
 		l.t.Errorf("%s to %s: %d packets counted as %v, want 1", from.name, to.name, n, why)
 	}
 }

@@ -226,7 +226,7 @@ func TestNamesOnly(t *testing.T) {
 		if err := gopacket.SerializeLayers(buf, gopacket.SerializeOptions{ComputeChecksums: true}, &check, gopacket.Payload(u.Payload)); err != nil || check.Checksum != u.Checksum {
 			t.Errorf("checksum %x, want %x", u.Checksum, check.Checksum)
 		}
-		if n := l.d.Counters().Reasons[policy.ReasonNameRefused]; n != 1 {
+		if n := l.d.Counters().Reasons.Of(policy.ReasonNameRefused); n != 1 {
 			t.Errorf("counted %d times", n)
 		}
 		l.send(web, resolver, udp(t, web, resolver, v6, 5353, 53, message(t, 10, false, "another.Example.NET.")))
@@ -289,7 +289,7 @@ func TestNameTunnel(t *testing.T) {
 					}
 				}
 				n := l.d.Counters()
-				dropped, recorded := n.Reasons[policy.ReasonNameTunnel], n.Observed
+				dropped, recorded := n.Reasons.Of(policy.ReasonNameTunnel), n.Observed
 				if c.refused && (passed == 0 || passed > 40 || dropped != uint64(100-passed) || recorded != 0) {
 					t.Errorf("%d of 100 passed, %d dropped, %d recorded", passed, dropped, recorded)
 				}

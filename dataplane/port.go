@@ -9,13 +9,21 @@ import (
 	"gatehouse/policy"
 )
 
-// Direction is the hook that steered a frame to the slow path.
+// Direction is the hook at which a frame was met, of those that steer frames to the
+// slow path.
 type Direction uint8
 
 const (
 	FromEndpoint Direction = iota // tcx ingress of the endpoint's host-side veth
 	ToEndpoint                    // tcx egress of it
+	Neither                       // of counts: between interfaces behind which anybody may be, or not known
+	Directions
 )
+
+// String is the endpoint's view: egress, what it sends, or ingress; "" is neither.
+func (d Direction) String() string {
+	return [...]string{FromEndpoint: "egress", ToEndpoint: "ingress", Neither: ""}[min(d, Neither)]
+}
 
 // Frame is one Ethernet frame borrowed from a Port: Data is valid until the
 // frame is given back by Send or Release. Data starts at the destination MAC;

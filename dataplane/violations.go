@@ -17,8 +17,8 @@ import (
 )
 
 // Violation is one flow that policy did not allow, for one reason; packets of
-// no flow are recorded per endpoint and reason, without addresses where they
-// could not be read.
+// no flow are recorded per endpoint, direction and reason, without addresses where
+// they could not be read.
 type Violation struct {
 	First    time.Time      `json:"first"`
 	Last     time.Time      `json:"last"`
@@ -28,7 +28,8 @@ type Violation struct {
 	Dst      netip.AddrPort `json:"dst"`      // its responder
 	Endpoint string         `json:"endpoint"` // at whose interface it was seen
 	Workload string         `json:"workload"`
-	// Initiator: that endpoint is Src's, or sent what is no flow's.
+	// Initiator: that endpoint is Src's, or sent what is no flow's. Who sent what is
+	// no flow's to it is not known.
 	Initiator bool `json:"initiator"`
 	// Outgoing: that endpoint sent the packet which gave the reason.
 	Outgoing bool            `json:"outgoing"`
@@ -77,7 +78,16 @@ type event struct {
 
 // same reports whether two events belong to one record.
 func (e *event) same(o *event) bool {
-	return e.reason == o.reason && e.key == o.key && e.endpoint == o.endpoint && e.mode == o.mode && (e.name == o.name || o.name == "")
+	return e.reason == o.reason && e.key == o.key && e.endpoint == o.endpoint && e.mode == o.mode && e.hook() == o.hook() && (e.name == o.name || o.name == "")
+}
+
+// hook tells records of what is no flow's apart: its direction is all that is known of
+// who sent it. A flow has one record for both.
+func (e *event) hook() Direction {
+	if e.key != (classify.FlowKey{}) {
+		return Neither
+	}
+	return e.dir
 }
 
 // pendingSlots is how many violations a worker gathers before it hands them on:
@@ -104,7 +114,7 @@ func (p *pendingEvents) add(e *event) {
 		binary.LittleEndian.Uint64(k.AddrB[8:])*0xc2b2ae3d27d4eb4f ^
 		(uint64(k.PortA)<<24|uint64(k.PortB)<<8|uint64(e.reason))*0x165667b19e3779f9
 	if e.endpoint != nil {
-		h ^= uint64(e.endpoint.Slot) << 40
+		h ^= uint64(e.endpoint.Slot)<<40 | uint64(e.hook())<<56
 	}
 	i := uint16((h ^ h>>29) * 0xff51afd7ed558ccd >> 55)
 	held := &p.events[i]
@@ -145,6 +155,7 @@ type recordKey struct {
 	mode     policy.Mode
 	endpoint string
 	lookedUp string // of a refused query
+	hook     Direction
 }
 
 // Violations is the log of violations: bounded, one record per flow and reason.
@@ -232,7 +243,7 @@ func (v *Violations) record(e *event) {
 }
 
 func (v *Violations) update(e *event) Violation {
-	k := recordKey{flow: e.key, reason: e.reason, mode: e.mode}
+	k := recordKey{flow: e.key, reason: e.reason, mode: e.mode, hook: e.hook()}
 	if e.endpoint != nil {
 		k.endpoint = e.endpoint.ID
 	}

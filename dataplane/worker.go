@@ -473,8 +473,11 @@ func (w *worker) dropStale() {
 			if n == 0 {
 				break
 			}
+			for i := range n {
+				f := &w.frames[i]
+				w.count(f, at(w.local.slots[p.space], f.Slot), policy.ReasonStale)
+			}
 			p.Release(w.frames[:n])
-			w.counters.reasons[policy.ReasonStale].Add(uint64(n))
 			w.counters.dropped.Add(uint64(n))
 		}
 	}

@@ -416,7 +416,7 @@ func TestStaleFramesAreDropped(t *testing.T) {
 	if got := l.port.Take(); len(got) != 0 {
 		t.Errorf("%d frames were delivered late", len(got))
 	}
-	if n := l.d.Counters().Reasons[policy.ReasonStale]; n != 100 {
+	if n := l.d.Counters().Reasons.Of(policy.ReasonStale); n != 100 {
 		t.Errorf("%d counted as stale", n)
 	}
 	l.passes(web, db, syn)
@@ -449,18 +449,59 @@ func TestMalformedIsDropped(t *testing.T) {
 	}
 }
 
-// TestUnjudged: what the kernel's programs drop is the endpoint's at which they do, who
-// sent it; but a frame in the name of an endpoint here was sent to that one, by nobody knows whom.
+// TestUnjudged: what the kernel's programs drop is told of the endpoint at whose hook they
+// do, as sent by it or to it, each by itself.
 func TestUnjudged(t *testing.T) {
-	for reason, sent := range map[policy.Reason]bool{policy.ReasonSourceAddress: true, policy.ReasonVLAN: true, policy.ReasonSourceInterface: false} {
-		l := newLane(t)
-		l.d.AddUnjudged("web-ep", reason, 3)
-		l.d.AddUnjudged("nobody", reason, 3)
-		l.d.Settle()
-		if vs := l.d.Violations().List(); len(vs) != 1 || vs[0].Packets != 3 || vs[0].Reason != reason || vs[0].Endpoint != "web-ep" || vs[0].Initiator != sent || vs[0].Outgoing != sent {
-			t.Errorf("%v: %+v", reason, vs)
+	l := newLane(t)
+	const reason = policy.ReasonMissBudget
+	for range 2 {
+		l.d.AddUnjudged("web-ep", dataplane.FromEndpoint, reason, 3)
+		l.d.AddUnjudged("web-ep", dataplane.ToEndpoint, reason, 50)
+		l.d.AddUnjudged("nobody", dataplane.FromEndpoint, reason, 3)
+		l.d.AddUnjudged("db-ep", dataplane.ToEndpoint, reason, 0)
+	}
+	l.d.Settle()
+	l.areBothWays(reason, 6, 100)
+}
+
+// areBothWays fails unless the only violations are web's own of so many packets and those
+// of so many that were sent to it.
+func (l *lane) areBothWays(reason policy.Reason, sent, received uint64) {
+	l.t.Helper()
+	vs := l.d.Violations().List()
+	want := map[bool]uint64{true: sent, false: received}
+	for _, v := range vs {
+		if v.Endpoint != "web-ep" || v.Reason != reason || v.Initiator != v.Outgoing || v.Src.IsValid() || v.Packets != want[v.Outgoing] {
+			l.t.Errorf("%+v", v)
 		}
 	}
+	if len(vs) != 2 || vs[0].Outgoing == vs[1].Outgoing {
+		l.t.Errorf("%d violations, want one of what was sent and one of what was received", len(vs))
+	}
+}
+
+// TestUnreadBothWays: the same of what the worker cannot read.
+func TestUnreadBothWays(t *testing.T) {
+	families(t, func(t *testing.T, v6 bool) {
+		l := newLane(t)
+		short := udp(t, web, db, v6, 5000, 9000, "x")
+		short = short[:14+20+6]
+		before := l.d.Counters().Reasons
+		for range 4 {
+			l.port.Steer(web.slot, dataplane.FromEndpoint, short)
+			l.port.Steer(web.slot, dataplane.ToEndpoint, short)
+			l.port.Steer(web.slot, dataplane.ToEndpoint, short)
+		}
+		l.d.Turn(0)
+		l.d.Settle()
+		l.areBothWays(policy.ReasonTruncated, 4, 8)
+		after := l.d.Counters().Reasons
+		for dir, want := range []uint64{dataplane.FromEndpoint: 4, dataplane.ToEndpoint: 8, dataplane.Neither: 0} {
+			if n := after[dir][policy.ReasonTruncated] - before[dir][policy.ReasonTruncated]; n != want {
+				t.Errorf("%d counted as %s, want %d", n, dataplane.Direction(dir), want)
+			}
+		}
+	})
 }
 
 // TestEndpointsFlowsEndWithIt: whoever has the address next inherits nothing.

@@ -4,9 +4,11 @@ import (
 	"cmp"
 	"fmt"
 	"strings"
+	"time"
 
 	"gatehouse/control"
 	"gatehouse/control/history"
+	"gatehouse/dataplane"
 	"gatehouse/policy"
 )
 
@@ -59,7 +61,7 @@ func (g *gateway) explainViolation(st *control.State, id string) (*ExplainAnswer
 	}
 	view := g.violationView(r)
 	if !r.Src.IsValid() || !r.Dst.IsValid() {
-		return &ExplainAnswer{Violation: &view, Lines: []ExplainLine{{"why", view.Why}}}, nil
+		return &ExplainAnswer{Violation: &view, Lines: append([]ExplainLine{{"why", view.Why}}, senderOf(r, &view)...)}, nil
 	}
 	if r.Reason == policy.ReasonNameRefused {
 		return explainLookup(st, r, &view), nil
@@ -74,6 +76,18 @@ func (g *gateway) explainViolation(st *control.State, id string) (*ExplainAnswer
 		a.Lines = append([]ExplainLine{{"why then", view.Why}}, a.Lines...)
 	}
 	return a, nil
+}
+
+// senderOf tells what is known of who sent a packet whose addresses nobody kept.
+func senderOf(r *history.Record, view *ViolationView) []ExplainLine {
+	switch {
+	case view.Direction != dataplane.ToEndpoint.String() || r.Summed:
+		return nil
+	case r.Reason == policy.ReasonSourceInterface:
+		return []ExplainLine{{"sender", "not known, but that it is not the interface whose address it says it has"}}
+	}
+	return []ExplainLine{{"sender", fmt.Sprintf("not known: its addresses were not kept; what was judged meanwhile: gatehouse observe --kind all --to %s --since %s",
+		view.To, r.First.UTC().Format(time.RFC3339))}}
 }
 
 // serverOf is what the flow of a record said of the server that it was for.

@@ -31,6 +31,9 @@ type Status struct {
 	History   HistoryStatus     `json:"history"`
 	Packets   map[string]uint64 `json:"packets"` // hits, peered, steered, returned
 	Drops     map[string]uint64 `json:"drops"`   // by reason
+	// DropsBy is Drops by direction: egress, what endpoints sent, and ingress, what was
+	// sent to them; "" of a place, and of what is not known.
+	DropsBy map[string]map[string]uint64 `json:"dropsByDirection"`
 }
 
 // DockerStatus tells how the engine is reached.
@@ -207,7 +210,8 @@ type ViolationView struct {
 	Side      string         `json:"side,omitempty"`
 	Reason    string         `json:"reason"`
 	Why       string         `json:"why"`
-	Workload  string         `json:"workload,omitempty"` // whose interface it was seen at
+	Workload  string         `json:"workload,omitempty"`  // whose interface it was seen at
+	Direction string         `json:"direction,omitempty"` // egress: that interface sent the packet which gave the reason; ingress: it was sent to it
 	Zone      policy.Zone    `json:"zone"`
 	Port      uint16         `json:"port"` // the responder's own, behind any publishing
 	FromIs    *history.Party `json:"fromIs,omitempty"`

@@ -138,7 +138,7 @@ func TestRecycledAddress(t *testing.T) {
 			Seq: 1000, Ack: 1000, ACK: true, PSH: true, Window: 1024}, "leak")
 		until := time.Now().Add(700 * time.Millisecond)
 		for time.Now().Before(until) {
-			if err := sendRaw(h.netns, segment); err != nil {
+			if err := sendRaw(h.netns, "eth0", segment); err != nil {
 				t.Fatal(err)
 			}
 			time.Sleep(2 * time.Millisecond)
@@ -150,10 +150,10 @@ func TestRecycledAddress(t *testing.T) {
 	}
 }
 
-// sendRaw sends a frame out of eth0 of a namespace.
-func sendRaw(netns string, data []byte) error {
+// sendRaw sends a frame out of an interface of a namespace.
+func sendRaw(netns, name string, data []byte) error {
 	return inside(netns, func() error {
-		device, err := net.InterfaceByName("eth0")
+		device, err := net.InterfaceByName(name)
 		if err != nil {
 			return err
 		}

@@ -128,6 +128,32 @@ func TestRawFrames(t *testing.T) {
 			t.Errorf("ordinary traffic after all that, over IPv%d: %v", family, err)
 		}
 	}
+	tellsDirection(t, gw, p, other)
+}
+
+// tellsDirection fails unless what nobody judged is told as sent by who sent it: the
+// intruder; and what the host sends to a container, as sent to that one.
+func tellsDirection(t *testing.T, gw *process, p *pair, victim leg) {
+	bridge := "br-" + mustRun(t, "docker", "network", "inspect", "-f", "{{slice .Id 0 12}}", p.network)
+	frame := append(append(slices.Clone(victim.mac), 2, 0x42, 0, 0, 0, 1, 0x88, 0xb5), leakMark+strings.Repeat(".", 60)...)
+	for range 5 {
+		if err := sendRaw("", bridge, frame); err != nil {
+			t.Fatal(err)
+		}
+	}
+	v := gw.violation("what the host sent", func(v ViolationView) bool { return v.Reason == "ethertype" && v.To == "ghe-raw/third" })
+	if v.From != "@unknown" || v.Direction != "ingress" || v.Workload != v.To {
+		t.Errorf("what the host sent: %+v", v)
+	}
+	v = gw.violation("what the intruder sent", func(v ViolationView) bool { return v.Reason == "ethertype" && v.From == "ghe-raw/client" })
+	if v.Direction != "egress" || v.To != "" {
+		t.Errorf("what the intruder sent: %+v", v)
+	}
+	for _, v := range gw.violations() {
+		if v.From == "ghe-raw/third" {
+			t.Errorf("who sent nothing is told to have: %+v", v)
+		}
+	}
 }
 
 // intruder is the probe inside a container, which sends what it is given.

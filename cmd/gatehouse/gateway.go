@@ -9,6 +9,7 @@ import (
 
 	"gatehouse/control"
 	"gatehouse/control/docker"
+	"gatehouse/control/history"
 	"gatehouse/dataplane"
 	"gatehouse/dataplane/steer"
 	"gatehouse/models"
@@ -44,7 +45,7 @@ var errNoState = errors.New("the gateway has no policy yet: Docker has not answe
 func (g *gateway) status() Status {
 	s := Status{
 		Version: buildVersion(), Started: g.started, Mode: g.settings.defaultMode(),
-		Packets: map[string]uint64{}, Drops: map[string]uint64{},
+		Packets: map[string]uint64{}, Drops: map[string]uint64{}, DropsBy: map[string]map[string]uint64{},
 		Problems: g.unready(), Closed: []string{}, Uncovered: []Uncovered{}, Findings: []Finding{},
 	}
 	s.Ready = len(s.Problems) == 0
@@ -110,9 +111,16 @@ func (g *gateway) countPackets(s *Status) {
 }
 
 func (s *Status) countDrops(kernel *steer.Counters, worker *dataplane.Counters) {
-	for r := range policy.ReasonCount {
-		if n := kernel.Drops[r] + worker.Reasons[r]; n > 0 {
-			s.Drops[r.String()] = n
+	for dir := range dataplane.Directions {
+		by := map[string]uint64{}
+		for r := range policy.ReasonCount {
+			if n := kernel.Drops[dir][r] + worker.Reasons[dir][r]; n > 0 {
+				by[r.String()] = n
+				s.Drops[r.String()] += n
+			}
+		}
+		if len(by) > 0 {
+			s.DropsBy[dir.String()] = by
 		}
 	}
 }
@@ -224,7 +232,7 @@ var whyText = [policy.ReasonCount]string{
 	policy.ReasonDestinationMAC:      "the destination MAC is neither the address's owner nor the gateway",
 	policy.ReasonARPSender:           "ARP in another's name",
 	policy.ReasonNDSender:            "neighbour discovery in another's name",
-	policy.ReasonRouterAdvertisement: "a container must not announce routes",
+	policy.ReasonRouterAdvertisement: "another than the network's gateway announces routes, or redirects",
 	policy.ReasonRouterSolicitation:  "router solicitations are not answered here",
 	policy.ReasonVLAN:                "VLAN tags do not belong on a container network",
 	policy.ReasonEtherType:           "neither IPv4, IPv6 nor ARP",
@@ -244,11 +252,26 @@ var whyText = [policy.ReasonCount]string{
 	policy.ReasonGatewayDown:         "no gateway was there to decide",
 	policy.ReasonStale:               "it waited too long for a decision",
 	policy.ReasonFlowQuota:           "this interface has used up its share of flows",
-	policy.ReasonMissBudget:          "this interface sends, or is sent, too many undecided packets",
+	policy.ReasonMissBudget:          "more undecided packets than an interface may send, or be sent",
 	policy.ReasonInternal:            "the slow path could not carry it; a few are of interfaces that came or went",
 	policy.ReasonNameMismatch:        "it asks the server for another name than the one that the address was allowed by, or for none",
 	policy.ReasonNameRefused:         "a DNS query for a name that no statement allows",
 	policy.ReasonNameTunnel:          "DNS queries below one domain that carry more than names: data may leave by them",
+}
+
+// whyByDirection are the words where it matters which way a packet went: what an
+// endpoint sent, and what was sent to it.
+var whyByDirection = map[policy.Reason][2]string{
+	policy.ReasonRouterAdvertisement: {"a container must not announce routes", "another than the network's gateway announces routes to it, or redirects it"},
+	policy.ReasonMissBudget:          {"this interface sends too many undecided packets", "this interface is sent too many undecided packets"},
+}
+
+// why is the reason of a violation in words.
+func why(r *history.Record) string {
+	if words, ok := whyByDirection[r.Reason]; ok {
+		return words[directionOf(r)]
+	}
+	return whyText[r.Reason]
 }
 
 func (g *gateway) setMode(req ModeRequest) ([]string, error) {

@@ -59,7 +59,6 @@ type admission struct {
 	veth     steer.Veth
 	endpoint dataplane.Endpoint
 	device   string
-	drops    [policy.ReasonCount]uint32 // as last recorded
 }
 
 type waiting struct {
@@ -415,8 +414,10 @@ func (g *guard) removeGone() {
 		if w != nil && w.spec.Zone == a.spec.Zone && w.spec.MAC == a.spec.MAC && (w.sandbox == "" || a.veth.Sandbox == w.sandbox) {
 			continue
 		}
+		g.recordDropsAt(id)
 		g.fault("endpoint "+id, g.steer.Remove(id))
 		delete(g.admitted, id)
+		delete(g.faults, "drops at "+id)
 		gone = true
 	}
 	for id := range g.waiting {
@@ -629,24 +630,27 @@ func (g *guard) follow(ctx context.Context, hints <-chan struct{}, state func() 
 }
 
 // recordDrops turns what the kernel's programs dropped since the last time into
-// violations of the endpoint that sent it.
+// violations of the endpoint that sent it, or that it was sent to.
 func (g *guard) recordDrops() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	for id, a := range g.admitted {
-		now, ok := g.steer.EndpointCounters(id)
-		if !ok {
-			continue
-		}
-		for r, n := range now.Drops {
-			if quiet[policy.Reason(r)] {
-				continue
+	for id := range g.admitted {
+		g.recordDropsAt(id)
+	}
+}
+
+func (g *guard) recordDropsAt(id string) {
+	fresh, ok, err := g.steer.NewDrops(id)
+	g.fault("drops at "+id, err)
+	if !ok {
+		return
+	}
+	for dir := range fresh {
+		for r, n := range fresh[dir] {
+			if !quiet[r] {
+				g.dataplane.AddUnjudged(id, dataplane.Direction(dir), policy.Reason(r), n)
 			}
-			if grown := int32(n - a.drops[r]); grown > 0 { // it wraps, and an update may take a few back
-				g.dataplane.AddUnjudged(id, policy.Reason(r), uint32(grown))
-			}
 		}
-		a.drops = now.Drops
 	}
 }
 
@@ -655,7 +659,6 @@ var quiet = [policy.ReasonCount]bool{
 	policy.ReasonRouterSolicitation: true,
 	policy.ReasonMulticast:          true,
 	policy.ReasonGatewayDown:        true,
-	policy.ReasonDestinationMAC:     true,
 	policy.ReasonInternal:           true,
 }
 

@@ -77,7 +77,7 @@ func TestHeirsOfTheDead(t *testing.T) {
 				if i == 1 {
 					frame = craft(t, ether(from.mac, to.mac, layers.EthernetTypeIPv6), ipv6(from.v6, to.v6, segment), segment, gopacket.Payload("leak"))
 				}
-				if err := sendRaw(caller.netns, frame); err != nil {
+				if err := sendRaw(caller.netns, "eth0", frame); err != nil {
 					t.Fatal(err)
 				}
 			}

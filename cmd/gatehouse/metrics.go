@@ -22,7 +22,7 @@ var (
 	descEndpoints  = prometheus.NewDesc("gatehouse_endpoints_count", "Interfaces by state.", []string{"state"}, nil)
 	descFlows      = prometheus.NewDesc("gatehouse_flows_count", "Live conversations.", nil, nil)
 	descPackets    = prometheus.NewDesc("gatehouse_dataplane_packets_total", "Packets by way through the gateway.", []string{"way"}, nil)
-	descDrops      = prometheus.NewDesc("gatehouse_dataplane_dropped_packets_total", "Packets dropped, by reason.", []string{"reason"}, nil)
+	descDrops      = prometheus.NewDesc("gatehouse_dataplane_dropped_packets_total", "Packets dropped, by reason and direction.", []string{"reason", "direction"}, nil)
 	descRecords    = prometheus.NewDesc("gatehouse_history_lost_records_total", "Conversations and violations that found no room in the history.", []string{"kind"}, nil)
 	descSummed     = prometheus.NewDesc("gatehouse_history_summed_records_total", "Conversations and violations kept without addresses: one workload had too many peers.", nil, nil)
 	descDamaged    = prometheus.NewDesc("gatehouse_history_damaged_records_total", "Records that could not be read back.", nil, nil)
@@ -68,8 +68,10 @@ func (m metrics) Collect(ch chan<- prometheus.Metric) {
 	for way, n := range s.Packets {
 		counter(descPackets, n, way)
 	}
-	for reason, n := range s.Drops {
-		counter(descDrops, n, reason)
+	for direction, drops := range s.DropsBy {
+		for reason, n := range drops {
+			counter(descDrops, n, reason, direction)
+		}
 	}
 	counter(descRecords, s.History.LostFlows, "flow")
 	counter(descRecords, s.History.LostViolations, "violation")

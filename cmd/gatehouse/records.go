@@ -204,12 +204,15 @@ func (g *gateway) violationView(r *history.Record) ViolationView {
 	v := ViolationView{
 		ID: r.ID, First: r.First, Last: r.Last, Count: r.Packets[0] + r.Packets[1], From: r.From.Name, To: r.To.Name,
 		Source: endText(r.Src, r.SrcPort), Dest: endText(r.Dst, r.DstPort), Proto: r.Proto.String(), App: r.Spoken.String(),
-		Verdict: "dropped", Reason: r.Reason.String(), Why: whyText[r.Reason], Zone: r.Zone, Port: r.Port, FromIs: partyView(&r.From), ToIs: partyView(&r.To),
+		Verdict: "dropped", Reason: r.Reason.String(), Why: why(r), Zone: r.Zone, Port: r.Port, FromIs: partyView(&r.From), ToIs: partyView(&r.To),
 		Statement: r.Statement, Text: r.StatementText, Epoch: r.Epoch, Summed: r.Summed,
 	}
 	v.Workload = r.From.Name
 	if r.Workload[0] == "" {
 		v.Workload = r.To.Name
+	}
+	if g.place == nil {
+		v.Direction = directionOf(r).String()
 	}
 	if r.IsRecorded() {
 		v.Verdict = "recorded"
@@ -231,6 +234,14 @@ func (g *gateway) violationView(r *history.Record) ViolationView {
 		v.From = "@unknown"
 	}
 	return v
+}
+
+// directionOf is the hook at which the packet that gave a violation's reason was met.
+func directionOf(r *history.Record) dataplane.Direction {
+	if r.Outgoing {
+		return dataplane.FromEndpoint
+	}
+	return dataplane.ToEndpoint
 }
 
 func endText(a netip.Addr, port uint16) string {

@@ -5,11 +5,13 @@ import (
 	"context"
 	"encoding/json"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"net/url"
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -20,6 +22,7 @@ import (
 	"gatehouse/control/inventory"
 	"gatehouse/dataplane"
 	"gatehouse/dataplane/dataplanetest"
+	"gatehouse/dataplane/steer"
 	"gatehouse/models"
 	"gatehouse/policy"
 )
@@ -498,14 +501,66 @@ func TestPolicySuggest(t *testing.T) {
 	}
 }
 
-// TestWhoSentItIsNotKnown: a record of packets that nobody read the sender of blames
-// the one that they were for with nothing.
+// TestWhoSentItIsNotKnown: a record of packets whose addresses nobody kept blames who
+// sent them, and the one that they were for with nothing.
 func TestWhoSentItIsNotKnown(t *testing.T) {
-	v := (*gateway)(nil).violationView(&history.Record{
-		Key: history.Key{Workload: [2]string{"", "w"}, Reason: policy.ReasonSourceInterface, Denied: true},
-		To:  history.Party{Name: "shop/web"}, Packets: [2]uint64{3, 0},
-	})
-	if v.From != "@unknown" || v.To != "shop/web" || v.Workload != "shop/web" || v.Count != 3 {
-		t.Errorf("%+v", v)
+	d := openDesk(t, t.TempDir())
+	for _, c := range []struct {
+		reason      policy.Reason
+		sent        bool
+		why, sender string
+	}{
+		{policy.ReasonMissBudget, true, "this interface sends too many", ""},
+		{policy.ReasonMissBudget, false, "this interface is sent too many", "its addresses were not kept; what was judged meanwhile: gatehouse observe --kind all --to shop/web"},
+		{policy.ReasonRouterAdvertisement, true, "a container must not", ""},
+		{policy.ReasonRouterAdvertisement, false, "another than the network's gateway", "its addresses were not kept"},
+		{policy.ReasonSourceInterface, false, "came by another way", "not the interface whose address"},
+	} {
+		d.recorder.violated(&dataplane.Violation{First: time.Now(), Last: time.Now(), Zone: 3, Workload: "web-container", Initiator: c.sent, Outgoing: c.sent,
+			Reason: c.reason, Rule: -1, Mode: policy.Enforce, Packets: 7, Count: 7}, 7, 0)
+		from, to, direction := "@unknown", "shop/web", "ingress"
+		if c.sent {
+			from, to, direction = "shop/web", "", "egress"
+		}
+		out, errs, code := d.verb("get", "violations", "--reason", c.reason.String(), "-o", "json")
+		var all []ViolationView
+		if err := json.Unmarshal([]byte(out), &all); err != nil || code != exitGood {
+			t.Fatalf("%d, %v\n%s", code, err, errs)
+		}
+		all = slices.DeleteFunc(all, func(v ViolationView) bool { return v.Direction != direction })
+		if len(all) != 1 || all[0].From != from || all[0].To != to || all[0].Workload != "shop/web" || all[0].Count != 7 || !strings.Contains(all[0].Why, c.why) {
+			t.Fatalf("%s, %s: %+v", c.reason, direction, all)
+		}
+		out, _, _ = d.verb("explain", all[0].ID)
+		if !strings.Contains(out, c.sender) || strings.Contains(out, "sender ") == c.sent {
+			t.Errorf("%s, %s:\n%s", c.reason, direction, out)
+		}
+	}
+}
+
+// TestDropsByDirection: what the kernel and the workers count adds up, and status says how
+// much of it was sent to somebody here.
+func TestDropsByDirection(t *testing.T) {
+	var kernel steer.Counters
+	var worker dataplane.Counters
+	kernel.Drops[dataplane.FromEndpoint][policy.ReasonMissBudget] = 5
+	kernel.Drops[dataplane.ToEndpoint][policy.ReasonMissBudget] = 70
+	worker.Reasons[dataplane.ToEndpoint][policy.ReasonMissBudget] = 600
+	worker.Reasons[dataplane.Neither][policy.ReasonTruncated] = 3
+	s := Status{Drops: map[string]uint64{}, DropsBy: map[string]map[string]uint64{}}
+	s.countDrops(&kernel, &worker)
+	if want := map[string]uint64{"miss-budget": 675, "truncated": 3}; !maps.Equal(s.Drops, want) {
+		t.Errorf("%v, want %v", s.Drops, want)
+	}
+	want := map[string]map[string]uint64{"egress": {"miss-budget": 5}, "ingress": {"miss-budget": 670}, "": {"truncated": 3}}
+	if !maps.EqualFunc(s.DropsBy, want, maps.Equal) {
+		t.Errorf("%v, want %v", s.DropsBy, want)
+	}
+	var b strings.Builder
+	s.write(&b)
+	for _, line := range []string{`dropped miss-budget\s+675, 670 of them sent to an interface here: more`, `dropped truncated\s+3: `} {
+		if !regexp.MustCompile(line).MatchString(b.String()) {
+			t.Errorf("no %q in\n%s", line, b.String())
+		}
 	}
 }

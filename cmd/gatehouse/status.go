@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"gatehouse/dataplane"
 	"gatehouse/policy"
 )
 
@@ -59,6 +60,9 @@ func (s *Status) write(w io.Writer) {
 	}
 	for _, reason := range slices.Sorted(maps.Keys(s.Drops)) {
 		text := fmt.Sprint(s.Drops[reason])
+		if n := s.DropsBy[dataplane.ToEndpoint.String()][reason]; n > 0 {
+			text += fmt.Sprintf(", %d of them sent to an interface here", n)
+		}
 		if words := reasonText(reason); words != "" {
 			text += ": " + words
 		}

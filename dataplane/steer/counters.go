@@ -1,17 +1,19 @@
 package steer
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/cilium/ebpf"
 
+	"gatehouse/dataplane"
 	"gatehouse/policy"
 )
 
 // Counters is what the programs have counted since they were first loaded, over
 // all namespaces and restarts.
 type Counters struct {
-	Drops [policy.ReasonCount]uint64 // frames dropped in the kernel, by reason
+	Drops dataplane.Drops // frames dropped in the kernel
 
 	Hits      uint64 // packets carried by the flow map; a super-packet is one
 	Peer      uint64 // of those and of Returned, put straight into the peer's namespace
@@ -25,10 +27,15 @@ type Counters struct {
 // Counters reads the counters of all CPUs.
 func (s *Steer) Counters() (Counters, error) { return readCounters(s.maps.Counters) }
 
+// reasonsRoom is the program's REASONS.
+const reasonsRoom = uint32(steerCounterCOUNT_HIT) / uint32(dataplane.Directions)
+
 func readCounters(m *ebpf.Map) (c Counters, err error) {
-	for r := range policy.ReasonCount {
-		if err := readCounter(m, uint32(r), &c.Drops[r]); err != nil {
-			return c, err
+	for dir := range dataplane.Directions {
+		for r := range policy.ReasonCount {
+			if err := readCounter(m, uint32(dir)*reasonsRoom+uint32(r), &c.Drops[dir][r]); err != nil {
+				return c, err
+			}
 		}
 	}
 	for i, to := range map[steerCounter]*uint64{
@@ -58,24 +65,38 @@ func readCounter(m *ebpf.Map, i uint32, to *uint64) error {
 	return nil
 }
 
-// EndpointCounters is what one endpoint's hooks have counted since it was
-// admitted.
-type EndpointCounters struct {
-	Drops   [policy.ReasonCount]uint32 // frames dropped before anybody judged them; wraps
-	Steered uint64
-}
+// EndpointDrops is what one endpoint's two hooks dropped before anybody judged it, by
+// dataplane.Direction: of what it sent, and of what was sent to it.
+type EndpointDrops [2][policy.ReasonCount]uint32
 
-// EndpointCounters reads the counters of an admitted endpoint; false if there
-// is none of that id.
-func (s *Steer) EndpointCounters(id string) (EndpointCounters, bool) {
+// NewDrops returns what the hooks of an admitted endpoint have dropped since it was
+// last asked, by this gateway or an earlier one; false if there is none of that id.
+func (s *Steer) NewDrops(id string) (fresh EndpointDrops, ok bool, err error) {
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	e := s.endpoints[id]
-	s.mu.Unlock()
-	var p steerPort
-	if e == nil || s.maps.Ports.Lookup(e.portKey(), &p) != nil {
-		return EndpointCounters{}, false
+	if e == nil {
+		return fresh, false, nil
 	}
-	c := EndpointCounters{Steered: p.Steered}
-	copy(c.Drops[:], p.Dropped[:])
-	return c, true
+	var p steerPort
+	told := p.Dropped
+	if err := s.maps.Ports.Lookup(e.portKey(), &p); err != nil {
+		return fresh, false, fmt.Errorf("drops at endpoint %s: %w", id, err)
+	}
+	if err := s.maps.Told.Lookup(e.portKey(), &told); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+		return fresh, false, fmt.Errorf("drops told of endpoint %s: %w", id, err)
+	}
+	if told == p.Dropped {
+		return fresh, true, nil
+	}
+	for dir := range fresh {
+		for r := range fresh[dir] {
+			// It wraps, and an update may take a few back.
+			fresh[dir][r] = uint32(max(int32(p.Dropped[dir][r]-told[dir][r]), 0))
+		}
+	}
+	if err := s.maps.Told.Put(e.portKey(), p.Dropped); err != nil {
+		return EndpointDrops{}, false, fmt.Errorf("note the drops told of endpoint %s: %w", id, err)
+	}
+	return fresh, true, nil
 }

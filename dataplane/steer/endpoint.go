@@ -365,8 +365,10 @@ func (s *Steer) passes(e *endpoint) bool { return !e.network.Closed }
 
 func (s *Steer) erase(port steerPortKey, slot uint32) error {
 	var errs []error
-	if err := s.maps.Ports.Delete(port); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
-		errs = append(errs, err)
+	for _, m := range []*ebpf.Map{s.maps.Ports, s.maps.Told} {
+		if err := m.Delete(port); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+			errs = append(errs, err)
+		}
 	}
 	if err := s.maps.Slots.Delete(slot); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
 		errs = append(errs, err)

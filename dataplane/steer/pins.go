@@ -18,7 +18,7 @@ import (
 
 // layout names the meaning of everything pinned: maps of another layout are
 // not taken over. It changes with the structs in steer.bpf.c.
-const layout = "v3"
+const layout = "v4"
 
 // bpffs refuses names with a dot, which is why no interface's name is in one.
 const (

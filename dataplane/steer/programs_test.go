@@ -2,10 +2,13 @@ package steer
 
 import (
 	"encoding/binary"
+	"errors"
+	"maps"
 	"math/rand/v2"
 	"net"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -40,8 +43,11 @@ func TestReasonsAreThePrograms(t *testing.T) {
 			t.Errorf("%s is %d, which policy calls %s", v.Name, v.Value, got)
 		}
 	}
-	if policy.ReasonCount > policy.Reason(steerCounterCOUNT_HIT) {
-		t.Errorf("%d reasons reach into the other counters, which begin at %d", policy.ReasonCount, steerCounterCOUNT_HIT)
+	if room := min(reasonsRoom, uint32(len(steerPort{}.Dropped[0]))); uint32(policy.ReasonCount) > room {
+		t.Errorf("%d reasons, the counters have room for %d", policy.ReasonCount, room)
+	}
+	if uint32(steerCounterCOUNT_HIT) != uint32(dataplane.Directions)*reasonsRoom {
+		t.Errorf("the counters of drops end at %d, not where %d directions of %d reasons do", steerCounterCOUNT_HIT, dataplane.Directions, reasonsRoom)
 	}
 }
 
@@ -84,9 +90,13 @@ func (h *host) testRun(prog *ebpf.Program, c *container, mark uint32, frame []by
 }
 
 // told runs a program and says in a word what became of the frame: "pass",
-// "steer", or the reason of the drop.
+// "steer", or the reason of the drop, which has to count in the program's direction.
 func (h *host) told(prog *ebpf.Program, c *container, frame []byte) string {
 	h.t.Helper()
+	own := dataplane.FromEndpoint
+	if prog == h.s.networks[testZone].to {
+		own = dataplane.ToEndpoint
+	}
 	before := h.counters()
 	action, _ := h.judge(prog, c, 0, frame)
 	after := h.counters()
@@ -100,9 +110,16 @@ func (h *host) told(prog *ebpf.Program, c *container, frame []byte) string {
 		return "peer"
 	case shot:
 		var counted []string
-		for r := range policy.ReasonCount {
-			if after.Drops[r] > before.Drops[r] {
-				counted = append(counted, r.String())
+		for dir := range dataplane.Directions {
+			for r := range policy.ReasonCount {
+				if after.Drops[dir][r] == before.Drops[dir][r] {
+					continue
+				}
+				text := r.String()
+				if dir != own {
+					text += " counted as " + dir.String()
+				}
+				counted = append(counted, text)
 			}
 		}
 		if after.Noise > before.Noise {
@@ -367,9 +384,13 @@ func TestToEndpoint(t *testing.T) {
 		{"UDP/IPv4", v4, "steer", ""},
 		{"UDP/IPv6", v6, "steer", ""},
 		{"flooded", datagram(t, gw, a, false, 1, 2, "x"), "destination-mac", "destination-mac"},
-		{"VLAN", tagged(v4, 0x8100, 5), "vlan", "vlan"},
-		{"unknown ethertype", build(t, eth(a.mac, b.mac, 0x88b5), payload), "ethertype", "ethertype"},
-		{"cut", v4[:14+20+6], "truncated", "truncated"},
+		{"VLAN", tagged(v4, 0x8100, 5), "vlan", "destination-mac"},
+		{"VLAN, to everybody", tagged(patched(v4, 0, 0xff), 0x8100, 5), "vlan", "vlan"},
+		{"unknown ethertype", build(t, eth(a.mac, b.mac, 0x88b5), payload), "ethertype", "destination-mac"},
+		{"unknown ethertype, to everybody", build(t, eth(a.mac, broadcast, 0x88b5), payload), "ethertype", "ethertype"},
+		{"cut", v4[:14+20+6], "truncated", "destination-mac"},
+		{"cut, to everybody", patched(v4, 0, 0xff)[:14+20+6], "truncated", "truncated"},
+		{"cut/IPv6", v6[:14+40+6], "truncated", "destination-mac"},
 		{"ARP", arp(t, a.mac, a.mac, 1, a.v4, b.v4), "pass", "pass"},
 		{"NS", solicitation(t, a.mac, a.v6, b.v6), "pass", "pass"},
 		{"NA", advertisement(t, a.mac, a.v6, a.v6), "pass", "pass"},
@@ -485,13 +506,13 @@ func TestForgedElsewhereLive(t *testing.T) {
 		h.arrives(c, b, "c's own", datagram(t, c, b, v6, 1, 2, "c's own"))
 		must(t, h.s.Flows().Put([]dataplane.FlowEntry{flowEntry(a, b, v6, policy.ProtoUDP, 1000, 53)}))
 		h.arrives(a, b, "decided", datagram(t, a, b, v6, 1000, 53, "decided"))
-		before := h.counters().Drops[policy.ReasonSourceInterface]
+		before := h.counters().Drops[dataplane.ToEndpoint][policy.ReasonSourceInterface]
 		h.quiet(c, b, a, "forged", datagram(t, a, b, v6, 1, 2, "forged"), datagram(t, a, b, v6, 1000, 53, "forged"))
-		if n := h.counters().Drops[policy.ReasonSourceInterface] - before; n != 2 {
+		if n := h.counters().Drops[dataplane.ToEndpoint][policy.ReasonSourceInterface] - before; n != 2 {
 			t.Errorf("%d were counted as forged, want 2", n)
 		}
-		if e, ok := h.s.EndpointCounters("endpoint-b"); !ok || e.Drops[policy.ReasonSourceInterface] != 2 {
-			t.Errorf("at b: %+v", e)
+		if n := h.newDrops(b)[dataplane.ToEndpoint][policy.ReasonSourceInterface]; n != 2 {
+			t.Errorf("%d at b, want 2", n)
 		}
 		h.arrives(a, b, "decided still", datagram(t, a, b, v6, 1000, 53, "decided still"))
 	})
@@ -1157,4 +1178,138 @@ func TestForgedElsewhereRouted(t *testing.T) {
 	router := *b
 	router.mac = h.bridge
 	h.quiet(c, b, a, "forged", datagram(t, a, &router, false, 1, 2, "forged"))
+}
+
+// newDrops is what was dropped at c's hooks since it was last asked.
+func (h *host) newDrops(c *container) EndpointDrops {
+	h.t.Helper()
+	fresh, ok, err := h.s.NewDrops("endpoint-" + c.name)
+	if must(h.t, err); !ok {
+		h.t.Fatalf("%s is not admitted", c.name)
+	}
+	return fresh
+}
+
+// TestDropsBothWays: of frames that cross a bridge those that an endpoint sends count
+// apart from those that it is sent, and each is told once, over a restart too.
+func TestDropsBothWays(t *testing.T) {
+	for _, way := range []Attach{AttachTCX, AttachClsact} {
+		t.Run(way.String(), func(t *testing.T) {
+			families(t, func(t *testing.T, v6 bool) { dropBothWays(t, way, v6) })
+		})
+	}
+}
+
+func dropBothWays(t *testing.T, way Attach, v6 bool) {
+	h := newHost(t)
+	must(t, h.s.Close())
+	h.cfg.Attach, h.cfg.MissBudget = way, 20 // its depth is a tenth of a second: two frames and the one that crosses
+	var a, b, c *container
+	admit := func() {
+		h.open()
+		h.guard(false)
+		h.admit(a)
+		h.admit(b)
+	}
+	a, b, c = h.run("a", 2), h.run("b", 3), h.run("c", 4) // c is not admitted: its own hooks pass all
+	admit()
+	spoofed := *b
+	spoofed.v4, spoofed.v6 = c.v4, c.v6
+	vlan, forged := tagged(datagram(t, c, b, v6, 1, 2, "x"), 0x8100, 5), datagram(t, &spoofed, a, v6, 1, 2, "x")
+	in, out := datagram(t, c, b, v6, 1, 2, "x"), datagram(t, b, a, v6, 1, 2, "x")
+	announced := icmp6(t, c.mac, linkLocal(c.mac), allNodes, 134, &layers.ICMPv6RouterAdvertisement{RouterLifetime: 1800})
+	send := func(from *container, frame []byte, n int) {
+		for range n {
+			from.end.send(frame)
+		}
+	}
+	// dropped fails unless b's drops for that reason, and nobody else's, become those.
+	dropped := func(what string, dir dataplane.Direction, r policy.Reason, least, most uint32) {
+		t.Helper()
+		var got EndpointDrops
+		take := func() bool {
+			fresh := h.newDrops(b)
+			for d := range fresh {
+				got[d][r] += fresh[d][r]
+			}
+			return got[dir][r] >= least
+		}
+		eventually(t, what, take)
+		take()
+		if got[dir][r] > most || got[1-dir][r] != 0 {
+			t.Errorf("%s: %d as %s and %d as %s, want %d to %d and none", what, got[dir][r], dir, got[1-dir][r], 1-dir, least, most)
+		}
+		if at := h.newDrops(a); at[0][r] != 0 {
+			t.Errorf("%s: %d counted as sent by a", what, at[0][r])
+		}
+	}
+	send(c, vlan, 3)
+	dropped("tagged, to b", dataplane.ToEndpoint, policy.ReasonVLAN, 3, 3)
+	send(b, forged, 4)
+	dropped("in another's name, by b", dataplane.FromEndpoint, policy.ReasonSourceAddress, 4, 4)
+	send(c, announced, 2)
+	dropped("a router's announcement, to b", dataplane.ToEndpoint, policy.ReasonRouterAdvertisement, 2, 2)
+	send(c, in, 100)
+	dropped("too many, to b", dataplane.ToEndpoint, policy.ReasonMissBudget, 20, 100)
+	send(b, out, 100)
+	dropped("too many, by b", dataplane.FromEndpoint, policy.ReasonMissBudget, 20, 100)
+
+	h.beat(0, -time.Second)
+	must(t, h.s.Close())
+	send(c, in, 5)
+	send(b, out, 6)
+	send(c, vlan, 7)
+	eventually(t, "the programs have dropped them", func() bool {
+		pinned, err := ebpf.LoadPinnedMap(filepath.Join(h.cfg.PinDir, layout, mapsDir, "counters"), nil)
+		must(t, err)
+		defer pinned.Close()
+		n, err := readCounters(pinned)
+		must(t, err)
+		return n.Drops.Of(policy.ReasonGatewayDown) >= 11 && n.Drops.Of(policy.ReasonVLAN) >= 10
+	})
+	admit()
+	fresh := h.newDrops(b)
+	for _, want := range []struct {
+		dir dataplane.Direction
+		r   policy.Reason
+		n   uint32
+	}{
+		{dataplane.ToEndpoint, policy.ReasonGatewayDown, 5}, {dataplane.FromEndpoint, policy.ReasonGatewayDown, 6}, {dataplane.ToEndpoint, policy.ReasonVLAN, 7},
+		{dataplane.FromEndpoint, policy.ReasonSourceAddress, 0}, {dataplane.ToEndpoint, policy.ReasonMissBudget, 0},
+	} {
+		if n := fresh[want.dir][want.r]; n != want.n {
+			t.Errorf("after the restart %d of %s are told as %s, want %d", n, want.r, want.dir, want.n)
+		}
+	}
+
+	key := h.s.endpoints["endpoint-b"].portKey()
+	must(t, h.s.Remove("endpoint-b"))
+	told := steerPort{}.Dropped
+	if err := h.s.maps.Told.Lookup(key, &told); !errors.Is(err, ebpf.ErrKeyNotExist) {
+		t.Errorf("what was told of an endpoint outlives it: %v", err)
+	}
+	h.admit(b)
+	send(c, vlan, 1)
+	dropped("tagged, to b admitted anew", dataplane.ToEndpoint, policy.ReasonVLAN, 1, 1)
+}
+
+// TestLayoutNamesWhatIsPinned: programs that an earlier gateway attached read its maps
+// until they are replaced, so maps of another shape want another layout's name.
+func TestLayoutNamesWhatIsPinned(t *testing.T) {
+	spec, err := loadSteer()
+	must(t, err)
+	got := map[string][2]uint32{}
+	for name, m := range spec.Maps {
+		got[name] = [2]uint32{m.KeySize, m.ValueSize}
+	}
+	maps.DeleteFunc(got, func(name string, _ [2]uint32) bool { // of a wire, or each program's own
+		return name == "sockets" || name == "far" || strings.HasPrefix(name, ".")
+	})
+	want := map[string][2]uint32{ // of v4
+		"beats": {4, 8}, "counters": {4, 8}, "ends": {4, 12}, "flows": {4, 256}, "flows6": {4, 512}, "open_zones": {4, 4},
+		"owners": {20, 12}, "ports": {8, 464}, "slots": {4, 8}, "spaces": {8, 4}, "states": {4, 32}, "told": {8, 384},
+	}
+	if !maps.Equal(got, want) || layout != "v4" || spec.Maps["counters"].MaxEntries != 199 {
+		t.Errorf("layout %s, counters of %d, maps %v; want a new name and what it stands for here", layout, spec.Maps["counters"].MaxEntries, got)
+	}
 }

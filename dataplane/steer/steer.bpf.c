@@ -127,9 +127,17 @@ enum reason {
 	REASON_COUNT,
 };
 
-// What counters counts beside the drops by reason.
+// Where a frame was met: at the hook of what an endpoint sends or at that of what is
+// sent to it, the numbers of dataplane.Direction.
+#define FROM 0
+#define TO 1
+#define NEITHER 2 // a bump in the wire, or a frame of which nobody knows
+#define DIRECTIONS 3
+#define REASONS 64 // room for every reason
+
+// What counters counts beside the drops by direction and reason.
 enum counter {
-	COUNT_HIT = 64,  // carried by an entry of the flow map
+	COUNT_HIT = DIRECTIONS * REASONS, // carried by an entry of the flow map
 	COUNT_PEER,      // of those and of what came back, put into the peer's namespace at once
 	COUNT_STEERED,   // handed to user space
 	COUNT_RETURNED,  // came back from it
@@ -244,7 +252,7 @@ struct port {
 	__u64 steered;  // kernel
 	__u64 attached; // CLOCK_MONOTONIC ns, for user space
 	__u32 cost;     // ns of budget that a steered frame takes, 0 = no limit
-	__u32 dropped[PORT_REASONS]; // kernel: by reason; wraps
+	__u32 dropped[2][PORT_REASONS]; // kernel: FROM it and TO it, by reason; wraps
 	__u16 slot;
 	__u16 zone;
 	__u8 mac[6];
@@ -332,6 +340,16 @@ struct {
 	__type(value, __u32);
 } open_zones SEC(".maps");
 
+// What of a port's drops was told. Only user space reads it: over a restart nothing
+// is told twice, and nothing left out.
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 8192);
+	__type(key, struct port_key);
+	__type(value, __u32[2][PORT_REASONS]);
+} told SEC(".maps");
+
 // Numbers of network namespaces, by their cookie. Only user space reads it: it
 // keeps the numbers over a restart.
 struct {
@@ -383,9 +401,15 @@ static __always_inline void count(__u32 i)
 		*c += 1;
 }
 
-static __always_inline int drop(__u32 reason)
+static __always_inline int drop(__u32 dir, __u32 reason)
 {
-	count(reason);
+	count(dir * REASONS + reason);
+	return TC_ACT_SHOT;
+}
+
+static __always_inline int noise(void)
+{
+	count(COUNT_NOISE);
 	return TC_ACT_SHOT;
 }
 
@@ -395,11 +419,13 @@ static __always_inline int pass(__u32 counter)
 	return NEXT;
 }
 
-static __always_inline int blame(struct port *port, __u32 reason)
+// blame counts a drop at the port too, which sent the frame or, TO it, was to have it:
+// of that frame's sender nothing is known.
+static __always_inline int blame(struct port *port, __u32 dir, __u32 reason)
 {
 	if (reason < PORT_REASONS)
-		port->dropped[reason]++;
-	return drop(reason);
+		port->dropped[dir & 1][reason]++;
+	return drop(dir, reason);
 }
 
 // same_mac compares two addresses that are 2-aligned.
@@ -987,12 +1013,12 @@ static __always_inline struct port *find_port(struct __sk_buff *skb)
 	return bpf_map_lookup_elem(&ports, &k);
 }
 
-static __always_inline int unadmitted(void)
+static __always_inline int unadmitted(__u32 dir)
 {
 	__u32 z = zone;
 	if (bpf_map_lookup_elem(&open_zones, &z))
 		return pass(COUNT_UNGUARDED);
-	return drop(REASON_NOT_ADMITTED);
+	return drop(dir, REASON_NOT_ADMITTED);
 }
 
 // owns reports whether an address is this port's.
@@ -1006,7 +1032,7 @@ static __always_inline bool owns(struct __sk_buff *skb, const __be32 *addr)
 	return o && o->ifindex == skb->ifindex;
 }
 
-// steer hands the frame to user space: dir 0 from the endpoint, 1 to it.
+// steer hands the frame, met FROM or TO the endpoint, to user space.
 static __always_inline int steer(struct __sk_buff *skb, struct port *port, __u32 hash, __u32 dir)
 {
 	__u32 q = ((__u64)(hash * 0x9e3779b1u) * queues) >> 32;
@@ -1016,14 +1042,14 @@ static __always_inline int steer(struct __sk_buff *skb, struct port *port, __u32
 	if (!beat || now > *beat + HEARTBEAT_NS) {
 		if (port->flags & PORT_OPEN)
 			return pass(COUNT_OPEN);
-		return blame(port, REASON_GATEWAY_DOWN);
+		return blame(port, dir, REASON_GATEWAY_DOWN);
 	}
 	// Whoever has used it up gets the next frames at once and then none for a
 	// grain, so that the worker wakes up for many and not for each.
 	if (due > (now & ~(GRAIN_NS - 1)) + BURST_NS) {
 		if (port->flags & PORT_OPEN)
 			return pass(COUNT_OPEN);
-		return blame(port, REASON_MISS_BUDGET);
+		return blame(port, dir, REASON_MISS_BUDGET);
 	}
 	if (due < now)
 		due = now;
@@ -1032,7 +1058,7 @@ static __always_inline int steer(struct __sk_buff *skb, struct port *port, __u32
 	port->steered++;
 	skb->queue_mapping = q + 1;
 	if (bpf_skb_vlan_push(skb, bpf_htons(ETH_P_8021Q), (port->slot << 1 | dir) & 0xfff))
-		return blame(port, REASON_INTERNAL);
+		return blame(port, dir, REASON_INTERNAL);
 	count(COUNT_STEERED);
 	return bpf_redirect(gh0, 0);
 }
@@ -1185,38 +1211,38 @@ static __noinline int from_miss(struct __sk_buff *skb, struct packet *p)
 	if (!p)
 		return TC_ACT_SHOT;
 	if (!port)
-		return unadmitted();
+		return unadmitted(FROM);
 	if (bpf_skb_load_bytes(skb, 6, mac, sizeof(mac)))
-		return blame(port, REASON_TRUNCATED);
+		return blame(port, FROM, REASON_TRUNCATED);
 	if (!same_mac(mac, port->mac))
-		return blame(port, REASON_SOURCE_MAC);
+		return blame(port, FROM, REASON_SOURCE_MAC);
 	switch (p->kind) {
 	case KIND_BAD:
 		if (port->flags & PORT_UNGUARDED)
 			return pass(COUNT_UNGUARDED);
-		return blame(port, p->reason);
+		return blame(port, FROM, p->reason);
 	case KIND_ARP:
-		return arp_sent(skb, port) ? NEXT : blame(port, REASON_ARP_SENDER);
+		return arp_sent(skb, port) ? NEXT : blame(port, FROM, REASON_ARP_SENDER);
 	case KIND_ND:
 		if (p->icmp == ND_ROUTER_SOLICIT)
-			return blame(port, REASON_ROUTER_SOLICITATION);
+			return blame(port, FROM, REASON_ROUTER_SOLICITATION);
 		if (p->icmp != ND_NEIGHBOR_SOLICIT && p->icmp != ND_NEIGHBOR_ADVERT)
-			return blame(port, REASON_ROUTER_ADVERTISEMENT);
-		return nd_sent(skb, port, p->icmp) ? NEXT : blame(port, REASON_ND_SENDER);
+			return blame(port, FROM, REASON_ROUTER_ADVERTISEMENT);
+		return nd_sent(skb, port, p->icmp) ? NEXT : blame(port, FROM, REASON_ND_SENDER);
 	case KIND_MLD:
 		if (mld_sent(skb, port, p) || port->flags & (PORT_OBSERVE | PORT_UNGUARDED))
 			return NEXT;
-		return blame(port, REASON_MULTICAST);
+		return blame(port, FROM, REASON_MULTICAST);
 	}
 	if (p->side & 1)
 		__builtin_memcpy(src, p->key.addr_b, 16);
 	else
 		__builtin_memcpy(src, p->key.addr_a, 16);
 	if (!owns(skb, src))
-		return blame(port, REASON_SOURCE_ADDRESS);
+		return blame(port, FROM, REASON_SOURCE_ADDRESS);
 	if (port->flags & PORT_UNGUARDED)
 		return pass(COUNT_UNGUARDED);
-	return steer(skb, port, p->hash, 0);
+	return steer(skb, port, p->hash, FROM);
 }
 
 // past_bridge puts the frame into the receiver's namespace where the bridge
@@ -1270,7 +1296,7 @@ int from_endpoint(struct __sk_buff *skb)
 	tick = now_tick();
 	account(&fr, &p, f, tick);
 	if (!(f->flags & (FLOW_ALLOW | FLOW_BARE)))
-		return drop(f->reason < REASON_COUNT ? f->reason : REASON_DENIED);
+		return drop(FROM, f->reason < REASON_COUNT ? f->reason : REASON_DENIED);
 	count(COUNT_HIT);
 	return past_bridge(skb, f, side, tick);
 }
@@ -1340,17 +1366,17 @@ static __noinline int to_miss(struct __sk_buff *skb, struct packet *p)
 	if (!p)
 		return TC_ACT_SHOT;
 	if (!port)
-		return unadmitted();
+		return unadmitted(TO);
 	if (port->flags & PORT_UNGUARDED)
 		return pass(COUNT_UNGUARDED);
-	if (p->kind == KIND_BAD)
-		return blame(port, p->reason);
 	if (bpf_skb_load_bytes(skb, 0, &eth, sizeof(eth)))
-		return blame(port, REASON_TRUNCATED);
+		return blame(port, TO, REASON_TRUNCATED);
 	if (!(eth.h_dest[0] & 1) && !same_mac(eth.h_dest, port->mac))
-		return drop(REASON_DESTINATION_MAC); // flooded: nobody's fault
+		return drop(TO, REASON_DESTINATION_MAC); // flooded: nobody's fault
+	if (p->kind == KIND_BAD)
+		return blame(port, TO, p->reason);
 	if (is_forged(skb, p))
-		return blame(port, REASON_SOURCE_INTERFACE);
+		return blame(port, TO, REASON_SOURCE_INTERFACE);
 	switch (p->kind) {
 	case KIND_ARP:
 		return NEXT;
@@ -1358,19 +1384,19 @@ static __noinline int to_miss(struct __sk_buff *skb, struct packet *p)
 		if (p->icmp == ND_NEIGHBOR_SOLICIT || p->icmp == ND_NEIGHBOR_ADVERT)
 			return NEXT;
 		if (p->icmp == ND_ROUTER_SOLICIT)
-			return drop(COUNT_NOISE);
+			return noise();
 		if (is_gateway(eth.h_source))
 			return NEXT;
-		return blame(port, REASON_ROUTER_ADVERTISEMENT);
+		return blame(port, TO, REASON_ROUTER_ADVERTISEMENT);
 	case KIND_MLD:
-		return port->flags & PORT_OBSERVE ? NEXT : drop(COUNT_NOISE);
+		return port->flags & PORT_OBSERVE ? NEXT : noise();
 	}
 	if (eth.h_dest[0] & 1) {
 		if (port->flags & PORT_OBSERVE)
 			return NEXT;
-		return blame(port, REASON_MULTICAST);
+		return blame(port, TO, REASON_MULTICAST);
 	}
-	return steer(skb, port, p->hash, 1);
+	return steer(skb, port, p->hash, TO);
 }
 
 SEC("tcx/egress")
@@ -1405,7 +1431,7 @@ int to_endpoint(struct __sk_buff *skb)
 	if (!from->ifindex)
 		account(&fr, &p, f, tick);
 	if (!(f->flags & (FLOW_ALLOW | FLOW_BARE)))
-		return drop(f->reason < REASON_COUNT ? f->reason : REASON_DENIED);
+		return drop(TO, f->reason < REASON_COUNT ? f->reason : REASON_DENIED);
 	if (from->ifindex) {
 		delivered(f, side, tick);
 		return NEXT;
@@ -1428,11 +1454,11 @@ int gh_return(struct __sk_buff *skb)
 	__u16 tag = skb->vlan_tci, tci = tag & TAG_SLOT;
 
 	if (!skb->vlan_present)
-		return drop(REASON_INTERNAL);
+		return drop(NEITHER, REASON_INTERNAL);
 	key = space << 16 | tci >> 1;
 	s = bpf_map_lookup_elem(&slots, &key);
 	if (!s || bpf_skb_vlan_pop(skb))
-		return drop(REASON_INTERNAL);
+		return drop(tci & 1, REASON_INTERNAL);
 	count(COUNT_RETURNED);
 	if (tci & 1) {
 		skb->mark = MARK_OUT << 16 | tci >> 1;
@@ -1457,7 +1483,7 @@ int gh_return(struct __sk_buff *skb)
 		}
 	}
 	if (bpf_skb_load_bytes(skb, 0, mac, sizeof(mac)) || bpf_skb_load_bytes(skb, 12, &proto, sizeof(proto)))
-		return drop(REASON_INTERNAL);
+		return drop(tci & 1, REASON_INTERNAL);
 	k.zone = s->zone;
 	if (proto == bpf_htons(ETH_P_IP)) {
 		k.addr[2] = bpf_htonl(0xffff);
@@ -1521,7 +1547,7 @@ int wire(struct xdp_md *ctx)
 		return bpf_redirect_map(&sockets, queue, XDP_DROP);
 	account(&fr, &p, f, now_tick());
 	if (!(f->flags & (FLOW_ALLOW | FLOW_BARE))) {
-		count(f->reason < REASON_COUNT ? f->reason : REASON_DENIED);
+		drop(NEITHER, f->reason < REASON_COUNT ? f->reason : REASON_DENIED);
 		return XDP_DROP;
 	}
 	count(COUNT_HIT);

@@ -197,6 +197,7 @@ func (s *Steer) openMaps() error {
 		"slots":      &s.maps.Slots,
 		"spaces":     &s.maps.Spaces,
 		"states":     &s.maps.States,
+		"told":       &s.maps.Told,
 	} {
 		*to, err = takeMap(spec.Maps[name], filepath.Join(s.cfg.PinDir, layout, mapsDir, name))
 		if err != nil {
@@ -296,6 +297,7 @@ func (s *Steer) load(to any, variables map[string]any) error {
 			"slots":      s.maps.Slots,
 			"spaces":     s.maps.Spaces,
 			"states":     s.maps.States,
+			"told":       s.maps.Told,
 		},
 	})
 	if err != nil {

@@ -26,14 +26,14 @@ type steerBucket6 struct {
 type steerCounter uint32
 
 const (
-	steerCounterCOUNT_HIT       steerCounter = 64
-	steerCounterCOUNT_PEER      steerCounter = 65
-	steerCounterCOUNT_STEERED   steerCounter = 66
-	steerCounterCOUNT_RETURNED  steerCounter = 67
-	steerCounterCOUNT_OPEN      steerCounter = 68
-	steerCounterCOUNT_UNGUARDED steerCounter = 69
-	steerCounterCOUNT_NOISE     steerCounter = 70
-	steerCounterCOUNT_MAX       steerCounter = 71
+	steerCounterCOUNT_HIT       steerCounter = 192
+	steerCounterCOUNT_PEER      steerCounter = 193
+	steerCounterCOUNT_STEERED   steerCounter = 194
+	steerCounterCOUNT_RETURNED  steerCounter = 195
+	steerCounterCOUNT_OPEN      steerCounter = 196
+	steerCounterCOUNT_UNGUARDED steerCounter = 197
+	steerCounterCOUNT_NOISE     steerCounter = 198
+	steerCounterCOUNT_MAX       steerCounter = 199
 )
 
 type steerEnd struct {
@@ -91,7 +91,7 @@ type steerPort struct {
 	Steered  uint64
 	Attached uint64
 	Cost     uint32
-	Dropped  [48]uint32
+	Dropped  [2][48]uint32
 	Slot     uint16
 	Zone     uint16
 	Mac      [6]uint8
@@ -181,6 +181,7 @@ const (
 	steerMapSockets       = "sockets"
 	steerMapSpaces        = "spaces"
 	steerMapStates        = "states"
+	steerMapTold          = "told"
 	steerProgFromEndpoint = "from_endpoint"
 	steerProgGhReturn     = "gh_return"
 	steerProgToEndpoint   = "to_endpoint"
@@ -263,6 +264,7 @@ type steerMapSpecs struct {
 	Sockets   *ebpf.MapSpec `ebpf:"sockets"`
 	Spaces    *ebpf.MapSpec `ebpf:"spaces"`
 	States    *ebpf.MapSpec `ebpf:"states"`
+	Told      *ebpf.MapSpec `ebpf:"told"`
 }
 
 // steerVariableSpecs contains global variables before they are loaded into the kernel.
@@ -315,6 +317,7 @@ type steerMaps struct {
 	Sockets   *ebpf.Map `ebpf:"sockets"`
 	Spaces    *ebpf.Map `ebpf:"spaces"`
 	States    *ebpf.Map `ebpf:"states"`
+	Told      *ebpf.Map `ebpf:"told"`
 }
 
 func (m *steerMaps) Close() error {
@@ -332,6 +335,7 @@ func (m *steerMaps) Close() error {
 		m.Sockets,
 		m.Spaces,
 		m.States,
+		m.Told,
 	)
 }
 

@@ -192,9 +192,9 @@ func TestWatchMeetsNewPorts(t *testing.T) {
 	})
 	// The programs alone hold it.
 	must(t, h.s.defaults[h.ns.cookie].remove())
-	before := h.counters().Drops[policy.ReasonNotAdmitted]
+	before := h.counters().Drops.Of(policy.ReasonNotAdmitted)
 	a.end.send(datagram(t, a, b, false, 1, 2, "x"))
-	eventually(t, "the programs drop", func() bool { return h.counters().Drops[policy.ReasonNotAdmitted] > before })
+	eventually(t, "the programs drop", func() bool { return h.counters().Drops.Of(policy.ReasonNotAdmitted) > before })
 
 	must(t, a.ns.do(func() error {
 		l, err := netlink.LinkByName("eth0")
