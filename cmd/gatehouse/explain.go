@@ -34,6 +34,8 @@ func newExplainCommand() *cobra.Command {
 			"  gatehouse explain --from shop/web --to shop/db --port tcp/3306 --app mysql\n" +
 			"  gatehouse explain --from shop/web --to shop/db --port tcp/3306 --app mysql --compose compose.yaml",
 		Args: cobra.MaximumNArgs(1),
+
+		ValidArgsFunction: completeViolation,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var req ExplainRequest
 			req.From, _ = cmd.Flags().GetString("from")

@@ -57,7 +57,7 @@ func newThreatCommand() *cobra.Command {
 		Long:      "Statements with a condition on the threat level come into force, or go out of it, at once.\n\n" + previewNote,
 		Example:   "  gatehouse threat set high --for 2h --why 'incident 12'\n  gatehouse threat set high --workloads host.yaml --policy ./policy",
 		Args:      usageArgs(1),
-		ValidArgs: []string{"normal", "elevated", "high", "critical"},
+		ValidArgs: flagWords["threat"],
 		RunE: func(cmd *cobra.Command, args []string) error {
 			level, err := operator.ParseThreat(args[0])
 			if err != nil {
@@ -77,11 +77,12 @@ func newThreatCommand() *cobra.Command {
 
 func newQuarantineCommand() *cobra.Command {
 	cmd := &cobra.Command{
-		Use:     "quarantine SERVICE|CONTAINER",
-		Short:   "Cut a service or a container off from everybody, in every mode. Durable, or for a time",
-		Long:    "Quarantine is a deny of all that goes to the subject and all that comes from it, in observe mode too; live flows end.\n\n" + previewNote,
-		Example: "  gatehouse quarantine shop/web --for 1h --why 'incident 12'\n  gatehouse quarantine shop/web --why drill --workloads host.yaml",
-		Args:    usageArgs(1),
+		Use:               "quarantine SERVICE|CONTAINER",
+		Short:             "Cut a service or a container off from everybody, in every mode. Durable, or for a time",
+		Long:              "Quarantine is a deny of all that goes to the subject and all that comes from it, in observe mode too; live flows end.\n\n" + previewNote,
+		Example:           "  gatehouse quarantine shop/web --for 1h --why 'incident 12'\n  gatehouse quarantine shop/web --why drill --workloads host.yaml",
+		Args:              usageArgs(1),
+		ValidArgsFunction: completeService,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if ownBasis(cmd) {
 				return previewQuarantine(cmd, args[0], cmd.Flag("why").Value.String())
@@ -96,11 +97,12 @@ func newQuarantineCommand() *cobra.Command {
 
 func newReleaseCommand() *cobra.Command {
 	cmd := &cobra.Command{
-		Use:     "release SERVICE|CONTAINER",
-		Short:   "End a quarantine",
-		Long:    previewNote,
-		Example: "  gatehouse release shop/web --why 'incident 12 is over'\n  gatehouse release shop/web --workloads host.yaml",
-		Args:    usageArgs(1),
+		Use:               "release SERVICE|CONTAINER",
+		Short:             "End a quarantine",
+		Long:              previewNote,
+		Example:           "  gatehouse release shop/web --why 'incident 12 is over'\n  gatehouse release shop/web --workloads host.yaml",
+		Args:              usageArgs(1),
+		ValidArgsFunction: completeQuarantined,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if ownBasis(cmd) {
 				return previewRelease(cmd, args[0])

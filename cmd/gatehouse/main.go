@@ -126,6 +126,7 @@ func newRoot() *cobra.Command {
 	for _, cmd := range []*cobra.Command{root, verb(root, "get"), verb(root, "policy"), verb(root, "models"), verb(root, "threat"), verb(root, "completion")} {
 		choices(cmd)
 	}
+	addCompletions(root)
 	return root
 }
 

@@ -40,6 +40,8 @@ func newModelsMatch() *cobra.Command {
 			"  gatehouse models match --workloads host.yaml shop/web\n" +
 			"  gatehouse models match --stack shop=stack.yaml shop/web",
 		Args: cobra.MaximumNArgs(1),
+
+		ValidArgsFunction: completeService,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			lib, err := libraryOfFlag(cmd)
 			if err != nil {

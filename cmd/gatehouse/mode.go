@@ -75,21 +75,6 @@ func setMode(cmd *cobra.Command, req ModeRequest) error {
 	return nil
 }
 
-func completeMode(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
-	if len(args) > 0 {
-		return []string{"observe", "enforce"}, cobra.ShellCompDirectiveNoFileComp
-	}
-	var services []ServiceView
-	if newClient(cmd).get(cmd.Context(), "/v1/services", &services) != nil {
-		return nil, cobra.ShellCompDirectiveNoFileComp
-	}
-	names := []string{"all"}
-	for _, s := range services {
-		names = append(names, s.Service)
-	}
-	return names, cobra.ShellCompDirectiveNoFileComp
-}
-
 // usageArgs is cobra.ExactArgs with the usage line in the error.
 func usageArgs(n int) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {

@@ -62,6 +62,8 @@ func newModelsShow() *cobra.Command {
 		Use:   "show MODEL | --all",
 		Short: "One model, or all, with what they inherit, as YAML",
 		Args:  cobra.MaximumNArgs(1),
+
+		ValidArgsFunction: completeModel,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			all, _ := cmd.Flags().GetBool("all")
 			if all == (len(args) == 1) {

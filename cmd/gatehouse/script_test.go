@@ -100,7 +100,8 @@ const nasty = "evil\x1b[2J\r\n\u202ename\u009b"
 // canned is a gateway that is not ready, for verbs that only need its answers.
 func canned() http.Handler {
 	status := Status{Version: "v0", Started: time.Now(), Problems: []string{"no policy yet"}, Closed: []string{}, Uncovered: []Uncovered{{nasty, "network_mode host"}},
-		Findings: []Finding{}, Packets: map[string]uint64{"decided": 7}, Drops: map[string]uint64{}}
+		Findings: []Finding{}, Packets: map[string]uint64{"decided": 7}, Drops: map[string]uint64{},
+		Situation: SituationStatus{Quarantines: []QuarantineStatus{{Subject: "shop/web"}, {Subject: nasty}}}}
 	workload := WorkloadView{ID: "1", Name: nasty, Service: "shop/web", Image: "nginx:1", Model: "nginx", Reasons: []string{}, Guarded: true,
 		Endpoints: []EndpointView{}, Metadata: &policy.Workload{},
 		Evidence: []models.Evidence{{Kind: "origin", What: "docker.io/library/nginx", Counts: true, Why: "known"}}}
@@ -117,7 +118,8 @@ func canned() http.Handler {
 	reply("GET /v1/status", status)
 	reply("GET /v1/snapshot", cannedSnapshot())
 	reply("GET /v1/workloads", []WorkloadView{workload})
-	reply("GET /v1/services", []ServiceView{{Service: "shop/db", Roles: []string{}, Reasons: []string{}}, {Service: "shop/web", Roles: []string{"proxy"}, Reasons: []string{}}})
+	reply("GET /v1/services", []ServiceView{{Service: "shop/db", Roles: []string{}, Reasons: []string{}}, {Service: "shop/web", Roles: []string{"proxy"}, Reasons: []string{}},
+		{Service: "shop/$(reboot)", Roles: []string{}, Reasons: []string{}}})
 	reply("GET /v1/flows", []FlowView{})
 	reply("GET /v1/violations", []ViolationView{violation})
 	reply("GET /v1/observe", violation)
