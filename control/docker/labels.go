@@ -16,6 +16,7 @@ const (
 	composeConfigHash = "com.docker.compose.config-hash"
 	composeNumber     = "com.docker.compose.container-number"
 	composeOneOff     = "com.docker.compose.oneoff"
+	composeSlug       = "com.docker.compose.slug" // random, of a one-off
 	composeDependsOn  = "com.docker.compose.depends_on"
 	swarmServiceID    = "com.docker.swarm.service.id"
 	swarmServiceName  = "com.docker.swarm.service.name"
@@ -27,7 +28,7 @@ const (
 // image that bakes one is reported; Compose bakes .project, .service and
 // .version into what it builds, which is no offence.
 func provesMembership(key string) bool {
-	return key == composeConfigHash || key == composeNumber || key == stackNamespace || strings.HasPrefix(key, "com.docker.swarm.")
+	return key == composeConfigHash || key == composeNumber || key == composeSlug || key == stackNamespace || strings.HasPrefix(key, "com.docker.swarm.")
 }
 
 // tellLabels says of each label who set it (I3): the engine merges an image's
@@ -103,13 +104,17 @@ func setByDeployer(labels map[string]policy.Label, key string) bool {
 }
 
 // isCompose proves membership of a Compose project (I2). A container of `compose
-// run` has no number; that it is a one-off stands in its place.
+// run` has no number; that it is a one-off stands in its place, and with Compose 1,
+// which gives it no hash either, its slug in that one's.
 func isCompose(labels map[string]policy.Label) bool {
-	if labels[composeProject].Value == "" || labels[composeService].Value == "" || !setByDeployer(labels, composeConfigHash) {
+	if labels[composeProject].Value == "" || labels[composeService].Value == "" {
 		return false
 	}
-	oneOff := setByDeployer(labels, composeOneOff) && strings.EqualFold(labels[composeOneOff].Value, "true")
-	return setByDeployer(labels, composeNumber) || oneOff
+	hash := setByDeployer(labels, composeConfigHash)
+	if setByDeployer(labels, composeOneOff) && strings.EqualFold(labels[composeOneOff].Value, "true") {
+		return hash || setByDeployer(labels, composeSlug)
+	}
+	return hash && setByDeployer(labels, composeNumber)
 }
 
 // isSwarm proves that a container is a Swarm task.

@@ -51,6 +51,9 @@ func TestMembership(t *testing.T) {
 		delete(m, key)
 		return m
 	}
+	oneOff := func(proof string) map[string]string {
+		return map[string]string{composeProject: "shop", composeService: "web", composeOneOff: "True", proof: "f00d"}
+	}
 	swarmed := map[string]string{swarmServiceID: "s", swarmServiceName: "shop_web", swarmTaskID: "t", stackNamespace: "shop"}
 	on := func(mode string) func(*sight) {
 		return func(s *sight) { s.container.HostConfig.NetworkMode = mode }
@@ -73,6 +76,11 @@ func TestMembership(t *testing.T) {
 			delete(m, composeNumber)
 			return m
 		}(), nil, nil, "n1:shop/web"},
+		{"compose run, Compose 1", oneOff(composeSlug), nil, nil, "n1:shop/web"},
+		{"compose run, Compose 1, baked", oneOff(composeSlug), oneOff(composeSlug), nil, "n1:c"},
+		{"compose run, Compose 1, slug baked", oneOff(composeSlug), map[string]string{composeSlug: "f00d"}, nil, "n1:c"},
+		{"one-off by its own word", oneOff(composeDependsOn), nil, nil, "n1:c"},
+		{"no one-off, with a slug", map[string]string{composeProject: "shop", composeService: "web", composeOneOff: "False", composeSlug: "f00d"}, nil, nil, "n1:c"},
 		{"swarm", swarmed, nil, nil, "cluster:shop/web"},
 		{"swarm, baked", swarmed, swarmed, nil, "n1:c"},
 		{"swarm without a stack", map[string]string{swarmServiceID: "s", swarmServiceName: "shop_web", swarmTaskID: "t"}, nil, nil, "cluster:shop_web"},
