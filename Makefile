@@ -5,11 +5,14 @@ export PATH := $(PATH):/usr/local/go/bin
 PREFIX = /usr/local
 UNITDIR = $(PREFIX)/lib/systemd/system
 
+VERSION = $(shell git describe --tags --always --dirty 2>/dev/null)
+BUILD = CGO_ENABLED=0 go build -trimpath -buildvcs=false
+
 .PHONY: build install uninstall test fuzz demo bench generate generate-check lint clean
 
 build: ## bin/gatehouse
 	deploy/setup.sh build
-	CGO_ENABLED=0 go build -trimpath -o bin/gatehouse ./cmd/gatehouse
+	$(BUILD) -ldflags '-X main.version=$(VERSION)' -o bin/gatehouse ./cmd/gatehouse
 
 install: build ## the program, its unit and bash's completion below PREFIX (root); docs/service.md goes on from there
 	install -D -m 755 bin/gatehouse $(DESTDIR)$(PREFIX)/bin/gatehouse
@@ -30,9 +33,9 @@ fuzz: ## every fuzz test for FUZZTIME
 
 demo: ## what Gatehouse does, on real containers (root)
 	@deploy/setup.sh demo
-	@CGO_ENABLED=0 go build -trimpath -o bin/gatehouse ./cmd/gatehouse
-	@CGO_ENABLED=0 go build -trimpath -o bin/demo ./deploy/demo
-	@CGO_ENABLED=0 go build -trimpath -o bin/intruder ./deploy/demo/intruder
+	@$(BUILD) -ldflags '-X main.version=$(VERSION)' -o bin/gatehouse ./cmd/gatehouse
+	@$(BUILD) -o bin/demo ./deploy/demo
+	@$(BUILD) -o bin/intruder ./deploy/demo/intruder
 	@deploy/with-docker.sh sh -c 'deploy/images/build.sh && bin/demo -gatehouse bin/gatehouse -intruder bin/intruder'
 
 bench: build ## bench/RESULTS.md, a page and charts beside it, some 25 minutes (root)
