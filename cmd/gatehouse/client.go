@@ -4,10 +4,14 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/http"
+	"net/url"
+	"os"
 
 	"github.com/spf13/cobra"
 )
@@ -76,6 +80,21 @@ func (c *client) open(ctx context.Context, method, path string, body any) (io.Re
 	return answer.Body, nil
 }
 
+// unreachable says what to do about a socket that gives no answer.
+func (c *client) unreachable(err error) error {
+	if cause := new(url.Error); errors.As(err, &cause) {
+		err = cause.Err // the URL is nothing that anybody asked for
+	}
+	change := "is `gatehouse run` running? --socket names another"
+	if cause := new(os.SyscallError); errors.As(err, &cause) {
+		err = cause.Err
+	}
+	if errors.Is(err, fs.ErrPermission) {
+		change = "the socket is for root and its group: run it with sudo"
+	}
+	return fail(exitReach, "cannot reach the gateway at %s: %w (%s)", c.socket, err, change)
+}
+
 // ask returns a good answer; the caller closes its body.
 func (c *client) ask(ctx context.Context, method, path string, body any) (*http.Response, error) {
 	var data bytes.Buffer
@@ -90,7 +109,7 @@ func (c *client) ask(ctx context.Context, method, path string, body any) (*http.
 	}
 	answer, err := c.http.Do(req)
 	if err != nil {
-		return nil, fail(exitReach, "cannot reach the gateway at %s: %w (is `gatehouse run` running? --socket names another)", c.socket, err)
+		return nil, c.unreachable(err)
 	}
 	if answer.StatusCode/100 == 2 {
 		return answer, nil
