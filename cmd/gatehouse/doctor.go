@@ -201,7 +201,7 @@ func (d *doctor) files(set Settings) {
 	if _, rules, err := control.OpenFiles(files, slog.New(slog.DiscardHandler)); err != nil {
 		d.say(levelFail, "files", "mend the file: until then the last good content is in force", "%v", err)
 	} else {
-		d.say(levelOK, "files", "", "%d models, and the operator's statements and categories", len(rules.Library.Models()))
+		d.say(levelOK, "files", "", "%s, %s of the operator's", quantity(len(rules.Library.Models()), "model"), quantity(len(rules.Policy.Statements), "statement"))
 	}
 	if _, err := control.OpenModes(filepath.Join(set.State, "modes.json")); err != nil && !errors.Is(err, fs.ErrPermission) {
 		d.say(levelFail, "modes", "restore the file, or remove it to fall back to the default mode", "%v", err)

@@ -605,12 +605,14 @@ type ModePreview struct {
 }
 
 func (p *ModePreview) write(w io.Writer) {
-	row(w, fmt.Sprintf("of %s since %s, %s would drop:", quantity(p.Judged, "flow"), p.Since.Format(time.RFC3339), strings.Join(p.Services, ", ")))
+	judged := fmt.Sprintf("of %s since %s, %s would drop", quantity(p.Judged, "flow"), p.Since.Format(time.RFC3339), strings.Join(p.Services, ", "))
+	if len(p.Drops) == 0 {
+		row(w, judged+" none that policy does not drop already")
+	} else {
+		row(w, judged+":")
+	}
 	if p.Truncated {
 		row(w, "there were more flows than are judged at once; these are the latest")
-	}
-	if len(p.Drops) == 0 {
-		row(w, "none")
 	}
 	groupRows(w, "drop", p.Drops)
 	dependRows(w, p.Depends)

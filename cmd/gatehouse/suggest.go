@@ -180,6 +180,8 @@ func (a *SuggestAnswer) watched() string {
 		until = time.Now()
 	}
 	switch d := until.Sub(a.Since); {
+	case d < 2*time.Minute:
+		return quantity(int(d.Seconds()), "second")
 	case d < 2*time.Hour:
 		return quantity(int(d.Minutes()), "minute")
 	case d < 48*time.Hour:
