@@ -235,14 +235,21 @@ func (sp *Space) findPair(queues int) error {
 	return nil
 }
 
-// quiet keeps the host's IPv6 from talking on the slow path.
+// quiet keeps the host's IPv6 from talking on the slow path: on a host that
+// forwards it, a device without addresses still reports that it listens for
+// routers, whenever the device comes up or an AF_XDP socket is bound.
 func quiet(name string, l netlink.Link) error {
 	const none = 1 // IN6_ADDR_GEN_MODE_NONE, linux/if_link.h
 	err := netlink.LinkSetIP6AddrGenMode(l, none)
 	// A kernel without IPv6 has nothing to keep quiet.
-	if err != nil && !errors.Is(err, unix.EAFNOSUPPORT) && !errors.Is(err, unix.EOPNOTSUPP) {
+	if errors.Is(err, unix.EAFNOSUPPORT) || errors.Is(err, unix.EOPNOTSUPP) {
+		return nil
+	}
+	if err != nil {
 		return fmt.Errorf("keep IPv6 off %s: %w", name, err)
 	}
+	// Where /proc/sys is read only those few reports are dropped and counted.
+	_ = os.WriteFile("/proc/sys/net/ipv6/conf/"+name+"/disable_ipv6", []byte("1"), 0)
 	return nil
 }
 

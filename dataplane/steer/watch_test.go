@@ -331,6 +331,29 @@ func TestPairRemoved(t *testing.T) {
 	h.arrives(a, b, "mended", datagram(t, a, b, false, 1, 2, "mended"))
 }
 
+// A host that forwards IPv6 listens for routers on whatever comes up, and reports it
+// there: not on the slow path, where it would count as what that could not carry.
+func TestSlowPathHearsNoHost(t *testing.T) {
+	h := newHost(t)
+	must(t, h.ns.do(func() error { return os.WriteFile("/proc/sys/net/ipv6/conf/all/forwarding", []byte("1"), 0) }))
+	h.guard(true)
+	again := func(name string) {
+		must(t, h.ns.do(func() error {
+			l, err := netlink.LinkByName(name)
+			if err != nil {
+				return err
+			}
+			return errors.Join(netlink.LinkSetDown(l), netlink.LinkSetUp(l))
+		}))
+	}
+	again(h.cfg.Prefix + "1") // with the program attached
+	time.Sleep(100 * time.Millisecond)
+	c, err := h.s.Counters()
+	if must(t, err); c.Drops[policy.ReasonInternal] != 0 {
+		t.Errorf("%d frames of the host on the slow path", c.Drops[policy.ReasonInternal])
+	}
+}
+
 // What a gateway left in namespaces that its successor does not guard goes too.
 func TestUninstallAfterRestart(t *testing.T) {
 	h := newHost(t)
