@@ -44,7 +44,7 @@ func TestEvidence(t *testing.T) {
 		{"db", "origin", "docker.io/library/postgres | true | model postgresql: the engine pulled it"},
 		{"db", "name", "false | a better proof came first"},
 		{"db", "label", "gatehouse.model | false | not set | set it to say the model yourself"},
-		{"db", "exposed", "tcp/5432 | true | postgresql@3#sql serves app-server"},
+		{"db", "exposed", "tcp/5432 | true | postgresql@4#sql serves app-server"},
 		{"db", "exposed", "tcp/9999 | false | postgresql serves nothing on tcp/9999 | a model of your own"},
 		{"web", "name", "true | model nginx: only the name fits: built, loaded or tagged here | label gatehouse.model=nginx"},
 		{"web", "label", "gatehouse.mode=observe | false | baked into the image"},

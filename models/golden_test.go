@@ -281,10 +281,10 @@ func TestGoldenCDatabase(t *testing.T) {
 		port     uint16
 		want     string
 	}{
-		{app, db, 80, "postgresql@3 does not serve tcp/80; it serves tcp/5432"},
-		{db, policy.Peer{Kind: policy.PeerResolver}, 53, "postgresql@3 calls no name server"},
+		{app, db, 80, "postgresql@4 does not serve tcp/80; it serves tcp/5432"},
+		{db, policy.Peer{Kind: policy.PeerResolver}, 53, "postgresql@4 calls no name server"},
 		{db, policy.Peer{Kind: policy.PeerInternet}, 443, "peer @internet"},
-		{policy.Peer{Kind: policy.PeerSite}, db, 5432, "postgresql@3#sql serves app-server, "},
+		{policy.Peer{Kind: policy.PeerSite}, db, 5432, "postgresql@4#sql serves app-server, "},
 		{db, app, 3000, "custom@1 does not serve tcp/3000; it serves nothing"},
 	} {
 		why := strings.Join(p.WhyNot(tt.from, tt.to, policy.Port(policy.ProtoTCP, tt.port)), "\n")

@@ -1,6 +1,7 @@
 package models
 
 import (
+	"slices"
 	"strings"
 	"testing"
 )
@@ -97,3 +98,39 @@ func isCalledBy(s Entry, calls []Entry) bool {
 	}
 	return false
 }
+
+// What a model calls by role or model, some model of the library serves it: an
+// entry that the other side has no answer to gives nothing, and what its note
+// promises does not come about.
+func TestLibraryCallsAreAnswered(t *testing.T) {
+	l := builtinLibrary(t)
+	for _, m := range l.Models() {
+		m.lists(func(key string, entries []Entry) {
+			if !strings.HasSuffix(key, "calls") {
+				return
+			}
+			for _, call := range entries {
+				for _, p := range call.To {
+					if (p.Role != "" || p.Model != "") && p.Service == "" && p.Label == "" && p.Peer == "" && !isAnswered(l, m, &call, &p) {
+						t.Errorf("%s@%d#%s: nobody of %s serves it", m.Name, m.Revision, call.ID, p.text())
+					}
+				}
+			}
+		})
+	}
+}
+
+// isAnswered reports whether a model that p means has an entry for such a call by m.
+func isAnswered(l *Library, m *Model, call *Entry, p *PeerTerm) bool {
+	return slices.ContainsFunc(l.Models(), func(o *Model) bool {
+		return (p.Role == "" || slices.Contains(o.Roles, p.Role)) && (p.Model == "" || isMeant(o, p.Model)) &&
+			slices.ContainsFunc(o.Serves, func(s Entry) bool {
+				return (call.Callee || isCalledBy(s, []Entry{*call})) && slices.ContainsFunc(s.To, func(q PeerTerm) bool {
+					return q.Role != "" && slices.Contains(m.Roles, q.Role) || q.Model != "" && isMeant(m, q.Model) ||
+						q.Project == "same" || q.Peer == "workload" || q.Routed || q.Ref && p.Ref
+				})
+			})
+	})
+}
+
+func isMeant(m *Model, name string) bool { return m.Name == name || slices.Contains(m.Ancestors, name) }
