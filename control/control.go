@@ -340,12 +340,8 @@ func (c *Control) transitions(last *State, b *Basis) (changes []models.Transitio
 	for id := range c.news {
 		concerned[id] = false
 	}
-	if modes != nil {
-		for i := range last.Population.Groups {
-			g := &last.Population.Groups[i]
-			if !modes[g.Service.String()] {
-				continue
-			}
+	for service := range modes {
+		for _, g := range last.Population.GroupsOf(service) {
 			for _, id := range g.Members {
 				concerned[id] = true
 			}

@@ -2,6 +2,7 @@ package models
 
 import (
 	"slices"
+	"strings"
 
 	"gatehouse/policy"
 )
@@ -22,14 +23,23 @@ func (p *Population) share(w *policy.Workload, change func([]string, string) []s
 	p.sharing.Set(w.SharedWith, ids)
 }
 
+// GroupsOf are the groups of a service, by its text ("shop/db"). The caller must not
+// change them.
+func (p *Population) GroupsOf(service string) []policy.Group {
+	first, _ := slices.BinarySearchFunc(p.Groups, service, func(g policy.Group, text string) int { return strings.Compare(g.Service.String(), text) })
+	end := first
+	for end < len(p.Groups) && p.Groups[end].Service.Is(service) {
+		end++
+	}
+	return p.Groups[first:end]
+}
+
 // OfService are the ids of all workloads of a service, by its text ("shop/db"), and of
 // those that share network namespaces with such.
 func (p *Population) OfService(service string) []string {
 	var out []string
-	for i := range p.Groups {
-		if p.Groups[i].Service.Is(service) {
-			out = append(out, p.Groups[i].Members...)
-		}
+	for _, g := range p.GroupsOf(service) {
+		out = append(out, g.Members...)
 	}
 	p.sharing.Scan(func(_ string, ids []string) bool {
 		for _, id := range ids {

@@ -13,7 +13,6 @@ import (
 type Expansion struct {
 	policy *Policy
 	moment Moment
-	of     [][]policy.Statement // by statement of the policy
 	shared *expanding
 }
 
@@ -21,19 +20,19 @@ type Expansion struct {
 type expanding struct {
 	*expansion
 	newest  *Expansion
-	naming  map[string][]int // statements by a service that terms name
-	looking []int            // statements with a term that means services by something else
-	timely  []int            // statements with a condition, or an end
+	of      [][]policy.Statement // by statement of the policy
+	naming  map[string][]int     // statements by a service that terms name
+	looking []int                // statements with a term that means services by something else
 }
 
 // NewExpansion expands all statements.
 func (p *Policy) NewExpansion(pop *models.Population, c *Catalog, m Moment) *Expansion {
-	shared := &expanding{expansion: newExpansion(pop, c), naming: make(map[string][]int)}
-	e := &Expansion{policy: p, moment: m, of: make([][]policy.Statement, len(p.Statements)), shared: shared}
+	shared := &expanding{expansion: newExpansion(pop, c), of: make([][]policy.Statement, len(p.Statements)), naming: make(map[string][]int)}
+	e := &Expansion{policy: p, moment: m, shared: shared}
 	shared.newest = e
 	for i := range p.Statements {
 		s := &p.Statements[i]
-		e.of[i] = shared.statement(s, m)
+		shared.of[i] = shared.statement(s, m)
 		looks := false
 		for t := range s.terms {
 			if t.Service != "" && t.Within == WithinAll {
@@ -44,9 +43,6 @@ func (p *Policy) NewExpansion(pop *models.Population, c *Catalog, m Moment) *Exp
 		}
 		if looks || s.parts() {
 			shared.looking = append(shared.looking, i)
-		}
-		if s.state(m) != "" {
-			shared.timely = append(shared.timely, i)
 		}
 	}
 	return e
@@ -67,8 +63,9 @@ func (s *Statement) parts() bool {
 	return false
 }
 
-// Statements are all, in the order of the files.
-func (e *Expansion) Statements() []policy.Statement { return slices.Concat(e.of...) }
+// Statements are all, in the order of the files, of the newest of the expansions that
+// follow from one another.
+func (e *Expansion) Statements() []policy.Statement { return slices.Concat(e.shared.of...) }
 
 // Edit is how statements of an expansion differ from those of the one before it.
 type Edit struct {
@@ -85,10 +82,10 @@ func (e *Expansion) Next(pop *models.Population, c *Catalog, m Moment, were, are
 	if x.newest != e {
 		return nil, nil, false
 	}
-	next = &Expansion{e.policy, m, slices.Clone(e.of), x}
+	next = &Expansion{e.policy, m, x}
 	x.newest, x.match, x.catalog = next, pop.Match, c
 	concerned := make(map[int]bool)
-	for _, i := range x.timely {
+	for _, i := range e.policy.timely {
 		if s := &e.policy.Statements[i]; m != e.moment && (s.Active(m) != s.Active(e.moment) || s.state(m) != s.state(e.moment)) {
 			concerned[i] = true
 		}
@@ -111,10 +108,12 @@ func (e *Expansion) Next(pop *models.Population, c *Catalog, m Moment, were, are
 	at, last := 0, 0
 	for _, i := range slices.Sorted(maps.Keys(concerned)) {
 		for ; last < i; last++ {
-			at += len(e.of[last])
+			at += len(x.of[last])
 		}
-		next.of[i] = x.statement(&e.policy.Statements[i], m)
-		edits = appendEdits(edits, at, e.of[i], next.of[i])
+		before := x.of[i]
+		x.of[i] = x.statement(&e.policy.Statements[i], m)
+		edits = appendEdits(edits, at, before, x.of[i])
+		at, last = at+len(before), i+1
 	}
 	return next, edits, true
 }

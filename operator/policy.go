@@ -22,6 +22,7 @@ type Policy struct {
 	modesAt    map[string]place
 	labels     []string // by which statements select, sorted
 	categories []string // the same
+	timely     []int    // statements with a condition, or an end
 }
 
 // reservedIDs begin the ids of statements that are not from files.
@@ -44,15 +45,20 @@ func Decode(statements, categories []document.File, library *models.Library) (*P
 	if len(faults) > 0 {
 		return nil, faults.Err()
 	}
-	p.noteSelecting()
+	p.note()
 	return p, nil
 }
 
-// noteSelecting finds the labels and categories by which statements select.
-func (p *Policy) noteSelecting() {
+// note finds the labels and categories by which statements select, and which statements
+// are not in force at all times.
+func (p *Policy) note() {
 	labels, categories := make(map[string]bool), make(map[string]bool)
 	for i := range p.Statements {
-		for t := range p.Statements[i].terms {
+		s := &p.Statements[i]
+		if len(s.When.Threat) > 0 || s.When.Window != nil || !s.Expires.IsZero() {
+			p.timely = append(p.timely, i)
+		}
+		for t := range s.terms {
 			if key, _, ok := strings.Cut(t.Label, "="); ok {
 				labels[key] = true
 			}
@@ -125,8 +131,8 @@ func (p *Policy) Variant(c *Catalog) func(*policy.Workload) string {
 
 // Active says of each statement whether it is in force.
 func (p *Policy) Active(m Moment) []bool {
-	out := make([]bool, len(p.Statements))
-	for i := range p.Statements {
+	out := slices.Repeat([]bool{true}, len(p.Statements))
+	for _, i := range p.timely {
 		out[i] = p.Statements[i].Active(m)
 	}
 	return out
@@ -135,7 +141,7 @@ func (p *Policy) Active(m Moment) []bool {
 // NextEdge is when time alone next begins or ends a statement; zero if never.
 func (p *Policy) NextEdge(t time.Time) time.Time {
 	var first time.Time
-	for i := range p.Statements {
+	for _, i := range p.timely {
 		if edge := p.Statements[i].nextEdge(t); !edge.IsZero() && (first.IsZero() || edge.Before(first)) {
 			first = edge
 		}

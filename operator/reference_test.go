@@ -563,7 +563,7 @@ const patience = 20
 func (r *slow) compiled(t *testing.T, lib *models.Library, kinds map[string]Kind) *policy.Table {
 	t.Helper()
 	p := &Policy{Statements: r.statements, Kinds: kinds}
-	p.noteSelecting()
+	p.note()
 	catalog := NewCatalog(kinds, []Records{{Records: r.records}})
 	categories := p.Variant(catalog)
 	belongs := func(w *policy.Workload) bool { return w.Service.String() == r.quarantined }
