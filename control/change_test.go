@@ -120,7 +120,7 @@ func (w *town) hold(t *testing.T) {
 		default:
 			h.Quarantines[subject] = Hold{By: pick(w, []string{"one", "another"})}
 		}
-	}); err != nil {
+	})(); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -317,7 +317,17 @@ func (w *town) step(t *testing.T) (what string) {
 	case n < 96:
 		return w.record()
 	case n < 98:
-		if err := w.cfg.Modes.Set([]string{w.running[pick(w, ids)].Service.String()}, policy.Mode(w.IntN(2))); err != nil {
+		services, mode := []string{w.running[pick(w, ids)].Service.String()}, policy.Mode(w.IntN(2))
+		if w.State() != nil && w.chance(30) { // it leaves nothing behind
+			path := w.cfg.Modes.path
+			w.cfg.Modes.path = filepath.Join(path, "absent")
+			if err := w.SetModes(services, mode); err == nil || !strings.Contains(err.Error(), "absent") {
+				t.Fatal(err)
+			}
+			w.cfg.Modes.path = path
+			return "unstored mode"
+		}
+		if err := w.cfg.Modes.set(services, mode)(); err != nil {
 			t.Fatal(err)
 		}
 		return "mode"

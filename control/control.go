@@ -6,7 +6,6 @@ package control
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
 	"maps"
 	"net/netip"
@@ -155,13 +154,24 @@ func (c *Control) Run(ctx context.Context) {
 // SetModes stores the mode of services and publishes what follows before it
 // returns. An error says which of the two failed.
 func (c *Control) SetModes(services []string, mode policy.Mode) error {
-	if err := c.cfg.Modes.Set(services, mode); err != nil {
+	stored, err := c.store(func() func() error { return c.cfg.Modes.set(services, mode) })
+	if !stored {
 		return err
 	}
-	if err := c.Refresh(); err != nil {
-		return fmt.Errorf("the mode is stored, but not in force: %w", err)
+	return notInForce("the mode", err)
+}
+
+// store makes the state that follows from a change while that is being stored, and
+// publishes it when both are done. Where it cannot be stored nothing changes.
+func (c *Control) store(change func() (stored func() error)) (stored bool, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	wait := sync.OnceValue(change())
+	err = c.refresh(wait)
+	if fault := wait(); fault != nil {
+		return false, fault
 	}
-	return nil
+	return true, c.tell(err)
 }
 
 // SetRules puts what the operator's files say in force. Where that cannot be, the
@@ -179,7 +189,7 @@ func (c *Control) SetRules(r *Rules) error {
 	if c.state.Load() == nil { // the first state is Refresh's
 		return nil
 	}
-	err := c.refresh()
+	err := c.refresh(isStored)
 	if err != nil {
 		follow(old)
 	}
@@ -192,7 +202,11 @@ func (c *Control) SetRules(r *Rules) error {
 func (c *Control) Refresh() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	err := c.refresh()
+	return c.tell(c.refresh(isStored))
+}
+
+// tell makes the error of a refresh the fault that Fault tells, and returns it.
+func (c *Control) tell(err error) error {
 	if err != nil {
 		what := "policy does not compile, the last good table stays"
 		if c.state.Load() == nil {
@@ -208,7 +222,11 @@ func (c *Control) Refresh() error {
 	return nil
 }
 
-func (c *Control) refresh() error {
+// isStored is refresh's stored where what the state follows from is on disk.
+func isStored() error { return nil }
+
+// refresh makes a state, and publishes it after stored returned nil.
+func (c *Control) refresh(stored func() error) error {
 	view, news, around := c.cfg.Inventory.Take()
 	for _, id := range news {
 		c.news[id] = true
@@ -218,6 +236,9 @@ func (c *Control) refresh() error {
 	basis := c.basis(view)
 	if last != nil && (!c.around || sameAround(last.View, view)) && last.Rules == basis.Rules {
 		if next, ok := c.changed(last, basis); ok {
+			if err := stored(); err != nil {
+				return err
+			}
 			c.put(next, next.Table != last.Table || next != last && next.Around)
 			if next != last && next.edited != nil {
 				c.report(last, next, next.edited)
@@ -226,6 +247,9 @@ func (c *Control) refresh() error {
 		}
 	}
 	c.cfg.Log.Debug("policy is made whole", "workloads changed", len(c.news), "networks or host", c.around)
+	if err := stored(); err != nil {
+		return err
+	}
 	next := basis.derive(c.ids, c.catalog)
 	if last != nil && same(last, next) {
 		next.Table, next.Compiled = last.Table, last.Compiled

@@ -7,9 +7,11 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"gatehouse/control/inventory"
 	"gatehouse/models"
+	"gatehouse/operator"
 	"gatehouse/policy"
 )
 
@@ -164,6 +166,58 @@ func TestBrokenModeFile(t *testing.T) {
 		if _, err := OpenModes(path); err == nil || !strings.Contains(err.Error(), path) {
 			t.Errorf("%q: %v", text, err)
 		}
+	}
+}
+
+// A mode, a threat level or a quarantine that is in force outlives a crash: what is
+// published is on disk by then.
+func TestOnDiskBeforeInForce(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "modes.json")
+	l := newLoop(t, path)
+	l.put("db", "172.30.0.2")
+	l.refresh(t)
+	publish := l.cfg.Publish
+	l.cfg.Publish = func(s *State) {
+		publish(s)
+		modes, err := OpenModes(path)
+		if err != nil || modes.All()["shop/db"] != s.Population.Groups[0].Mode {
+			t.Errorf("mode %v is in force, on disk %v (%v)", s.Population.Groups[0].Mode, modes.All(), err)
+		}
+		holds, err := OpenHolds(l.cfg.Holds.path)
+		if _, is := holds.Quarantines(time.Now())["shop/db"]; err != nil || is != (len(s.Situation.Quarantines) == 1) {
+			t.Errorf("quarantines %v are in force, on disk %t (%v)", s.Situation.Quarantines, is, err)
+		}
+	}
+	for _, change := range []func() error{
+		func() error { return l.SetModes([]string{"shop/db"}, policy.Enforce) },
+		func() error { return l.SetModes([]string{"shop/db"}, policy.Observe) },
+		func() error { return l.Quarantine("shop/db", Hold{By: "test"}) },
+		func() error { _, err := l.Release("shop/db", "test", ""); return err },
+	} {
+		if err := change(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if len(l.published) != 5 {
+		t.Errorf("%d published", len(l.published))
+	}
+}
+
+func TestHoldsThatCannotBeStoredDoNotCount(t *testing.T) {
+	l := newLoop(t, filepath.Join(t.TempDir(), "modes.json"))
+	l.put("db", "172.30.0.2")
+	good := l.refresh(t)
+	l.cfg.Holds.path = filepath.Join(t.TempDir(), "absent", "holds.json")
+	for what, err := range map[string]error{
+		"quarantine": l.Quarantine("shop/db", Hold{By: "test"}),
+		"threat":     l.SetThreat(operator.ThreatHigh, Hold{By: "test"}),
+	} {
+		if err == nil || strings.Contains(err.Error(), "not in force") {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	if l.State() != good || len(l.published) != 1 || l.Fault() != "" || len(l.Basis().Situation.Quarantines) > 0 || l.Basis().Situation.Threat.Level != 0 {
+		t.Errorf("%d published, fault %q, holds %+v", len(l.published), l.Fault(), l.Basis().Situation)
 	}
 }
 

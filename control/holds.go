@@ -13,7 +13,6 @@ import (
 	"sync"
 	"time"
 
-	"gatehouse/control/statefile"
 	"gatehouse/models"
 	"gatehouse/operator"
 	"gatehouse/policy"
@@ -57,7 +56,8 @@ type ThreatHold struct {
 }
 
 // Holds are the threat level and the quarantines that people set. They outlive
-// restarts: each change is on disk before it counts. Safe for concurrent use.
+// restarts: each change is on disk before it is in force. Safe for concurrent use, but
+// for changes, of which one is made at a time.
 type Holds struct {
 	mu   sync.Mutex
 	path string
@@ -89,21 +89,19 @@ func OpenHolds(path string) (*Holds, error) {
 	return h, nil
 }
 
-// change stores what edit makes of the holds.
-func (h *Holds) change(edit func(*held)) error {
+// change makes of the holds what edit does, and begins to store that.
+func (h *Holds) change(edit func(*held)) (stored func() error) {
 	h.mu.Lock()
-	defer h.mu.Unlock()
-	next := held{h.held.Threat, maps.Clone(h.held.Quarantines)}
+	before := h.held
+	next := held{before.Threat, maps.Clone(before.Quarantines)}
 	edit(&next)
-	data, err := json.MarshalIndent(next, "", "  ")
-	if err != nil {
-		return err
-	}
-	if err := statefile.Write(h.path, append(data, '\n')); err != nil {
-		return fmt.Errorf("threat level and quarantines: %w", err)
-	}
 	h.held = next
-	return nil
+	h.mu.Unlock()
+	return storing("threat level and quarantines", h.path, next, func() {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		h.held = before
+	})
 }
 
 // Threat is the level that is set at t, the usual one where none is.

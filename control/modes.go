@@ -14,8 +14,8 @@ import (
 )
 
 // Modes are the modes that `gatehouse mode` set, by the text of the service
-// (V5). They outlive restarts: each change is on disk before it counts. Safe
-// for concurrent use.
+// (V5). They outlive restarts: each change is on disk before it is in force. Safe
+// for concurrent use, but for changes, of which one is made at a time.
 type Modes struct {
 	mu     sync.Mutex
 	path   string
@@ -48,23 +48,41 @@ func OpenModes(path string) (*Modes, error) {
 	return m, nil
 }
 
-// Set stores the mode of services durably, of all or of none.
-func (m *Modes) Set(services []string, mode policy.Mode) error {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	next := maps.Clone(m.byName)
+// set gives services a mode, all or none, and begins to store that.
+func (m *Modes) set(services []string, mode policy.Mode) (stored func() error) {
+	before := m.All()
+	next := maps.Clone(before)
 	for _, s := range services {
 		next[s] = mode
 	}
-	data, err := json.MarshalIndent(next, "", "  ")
-	if err != nil {
-		return err
+	become := func(is map[string]policy.Mode) {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		m.byName = is
 	}
-	if err := statefile.Write(m.path, append(data, '\n')); err != nil {
-		return fmt.Errorf("modes: %w", err)
+	become(next)
+	return storing("modes", m.path, next, func() { become(before) })
+}
+
+// storing writes v to a state file and returns at once. stored waits until it is on
+// disk; where that cannot be, it undoes what v has changed. It must be called, once.
+func storing(what, path string, v any, undo func()) (stored func() error) {
+	done := make(chan error, 1)
+	go func() {
+		data, err := json.MarshalIndent(v, "", "  ")
+		if err == nil {
+			err = statefile.Write(path, append(data, '\n'))
+		}
+		done <- err
+	}()
+	return func() error {
+		err := <-done
+		if err == nil {
+			return nil
+		}
+		undo()
+		return fmt.Errorf("%s: %w", what, err)
 	}
-	m.byName = next
-	return nil
 }
 
 // All returns a copy.

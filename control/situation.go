@@ -85,23 +85,29 @@ func (c *Control) flipped() bool {
 
 // SetThreat sets the level and puts what follows in force before it returns.
 func (c *Control) SetThreat(level operator.Threat, hold Hold) error {
-	err := c.cfg.Holds.change(func(h *held) { h.Threat = ThreatHold{level, hold} })
-	if err != nil {
+	stored, err := c.hold(func(h *held) { h.Threat = ThreatHold{level, hold} })
+	if !stored {
 		return err
 	}
 	c.cfg.Log.Warn("threat level set", append([]any{"level", level}, hold.attrs()...)...)
-	return c.inForce("the threat level")
+	return notInForce("the threat level", err)
+}
+
+// hold changes holds, and puts what follows in force once they are on disk.
+func (c *Control) hold(edit func(*held)) (stored bool, err error) {
+	return c.store(func() func() error { return c.cfg.Holds.change(edit) })
 }
 
 // Quarantine cuts a service or a container off and returns once that is in force.
 // What cannot be in force is taken back.
 func (c *Control) Quarantine(subject string, hold Hold) error {
-	if err := c.cfg.Holds.change(func(h *held) { h.Quarantines[subject] = hold }); err != nil {
+	stored, err := c.hold(func(h *held) { h.Quarantines[subject] = hold })
+	switch {
+	case !stored:
 		return err
-	}
-	if err := c.Refresh(); err != nil {
-		undo := c.cfg.Holds.change(func(h *held) { delete(h.Quarantines, subject) })
-		return errors.Join(err, undo, c.Refresh())
+	case err != nil:
+		_, undo := c.hold(func(h *held) { delete(h.Quarantines, subject) })
+		return errors.Join(err, undo)
 	}
 	c.cfg.Log.Warn("quarantine", append([]any{"of", subject}, hold.attrs()...)...)
 	return nil
@@ -112,18 +118,19 @@ func (c *Control) Release(subject, by, why string) (bool, error) {
 	if _, ok := c.cfg.Holds.Quarantines(time.Now())[subject]; !ok {
 		return false, nil
 	}
-	if err := c.cfg.Holds.change(func(h *held) { delete(h.Quarantines, subject) }); err != nil {
+	stored, err := c.hold(func(h *held) { delete(h.Quarantines, subject) })
+	if !stored {
 		return false, err
 	}
 	c.cfg.Log.Warn("policy loosened: quarantine ended", "of", subject, "by", by, "why", why)
-	return true, c.inForce("the release")
+	return true, notInForce("the release", err)
 }
 
-func (c *Control) inForce(what string) error {
-	if err := c.Refresh(); err != nil {
-		return fmt.Errorf("%s is stored, but not in force: %w", what, err)
+func notInForce(what string, err error) error {
+	if err == nil {
+		return nil
 	}
-	return nil
+	return fmt.Errorf("%s is stored, but not in force: %w", what, err)
 }
 
 // keepsControl refuses a table in which an operator's statement cuts the gateway
