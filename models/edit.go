@@ -438,7 +438,7 @@ func (e *edit) place1(d *Difference, key string, g policy.Group) {
 	if !was {
 		d.Came = append(d.Came, g)
 		d.Are = append(d.Are, e.subjectOf(st.subject, g.Members))
-	} else if !reflect.DeepEqual(old.subject.selected(), st.subject.selected()) {
+	} else if !old.subject.isSelectedAs(st.subject) {
 		d.Were = append(d.Were, e.before.subjectOf(old.subject, e.before.groupOf(key).Members))
 		d.Are = append(d.Are, e.subjectOf(st.subject, g.Members))
 	}

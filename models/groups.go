@@ -319,13 +319,28 @@ func ownerOf(w *policy.Workload, byID map[string]*policy.Workload) *policy.Workl
 	return w
 }
 
-// subjects groups namespaces by key; the result is sorted by key.
+// subjects groups namespaces by key; the result is sorted by key. Of workloads that stay
+// what they were the findings stay, and the first stands for the others.
 func (a *assembly) subjects(spaces []namespace) []*subject {
 	byKey := make(map[string]*subject)
 	var out []*subject
+	p := a.population
 	for _, ns := range spaces {
+		k, _ := p.known.Get(ns.owner.ID)
+		stays := len(ns.all) == 1 && k.key != ""
+		if first := byKey[k.key]; stays && first != nil {
+			first.members = append(first.members, ns.owner)
+			first.group.Members = append(first.group.Members, ns.owner.ID)
+			p.findings = append(p.findings, k.findings...)
+			continue
+		}
+		found := len(p.findings)
 		s := a.subject(ns)
-		a.report(ns, s)
+		if stays {
+			p.findings = append(p.findings[:found], k.findings...)
+		} else {
+			a.report(ns, s)
+		}
 		first, ok := byKey[s.key]
 		if !ok {
 			byKey[s.key] = s

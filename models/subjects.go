@@ -3,6 +3,7 @@ package models
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"slices"
 
 	"gatehouse/policy"
@@ -68,4 +69,13 @@ func (s *subject) selected() Subject {
 		v.Networks = append(v.Networks, n.ID)
 	}
 	return v
+}
+
+// isSelectedAs reports whether selected is the same of two subjects of one key.
+func (s *subject) isSelectedAs(o *subject) bool {
+	return s.group.Identity == o.group.Identity && s.service == o.service && s.group.Model == o.group.Model && s.repository() == o.repository() &&
+		s.isFront() == o.isFront() && slices.Equal(s.group.Roles, o.group.Roles) && maps.Equal(s.labels, o.labels) &&
+		slices.EqualFunc(s.within, o.within, func(a, b *policy.Workload) bool { return a.Service == b.Service }) &&
+		slices.EqualFunc(s.parts, o.parts, func(a, b part) bool { return a.model == b.model }) &&
+		slices.EqualFunc(s.networks, o.networks, func(a, b *policy.Network) bool { return a.ID == b.ID })
 }

@@ -386,7 +386,7 @@ func (p *Population) alike(of []*known, number func(string) policy.Identity) *Po
 	slices.SortFunc(of, func(a, b *known) int { return strings.Compare(a.ID, b.ID) })
 	for i, k := range of {
 		snap.Workloads[i] = *k.Workload
-		next.known.Set(k.ID, &known{Workload: k.Workload, match: k.match, key: k.key, kind: k.kind})
+		next.known.Set(k.ID, &known{Workload: k.Workload, match: k.match, key: k.key, kind: k.kind, findings: k.findings})
 	}
 	a := *p.assembly
 	a.population = next
