@@ -42,6 +42,7 @@ type sourceState struct {
 	source  operator.Source
 	records operator.Records
 	unfit   bool // what it said last counts no more, by its kinds
+	anew    bool // it is to be asked whenever it was asked last
 	etag    string
 	good    time.Time // of the last answer that counted
 	fault   string    // what is wrong at present, and since when
@@ -86,6 +87,7 @@ func (s *RecordStore) Follow(sources []operator.Source) {
 			}
 			st.source = src
 		default:
+			st.anew = true
 			s.restore(st)
 		}
 		next[src.Name] = st
@@ -206,7 +208,8 @@ func (s *RecordStore) Run(ctx context.Context) {
 	}
 }
 
-// asking is a source and where it is asked: one that moves is asked anew at once.
+// asking is a source and where it is asked: one that moves is asked anew at once, as is
+// one whose last word its kinds do not fit.
 type asking struct{ name, from string }
 
 func askingOf(src *operator.Source) asking { return asking{src.Name, src.Path + src.URL} }
@@ -226,7 +229,8 @@ func (s *RecordStore) due(asked map[asking]time.Time, busy map[asking]bool) []op
 		case st.source.URL == "":
 			continue
 		}
-		if !busy[at] && time.Since(asked[at]) >= every {
+		if !busy[at] && (st.anew || time.Since(asked[at]) >= every) {
+			st.anew = false
 			out = append(out, st.source)
 		}
 	}

@@ -1,6 +1,7 @@
 package control
 
 import (
+	"context"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -106,6 +107,61 @@ func TestRecordsThatFitNoMore(t *testing.T) {
 	s.Follow([]operator.Source{of("low", "high")})
 	if st := s.Status()[0]; st.Records != 1 || st.Fault != "" {
 		t.Errorf("as before: %+v", st)
+	}
+}
+
+// A source whose kinds change so that what it said fits them no more is asked at once,
+// though it is asked once an hour, and again where it is being asked then.
+func TestSourceIsAskedForNewKinds(t *testing.T) {
+	for _, busy := range []bool{false, true} {
+		asked, level := make(chan struct{}), make(chan string)
+		endpoint := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			asked <- struct{}{}
+			fmt.Fprintf(w, `{"records": [{"match": {"service": "shop/web"}, "set": {"risk": %q}}]}`, <-level)
+		}))
+		t.Cleanup(endpoint.Close)
+		s := NewRecordStore(t.TempDir(), slog.New(slog.DiscardHandler))
+		follow := func(every time.Duration, levels ...string) {
+			s.Follow([]operator.Source{{Name: "cmdb", URL: endpoint.URL, Every: every, Timeout: time.Hour, MaxBytes: 1 << 20,
+				Kinds: map[string]operator.Kind{"risk": {Levels: levels}}}})
+		}
+		isAsked := func() {
+			t.Helper()
+			select {
+			case <-asked:
+			case <-time.After(time.Minute):
+				t.Fatal("it is not asked")
+			}
+		}
+		says := func(l string) {
+			t.Helper()
+			level <- l
+			for until := time.Now().Add(time.Minute); s.Status()[0].Records != 1 || s.Status()[0].Fault != ""; time.Sleep(time.Millisecond) {
+				if time.Now().After(until) {
+					t.Fatalf("%+v", s.Status())
+				}
+			}
+		}
+		every := time.Hour
+		if busy {
+			every = time.Nanosecond
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan struct{})
+		follow(every, "low", "high")
+		go func() { s.Run(ctx); close(ended) }()
+		t.Cleanup(func() { cancel(); <-ended })
+		isAsked()
+		says("high")
+		if busy {
+			isAsked()
+		}
+		follow(time.Hour, "minor", "major")
+		if busy {
+			level <- "high"
+		}
+		isAsked()
+		says("major")
 	}
 }
 
