@@ -48,14 +48,14 @@ func (p *Population) WhyNot(from, to policy.Peer, port policy.PortRange) []strin
 }
 
 // Spoken are the applications that the models of a service have it serve on a port,
-// to whomever: entries of one application are one, in the forms of all. The service
-// is named as it is shown, "shop/db".
-func (p *Population) Spoken(service string, port policy.PortRange) []policy.AppMatch {
-	at := slices.IndexFunc(p.Groups, func(g policy.Group) bool { return g.Service.String() == service })
-	if at < 0 {
+// to whomever: entries of one application are one, in the forms of all. A service
+// that is not here, as a record of another host may name it or a plan, is the only one
+// that is shown as it is; where there are several it is none of them.
+func (p *Population) Spoken(service policy.ServiceKey, port policy.PortRange) []policy.AppMatch {
+	key, ok := p.serviceLike(service)
+	if !ok {
 		return nil
 	}
-	key := p.Groups[at].Service
 	var out []policy.AppMatch
 	for _, s := range p.near([]policy.ServiceKey{key}).index.services[key] {
 		for _, o := range s.offersOn(port) {
@@ -69,6 +69,23 @@ func (p *Population) Spoken(service string, port policy.PortRange) []policy.AppM
 		}
 	}
 	return out
+}
+
+func (p *Population) serviceLike(service policy.ServiceKey) (like policy.ServiceKey, ok bool) {
+	text, several := service.String(), false
+	for i := range p.Groups {
+		k := p.Groups[i].Service
+		switch {
+		case k == service:
+			return k, true
+		case !k.Is(text), k == like:
+		case like != policy.ServiceKey{}:
+			several = true
+		default:
+			like = k
+		}
+	}
+	return like, like != policy.ServiceKey{} && !several
 }
 
 // of are the subjects that a peer of a statement means; none if it is no service.

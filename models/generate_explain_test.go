@@ -24,8 +24,41 @@ func TestSpoken(t *testing.T) {
 		{"p/own", 80, []policy.AppMatch{policy.AnyApp}},
 		{"p/none", 80, nil},
 	} {
-		if got := p.Spoken(tt.service, policy.Port(policy.ProtoTCP, tt.port)); !slices.Equal(got, tt.want) {
+		if got := p.Spoken(serviceKey(tt.service), policy.Port(policy.ProtoTCP, tt.port)); !slices.Equal(got, tt.want) {
 			t.Errorf("%s tcp/%d: %+v", tt.service, tt.port, got)
+		}
+	}
+}
+
+// A service is not taken for another engine's of the same text, and what neither knows
+// is one of them only where there is one.
+func TestSpokenByWhichService(t *testing.T) {
+	b := newTown(t).network("n", "p")
+	b.run("p/db", "postgres:16", "n", expose("tcp/5432"))
+	b.run("p/one", "redis:7", "n", expose("tcp/6379"))
+	of := func(engine, service string) policy.ServiceKey {
+		k := serviceKey(service)
+		k.Project.Domain = engine
+		return k
+	}
+	b.run("p/db", "mysql:8", "n", expose("tcp/3306")).Service = of("e2", "p/db")
+	p := b.groups(Settings{})
+	for _, tt := range []struct {
+		service policy.ServiceKey
+		port    uint16
+		want    policy.App
+	}{
+		{of("e1", "p/db"), 5432, policy.AppPostgreSQL}, {of("e1", "p/db"), 3306, policy.AppNone},
+		{of("e2", "p/db"), 3306, policy.AppMySQL}, {of("e2", "p/db"), 5432, policy.AppNone},
+		{of("", "p/db"), 5432, policy.AppNone}, {of("e3", "p/db"), 3306, policy.AppNone},
+		{of("", "p/one"), 6379, policy.AppRedis}, {of("e3", "p/one"), 6379, policy.AppRedis},
+	} {
+		got := policy.AppNone
+		if all := p.Spoken(tt.service, policy.Port(policy.ProtoTCP, tt.port)); len(all) == 1 {
+			got = all[0].App
+		}
+		if got != tt.want {
+			t.Errorf("%+v tcp/%d: %v, want %v", tt.service, tt.port, got, tt.want)
 		}
 	}
 }

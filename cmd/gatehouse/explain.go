@@ -117,7 +117,7 @@ func fixes(st *control.State, x *policy.Explanation) []ExplainLine {
 	case x.App == "":
 		known, app := "", "APP"
 		if g, ok := st.Table.Group(x.ToIdentity); ok {
-			if all := st.Population.Spoken(g.Service.String(), x.Port); len(all) == 1 && !all[0].Any {
+			if all := st.Population.Spoken(g.Service, x.Port); len(all) == 1 && !all[0].Any {
 				app = all[0].App.String()
 				known = fmt.Sprintf(" but what %s serves there, %s", g.Service, app)
 			}

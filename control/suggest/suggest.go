@@ -88,7 +88,7 @@ const (
 // what it takes part in. speaks are the applications that models have a service
 // serve on a port (models.Population.Spoken): one alone stands for what was not read
 // there.
-func Make(t *policy.Table, records []*history.Record, service string, speaks func(service string, port policy.PortRange) []policy.AppMatch) Answer {
+func Make(t *policy.Table, records []*history.Record, service string, speaks func(service policy.ServiceKey, port policy.PortRange) []policy.AppMatch) Answer {
 	t = t.Whole()
 	m := maker{replayer: policy.NewReplayer(t), table: t, used: make(map[int]bool), groups: make(map[groupKey]*group), targets: make(map[string]map[target]bool), ids: make(map[string]bool),
 		speaks: speaks, spoken: make(map[spot]policy.AppMatch)}
@@ -110,14 +110,14 @@ type maker struct {
 	targets       map[string]map[target]bool // what a caller tries in vain
 	ids           map[string]bool
 	served        map[string][]*policy.Rule // what is allowed to each service
-	speaks        func(service string, port policy.PortRange) []policy.AppMatch
+	speaks        func(service policy.ServiceKey, port policy.PortRange) []policy.AppMatch
 	spoken        map[spot]policy.AppMatch // its answers; AppNone where it is not one application
 	inexpressible uint64
 }
 
 // spot is a port of a service.
 type spot struct {
-	service string
+	service policy.ServiceKey
 	port    policy.PortRange
 }
 
@@ -206,7 +206,7 @@ func (m *maker) onlySpoken(r *history.Record) policy.AppMatch {
 	if r.To.Service.Name == "" {
 		return policy.AppMatch{}
 	}
-	at := spot{r.To.Service.String(), policy.Port(normal(r.Proto), r.Port)}
+	at := spot{r.To.Service, policy.Port(normal(r.Proto), r.Port)}
 	only, known := m.spoken[at]
 	if !known {
 		if all := m.speaks(at.service, at.port); len(all) == 1 && !all[0].Any {

@@ -97,7 +97,7 @@ var (
 
 // speaks has the models of db and web say one application of a port each, and
 // several of 9000.
-func speaks(service string, p policy.PortRange) []policy.AppMatch {
+func speaks(service policy.ServiceKey, p policy.PortRange) []policy.AppMatch {
 	switch fmt.Sprint(service, " ", p) {
 	case "shop/db tcp/5432":
 		return []policy.AppMatch{{App: policy.AppPostgreSQL, Forms: policy.TLSStart}}
