@@ -14,17 +14,32 @@ const (
 	maxScriptDepth = 3        // sh -c in sh -c
 )
 
-// starters start the program that their arguments name; the number is how many
-// words, but for options and assignments, stand before it.
-var starters = map[string]int{
-	"exec": 0, "command": 0, "env": 0, "nohup": 0, "time": 0, "nice": 0, "tini": 0, "dumb-init": 0,
-	"docker-entrypoint.sh": 0, "entrypoint.sh": 0, "timeout": 1, "gosu": 1, "su-exec": 1,
+// starter is a program that starts the one that its arguments name, behind its options.
+type starter struct {
+	before  int    // words of its own between those and the program
+	alone   string // the letters of options without a value
+	valued  string // of those with one, in the same word or the next
+	assigns bool   // variables, too, stand before the program
+}
+
+// starters have the options of their manuals: of bash, busybox, coreutils, GNU time, tini
+// and dumb-init.
+var starters = map[string]starter{
+	"exec": {alone: "cl", valued: "a"}, "command": {alone: "p"}, "env": {alone: "i0v", valued: "uC", assigns: true}, "nohup": {},
+	"time": {alone: "apqv", valued: "fo"}, "nice": {alone: "0123456789", valued: "n"}, "tini": {alone: "gsvw", valued: "ep"}, "dumb-init": {alone: "cv", valued: "r"},
+	"docker-entrypoint.sh": {}, "entrypoint.sh": {}, "timeout": {before: 1, alone: "fpv", valued: "ks"}, "gosu": {before: 1}, "su-exec": {before: 1},
+}
+
+// long are the options of starters that are one word, and whether a value is part of it.
+var long = map[string]bool{
+	"--ignore-environment": false, "--preserve-status": false, "--foreground": false, "--verbose": false, "--single-child": false,
+	"--unset": true, "--chdir": true, "--signal": true, "--kill-after": true, "--adjustment": true, "--rewrite": true,
 }
 
 // helpers wait, tell, or handle files. None starts a program, but for find on files, or
-// talks to others.
+// talks to others; command only where it is left as a starter of nothing (command -v).
 var helpers = []string{
-	":", "[", "basename", "break", "bzip2", "cat", "cd", "chmod", "chown", "continue", "cp", "cut", "date", "dirname", "du", "echo",
+	":", "[", "basename", "break", "bzip2", "cat", "cd", "chmod", "chown", "command", "continue", "cp", "cut", "date", "dirname", "du", "echo",
 	"exit", "export", "false", "find", "grep", "gunzip", "gzip", "head", "hostname", "id", "ls", "mkdir", "mv", "printf", "pwd", "read", "return", "rm", "rmdir",
 	"sed", "set", "shift", "sleep", "sort", "tail", "tee", "test", "touch", "tr", "true", "umask", "uniq", "unset", "unzip", "wait", "wc", "xz", "zcat", "zstd",
 }
@@ -68,22 +83,60 @@ func (r *programReader) call(words []string, depth int) {
 	}
 }
 
-// started leaves out what only starts the rest. It leaves one word at least.
+// started leaves out what only starts the rest. It leaves one word at least: a starter,
+// where it is not known what that starts.
 func started(words []string) []string {
 	for {
-		before, ok := starters[path.Base(words[0])]
+		s, ok := starters[path.Base(words[0])]
 		if !ok {
 			return words
 		}
-		rest := words[1:]
-		for len(rest) > 0 && (strings.HasPrefix(rest[0], "-") || strings.Contains(rest[0], "=")) {
-			rest = rest[1:]
-		}
-		if len(rest) <= before {
+		rest, ok := s.behindOptions(words[1:])
+		if !ok || len(rest) <= s.before {
 			return words[:1]
 		}
-		words = rest[before:]
+		words = rest[s.before:]
 	}
+}
+
+// behindOptions are the words behind options and variables, false where an option is not
+// known: the next word may be its value, which names no program.
+func (s *starter) behindOptions(words []string) (rest []string, ok bool) {
+	for len(words) > 0 && strings.HasPrefix(words[0], "-") {
+		own, ok := s.option(words[0])
+		if !ok || own > len(words) {
+			return nil, false
+		}
+		last := words[0] == "--"
+		if words = words[own:]; last {
+			break
+		}
+	}
+	for s.assigns && len(words) > 0 && strings.Contains(words[0], "=") {
+		words = words[1:]
+	}
+	return words, true
+}
+
+// option is how many words an option and its value are, false where it is not known.
+func (s *starter) option(word string) (words int, ok bool) {
+	if strings.HasPrefix(word, "--") {
+		name, _, valued := strings.Cut(word, "=")
+		has, known := long[name]
+		return 1, word == "--" || known && has == valued
+	}
+	letters := word[1:]
+	for i, c := range letters {
+		switch {
+		case strings.ContainsRune(s.valued, c) && i == len(letters)-1:
+			return 2, true
+		case strings.ContainsRune(s.valued, c):
+			return 1, true
+		case !strings.ContainsRune(s.alone, c):
+			return 0, false
+		}
+	}
+	return 1, letters != ""
 }
 
 // scriptOf is what follows a shell's -c, or -ec, or -o pipefail -c.
