@@ -399,7 +399,8 @@ func (d *decoder) portSources(dst *[]PortSource) document.Reader {
 				"parse": d.Matching(&src.Parse, "listeners", func(s string) bool {
 					return s == "listeners"
 				}),
-				"add": d.portOffset(&src.Add),
+				"add":  d.portOffset(&src.Add),
+				"when": func(n *yaml.Node, key string) { src.When = d.when(n, key, 0) },
 			})
 			if strings.Contains(src.Env, "=") || (src.Env == "") == (src.Arg == "") {
 				d.Fault(n, key, "want one of env: KEY and arg: --flag")
@@ -429,6 +430,28 @@ func (d *decoder) flag(n *yaml.Node, key string) (string, bool) {
 	return s, s != ""
 }
 
+// flagIs reads --flag, or --flag=VALUE with a value that is kept.
+func (d *decoder) flagIs(n *yaml.Node, key string) string {
+	name, value, withValue := strings.Cut(n.Value, "=")
+	if n.Kind != yaml.ScalarNode || !withValue {
+		s, _ := d.flag(n, key)
+		return s
+	}
+	if _, err := strconv.ParseUint(value, 10, 16); err != nil && !slices.Contains(switchWords, strings.ToLower(value)) {
+		d.Fault(n, key, "%q: of an argument's value only a port's number and %s are known", value, strings.Join(switchWords, ", "))
+		return ""
+	}
+	flag := *n
+	flag.Value = name
+	if s, ok := d.flag(&flag, key); !ok || s == "" {
+		return ""
+	}
+	return n.Value
+}
+
+// switchWords are the values of arguments that are kept, beside ports.
+var switchWords = []string{"yes", "no", "on", "off", "true", "false"}
+
 func (d *decoder) when(n *yaml.Node, key string, depth int) *When {
 	if depth > maxWhen {
 		d.Fault(n, key, "conditions nested more than %d deep", maxWhen)
@@ -451,7 +474,7 @@ func (d *decoder) when(n *yaml.Node, key string, depth int) *When {
 		"exposed":   d.port(&w.Exposed),
 		"published": d.port(&w.Published),
 		"env":       func(n *yaml.Node, key string) { w.Env, _ = d.env(n, key) },
-		"arg":       func(n *yaml.Node, key string) { w.Arg, _ = d.flag(n, key) },
+		"arg":       func(n *yaml.Node, key string) { w.Arg = d.flagIs(n, key) },
 		"command":   d.Text(&w.Command),
 		"tag":       d.Text(&w.Tag),
 		"any":       several(&w.Any),

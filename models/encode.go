@@ -205,6 +205,9 @@ func entryNode(e Entry) *yaml.Node {
 			if s.Add != 0 {
 				src.put("add", number(int(s.Add)))
 			}
+			if s.When != nil {
+				src.put("when", whenNode(*s.When))
+			}
 			return src.Node
 		}, 0))
 	}

@@ -238,6 +238,7 @@ func (m *Model) asks(a asked) {
 		for _, e := range entries {
 			for _, src := range e.PortFrom {
 				a.env[src.Env], a.args[src.Arg] = true, true
+				src.When.asks(a)
 			}
 			e.When.asks(a)
 		}
@@ -252,7 +253,8 @@ func (w *When) asks(a asked) {
 		return
 	}
 	key, _, _ := strings.Cut(w.Env, "=")
-	a.env[key], a.args[w.Arg], a.words[w.Command] = true, true, true
+	flag, _, _ := strings.Cut(w.Arg, "=")
+	a.env[key], a.args[flag], a.words[w.Command] = true, true, true
 	for _, c := range w.Any {
 		c.asks(a)
 	}

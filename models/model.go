@@ -126,6 +126,7 @@ type PortSource struct {
 	Env, Arg string
 	Parse    string // "" or "listeners"
 	Add      uint16 // to the value's port: a bus 10,000 above it
+	When     *When  // it counts; nil = always
 }
 
 // PeerTerm is one peer of an entry: all its keys must fit.
@@ -147,7 +148,7 @@ type PeerTerm struct {
 type When struct {
 	Exposed, Published *policy.PortRange
 	Env                string // KEY or KEY=VALUE, deployer-set
-	Arg                string
+	Arg                string // --flag, or --flag=VALUE in any case, deployer-set
 	Command            string
 	Tag                string // pattern with '*'
 	Any, All           []When

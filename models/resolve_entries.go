@@ -150,7 +150,7 @@ func (f facts) holds(c *When) bool {
 	case c.Env != "":
 		return f.envIs(c.Env)
 	case c.Arg != "":
-		_, ok := f.arg(c.Arg)
+		_, ok := f.argIs(c.Arg)
 		return ok
 	case c.Command != "":
 		return f.runs(c.Command)
@@ -178,7 +178,7 @@ func (f facts) isSet(c *When) bool {
 	case c.Env != "":
 		return f.holds(c)
 	case c.Arg != "":
-		value, ok := f.arg(c.Arg)
+		value, ok := f.argIs(c.Arg)
 		return ok && !slices.Contains(switchedOff, strings.ToLower(value))
 	case c.Any != nil:
 		return slices.ContainsFunc(c.Any, func(w When) bool { return f.isSet(&w) })
@@ -197,6 +197,13 @@ func (f facts) envIs(c string) bool {
 	}
 	v, ok := f.workload.Env[key]
 	return ok && v == want
+}
+
+// argIs takes --name, which the deployer must have set, or --name=VALUE in any case.
+func (f facts) argIs(c string) (value string, ok bool) {
+	name, want, withValue := strings.Cut(c, "=")
+	value, ok = f.arg(name)
+	return value, ok && (!withValue || strings.EqualFold(value, want))
 }
 
 // arg finds --name, --name VALUE and --name=VALUE in the deployer's command.
@@ -256,23 +263,14 @@ func likeTag(pattern, tag string) bool {
 // ports are an entry's own: those that the deployer's settings name, else the
 // ranges and words of its list.
 func (f facts) ports(e *Entry) (fixed []policy.PortRange, words []string) {
-	off := false // above a port that is off there is none: another one's counts, if there is any
 	for _, src := range e.PortFrom {
 		value, ok := f.portSetting(src)
 		if !ok {
 			continue
 		}
-		numbers, ok := parsePorts(value, src.Parse)
-		if ok && src.Add != 0 && len(numbers) == 0 {
-			off = true
-			continue
-		}
-		if ok {
+		if numbers, ok := parsePorts(value, src.Parse); ok {
 			return portsOf(raised(numbers, src.Add), protosOf(e)), nil
 		}
-	}
-	if off {
-		return nil, nil
 	}
 	for _, t := range e.Ports {
 		if t.Word != "" {
@@ -285,6 +283,9 @@ func (f facts) ports(e *Entry) (fixed []policy.PortRange, words []string) {
 }
 
 func (f facts) portSetting(src PortSource) (string, bool) {
+	if !f.holds(src.When) {
+		return "", false
+	}
 	if src.Env != "" {
 		v, ok := f.workload.Env[src.Env]
 		return v, ok

@@ -21,7 +21,7 @@ match: {images: [t/moved]}
 serves:
   - {id: main, app: redis, ports: [tcp/6379], port_from: [{env: T_PORT}, {arg: --port}], publish: any, to: []}
   - {id: kafka, app: kafka, ports: [tcp/9092], port_from: [{env: T_LISTENERS, parse: listeners}], publish: any, to: []}
-  - {id: bus, app: http, ports: [tcp/17379], port_from: [{arg: --data, add: 10000}, {arg: --tls, add: 10000}], when: {arg: --data}, to: []}
+  - {id: bus, app: http, ports: [tcp/17379], port_from: [{arg: --tls, add: 10000, when: {any: [{arg: --over-tls=yes}, {arg: --data=0}]}}, {arg: --data, add: 10000}], when: {arg: --data}, to: []}
   - {id: rest, app: any, ports: [published], publish: any, to: []}
 `
 	for _, tt := range []struct {
@@ -40,6 +40,8 @@ serves:
 		{"above another", []option{command("--data", "7000")}, []string{"redis tcp/6379", "kafka tcp/9092", "http tcp/17000"}},
 		{"above what is off", []option{command("--data", "0")}, []string{"redis tcp/6379", "kafka tcp/9092"}},
 		{"above the other, where one is off", []option{command("--data", "0", "--tls", "7001")}, []string{"redis tcp/6379", "kafka tcp/9092", "http tcp/17001"}},
+		{"above the other, by a switch", []option{command("--data", "7000", "--over-tls", "YES", "--tls", "7001")}, []string{"redis tcp/6379", "kafka tcp/9092", "http tcp/17001"}},
+		{"above the first, by a switch", []option{command("--tls=7001", "--over-tls=no", "--data=7000")}, []string{"redis tcp/6379", "kafka tcp/9092", "http tcp/17000"}},
 		{"listeners", []option{env("T_LISTENERS=INSIDE://:9092,OUTSIDE://h:29092")}, []string{"redis tcp/6379", "kafka tcp/9092,tcp/29092"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -83,6 +85,9 @@ func TestWhen(t *testing.T) {
 		{"value not kept", &When{Env: "B=1"}, false},
 		{"arg", &When{Arg: "--cluster-enabled"}, true},
 		{"longer arg", &When{Arg: "--cluster"}, false},
+		{"arg with its value", &When{Arg: "--cluster-enabled=YES"}, true},
+		{"arg with another value", &When{Arg: "--cluster-enabled=no"}, false},
+		{"no arg with that value", &When{Arg: "--cluster=yes"}, false},
 		{"program", &When{Command: "server"}, true},
 		{"other program", &When{Command: "worker"}, false},
 		{"tag", &When{Tag: "*-fpm*"}, true},

@@ -594,6 +594,39 @@ func TestRedisClusterTLS(t *testing.T) {
 	})
 }
 
+// The bus is above the port that the cluster speaks on (cluster.c, defaultClientPort),
+// and none is open where the cluster is off.
+func TestRedisBus(t *testing.T) {
+	for _, c := range []struct {
+		args string
+		bus  uint16 // 0 = none
+	}{
+		{"--cluster-enabled yes", 16379},
+		{"--cluster-enabled no", 0},
+		{"--cluster-enabled NO --port 7000", 0},
+		{"--port 7000 --tls-port 7001 --cluster-enabled yes", 17000},
+		{"--port 7000 --tls-port 7001 --tls-cluster yes --cluster-enabled yes", 17001},
+		{"--tls-port 7001 --port 7000 --tls-cluster no --cluster-enabled yes", 17000},
+		{"--tls-port 7001 --cluster-enabled yes", 16379},
+		{"--port 0 --tls-port 7001 --cluster-enabled yes", 17001},
+		{"--port 7000 --tls-port 7001 --tls-cluster yes --cluster-port 7002 --cluster-enabled yes", 7002},
+		{"/etc/redis.conf --port 7000 --tls-port 7001 --tls-cluster yes", 17001}, // perhaps a cluster by its file
+		{"/etc/redis.conf --cluster-enabled no", 0},
+	} {
+		for _, image := range []string{"redis:7", "valkey/valkey:8", "eqalpha/keydb"} {
+			b := newTown(t).network("n", "p")
+			for _, name := range []string{"redis-1", "redis-2"} {
+				b.run("p/"+name, image, "n", command(append([]string{"redis-server"}, strings.Fields(c.args)...)...))
+			}
+			var vs []verdict
+			for _, port := range []uint16{7002, 10000, 16379, 17000, 17001} {
+				vs = append(vs, verdict{"p/redis-1", "p/redis-2", port, policy.AppUnknown, port == c.bus})
+			}
+			t.Run(image+" "+c.args, func(t *testing.T) { b.t = t; judge(t, b, vs) })
+		}
+	}
+}
+
 // That one starts before another, or that clusters are switched off, makes no cluster:
 // who names one of them reaches that one.
 func TestNoCluster(t *testing.T) {

@@ -140,8 +140,8 @@ func modelSchema() node {
 	}), node{"minProperties": 1, "maxProperties": 1})
 	offset := node{"type": "integer", "minimum": 1, "maximum": 65535}
 	source := either(
-		object(node{"env": textSchema, "parse": constant("listeners"), "add": offset}, "env"),
-		object(node{"arg": textSchema, "parse": constant("listeners"), "add": offset}, "arg"))
+		object(node{"env": textSchema, "parse": constant("listeners"), "add": offset, "when": node{"$ref": "#/$defs/when"}}, "env"),
+		object(node{"arg": textSchema, "parse": constant("listeners"), "add": offset, "when": node{"$ref": "#/$defs/when"}}, "arg"))
 	entry := func(apps, ports []string, more node) node {
 		return listOf(object(with(node{
 			"id": identifierSchema, "kind": oneOf("data", "admin", "metrics", "cluster"), "app": oneOf(appNames(apps...)...), "tls": tlsSchema,
