@@ -48,9 +48,11 @@ type Violation struct {
 	// server that the flow was for, in lower case; "" where nothing said so.
 	Name string `json:"name,omitempty"`
 	// Mode says what became of it: enforce = dropped, observe = only recorded.
-	Mode    policy.Mode `json:"mode"`
-	Packets uint64      `json:"packets"` // that gave the reason, those that the kernel dropped or carried included
-	Count   uint64      `json:"count"`   // how often user space judged it so
+	Mode policy.Mode `json:"mode"`
+	// Packets gave the reason, those that the kernel dropped or carried included; or
+	// are of the same connection, and came later.
+	Packets uint64 `json:"packets"`
+	Count   uint64 `json:"count"` // how often user space judged it so
 }
 
 // event is what a worker knows of a violation; no pointers but to immutable
@@ -252,8 +254,12 @@ func (v *Violations) update(e *event) Violation {
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	r, ok := v.records.Get(k)
-	if !ok {
+	last := v.clock.wall(e.last)
+	r := v.connectionOf(e, last)
+	if r == nil {
+		r, _ = v.records.Get(k)
+	}
+	if r == nil {
 		r = newRecord(k, e, v.clock.wall(e.first))
 		v.made.Add(1)
 		v.records.Add(k, r)
@@ -261,12 +267,32 @@ func (v *Violations) update(e *event) Violation {
 			v.offloaded[k.flow] = k
 		}
 	}
-	r.Last = v.clock.wall(e.last)
+	r.Last = last
 	r.Packets += uint64(e.packets)
 	r.Count += uint64(e.judgements)
-	r.Spoken = e.spoken
+	if e.reason == r.Reason {
+		r.Spoken = e.spoken
+	}
 	r.Name = cmp.Or(e.name, r.Name)
 	return *r
+}
+
+// lateMax is how long the ends of a connection send again what nobody answers:
+// tcp_retries2 is 924.6 s (ip-sysctl).
+const lateMax = 15*time.Minute + 30*time.Second
+
+// connectionOf is the record of the TCP connection that e is of, if that was refused
+// lately, at whichever end: what the other end sends then, and what both send once it is
+// forgotten, is no violation of its own.
+func (v *Violations) connectionOf(e *event, now time.Time) *Violation {
+	if e.proto != policy.ProtoTCP || ofLookup(e.reason) {
+		return nil
+	}
+	r, ok := v.kernelRecord(e.key)
+	if !ok || r.Mode != e.mode || e.reason != r.Reason && e.reason != policy.ReasonNoFlow || now.Sub(r.Last) > lateMax {
+		return nil
+	}
+	return r
 }
 
 // ofLookup reports whether a query was refused for the name that it asked for.

@@ -50,13 +50,41 @@ func TestWrongApplicationDoesNotArrive(t *testing.T) {
 		}
 		l.d.Settle()
 		vs := l.d.Violations().List()
-		if len(vs) != 2 {
-			t.Fatalf("%d violations, want one for each hook that dropped: %+v", len(vs), vs)
+		if len(vs) != 1 {
+			t.Fatalf("%d violations of one connection: %+v", len(vs), vs)
 		}
-		v := vs[len(vs)-1]
+		v := vs[0]
 		if v.Reason != policy.ReasonApp || v.Spoken.App != policy.AppSSH || v.Mode != policy.Enforce || v.Workload != "web" ||
 			v.Src.Addr() != web.addr(v6) || v.Dst != netip.AddrPortFrom(db.addr(v6), 80) || v.FromName != "shop/web" || v.ToName != "shop/db" {
 			t.Errorf("violation %+v", v)
+		}
+	})
+}
+
+// What the ends of a refused connection still send is of its violation, at either end,
+// also once the flow is forgotten.
+func TestLateSegmentsAreOfTheirConnection(t *testing.T) {
+	families(t, func(t *testing.T, v6 bool) {
+		l := newLane(t)
+		bad := newConn(t, web, db, v6, 40001, 80)
+		bad.open(l)
+		l.isDropped(web, db, bad.segment(false, "A", "SSH-2.0-OpenSSH_9.2\r\n"), policy.ReasonApp)
+		l.isDropped(db, web, bad.segment(true, "A", "SSH-2.0-x\r\n"), policy.ReasonApp)
+		l.d.Elapse(10 * time.Second)
+		l.d.Turn(0)
+		if fs := l.d.ListFlows(); len(fs) != 0 {
+			t.Fatalf("it is not forgotten: %+v", fs)
+		}
+		l.isDropped(db, web, bad.segment(true, "FA", ""), policy.ReasonNoFlow)
+		l.isDropped(web, db, bad.segment(false, "A", "SSH-2.0-OpenSSH_9.2\r\n"), policy.ReasonNoFlow)
+		l.isDropped(web, db, newConn(t, web, db, v6, 40002, 1234).segment(false, "A", "x"), policy.ReasonNoFlow)
+		l.d.Settle()
+		vs := l.d.Violations().List()
+		if len(vs) != 2 || vs[0].Reason != policy.ReasonNoFlow || vs[0].Src.Port() != 40002 || vs[0].Packets != 1 {
+			t.Fatalf("%+v", vs)
+		}
+		if v := vs[1]; v.Reason != policy.ReasonApp || v.Spoken.App != policy.AppSSH || v.Packets != 4 || v.Count != 4 || v.Src.Port() != 40001 {
+			t.Errorf("%+v", v)
 		}
 	})
 }
