@@ -56,7 +56,8 @@ type gossip struct {
 // tunnelled is an address behind another node's end of an overlay's tunnel.
 type tunnelled struct {
 	address, node netip.Addr
-	since         time.Time // that the kernel has it there
+	since         time.Time // that the kernel has it there, or ageWraps later, or twice
+	aged          bool      // it may be more than since then
 }
 
 // question is what an answer about a network is compared with.
@@ -239,19 +240,31 @@ func kernelPeers(path string, now time.Time) ([]tunnelled, error) {
 	if err != nil {
 		return nil, err
 	}
+	var up unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &up); err != nil {
+		return nil, err
+	}
+	aged := time.Duration(up.Nano()) >= ageWraps
 	var out []tunnelled
 	for _, n := range list {
 		a, ok := netip.AddrFromSlice(n.IP.To4())
 		node := nodes[n.HardwareAddr.String()]
 		if ok && node.IsValid() && n.State&netlink.NUD_PERMANENT != 0 && !isGroup(n.HardwareAddr) {
-			out = append(out, tunnelled{a, node, now.Add(-time.Duration(n.Updated) * clockTick)})
+			out = append(out, tunnelled{a, node, now.Add(-time.Duration(n.Updated) * clockTick), aged})
 		}
 	}
 	return out, nil
 }
 
-// clockTick is what the kernel tells user space times in (USER_HZ, include/asm-generic/param.h).
-const clockTick = time.Second / 100
+const (
+	// clockTick is what the kernel tells user space times in (USER_HZ,
+	// include/asm-generic/param.h).
+	clockTick = time.Second / 100
+	// ageWraps is when the age of a neighbour begins at 0 again, 497 days: the kernel
+	// has it whole and tells 32 bits of it (ndm_updated of struct nda_cacheinfo,
+	// net/core/neighbour.c).
+	ageWraps = clockTick << 32
+)
 
 func isGroup(mac net.HardwareAddr) bool { return len(mac) > 0 && mac[0]&1 != 0 }
 
@@ -264,12 +277,14 @@ type overlay struct {
 	peers     []tunnelled // as the kernel knows them
 	nameless  []tunnelled
 	dated     map[netip.Addr]dated // nameless addresses
+	began     time.Time            // since when they are, without a gap
 	balancers []netip.Addr         // A3, of other nodes
 }
 
 // dated is what is known of a nameless address.
 type dated struct {
 	since time.Time // that the kernel has it
+	aged  bool      // or for ageWraps longer, or twice that
 	task  bool      // it had a name since then
 }
 
@@ -289,23 +304,33 @@ func (o *overlay) follow(a answer, now time.Time) {
 	}
 	if !a.same || !a.looked.IsZero() {
 		o.nameless = o.withoutNames()
-		o.date(&named)
+		o.date(&named, now)
 	}
 	o.balancers = o.longestNameless(now)
 }
 
 // date says since when the kernel has each nameless address, and which of them had a
-// name: those are tasks', as long as the kernel keeps them.
-func (o *overlay) date(named *gossip) {
-	now := make(map[netip.Addr]dated, len(o.nameless))
+// name: those are tasks', as long as the kernel keeps them. An age that begins at 0 again
+// is still the same entry's; of one that was there before anybody looked it may have.
+func (o *overlay) date(named *gossip, now time.Time) {
+	if len(o.vips) == 0 || o.began.IsZero() {
+		o.began = now
+	}
+	next := make(map[netip.Addr]dated, len(o.nameless))
 	for _, n := range o.nameless {
 		d, seen := o.dated[n.address]
-		if !seen || n.since.After(d.since.Add(renewed)) {
-			d = dated{n.since, slices.ContainsFunc(named.members, func(m remote) bool { return m.address == n.address })}
+		if !seen || isAnother(n.since.Sub(d.since)) {
+			d = dated{n.since, n.aged && n.since.Before(o.began), slices.ContainsFunc(named.members, func(m remote) bool { return m.address == n.address })}
 		}
-		now[n.address] = d
+		next[n.address] = d
 	}
-	o.dated = now
+	o.dated = next
+}
+
+// isAnother reports whether a neighbour that is known since so much later than before
+// is another one, and not the same whose age began at 0 again meanwhile.
+func isAnother(later time.Duration) bool {
+	return later > renewed && (later+renewed)%ageWraps > 2*renewed
 }
 
 // withoutNames are the members that the kernel knows and the gossip does not name.
@@ -329,12 +354,13 @@ func (o *overlay) withoutNames() (out []tunnelled) {
 // longestNameless are the load balancers of other nodes. Each has one for a network,
 // from before its first task there: of what has no name behind one end of the tunnel
 // it is the one that is known for longest, and none where another one is known for
-// about as long, for that may be a task that is not healthy.
+// about as long, or may be by an age that began at 0 again, for that may be a task that
+// is not healthy.
 func (o *overlay) longestNameless(now time.Time) (out []netip.Addr) {
 	of := map[netip.Addr][]tunnelled{}
 	for _, n := range o.nameless {
 		if d := o.dated[n.address]; !d.task {
-			of[n.node] = append(of[n.node], tunnelled{n.address, n.node, d.since})
+			of[n.node] = append(of[n.node], tunnelled{n.address, n.node, d.since, d.aged})
 		}
 	}
 	for _, known := range of {
@@ -342,6 +368,9 @@ func (o *overlay) longestNameless(now time.Time) (out []netip.Addr) {
 		next := now
 		if len(known) > 1 {
 			next = known[1].since
+		}
+		if slices.ContainsFunc(known[1:], func(n tunnelled) bool { return n.aged }) {
+			continue
 		}
 		if next.Sub(known[0].since) >= balancerAfter {
 			out = append(out, known[0].address)

@@ -233,8 +233,11 @@ func TestBalancersOfOtherNodes(t *testing.T) {
 	begin := time.Now()
 	// at is an address behind a node, which the kernel has since so many seconds.
 	at := func(address string, node netip.Addr, since time.Duration) tunnelled {
-		return tunnelled{netip.MustParseAddr(address), node, begin.Add(since * time.Second)}
+		return tunnelled{netip.MustParseAddr(address), node, begin.Add(since * time.Second), false}
 	}
+	aged := func(n tunnelled) tunnelled { n.aged = true; return n }
+	const wraps = ageWraps / time.Second
+	again := func(n tunnelled, times time.Duration) tunnelled { n.since = n.since.Add(times * ageWraps); return n }
 	a, b, c := at("10.0.1.4", near, 0), at("10.0.1.5", near, 20), at("10.0.1.6", far, 20)
 	task := remote{name: "shop_vip.1.x", address: b.address}
 	type step struct {
@@ -248,10 +251,18 @@ func TestBalancersOfOtherNodes(t *testing.T) {
 		"a task that is not healthy comes, and stays": {
 			{20, []tunnelled{a, b, c}, nil, addrs("10.0.1.4")}, {29, []tunnelled{c, b, a}, nil, addrs("10.0.1.4")},
 			{3600, []tunnelled{a, b, c}, nil, addrs("10.0.1.4", "10.0.1.6")}, {3601, []tunnelled{b}, nil, addrs("10.0.1.5")}},
-		"the gateway starts later":        {{3600, []tunnelled{b, a}, nil, addrs("10.0.1.4")}},
-		"they came together":              {{3600, []tunnelled{at("10.0.1.4", near, 15), b}, nil, nil}, {3601, []tunnelled{at("10.0.1.4", near, 15), b}, []remote{task}, addrs("10.0.1.4")}},
-		"one that had a name":             {{20, []tunnelled{at("10.0.1.4", near, 15), b}, []remote{task}, nil}, {3600, []tunnelled{at("10.0.1.4", near, 15), b}, nil, addrs("10.0.1.4")}, {7200, []tunnelled{at("10.0.1.4", near, 15), b}, nil, addrs("10.0.1.4")}},
-		"one that had a name, alone":      {{20, []tunnelled{b}, []remote{task}, nil}, {3600, []tunnelled{b}, nil, nil}, {7200, []tunnelled{b}, nil, nil}},
+		"the gateway starts later":   {{3600, []tunnelled{b, a}, nil, addrs("10.0.1.4")}},
+		"they came together":         {{3600, []tunnelled{at("10.0.1.4", near, 15), b}, nil, nil}, {3601, []tunnelled{at("10.0.1.4", near, 15), b}, []remote{task}, addrs("10.0.1.4")}},
+		"one that had a name":        {{20, []tunnelled{at("10.0.1.4", near, 15), b}, []remote{task}, nil}, {3600, []tunnelled{at("10.0.1.4", near, 15), b}, nil, addrs("10.0.1.4")}, {7200, []tunnelled{at("10.0.1.4", near, 15), b}, nil, addrs("10.0.1.4")}},
+		"one that had a name, alone": {{20, []tunnelled{b}, []remote{task}, nil}, {3600, []tunnelled{b}, nil, nil}, {7200, []tunnelled{b}, nil, nil}},
+		"its age begins at 0 again": {
+			{3600, []tunnelled{a, b}, nil, addrs("10.0.1.4")}, {wraps + 5, []tunnelled{again(a, 1), b}, nil, addrs("10.0.1.4")},
+			{wraps + 3600, []tunnelled{again(a, 1), again(b, 1)}, nil, addrs("10.0.1.4")},
+			{2*wraps + 5, []tunnelled{again(a, 2), again(b, 1)}, nil, addrs("10.0.1.4")}},
+		"it did, perhaps, before the gateway started": {
+			{3600, []tunnelled{aged(a), aged(b)}, nil, nil}, {3601, []tunnelled{aged(a), aged(b)}, []remote{task}, addrs("10.0.1.4")},
+			{3700, []tunnelled{aged(a), aged(at("10.0.1.5", near, 3650))}, nil, addrs("10.0.1.4")}},
+		"it did, perhaps, and is alone":   {{3600, []tunnelled{aged(a)}, nil, addrs("10.0.1.4")}},
 		"the balancer goes, its heir not": {{3600, []tunnelled{a}, nil, addrs("10.0.1.4")}, {3700, []tunnelled{at("10.0.1.4", near, 3699)}, nil, nil}, {3710, []tunnelled{at("10.0.1.4", near, 3699)}, nil, addrs("10.0.1.4")}},
 	} {
 		o := &overlay{}
