@@ -47,7 +47,10 @@ type Config struct {
 	// begin: TCP by a reset, the rest by ICMP, where else it waits. Lookups are
 	// answered in any case.
 	RejectOwn bool
-	Logger    *slog.Logger // nil = slog.Default
+	// RefusedAbsent answers a lookup of an address that policy refuses as if there
+	// were no such name: NXDOMAIN, not REFUSED.
+	RefusedAbsent bool
+	Logger        *slog.Logger // nil = slog.Default
 }
 
 // Dataplane is all workers with what they share. All methods are safe for

@@ -114,7 +114,7 @@ func (w *worker) lookUp(ep *localEndpoint) {
 func (w *worker) refuseLookup(p *servedPort, f *Frame, ep *localEndpoint) {
 	w.reply(p, f, &ep.refusals, refusalPace, func(out []byte) int {
 		if q := w.packet; q.Proto == policy.ProtoUDP && q.Fragment == classify.Whole {
-			if n := writeRefusal(out, f.Data, f.L3, q.Payload); n > 0 {
+			if n := writeRefusal(out, f.Data, f.L3, q.Payload, w.absent); n > 0 {
 				return n
 			}
 		}
@@ -127,8 +127,8 @@ const udpHeader = 8
 // writeRefusal writes the answer to the query in packet, whose network header is
 // at l3, into out and returns its length; 0 where there can be none. packet is
 // no fragment and has been decoded before: its headers are whole and free of
-// options.
-func writeRefusal(out, packet []byte, l3 int, query []byte) int {
+// options. absent is lookup.Refusal's.
+func writeRefusal(out, packet []byte, l3 int, query []byte, absent bool) int {
 	if len(packet) <= l3 || !isToOne(packet, l3) {
 		return 0
 	}
@@ -143,7 +143,7 @@ func writeRefusal(out, packet []byte, l3 int, query []byte) int {
 	if head == ipv4Header && !areHosts4(asked[12:16], asked[16:20]) || head == ipv6Header && !areHosts6(asked[8:24], asked[24:40]) {
 		return 0
 	}
-	n := lookup.Refusal(ip[head+udpHeader:], query)
+	n := lookup.Refusal(ip[head+udpHeader:], query, absent)
 	if n == 0 {
 		return 0
 	}

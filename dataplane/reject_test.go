@@ -217,17 +217,17 @@ func TestNoRefusal(t *testing.T) {
 		copy(many, []byte{1, 0, 0x5e, 0, 0, 1})
 		out := make([]byte, 2048)
 		for name, in := range map[string][]byte{"group": lookup(one, group), "from a group": lookup(group, one), "from nowhere": lookup(none, one), "frame to many": many} {
-			if n := writeRefusal(out, in, ethHeader, []byte(query)); n != 0 {
+			if n := writeRefusal(out, in, ethHeader, []byte(query), false); n != 0 {
 				t.Errorf("%s was answered with %x", name, out[:n])
 			}
 		}
 		in := lookup(one, other)
-		p := checksummed(t, out[:writeRefusal(out, in, ethHeader, []byte(query))])
+		p := checksummed(t, out[:writeRefusal(out, in, ethHeader, []byte(query), false)])
 		if u := p.Layer(layers.LayerTypeUDP).(*layers.UDP); u.SrcPort != 53 || u.DstPort != 5000 {
 			t.Errorf("%+v", u)
 		}
 		bare := make([]byte, 2048)
-		if n := writeRefusal(bare, in[ethHeader:], 0, []byte(query)); !bytes.Equal(bare[:n], p.Data()[ethHeader:]) {
+		if n := writeRefusal(bare, in[ethHeader:], 0, []byte(query), false); !bytes.Equal(bare[:n], p.Data()[ethHeader:]) {
 			t.Errorf("without a link header: %x", bare[:n])
 		}
 	}
@@ -260,7 +260,7 @@ func FuzzReject(f *testing.F) {
 			if n := writeReject(out, in, l3, portUnreachable); n < 0 || n > len(out) {
 				t.Fatalf("%d bytes", n)
 			}
-			if n := writeRefusal(out, in, l3, in[min(len(in), l3+ipv4Header+udpHeader):]); n < 0 || n > len(out) {
+			if n := writeRefusal(out, in, l3, in[min(len(in), l3+ipv4Header+udpHeader):], false); n < 0 || n > len(out) {
 				t.Fatalf("%d bytes", n)
 			}
 			if n := cutTo(bytes.Clone(in), l3); n > len(in) {

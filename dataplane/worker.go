@@ -70,6 +70,7 @@ type worker struct {
 	told      *mailbox[told] // nil where nobody wants to know
 	hosts     *hosts
 	rejectOwn bool
+	absent    bool // what a refused lookup asks for is said to be
 	log       *slog.Logger
 	clock     clock
 	counters  counters
@@ -128,6 +129,7 @@ func newWorker(d *Dataplane, queue int) (*worker, error) {
 		told:      d.told,
 		hosts:     d.hosts,
 		rejectOwn: d.config.RejectOwn,
+		absent:    d.config.RefusedAbsent,
 		log:       d.config.Logger,
 		clock:     d.clock,
 		local:     d.endpoints.Load(),

@@ -276,6 +276,14 @@ func TestRefusedLookupIsAnswered(t *testing.T) {
 				}
 			}
 		}
+		plain := l
+		l = newLaneOf(t, dataplane.Config{Flows: 1024, RefusedAbsent: true})
+		query := message(t, 7, false, "ldap.example.com.")
+		var m dnsmessage.Message
+		if u, ok := answerTo(query[:len(query)-4] + "\x00\x01\x00\x01").Layer(layers.LayerTypeUDP).(*layers.UDP); !ok || m.Unpack(u.Payload) != nil || m.RCode != dnsmessage.RCodeNameError {
+			t.Errorf("with RefusedAbsent: %+v", m)
+		}
+		l = plain
 		for _, payload := range []string{"query", message(t, 7, true, "redis.")} {
 			p := answerTo(payload)
 			if v6 {

@@ -352,13 +352,16 @@ func plain(query []byte) []byte {
 }
 
 func TestRefusal(t *testing.T) {
+	long := strings.Repeat(strings.Repeat("a", 63)+".", 3) + strings.Repeat("a", 61) + "."
 	for _, c := range []struct {
-		name string
-		want dnsmessage.RCode
+		name   string
+		absent bool
+		want   dnsmessage.RCode
 	}{
-		{"evil.example.net.", dnsmessage.RCodeRefused}, {"redis-primary.", dnsmessage.RCodeNameError}, {".", dnsmessage.RCodeRefused},
-		{"1.0.18.172.in-addr.arpa.", dnsmessage.RCodeRefused}, {"a.b.", dnsmessage.RCodeRefused},
-		{strings.Repeat(strings.Repeat("a", 63)+".", 3) + strings.Repeat("a", 61) + ".", dnsmessage.RCodeRefused},
+		{"evil.example.net.", false, dnsmessage.RCodeRefused}, {"redis-primary.", false, dnsmessage.RCodeNameError}, {".", false, dnsmessage.RCodeRefused},
+		{"1.0.18.172.in-addr.arpa.", false, dnsmessage.RCodeRefused}, {"a.b.", false, dnsmessage.RCodeRefused}, {long, false, dnsmessage.RCodeRefused},
+		{"evil.example.net.", true, dnsmessage.RCodeNameError}, {"redis-primary.", true, dnsmessage.RCodeNameError}, {".", true, dnsmessage.RCodeRefused},
+		{long, true, dnsmessage.RCodeNameError},
 	} {
 		for _, kind := range []dnsmessage.Type{dnsmessage.TypeA, dnsmessage.TypeAAAA, dnsmessage.TypePTR, dnsmessage.TypeNS} {
 			want := c.want
@@ -369,7 +372,7 @@ func TestRefusal(t *testing.T) {
 			query := dns(t, 0x1234, false, c.name, kind)
 			query[3] |= 0x10            // checking disabled
 			query[len(query)-4] |= 0x80 // wants DNSSEC
-			n := Refusal(out[:], query)
+			n := Refusal(out[:], query, c.absent)
 			var m dnsmessage.Message
 			if err := m.Unpack(out[:n]); err != nil || !m.Response || m.ID != 0x1234 || m.RCode != want || !m.RecursionDesired || !m.RecursionAvailable ||
 				!m.CheckingDisabled || m.Authoritative || len(m.Questions) != 1 || m.Questions[0].Name.String() != c.name || m.Questions[0].Type != kind ||
@@ -382,14 +385,14 @@ func TestRefusal(t *testing.T) {
 				t.Errorf("%s: %+v", c.name, m.Additionals)
 			}
 			without := plain(query)
-			if n := Refusal(out[:], without); n != len(without) || m.Unpack(out[:n]) != nil || m.RCode != want || len(m.Additionals) != 0 {
+			if n := Refusal(out[:], without, c.absent); n != len(without) || m.Unpack(out[:n]) != nil || m.RCode != want || len(m.Additionals) != 0 {
 				t.Errorf("%s without OPT: %+v", c.name, m)
 			}
 			for size := range len(without) {
-				if n := Refusal(out[:size], without); n != 0 {
+				if n := Refusal(out[:size], without, c.absent); n != 0 {
 					t.Errorf("%s: %d bytes for %d", c.name, n, size)
 				}
-				if n := Refusal(out[:], without[:size]); n != 0 {
+				if n := Refusal(out[:], without[:size], c.absent); n != 0 {
 					t.Errorf("%s: %d of its bytes are answered", c.name, size)
 				}
 			}
@@ -407,7 +410,7 @@ func TestNoRefusal(t *testing.T) {
 		"nothing": nil, "an answer": with(func(b []byte) { b[2] |= 0x80 }), "no question": with(func(b []byte) { b[5] = 0 }), "two questions": with(func(b []byte) { b[5] = 2 }),
 		"a pointer": with(func(b []byte) { b[12], b[13] = 0xc0, 12 }), "a pointer to nothing": with(func(b []byte) { b[12], b[13] = 0xc0, 0 }), "a label of another kind": with(func(b []byte) { b[12] = 0x41 }), "a name of 257 bytes": long,
 	} {
-		if n := Refusal(make([]byte, 512), b); n != 0 {
+		if n := Refusal(make([]byte, 512), b, true); n != 0 {
 			t.Errorf("%s is answered by %d bytes", what, n)
 		}
 	}
@@ -416,7 +419,7 @@ func TestNoRefusal(t *testing.T) {
 func TestRefusalDoesNotAllocate(t *testing.T) {
 	var out [512]byte
 	for _, b := range [][]byte{dns(t, 7, false, "evil.example.net.", dnsmessage.TypeA), plain(dns(t, 7, false, "redis.", dnsmessage.TypeA)), []byte("query")} {
-		if n := testing.AllocsPerRun(100, func() { Refusal(out[:], b) }); n != 0 {
+		if n := testing.AllocsPerRun(100, func() { Refusal(out[:], b, false) }); n != 0 {
 			t.Errorf("%v allocations for %q", n, b)
 		}
 	}
@@ -452,7 +455,7 @@ func TestVolume(t *testing.T) {
 // b, or cannot be read where b can.
 func checkRefusal(t *testing.T, out, b []byte) {
 	t.Helper()
-	n := Refusal(out, b)
+	n := Refusal(out, b, false)
 	if n == 0 {
 		return
 	}

@@ -197,8 +197,9 @@ const (
 // host has on the internet (SAC053), it is NXDOMAIN: an engine asks for such a name
 // outside where the container of that name does not run, and C libraries that
 // overlook REFUSED and wait take NXDOMAIN. Other types exist for such names, and a
-// resolver that asks for them would take a whole domain for gone.
-func Refusal(out, query []byte) int {
+// resolver that asks for them would take a whole domain for gone. With absent it is
+// NXDOMAIN for an address of any name.
+func Refusal(out, query []byte, absent bool) int {
 	const (
 		response, recursion    = 0x80, 0x80 // QR and RA
 		opcodeAndDesired       = 0x79
@@ -212,7 +213,7 @@ func Refusal(out, query []byte) int {
 		return 0
 	}
 	code := byte(refused)
-	if kind := binary.BigEndian.Uint16(query[end-4:]); labels == 1 && (kind == uint16(dnsmessage.TypeA) || kind == uint16(dnsmessage.TypeAAAA)) {
+	if kind := binary.BigEndian.Uint16(query[end-4:]); (labels == 1 || absent && labels > 0) && (kind == uint16(dnsmessage.TypeA) || kind == uint16(dnsmessage.TypeAAAA)) {
 		code = nameError
 	}
 	copy(out, query[:end])

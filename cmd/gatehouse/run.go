@@ -250,6 +250,8 @@ func newGateway(set Settings, in inputs, kernel *steer.Steer, log *slog.Logger) 
 		Names:      known.Names,
 		Violated:   gw.recorder.violated,
 		RejectOwn:  set.Refusal == "reject",
+
+		RefusedAbsent: set.RefusalLookups == "nxdomain",
 	})
 	if err != nil {
 		return nil, nil, err

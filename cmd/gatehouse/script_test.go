@@ -207,6 +207,7 @@ func TestSettingsTable(t *testing.T) {
 		{"models", "/a", "/b", "/c", func(s Settings) any { return s.ModelDir }},
 		{"metadata", "192.0.2.1", "192.0.2.2", "192.0.2.3", func(s Settings) any { return strings.Join(s.Metadata, ",") }},
 		{"refusal", "reject", "drop", "reject", func(s Settings) any { return s.Refusal }},
+		{"refusal.lookups", "nxdomain", "refused", "nxdomain", func(s Settings) any { return s.RefusalLookups }},
 		{"state", "/a", "/b", "/c", func(s Settings) any { return s.State }},
 		{"devices", "a", "b", "c", func(s Settings) any { return s.Devices }},
 		{"docker", "/a", "/b", "/c", func(s Settings) any { return s.Docker }},

@@ -57,6 +57,8 @@ type Settings struct {
 
 	Refusal string `yaml:"refusal" help:"what a service that enforces meets where it begins what no statement allows: drop, or reject (a TCP reset, else ICMP), so that it fails at once. Lookups are always answered"`
 
+	RefusalLookups string `yaml:"refusal.lookups" help:"what a lookup of an address that policy refuses is answered with: refused, or nxdomain, as if there were no such name, so that programs with musl (Alpine) fail at once. A name of a single label is answered with nxdomain in any case"`
+
 	PolicyMemory int `yaml:"policy.memory" help:"MiB that compiling the policy may take, and its rules; one with more rules is refused, and the last one stays. Where the rules fit and their places in the table do not, a place is laid when a flow first meets it"`
 
 	HistorySize int    `yaml:"history.size" help:"MiB of flows and violations to keep; the oldest flows go first"`
@@ -80,7 +82,7 @@ func defaultsOf() Settings {
 		Docker: "/var/run/docker.sock", NetNS: "/var/run/docker/netns", State: "/var/lib/gatehouse",
 		Mode: "observe", Floor: "observe", Enroll: "all", TrustLocal: "name",
 		NamesFloor: 60, NamesCeiling: 86400,
-		Refusal:      "drop",
+		Refusal: "drop", RefusalLookups: "refused",
 		PolicyMemory: 256,
 		HistorySize:  256, HistoryAge: "7d",
 		Metrics: "127.0.0.1:9477", Workers: 1, Flows: 131072,
@@ -242,6 +244,7 @@ func (s *Settings) check() error {
 	word("enroll", s.Enroll, "all", "none")
 	word("trust.local", s.TrustLocal, "name", "full")
 	word("refusal", s.Refusal, "drop", "reject")
+	word("refusal.lookups", s.RefusalLookups, "refused", "nxdomain")
 	word("io", s.IO, "auto", "afxdp", "tap")
 	word("attach", s.Attach, "auto", "tcx", "clsact")
 	between := func(key string, n, lo, hi int) {
