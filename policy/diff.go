@@ -98,9 +98,11 @@ func (c *Comparison) Same() bool {
 // prefixes, workloads are compared at their own addresses, and what is outside in
 // every stretch of addresses that the prefixes of both policies cut. Only who begins
 // flows at some address, and who is called at one, is compared; an endpoint of which
-// no address is told is taken to have one. A port of the host that leads to one
+// no address is told is taken to have one, and so are peers such as @lb of which none is
+// known, where statements may differ. A port of the host that leads to one
 // service in one table and to another, or to the host itself, in the other is
-// compared as what it leads to in each. Neither table may be in use by others
+// compared as what it leads to in each, but for callers at nobody's addresses, at a
+// metadata service's or at none. Neither table may be in use by others
 // meanwhile.
 func Diff(before, after *Table) Comparison {
 	before, after = before.Whole(), after.Whole()
@@ -114,7 +116,7 @@ func Diff(before, after *Table) Comparison {
 		}
 		for i := range d.ends {
 			to := &d.ends[i]
-			if !d.isGuarded(from) && !d.isGuarded(to) {
+			if !d.isGuarded(from) && !d.isGuarded(to) || from.rare && to.leads != "" {
 				continue
 			}
 			for _, proto := range nameProtos {

@@ -17,6 +17,7 @@ type bothEnds struct {
 	name   string
 	at     [2]uint32
 	calls  bool        // it begins flows
+	rare   bool        // hardly anybody calls from there
 	called []PortRange // sorted and disjoint once all are found
 	// Of what a port of the host leads to in each table: how far its own port is from
 	// the host's, and in words why that is another now. Else 0 and "".
@@ -51,7 +52,7 @@ func (s *endSet) add(e bothEnds) {
 		return
 	}
 	have := &s.ends[at]
-	have.calls = have.calls || e.calls
+	have.calls, have.rare = have.calls || e.calls, have.rare || e.rare
 	have.called = append(have.called, e.called...)
 	if len(have.called) > 1<<16 {
 		have.called = joined(have.called)
@@ -217,7 +218,7 @@ func (s *endSet) pairOutside() {
 	// Whose addresses neither table knows is compared as named without one.
 	for id := IDUnknown; id <= IDIngress; id++ {
 		if !s.met[id] {
-			s.add(bothEnds{name: identityNames[id], calls: true, called: anyCalled,
+			s.add(bothEnds{name: identityNames[id], calls: begins(id), rare: true, called: anyCalled,
 				at: [2]uint32{s.tables[0].somewhere(uint32(id)), s.tables[1].somewhere(uint32(id))}})
 		}
 	}
@@ -261,8 +262,9 @@ func (s *endSet) addIn(zone Zone, a address) {
 		from[i], _ = t.resolver.source(zone, a)
 		to[i], _ = t.resolver.destination(&q, a, 0)
 	}
-	if !s.isWorkload(from) {
-		s.addOutside(a, bothEnds{at: from, calls: true})
+	if !s.isWorkload(from) && begins(s.tables[1].ids[from[1]]) {
+		id := s.tables[1].ids[from[1]]
+		s.addOutside(a, bothEnds{at: from, calls: true, rare: id == IDUnknown || id == IDMetadata})
 	}
 	if s.isWorkload(to) {
 		return
@@ -280,6 +282,10 @@ func (s *endSet) addIn(zone Zone, a address) {
 		s.addPorts(zone, a, dns)
 	}
 }
+
+// begins reports whether flows begin at such a peer: nothing is sent from the addresses
+// of groups (A11).
+func begins(id Identity) bool { return id != IDMulticast && id != IDBroadcast }
 
 // addOutside adds a peer that is no workload.
 func (s *endSet) addOutside(a address, e bothEnds) {
