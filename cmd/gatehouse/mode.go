@@ -69,10 +69,36 @@ func setMode(cmd *cobra.Command, req ModeRequest) error {
 	if err := c.post(cmd.Context(), "/v1/mode", req, &set); err != nil {
 		return err
 	}
+	lacks := map[string]string{}
+	if req.Mode == policy.Enforce.String() {
+		lacks = unguarded(cmd)
+	}
 	for _, service := range set {
-		row(cmd.OutOrStdout(), service+": "+req.Mode)
+		text := service + ": " + req.Mode
+		if why := lacks[service]; why != "" {
+			text += ", but it is not guarded: " + why
+		}
+		row(cmd.OutOrStdout(), text)
 	}
 	return nil
+}
+
+// unguarded says of services, a workload of which runs here and is not guarded, why.
+func unguarded(cmd *cobra.Command) map[string]string {
+	var workloads []WorkloadView
+	if newClient(cmd).get(cmd.Context(), "/v1/workloads", &workloads) != nil {
+		return nil // the mode is set all the same
+	}
+	why := map[string]string{}
+	for _, w := range workloads {
+		switch {
+		case w.Uncovered != "":
+			why[w.Service] = w.Uncovered
+		case !w.Guarded && w.Node == "" && why[w.Service] == "":
+			why[w.Service] = "it is not enrolled"
+		}
+	}
+	return why
 }
 
 // usageArgs is cobra.ExactArgs with the usage line in the error.

@@ -100,7 +100,7 @@ const nasty = "evil\x1b[2J\r\n\u202ename\u009b"
 // canned is a gateway that is not ready, for verbs that only need its answers.
 func canned() http.Handler {
 	status := Status{Version: "v0", Started: time.Now(), Problems: []string{"no policy yet"}, Closed: []string{}, Uncovered: []Uncovered{{nasty, "network_mode host"}},
-		Findings: []Finding{}, Packets: map[string]uint64{"decided": 7}, Drops: map[string]uint64{},
+		Findings: cannedFindings(), Packets: map[string]uint64{"decided": 7}, Drops: map[string]uint64{},
 		Situation: SituationStatus{Quarantines: []QuarantineStatus{{Subject: "shop/web"}, {Subject: nasty}}}}
 	workload := WorkloadView{ID: "1", Name: nasty, Service: "shop/web", Image: "nginx:1", Model: "nginx", Reasons: []string{}, Guarded: true,
 		Endpoints: []EndpointView{}, Metadata: &policy.Workload{},
@@ -117,7 +117,7 @@ func canned() http.Handler {
 	}
 	reply("GET /v1/status", status)
 	reply("GET /v1/snapshot", cannedSnapshot())
-	reply("GET /v1/workloads", []WorkloadView{workload})
+	reply("GET /v1/workloads", []WorkloadView{workload, {Service: "shop/host", Uncovered: "network_mode host", Metadata: &policy.Workload{}}})
 	reply("GET /v1/services", []ServiceView{{Service: "shop/db", Roles: []string{}, Reasons: []string{}}, {Service: "shop/web", Roles: []string{"proxy"}, Reasons: []string{}},
 		{Service: "shop/$(reboot)", Roles: []string{}, Reasons: []string{}}})
 	reply("GET /v1/flows", []FlowView{})
@@ -143,13 +143,24 @@ func canned() http.Handler {
 	mux.HandleFunc("POST /v1/mode", func(w http.ResponseWriter, r *http.Request) {
 		var req ModeRequest
 		_ = json.NewDecoder(r.Body).Decode(&req)
-		if req.Service != "shop/db" {
+		if req.Service != "shop/db" && req.Service != "shop/host" {
 			refuse(w, http.StatusBadRequest, "no service "+req.Service)
 			return
 		}
 		_ = json.NewEncoder(w).Encode([]string{req.Service})
 	})
 	return mux
+}
+
+// cannedFindings are more clipped services than are listed, and of two workloads that
+// cannot be guarded whole one that status has a line of already.
+func cannedFindings() []Finding {
+	out := []Finding{{Kind: "uncovered", Subject: nasty, Text: "not guarded: network_mode host"},
+		{Kind: "uncovered", Subject: "shop/both", Text: "endpoint not covered: macvlan network lan"}}
+	for _, name := range []string{"shop/a", "shop/b", "shop/c", "shop/d", "shop/e"} {
+		out = append(out, Finding{Kind: "clipped", Subject: name, Text: "only the name of its image says nginx"})
+	}
+	return out
 }
 
 // cannedSnapshot is a gateway's that runs the shop with a statement of the

@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"gatehouse/dataplane"
+	"gatehouse/models"
 	"gatehouse/policy"
 )
 
@@ -79,13 +80,45 @@ func (s *Status) write(w io.Writer) {
 			row(w, "PROBLEM", line)
 		}
 	}
+	s.writeFindings(w)
+}
+
+func (s *Status) writeFindings(w io.Writer) {
 	findings, absent := absent(s.Findings)
+	findings, clipped := clipped(findings)
 	for _, f := range findings {
+		said := func(u Uncovered) bool { return u.Workload == f.Subject }
+		if f.Kind == string(models.FindingUncovered) && slices.ContainsFunc(s.Uncovered, said) {
+			continue
+		}
 		row(w, "finding "+f.Kind, f.Subject+": "+f.Text)
+	}
+	if clipped != "" {
+		row(w, "finding "+string(models.FindingClipped), clipped)
 	}
 	if absent != "" {
 		row(w, "finding "+findingNobody, absent)
 	}
+}
+
+// clipped parts those whose model is clipped from the other findings, and says it of
+// all in one line; "" where they are few. Where images are built on the host it is
+// everybody.
+func clipped(findings []Finding) (others []Finding, text string) {
+	const most = 3
+	var names []string
+	for _, f := range findings {
+		if f.Kind == string(models.FindingClipped) {
+			names = append(names, f.Subject)
+		} else {
+			others = append(others, f)
+		}
+	}
+	if len(names) <= most {
+		return findings, ""
+	}
+	return others, fmt.Sprintf("%s and %d more, which -o json lists: only the names of their images say what they are: their models reach their own projects only; "+
+		"label gatehouse.model=MODEL trusts it", strings.Join(names[:most], ", "), len(names)-most)
 }
 
 // wayText says of each count of packets which they are.
@@ -116,7 +149,7 @@ func (s *Status) writeGuarded(w io.Writer) {
 		docker = "NOT CONNECTED, last full sync " + ago(s.Docker.LastSync) + ": " + s.Docker.Error
 	}
 	row(w, "docker", docker)
-	row(w, "services", fmt.Sprintf("%d enforce, %d observe, %d not enrolled; default mode %s", s.Services.Enforce, s.Services.Observe, s.Services.Unenrolled, s.Mode))
+	row(w, "services", fmt.Sprintf("%d enforce, %d observe, %d not guarded; default mode %s", s.Services.Enforce, s.Services.Observe, s.Services.Unenrolled, s.Mode))
 	if s.Services.Away > 0 {
 		row(w, "", fmt.Sprintf("%d on other nodes, whose own gateways judge them", s.Services.Away))
 	}

@@ -349,11 +349,8 @@ func TestSlowPathHearsNoHost(t *testing.T) {
 	again(h.cfg.Prefix + "1") // with the program attached
 	time.Sleep(100 * time.Millisecond)
 	c, err := h.s.Counters()
-	must(t, err)
-	for dir := range c.Drops {
-		if n := c.Drops[dir][policy.ReasonInternal]; n != 0 {
-			t.Errorf("%d frames of the host on the slow path", n)
-		}
+	if must(t, err); c.Drops.Of(policy.ReasonInternal) != 0 {
+		t.Errorf("%d frames of the host on the slow path", c.Drops.Of(policy.ReasonInternal))
 	}
 }
 
