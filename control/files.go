@@ -1,6 +1,7 @@
 package control
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -107,9 +108,11 @@ type FileWatch struct {
 	log   *slog.Logger
 	done  []string // the state of the files that was read last
 
-	mu    sync.Mutex
-	fault string
-	since time.Time
+	mu      sync.Mutex
+	fault   string
+	since   time.Time
+	unkept  string  // why what is in force is not on disk as the last good
+	pending Sources // it, while unkept says something
 }
 
 // OpenFiles reads the files for the first time. Where they have a fault, the last
@@ -122,7 +125,8 @@ func OpenFiles(f Files, log *slog.Logger) (*FileWatch, *Rules, error) {
 		rules, err = c.Rules()
 	}
 	if err == nil {
-		return w, rules, w.keep(c)
+		w.keep(c)
+		return w, rules, nil
 	}
 	old, errOld := f.lastGood()
 	if errOld != nil {
@@ -145,7 +149,26 @@ func (f Files) lastGood() (Sources, error) {
 	return c, json.Unmarshal(data, &c)
 }
 
-func (w *FileWatch) keep(c Sources) error {
+// keep has c stand in at a restart at which the files have a fault. A disk that is
+// full, or read only, does not keep the gateway from its work: Unkept tells, and Run
+// tries again.
+func (w *FileWatch) keep(c Sources) {
+	text := ""
+	if err := w.write(c); err != nil {
+		text = err.Error()
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if text != "" && w.unkept == "" {
+		w.log.Error("the operator's files are in force, and cannot be kept for a restart at which they have faults", "error", text)
+	}
+	w.unkept, w.pending = text, Sources{}
+	if text != "" {
+		w.pending = c
+	}
+}
+
+func (w *FileWatch) write(c Sources) error {
 	if w.files.LastGood == "" {
 		return nil
 	}
@@ -153,7 +176,27 @@ func (w *FileWatch) keep(c Sources) error {
 	if err != nil {
 		return err
 	}
+	if old, err := os.ReadFile(w.files.LastGood); err == nil && bytes.Equal(old, data) {
+		return nil
+	}
 	return statefile.Write(w.files.LastGood, data)
+}
+
+// Unkept says why the files in force could not be kept for a restart; "" if they are.
+func (w *FileWatch) Unkept() string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.unkept
+}
+
+// keepPending tries again what could not be kept.
+func (w *FileWatch) keepPending() {
+	w.mu.Lock()
+	c, unkept := w.pending, w.unkept
+	w.mu.Unlock()
+	if unkept != "" {
+		w.keep(c)
+	}
 }
 
 // Fault says what is wrong with the files and since when; "" if nothing is. The
@@ -196,6 +239,7 @@ func (w *FileWatch) Run(ctx context.Context, apply func(*Rules) error) {
 			return
 		case <-tick.C:
 		}
+		w.keepPending()
 		now := w.files.print()
 		changed := !slices.Equal(now, last)
 		last = now
@@ -222,7 +266,8 @@ func (w *FileWatch) load(c Sources, err error, apply func(*Rules) error) error {
 	if err := apply(rules); err != nil {
 		return err
 	}
-	return w.keep(c)
+	w.keep(c)
+	return nil
 }
 
 // print tells states of the files apart: name, size, time and inode of each.

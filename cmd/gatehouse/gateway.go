@@ -61,6 +61,9 @@ func (g *gateway) status() Status {
 	g.countPackets(&s)
 	s.Situation = g.situation(g.control.State())
 	s.Problems = append(s.Problems, s.Situation.problems()...)
+	if text := g.inputs.files.Unkept(); text != "" {
+		s.Problems = append(s.Problems, "the operator's files are in force, and cannot be kept for a restart at which they have faults: "+text)
+	}
 	if st := g.control.State(); st != nil {
 		s.Epoch = st.Table.Epoch()
 		describe(&s, st)

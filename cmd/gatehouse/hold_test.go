@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -48,7 +49,7 @@ func (d *desk) eventually(what string, is func() bool) {
 	d.t.Helper()
 	for deadline := time.Now().Add(time.Minute); !is(); time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			d.t.Fatalf("%s: not so after 20 s", what)
+			d.t.Fatalf("%s: not so after a minute", what)
 		}
 	}
 }
@@ -120,6 +121,45 @@ func TestLastGoodFiles(t *testing.T) {
 	}
 	if _, _, err := control.OpenFiles(control.Files{Statements: dir, LastGood: filepath.Join(t.TempDir(), "none")}, nil); err == nil || !strings.Contains(err.Error(), path+":") {
 		t.Errorf("a first start with a fault: %v", err)
+	}
+}
+
+// A state folder that takes nothing keeps no gateway from starting, nor files from
+// taking effect: it is told, and what is in force is kept as soon as it can be.
+func TestFilesOnAFullDisk(t *testing.T) {
+	dir, state := t.TempDir(), t.TempDir()
+	path, kept := filepath.Join(dir, "db.yaml"), filepath.Join(state, "last")
+	files := control.Files{Statements: dir, LastGood: filepath.Join(kept, "files.json")}
+	open := func() *control.FileWatch {
+		t.Helper()
+		w, rules, err := control.OpenFiles(files, slog.New(slog.DiscardHandler))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(rules.Policy.Statements) != 1 {
+			t.Fatalf("%d statements", len(rules.Policy.Statements))
+		}
+		return w
+	}
+	write(t, path, denyWeb)
+	w := open()
+	if text := w.Unkept(); !strings.Contains(text, kept) {
+		t.Errorf("where nothing can be written: %q", text)
+	}
+	if text, _ := w.Fault(); text != "" {
+		t.Errorf("the files have no fault: %q", text)
+	}
+	if err := os.Mkdir(kept, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	var done sync.WaitGroup
+	done.Go(func() { w.Run(ctx, func(*control.Rules) error { return nil }) })
+	t.Cleanup(func() { cancel(); done.Wait() })
+	(&desk{t: t}).eventually("it is kept", func() bool { return w.Unkept() == "" })
+	write(t, path, "half")
+	if text, _ := open().Fault(); !strings.Contains(text, path) {
+		t.Errorf("the last good files stand in, and the fault is %q", text)
 	}
 }
 
