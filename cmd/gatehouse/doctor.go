@@ -85,6 +85,7 @@ type doctor struct {
 	root   string
 	cmd    *cobra.Command
 	checks []Check
+	pinned bool // a gateway is here, or was
 }
 
 func (d *doctor) say(level, name, do, format string, args ...any) {
@@ -235,11 +236,17 @@ func (d *doctor) pins(set Settings) {
 	default:
 		d.say(levelOK, "pins", "", "%d in %s", pinned, set.Pins)
 	}
-	if pinned == 0 || os.Geteuid() != 0 {
+	d.pinned = pinned > 0
+}
+
+// standing looks for the rule that holds networks shut on which somebody enforces,
+// where there may be any.
+func (d *doctor) standing(set Settings) {
+	if set.isPlace() || !d.pinned || os.Geteuid() != 0 {
 		return
 	}
 	if out, err := exec.Command("nft", "list", "tables", "bridge").Output(); err == nil && !slices.Contains(strings.Split(string(out), "\n"), "table bridge "+steer.StandingTable(set.Devices)) {
-		d.say(levelWarn, "standing rule", "a running gateway puts it back; `nft flush ruleset` removes it", "there is no table bridge %s: networks that enforce are not held shut by it", steer.StandingTable(set.Devices))
+		d.say(levelWarn, "standing rule", "a running gateway puts it back; `nft flush ruleset` removes it", "there is no table bridge %s: networks on which somebody enforces are not held shut by it", steer.StandingTable(set.Devices))
 	}
 }
 
@@ -328,11 +335,15 @@ func (d *doctor) gateway(ctx context.Context, set Settings) {
 	var s Status
 	if err := newClient(d.cmd).get(ctx, "/v1/status", &s); err != nil {
 		d.say(levelWarn, "gateway", "start `gatehouse run`", "%v", err)
+		d.standing(set)
 		d.history(set)
 		return
 	}
 	if s.Ready {
 		d.say(levelOK, "gateway", "", "%s, table %d, %d interfaces", s.Version, s.Epoch, s.Endpoints.Admitted)
+	}
+	if len(s.Closed) > 0 {
+		d.standing(set)
 	}
 	for _, p := range s.Problems {
 		d.say(levelFail, "gateway", "see `gatehouse status` and its log", "%s", p)
