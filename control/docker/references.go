@@ -558,6 +558,10 @@ var (
 	secretWords = []string{"PASSWORD", "PASSWD", "PASSPHRASE", "SECRET", "TOKEN", "CREDENTIAL", "APIKEY", "PRIVATE", "USERPASS"}
 )
 
+// hostParts are what the last part of a key says of a value that is a host and
+// no secret, whatever it is the host of: AUTH_SERVER, SESSION_REDIS_HOST.
+var hostParts = []string{"HOST", "HOSTS", "HOSTNAME", "SERVER", "SERVERS", "ADDR", "ADDRESS", "ENDPOINT", "ENDPOINTS"}
+
 // looksSecret reports whether the value of such a key may be a secret.
 func looksSecret(key string) bool {
 	key = strings.ToUpper(key)
@@ -566,7 +570,11 @@ func looksSecret(key string) bool {
 			return true
 		}
 	}
-	return slices.ContainsFunc(keyParts(key), func(part string) bool {
+	parts := keyParts(key)
+	if n := len(parts); n > 1 && slices.Contains(hostParts, parts[n-1]) {
+		return false
+	}
+	return slices.ContainsFunc(parts, func(part string) bool {
 		return slices.Contains(secretParts, part) || strings.HasSuffix(part, "PASS") || strings.HasSuffix(part, "PWD") || strings.HasSuffix(part, "AUTH")
 	})
 }
