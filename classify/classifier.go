@@ -348,6 +348,11 @@ type beginning struct {
 func (c *Classifier) beginning(p *Packet, in *Ingress, q *policy.Query, now int64, out *Result) (b beginning, ok bool) {
 	switch {
 	case p.Proto == policy.ProtoTCP && p.Flags&(SYN|ACK) == SYN:
+		if len(p.Payload) > 0 && c.unproven.has(c.flows.sum(&p.Key)) {
+			// The answer to an earlier SYN might pass for one that has taken these bytes.
+			c.refuse(p, in, policy.ReasonBadHeader, out)
+			return b, false
+		}
 		b.decision = c.table.Lookup(*q)
 	case p.Proto == policy.ProtoTCP && p.Flags&SYN != 0 && c.capture:
 		// The SYN that it answers was not captured; it says all the same who
@@ -426,6 +431,7 @@ func (c *Classifier) start(f *Flow, out *Result) {
 func (c *Classifier) decide(f *Flow, s policy.Spoken, why policy.Reason, out *Result) {
 	server := c.serverOf(f)
 	j := judge(f.Decision, s, server, f.Key.Proto)
+	f.misnamed = f.misnamed || j.Reason == policy.ReasonNameMismatch
 	if server.State == policy.NameGiven && f.name != nil && f.Epoch == c.table.Epoch() && !j.Denied && j.Rule >= 0 {
 		f.name.fitted = c.table.Rules()[j.Rule].Name
 	}
@@ -490,7 +496,7 @@ func (c *Classifier) rejudge(f *Flow, out *Result) {
 	}
 	f.Decision, f.Epoch, f.offered = c.table.LookupHeld(f.Query(), f.held()), c.table.Epoch(), 0
 	c.noteNames(f)
-	why := policy.ReasonNone
+	s, why := f.resembled(), policy.ReasonNone
 	if was == policy.Allow || was == policy.Undecided {
 		why = policy.ReasonPolicyChanged
 	}
@@ -498,14 +504,21 @@ func (c *Classifier) rejudge(f *Flow, out *Result) {
 	case f.control.proto != 0:
 		c.rejudgeExpected(f, why, out)
 	case f.Decision.Verdict() != policy.Undecided:
-		s := f.Spoken
 		if was == policy.Undecided {
 			s = policy.Spoken{}
 		}
 		c.redecide(f, s, why, out)
+		if was == policy.Undecided && !f.Allowed() && f.Key.Proto == policy.ProtoTCP && f.payloads > 0 {
+			// What had been read of it is gone, and passes no second time.
+			f.Spoken.App, f.misnamed = policy.AppUnknown, true
+		}
 	case was == policy.Undecided:
-	case f.Spoken.App != policy.AppNone:
-		c.redecide(f, f.Spoken, why, out)
+	case was == policy.Allow && f.mayStayHidden(s):
+		c.accept(f, s, out)
+	case s.App != policy.AppNone:
+		c.redecide(f, s, why, out)
+	case f.Key.Proto == policy.ProtoUDP && was != policy.Allow && f.Packets[f.Initiator^1] == 0:
+		f.Verdict = policy.Undecided // nobody has received its beginning
 	case f.Key.Proto == policy.ProtoTCP || f.Key.Proto == policy.ProtoUDP:
 		// Policy had not asked for the application; it must be found mid-stream.
 		f.Verdict, f.MidStream, f.lenient, f.hasISN = policy.Undecided, true, false, [2]bool{}

@@ -69,12 +69,9 @@ func (c *Classifier) follow(f *Flow, p *Packet, in *Ingress, now int64, out *Res
 			c.drop(f, policy.ReasonBadHeader, out)
 			return nil
 		}
-		if f.again && p.Ack == f.againISN+1 {
-			f = c.renew(f, now, out)
-		}
-		f.isn[side], f.hasISN[side] = p.Seq, true
-		f.Awaits = false
-		c.answered(f)
+		return c.followAnswer(f, p, now, out)
+	case p.Flags&RST != 0 && fromInitiator && f.State == Opening:
+		// The answer to its SYN may be under way.
 	case p.Flags&RST != 0:
 		f.State = Closed
 	case f.State == Closed && f.fins != 3 && len(p.Payload) > 0:
@@ -96,17 +93,40 @@ func (c *Classifier) follow(f *Flow, p *Packet, in *Ingress, now int64, out *Res
 	return f
 }
 
+// followAnswer is follow for the responder's SYN-ACK. Which SYN it answers is the
+// responder's to say: whoever has sent several on one key would else go on under the
+// verdict of the conversation before, or be read from where nothing begins.
+func (c *Classifier) followAnswer(f *Flow, p *Packet, now int64, out *Result) *Flow {
+	side := p.side()
+	taken := !f.hasISN[side^1] || p.Ack-f.isn[side^1]-1 <= uint32(f.synData)
+	again := f.hasISN[side] && p.Seq == f.isn[side] // it is sent once more
+	switch {
+	case f.again && (!taken || !again || p.Ack == f.againISN+1):
+		f = c.renew(f, p.Ack-1, now, out)
+	case taken && (again || !f.hasISN[side]):
+	case f.State == Opening && f.synData == 0:
+		f.isn[side^1] = p.Ack - 1
+	default:
+		c.drop(f, policy.ReasonBadHeader, out)
+		return nil
+	}
+	f.isn[side], f.hasISN[side] = p.Seq, true
+	f.Awaits = false
+	c.answered(f)
+	return f
+}
+
 // followSYN is follow for a SYN: the one that opened f, or one more on its key.
 func (c *Classifier) followSYN(f *Flow, p *Packet, in *Ingress, now int64, out *Result) *Flow {
 	side := p.side()
 	fromInitiator := side == f.Initiator
 	switch {
 	case out.New:
-		f.isn[side], f.hasISN[side] = p.Seq, true
+		f.isn[side], f.hasISN[side], f.synData = p.Seq, true, uint16(len(p.Payload))
 		return f
 	case fromInitiator && f.hasISN[side] && f.isn[side] == p.Seq && f.State == Opening && !f.MidStream:
 		return f // retransmitted
-	case f.isOver() || !f.Allowed() || fromInitiator && f.State == Opening:
+	case f.isOver() || !f.Allowed() || fromInitiator && f.State == Opening && len(p.Payload) == 0:
 		return c.restart(f, p, in, now, out)
 	case !fromInitiator || len(p.Payload) > 0:
 		// Simultaneous open, split handshake: only one side begins. And data
@@ -124,9 +144,9 @@ func (c *Classifier) followSYN(f *Flow, p *Packet, in *Ingress, now int64, out *
 func (f *Flow) isOver() bool { return f.State == Closed && f.fins == 3 }
 
 // renew begins a new conversation on f's key: the responder has answered its
-// initiator's new SYN. There is room: the old flow's.
-func (c *Classifier) renew(f *Flow, now int64, out *Result) *Flow {
-	key, initiator, isn, slot, q := f.Key, f.Initiator, f.againISN, f.Slot, f.Query()
+// initiator's new SYN, of that number. There is room: the old flow's.
+func (c *Classifier) renew(f *Flow, isn uint32, now int64, out *Result) *Flow {
+	key, initiator, slot, q := f.Key, f.Initiator, f.Slot, f.Query()
 	c.retire(f)
 	*out = Result{New: true, Retract: true}
 	f = c.flows.add(&key)

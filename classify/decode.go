@@ -452,6 +452,10 @@ func (p *Packet) tcp(b []byte) policy.Reason {
 	if !p.captured && (p.SrcPort == 0 || p.DstPort == 0 || !p.Flags.sane()) {
 		return policy.ReasonBadHeader
 	}
+	if p.Fragment == FirstFragment && p.Flags&SYN != 0 && !p.captured {
+		// No stack sends one, and its last piece says when the connection begins.
+		return policy.ReasonFragment
+	}
 	p.Payload, p.segment = b[head:], b
 	p.setKey()
 	return policy.ReasonNone

@@ -205,6 +205,11 @@ func TestPiecesOfHeaders(t *testing.T) {
 		want(t, "header", b.send(fragment(t, seg, 1, 0, 24, true)), false, policy.ReasonFragment)
 		want(t, "payload", b.send(fragment(t, seg, 1, 24, 200, false)), false, policy.ReasonFragment)
 
+		// Nor does its last piece begin a connection when that suits its sender.
+		h.SYN, h.ACK, h.Ack = true, false, 0
+		seg = out.frame(t, layers.IPProtocolTCP, h, []byte(strings.Repeat("x", 200)))
+		want(t, "SYN", b.send(fragment(t, seg, 9, 0, 24, true)), false, policy.ReasonFragment)
+
 		// Nor does a UDP length that ends before it: what follows is counted.
 		big := out.udp(t, 40000, 53, strings.Repeat("x", 60_000))
 		l4, n := l3+20, 0

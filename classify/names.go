@@ -67,7 +67,7 @@ func (c *Classifier) serverOf(f *Flow) policy.ServerName {
 	case f.app >= 0:
 		server, _ := c.states[f.app].ServerName(&c.hello)
 		return server
-	case f.reported&(1<<policy.ReasonNameMismatch) != 0: // it is read once, and holds under later tables too
+	case f.misnamed:
 		return policy.ServerName{State: policy.NameHidden}
 	case f.name != nil && f.name.fitted != "":
 		return policy.ServerName{State: policy.NameFitted, Pattern: f.name.fitted}

@@ -113,8 +113,7 @@ func (c *Classifier) weigh(f *Flow, s *appid.State, o appid.Outcome, out *Result
 	if !known {
 		return
 	}
-	if f.lenient && o.Confidence != appid.ConfidenceBothSides && j.Denied && (spoken.App == policy.AppUnknown || spoken.App == policy.AppTLS) {
-		// An old flow in the middle of its life cannot show what it is (V9).
+	if f.mayHide(spoken, o.Confidence, &j) {
 		if o.Decided {
 			c.accept(f, spoken, out)
 		}
@@ -138,9 +137,22 @@ func (c *Classifier) weigh(f *Flow, s *appid.State, o appid.Outcome, out *Result
 	if o.Decided || j.Denied && !c.upgradePossible(f, spoken, j) {
 		c.decide(f, spoken, policy.ReasonNone, out)
 	}
-	if o.Decided && o.Reversed {
+	if o.Decided && o.Reversed && c.capture {
 		f.Initiator ^= 1
 	}
+}
+
+// mayHide: an old flow in the middle of its life cannot show what it is (V9); what
+// it does show may be denied.
+func (f *Flow) mayHide(s policy.Spoken, c appid.Confidence, j *policy.Judgement) bool {
+	return f.lenient && j.Denied && j.Reason != policy.ReasonDenied &&
+		c != appid.ConfidenceBothSides && (s.App == policy.AppUnknown || s.App == policy.AppTLS)
+}
+
+// mayStayHidden is mayHide under a newer table.
+func (f *Flow) mayStayHidden(s policy.Spoken) bool {
+	j := f.Decision.Judge(s)
+	return f.mayHide(s, f.Confidence, &j)
 }
 
 // isAnomalous deals with bytes that are no protocol's, or not for whom they seem to be.
@@ -164,13 +176,8 @@ func (c *Classifier) isAnomalous(f *Flow, o appid.Outcome, out *Result) bool {
 // judgeSpoken asks policy about what is spoken, or behaves like; known is false
 // while the bytes that say which server is asked for are still to come.
 func (c *Classifier) judgeSpoken(f *Flow, s *appid.State, spoken policy.Spoken, decided bool) (_ policy.Spoken, j policy.Judgement, known bool) {
+	spoken = f.likeness(spoken)
 	j = f.Decision.Judge(spoken)
-	if f.Likely != policy.AppNone {
-		// What it behaves like may be denied; it is never allowed by that.
-		if k := f.Decision.Judge(policy.Spoken{App: f.Likely}); k.Denied && k.Reason == policy.ReasonDenied {
-			spoken, j = policy.Spoken{App: f.Likely}, k
-		}
-	}
 	if f.Decision.Named() && !j.Denied {
 		server, whole := s.ServerName(&c.hello)
 		if !whole && !decided {
@@ -179,6 +186,28 @@ func (c *Classifier) judgeSpoken(f *Flow, s *appid.State, spoken policy.Spoken, 
 		j = f.Decision.JudgeServer(spoken, server)
 	}
 	return spoken, j, true
+}
+
+// likeness is what f speaks, or behaves like: that may be denied, and is never what
+// it is allowed by.
+func (f *Flow) likeness(s policy.Spoken) policy.Spoken {
+	if f.Likely == policy.AppNone {
+		return s
+	}
+	like := policy.Spoken{App: f.Likely}
+	if j := f.Decision.Judge(like); j.Denied && j.Reason == policy.ReasonDenied {
+		return like
+	}
+	return s
+}
+
+// resembled is likeness for what was decided under an older table.
+func (f *Flow) resembled() policy.Spoken {
+	s := f.Spoken
+	if s.App == f.Likely && s.App != policy.AppNone {
+		s = policy.Spoken{App: policy.AppUnknown}
+	}
+	return f.likeness(s)
 }
 
 // upgradePossible reports whether a protocol that policy says no to, as j has

@@ -72,6 +72,7 @@ type Flow struct {
 	watched bool // app-ID reads it although it is decided
 	// Lookups: it carries DNS queries that policy is interested in (policy.Table.Asker).
 	Lookups  bool
+	synData  uint16   // bytes in its SYN
 	reported uint64   // reasons already reported, one bit each
 	rate     [2]int64 // echo, by side: theoretical arrival time of the next packet
 	againAt  int64
@@ -80,6 +81,9 @@ type Flow struct {
 	againISN uint32
 	hasISN   [2]bool
 	Awaits   bool // the kernel may carry the SYN-ACK, see Result.Opening
+	// misnamed: it asked its server for another name than policy let it pass by. That
+	// is read once, and holds under later tables too.
+	misnamed bool
 	// announcer is the index of what reads its announcements, -1 = none; control
 	// is who announced it.
 	announcer int32

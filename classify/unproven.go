@@ -57,13 +57,14 @@ func (u *unproven) remove(sum uint64) {
 	}
 }
 
-// isUnproven: policy asked f for its application, would not have let it go on
-// without, and had no answer that it liked.
+// isUnproven: policy asked f for its application, and had no answer that it liked;
+// where there was none, and without one f would only have been recorded, it may go on.
 func (f *Flow) isUnproven() bool {
 	if f.Key.Proto != policy.ProtoTCP || f.Verdict == policy.Allow || f.Decision.Verdict() != policy.Undecided {
 		return false
 	}
 	answered := f.hasISN[f.Initiator^1] ||
 		f.MidStream && (f.Verdict != policy.Undecided || f.Packets[0] > 0 && f.Packets[1] > 0)
-	return answered && f.Decision.Judge(policy.Spoken{App: policy.AppUnknown}).Verdict != policy.Allow
+	j := f.Decision.Judge(policy.Spoken{App: policy.AppUnknown})
+	return answered && (f.Verdict != policy.Undecided || j.Verdict != policy.Allow || !j.Denied)
 }

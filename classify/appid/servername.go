@@ -26,8 +26,31 @@ func (s *State) ServerName(room *Attrs) (name policy.ServerName, ok bool) {
 		return s.attrName(AttrHost, policy.NameHidden, room)
 	case app.Is(policy.AppHTTP):
 		return httpServerName(s.look(s.reversed))
+	case app == policy.AppUnknown && !s.udp && mayNameServer(s.look(false).c):
+		return policy.ServerName{State: policy.NameHidden}, true
 	}
 	return policy.ServerName{}, true
+}
+
+// mayNameServer reports whether what a client has sent of an unknown stream is the
+// beginning of a hello or of a request that was never finished here: the rest, which
+// says the name, may come when nobody reads it any more.
+func mayNameServer(c []byte) bool {
+	if len(c) > 0 && c[0] == recordHandshake {
+		return len(c) < 2 || c[1] == 3
+	}
+	c = bytes.TrimLeft(c, "\r\n")
+	first, _, whole := line(c)
+	if whole {
+		return bytes.Contains(first, []byte(" HTTP/"))
+	}
+	method, _, _ := bytes.Cut(c, []byte{' '})
+	for _, b := range method {
+		if b < 'A' || b > 'Z' {
+			return false
+		}
+	}
+	return len(method) > 0
 }
 
 // attrName is a name that the protocol's own reader found; otherwise, for now, what
