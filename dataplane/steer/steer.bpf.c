@@ -1032,13 +1032,25 @@ static __always_inline bool owns(struct __sk_buff *skb, const __be32 *addr)
 	return o && o->ifindex == skb->ifindex;
 }
 
-// steer hands the frame, met FROM or TO the endpoint, to user space.
+// token stands in tc_index for the hook to which a frame has come back from user
+// space, by the slow-path device and the steering tag. Never 0.
+static __always_inline __u32 token(__u32 device, __u32 tag)
+{
+	return 0x8000 | (((device * 0x9e3779b1u) >> 17) ^ tag);
+}
+
+// steer hands the frame, met FROM or TO the endpoint, to user space. One that has
+// been there from this very hook has lost its mark: a program of somebody else stands
+// before this one. It would go round for ever.
 static __always_inline int steer(struct __sk_buff *skb, struct port *port, __u32 hash, __u32 dir)
 {
 	__u32 q = ((__u64)(hash * 0x9e3779b1u) * queues) >> 32;
 	__u64 now = bpf_ktime_get_ns(), due = port->due[dir & 1];
 	__u64 *beat = bpf_map_lookup_elem(&beats, &q);
+	__u16 tag = (port->slot << 1 | dir) & TAG_SLOT;
 
+	if (skb->tc_index == token(gh0, tag))
+		return blame(port, dir, REASON_INTERNAL);
 	if (!beat || now > *beat + HEARTBEAT_NS) {
 		if (port->flags & PORT_OPEN)
 			return pass(COUNT_OPEN);
@@ -1057,7 +1069,7 @@ static __always_inline int steer(struct __sk_buff *skb, struct port *port, __u32
 	port->due[dir & 1] = due + (__u64)port->cost * (skb->gso_segs ? skb->gso_segs : 1);
 	port->steered++;
 	skb->queue_mapping = q + 1;
-	if (bpf_skb_vlan_push(skb, bpf_htons(ETH_P_8021Q), (port->slot << 1 | dir) & 0xfff))
+	if (bpf_skb_vlan_push(skb, bpf_htons(ETH_P_8021Q), tag))
 		return blame(port, dir, REASON_INTERNAL);
 	count(COUNT_STEERED);
 	return bpf_redirect(gh0, 0);
@@ -1460,6 +1472,7 @@ int gh_return(struct __sk_buff *skb)
 	if (!s || bpf_skb_vlan_pop(skb))
 		return drop(tci & 1, REASON_INTERNAL);
 	count(COUNT_RETURNED);
+	skb->tc_index = token(skb->ifindex, tci);
 	if (tci & 1) {
 		skb->mark = MARK_OUT << 16 | tci >> 1;
 		return bpf_redirect(s->ifindex, 0);
