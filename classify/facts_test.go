@@ -118,7 +118,7 @@ func TestDeniedStaysDenied(t *testing.T) {
 }
 
 // TestCutOffByTable: of a connection that a table forbade while it was read, the
-// beginning is lost: the next table that allows it must not take the rest for an
+// beginning is lost: the next table that allows it (V8) must not take the rest for an
 // old flow's.
 func TestCutOffByTable(t *testing.T) {
 	families(t, func(t *testing.T, v6 bool) {

@@ -105,7 +105,7 @@ func TestNameMismatchIsNotForgotten(t *testing.T) {
 	}
 }
 
-// A QUIC hello that was dropped before its name was known is read like any other
+// A QUIC hello that was dropped before its name was known (N6) is read like any other
 // when a newer table lets its flow pass.
 func TestNameMismatchOfEarlyDatagram(t *testing.T) {
 	quic := func(s *policy.Statement) {
