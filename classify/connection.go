@@ -104,8 +104,8 @@ func (c *Classifier) followAnswer(f *Flow, p *Packet, now int64, out *Result) *F
 	case f.again && (!taken || !again || p.Ack == f.againISN+1):
 		f = c.renew(f, p.Ack-1, now, out)
 	case taken && (again || !f.hasISN[side]):
-	case f.State == Opening && f.synData == 0:
-		f.isn[side^1] = p.Ack - 1
+	case f.synData == 0 && f.app < 0 && (f.State == Opening || f.State == Answered && !f.MidStream):
+		f.isn[side^1] = p.Ack - 1 // its initiator has not said yet that it is content with one
 	default:
 		c.drop(f, policy.ReasonBadHeader, out)
 		return nil

@@ -159,9 +159,19 @@ func TestSeveralSYNs(t *testing.T) {
 			want(t, fmt.Sprintf("ssh as the server reads it, other SYN %d", int32(other-isn)), data(b, isn+1, sshBanner), false, policy.ReasonApp)
 		}
 
+		// An answer that somebody else has forged is the first, not the last.
+		b := newBench(t, world{statements: statements()}, Config{})
+		b.send(out.tcp(t, 40000, 80, SYN, isn, 0, ""))
+		b.send(out.back().tcp(t, 80, 40000, SYN|ACK, 5, 6, ""))
+		want(t, "answer", answer(b), true, policy.ReasonNone)
+		data(b, isn+1, httpGet)
+		if r := b.send(out.back().tcp(t, 80, 40000, PSH|ACK, server+1, isn+1+uint32(len(httpGet)), httpOK)); r.Verdict != policy.Allow {
+			t.Errorf("behind a forged answer: %+v", r)
+		}
+
 		// Data of a SYN that the server does not take.
 		fake := out.tcp(t, 40000, 80, SYN, isn-uint32(len(httpGet)), 0, httpGet)
-		b := newBench(t, world{statements: statements()}, Config{})
+		b = newBench(t, world{statements: statements()}, Config{})
 		b.send(out.tcp(t, 40000, 80, SYN, isn, 0, ""))
 		want(t, "data in another SYN", b.send(fake), false, policy.ReasonBadHeader)
 		want(t, "answer", answer(b), true, policy.ReasonNone)
