@@ -67,6 +67,11 @@ type saying struct {
 }
 
 func (x *expansion) statement(s *Statement, m Moment) []policy.Statement {
+	return x.statementOf(s, m, x.cells(&s.Flows, s.Verdict == policy.Allow))
+}
+
+// statementOf is a statement between the peers of some cells.
+func (x *expansion) statementOf(s *Statement, m Moment, cells []cell) []policy.Statement {
 	base := policy.Statement{
 		ID: s.ID, Verdict: s.Verdict, Tier: policy.TierOperator, Ports: s.Ports, AnyPort: s.AnyPort, Speaks: policy.SpeaksBoth,
 		EnforceAlways: s.Always, Origin: s.origin(),
@@ -81,7 +86,7 @@ func (x *expansion) statement(s *Statement, m Moment) []policy.Statement {
 	}
 	var out []policy.Statement
 	named := make(map[string]int)
-	for _, c := range x.cells(&s.Flows, s.Verdict == policy.Allow) {
+	for _, c := range cells {
 		named[c.name]++
 		for _, app := range s.Apps {
 			st := base
@@ -141,7 +146,7 @@ func (x *expansion) cells(f *Flows, loosens bool) []cell {
 				out = append(out, c)
 				continue
 			}
-			out = append(out, x.split(c, fw, tw)...)
+			out = append(out, x.split(c, nil, fw, tw)...)
 		}
 	}
 	if len(out) == 0 {
@@ -169,12 +174,12 @@ func (x *expansion) nobody(terms []Term) []policy.Peer {
 }
 
 // split makes a cell of each project, network, service or kin that has peers on
-// both sides.
-func (x *expansion) split(c cell, withins ...Within) []cell {
+// both sides; of those of some names alone where only is not nil.
+func (x *expansion) split(c cell, only map[string]bool, withins ...Within) []cell {
 	parts := make(map[string]*cell)
 	join := func(side func(*cell) *[]policy.Peer, peers []policy.Peer) {
 		for _, p := range peers {
-			for name, ids := range x.parted(p, withins) {
+			for name, ids := range x.parted(p, only, withins) {
 				if parts[name] == nil {
 					parts[name] = &cell{name: name}
 				}
@@ -196,7 +201,7 @@ func (x *expansion) split(c cell, withins ...Within) []cell {
 
 // parted sorts the workloads that a peer means by what they must have in common
 // with the other end. Who is no workload has nothing in common.
-func (x *expansion) parted(p policy.Peer, withins []Within) map[string][]policy.Identity {
+func (x *expansion) parted(p policy.Peer, only map[string]bool, withins []Within) map[string][]policy.Identity {
 	var ids []policy.Identity
 	switch {
 	case p.Kind == policy.PeerSelector:
@@ -208,23 +213,30 @@ func (x *expansion) parted(p policy.Peer, withins []Within) map[string][]policy.
 	}
 	out := make(map[string][]policy.Identity)
 	for _, id := range ids {
-		names := []string{""}
-		for _, w := range withins {
-			var longer []string
-			for _, name := range names {
-				for _, part := range partsOf(x.byID[id], w) {
-					longer = append(longer, strings.TrimPrefix(name+"~"+part, "~"))
-				}
+		for _, name := range cellsOf(x.byID[id], withins) {
+			if only == nil || only[name] {
+				out[name] = append(out[name], id)
 			}
-			if w != WithinAll {
-				names = longer
-			}
-		}
-		for _, name := range names {
-			out[name] = append(out[name], id)
 		}
 	}
 	return out
+}
+
+// cellsOf names the cells that a workload is in, where terms reach so far, some of them
+// less than everywhere.
+func cellsOf(s *models.Subject, withins []Within) []string {
+	withins = slices.DeleteFunc(slices.Clone(withins), func(w Within) bool { return w == WithinAll })
+	names := partsOf(s, withins[0])
+	for _, w := range withins[1:] {
+		var longer []string
+		for _, name := range names {
+			for _, part := range partsOf(s, w) {
+				longer = append(longer, name+"~"+part)
+			}
+		}
+		names = longer
+	}
+	return names
 }
 
 // partsOf names what a workload may have in common with another.

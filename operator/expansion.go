@@ -3,6 +3,7 @@ package operator
 import (
 	"maps"
 	"slices"
+	"strings"
 
 	"gatehouse/models"
 	"gatehouse/policy"
@@ -98,6 +99,7 @@ func (e *Expansion) Next(pop *models.Population, c *Catalog, m Moment, were, are
 		x.concern(&are[i], concerned)
 		x.learn(&are[i])
 	}
+	others := slices.Concat(were, are)
 	for i := range concerned {
 		for t := range e.policy.Statements[i].terms {
 			text := x.text(t)
@@ -111,11 +113,37 @@ func (e *Expansion) Next(pop *models.Population, c *Catalog, m Moment, were, are
 			at += len(x.of[last])
 		}
 		before := x.of[i]
-		x.of[i] = x.statement(&e.policy.Statements[i], m)
+		x.of[i] = x.again(&e.policy.Statements[i], m, before, others)
 		edits = appendEdits(edits, at, before, x.of[i])
 		at, last = at+len(before), i+1
 	}
 	return next, edits, true
+}
+
+// again is what a statement, which was expanded before, becomes as subjects were or
+// are others. One that is parted in one way alone is expanded anew in their cells.
+func (x *expanding) again(s *Statement, m Moment, before []policy.Statement, others []models.Subject) []policy.Statement {
+	from, to := byWithin(s.From), byWithin(s.To)
+	if len(from) != 1 || len(to) != 1 || len(s.Apps) != 1 || len(s.Except) > 0 || s.state(m) != "" || before[0].ID == s.ID {
+		return x.statement(s, m) // one that is in no parts has its own id
+	}
+	fw, tw := s.From[0].Within, s.To[0].Within
+	theirs, ids := make(map[string]bool), make(map[string]bool)
+	for i := range others {
+		for _, name := range cellsOf(&others[i], []Within{fw, tw}) {
+			theirs[name], ids[s.ID+"~"+name] = true, true
+		}
+	}
+	out := slices.DeleteFunc(slices.Clone(before), func(st policy.Statement) bool { return ids[st.ID] })
+	loosens := s.Verdict == policy.Allow
+	for _, st := range x.statementOf(s, m, x.split(cell{from: x.peers(from[fw], loosens), to: x.peers(to[tw], loosens)}, theirs, fw, tw)) {
+		at, _ := slices.BinarySearchFunc(out, st.ID, func(o policy.Statement, id string) int { return strings.Compare(o.ID, id) })
+		out = slices.Insert(out, at, st)
+	}
+	if len(out) == 0 {
+		return x.statement(s, m)
+	}
+	return out
 }
 
 // appendEdits appends what makes one list of statements the other. Those that both
