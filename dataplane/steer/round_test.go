@@ -80,6 +80,12 @@ func TestTwoGateways(t *testing.T) {
 	other.guard(true)
 	for _, c := range []*container{a, b} {
 		_, err := other.s.Admit(other.spec(c))
+		if h.cfg.Attach == AttachClsact { // there is one place for a filter, and it is taken
+			if err == nil {
+				t.Error("two gateways have one filter")
+			}
+			return
+		}
 		must(t, err)
 	}
 	all := func([]byte) bool { return true }
