@@ -33,7 +33,7 @@ func (d Drops) Of(r policy.Reason) (n uint64) {
 // Counters are totals since the start, over all workers. What the kernel
 // programs count is the steering side's.
 type Counters struct {
-	Reasons      Drops  // packets dropped
+	Reasons      Drops  // packets dropped, those included that found no room in a port: internal
 	Forwarded    uint64 // frames sent on, answers included
 	Dropped      uint64 // frames
 	Rejected     uint64 // answers to refused packets

@@ -67,8 +67,9 @@ type Dataplane struct {
 	sweeper    *sweeper
 	clock      clock
 
-	mu    sync.Mutex // orders SetEndpoints; guards ports
+	mu    sync.Mutex // orders SetEndpoints; guards what follows
 	ports map[portKey]Port
+	lost  uint64 // what ports that are gone had dropped themselves
 }
 
 type portKey struct{ space, queue int }
@@ -145,6 +146,9 @@ func (d *Dataplane) AddPort(space, queue int, p Port) error {
 		return errors.Join(fmt.Errorf("add port: queue %d, there are %d workers", queue, len(d.workers)), p.Close())
 	}
 	d.mu.Lock()
+	if gone := d.ports[portKey{space, queue}]; gone != nil { // given up
+		d.lost += gone.Stats().lost()
+	}
 	d.ports[portKey{space, queue}] = p
 	d.mu.Unlock()
 	if !d.workers[queue].ask(func(w *worker) { w.addPort(space, p) }) {
@@ -156,8 +160,9 @@ func (d *Dataplane) AddPort(space, queue int, p Port) error {
 // RemoveSpace closes the ports of a space.
 func (d *Dataplane) RemoveSpace(space int) error {
 	d.mu.Lock()
-	for k := range d.ports {
+	for k, p := range d.ports {
 		if k.space == space {
+			d.lost += p.Stats().lost()
 			delete(d.ports, k)
 		}
 	}
@@ -250,6 +255,12 @@ func (d *Dataplane) Counters() Counters {
 		c.add(&w.counters)
 	}
 	c.LostViolations = d.violations.Lost()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	c.Reasons[Neither][policy.ReasonInternal] += d.lost
+	for _, p := range d.ports {
+		c.Reasons[Neither][policy.ReasonInternal] += p.Stats().lost()
+	}
 	return c
 }
 

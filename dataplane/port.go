@@ -89,6 +89,9 @@ type PortStats struct {
 	Invalid        uint64 // refused by the kernel: too long, or a descriptor of ours it did not like
 }
 
+// lost is how many frames no worker came to see, or could send.
+func (s PortStats) lost() uint64 { return s.Malformed + s.NoFrame + s.RingFull + s.Invalid }
+
 func (s *PortStats) add(t PortStats) {
 	s.Received += t.Received
 	s.Sent += t.Sent

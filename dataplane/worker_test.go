@@ -458,6 +458,45 @@ func TestStaleFramesAreDropped(t *testing.T) {
 	l.passes(web, db, syn)
 }
 
+// TestNoRoomIsCounted: what a port had no room for is a drop too, also once the port is
+// gone, and once another has its place.
+func TestNoRoomIsCounted(t *testing.T) {
+	l := newLane(t)
+	frame := udp(t, web, db, false, 5000, 9000, "x")
+	fill := func(p *dataplanetest.Port) (refused uint64) {
+		for range 300 {
+			if !p.Steer(web.slot, dataplane.FromEndpoint, frame) {
+				refused++
+			}
+		}
+		return refused
+	}
+	want := fill(l.port)
+	is := func(when string) {
+		t.Helper()
+		if n := l.d.Counters().Reasons[dataplane.Neither][policy.ReasonInternal]; n != want || n == 0 {
+			t.Errorf("%s: %d counted, want %d", when, n, want)
+		}
+	}
+	is("open")
+	for range 2 { // the second takes the place of one that was given up
+		next, err := dataplanetest.NewPort(4)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = next.Close() })
+		if err := l.d.AddPort(0, 0, next); err != nil {
+			t.Fatal(err)
+		}
+		want += fill(next)
+		is("another in its place")
+	}
+	if err := l.d.RemoveSpace(0); err != nil {
+		t.Fatal(err)
+	}
+	is("removed")
+}
+
 func TestUnknownSlotIsDropped(t *testing.T) {
 	l := newLane(t)
 	for _, slot := range []uint16{0, 3, 2047} {

@@ -95,6 +95,13 @@ func (g *gateway) countPackets(s *Status) {
 			}
 			s.Packets["decided"] = kernel.Hits
 		}
+		if g.place.drops != nil {
+			lost, err := g.place.drops()
+			if err != nil {
+				s.Problems = append(s.Problems, err.Error())
+			}
+			kernel.Drops[dataplane.Neither][policy.ReasonInternal] += lost
+		}
 		s.Packets["forwarded"], s.Packets["recorded"] = worker.Forwarded, worker.Observed
 		s.countDrops(&kernel, &worker)
 		return
@@ -103,6 +110,11 @@ func (g *gateway) countPackets(s *Status) {
 	if err != nil {
 		s.Problems = append(s.Problems, err.Error())
 	}
+	lost, err := g.steer.SlowPathDrops()
+	if err != nil {
+		s.Problems = append(s.Problems, err.Error())
+	}
+	kernel.Drops[dataplane.Neither][policy.ReasonInternal] += lost
 	s.Packets["decided"] = kernel.Hits
 	s.Packets["peered"] = kernel.Peer
 	s.Packets["steered"] = kernel.Steered

@@ -32,6 +32,7 @@ type place struct {
 	open   func() (dataplane.Port, []string, error)
 	hold   func() (notes []string, err error)           // puts back what others took away
 	watch  func(context.Context, chan<- struct{}) error // hints when hold has something to look at; may be nil
+	drops  func() (uint64, error)                       // what a route's device had no room for; nil for a pair
 	remove func() (found bool, err error)
 
 	indexes [2]int // of a pair's interfaces, as the port has them
@@ -84,6 +85,7 @@ func newPlace(set Settings) (*place, error) {
 		}
 		return notes, err
 	}
+	p.drops = func() (uint64, error) { return tun.RouteDrops(r) }
 	p.remove = func() (bool, error) { return tun.RemoveRoute(r) }
 	return p, nil
 }

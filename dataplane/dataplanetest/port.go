@@ -65,11 +65,12 @@ func NewPort(n int) (*Port, error) {
 }
 
 // Steer has the untagged Ethernet frame arrive from an endpoint's hook. It
-// reports whether there was a frame free.
+// reports whether there was a frame free; else it counts as NoFrame.
 func (p *Port) Steer(slot uint16, dir dataplane.Direction, frame []byte) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if len(p.free) == 0 {
+		p.stats.NoFrame++
 		return false
 	}
 	ref := p.free[len(p.free)-1]

@@ -3,8 +3,10 @@ package steer
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/cilium/ebpf"
+	"github.com/vishvananda/netlink"
 
 	"gatehouse/dataplane"
 	"gatehouse/policy"
@@ -63,6 +65,44 @@ func readCounter(m *ebpf.Map, i uint32, to *uint64) error {
 		*to += n
 	}
 	return nil
+}
+
+// SlowPathDrops is how many frames the devices of the slow path had no room for, on
+// their way to user space, which was slower than they came, or back. Whose they were
+// is not known.
+func (s *Steer) SlowPathDrops() (uint64, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	total := s.lost
+	for _, sp := range s.spaces {
+		if err := sp.readLost(); err != nil {
+			return 0, fmt.Errorf("counters of the slow path in %s: %w", nsName(sp.NetNS), err)
+		}
+		total += sp.lost
+	}
+	return total, nil
+}
+
+// readLost reads what the devices refused to send: a veth whose other end's queue is
+// full, a TAP's own. A device that is gone has what was read of it last.
+func (sp *Space) readLost() error {
+	return sp.ns.do(func() error {
+		var lost uint64
+		for _, ifindex := range slices.Compact([]uint32{sp.gh0, sp.gh1}) {
+			l, err := netlink.LinkByIndex(int(ifindex))
+			if errors.As(err, &netlink.LinkNotFoundError{}) {
+				return nil
+			}
+			if err != nil {
+				return err
+			}
+			if n := l.Attrs().Statistics; n != nil {
+				lost += n.TxDropped
+			}
+		}
+		sp.lost = lost
+		return nil
+	})
 }
 
 // EndpointDrops is what one endpoint's two hooks dropped before anybody judged it, by

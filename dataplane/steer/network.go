@@ -254,6 +254,7 @@ func (s *Steer) abandon(sp *Space) error {
 			errs = append(errs, s.forget(n))
 		}
 	}
+	s.lost += sp.lost
 	delete(s.defaults, sp.ns.cookie)
 	delete(s.spaces, sp.ns.cookie)
 	s.held.Delete(sp.ns.cookie)

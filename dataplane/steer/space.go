@@ -26,6 +26,7 @@ type Space struct {
 	gh1      uint32
 	ns       *netns
 	lastSlot uint16
+	lost     uint64        // what the pair had no room for, as last read
 	done     chan struct{} // closed when the namespace is given up
 }
 

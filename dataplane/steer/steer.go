@@ -119,6 +119,7 @@ type Steer struct {
 	mu        sync.Mutex
 	spaces    map[uint64]*Space // by cookie of the namespace
 	lastSpace uint32
+	lost      uint64 // what the pairs of spaces that are gone had no room for
 	networks  map[policy.Zone]*network
 	endpoints map[string]*endpoint
 	ports     map[steerPortKey]string // ids of endpoints

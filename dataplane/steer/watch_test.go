@@ -15,6 +15,7 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/google/nftables"
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"gatehouse/policy"
 )
@@ -476,4 +477,65 @@ func TestUninstallLeavesOthers(t *testing.T) {
 		_, err := netlink.LinkByName(h.cfg.Prefix + "0")
 		return err
 	}))
+}
+
+// TestSlowPathDrops: what the slow path's device has no room for is counted, and stays so
+// when the device is gone.
+func TestSlowPathDrops(t *testing.T) {
+	h := newHost(t)
+	must(t, h.s.Close())
+	h.cfg.TAP = true
+	h.open()
+	h.guard(true)
+	a, b := h.run("a", 2), h.run("b", 3)
+	h.admit(a)
+	h.admit(b)
+	sp, err := h.s.Space(h.ns.path)
+	must(t, err)
+	must(t, h.ns.do(func() error { // somebody has it open, and does not read
+		fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return err
+		}
+		t.Cleanup(func() { unix.Close(fd) })
+		req, err := unix.NewIfreq(sp.Kernel)
+		if err != nil {
+			return err
+		}
+		req.SetUint16(unix.IFF_TAP | unix.IFF_NO_PI)
+		return unix.IoctlIfreq(fd, unix.TUNSETIFF, req)
+	}))
+	eventually(t, sp.Kernel+" is up", func() bool { return isUp(t, h.ns, sp.Kernel) })
+	drops := func() uint64 {
+		n, err := h.s.SlowPathDrops()
+		must(t, err)
+		return n
+	}
+	if n := drops(); n != 0 {
+		t.Fatalf("%d before anything was sent", n)
+	}
+	const sent = 1500 // a TAP's queue holds a thousand
+	frame := datagram(t, a, b, true, 1, 2, "x")
+	for range sent {
+		a.end.send(frame)
+	}
+	eventually(t, "all were steered", func() bool { return h.counters().Steered >= sent })
+	n := drops()
+	if n < sent-1000 || n > h.counters().Steered {
+		t.Errorf("%d of %d counted", n, sent)
+	}
+	must(t, h.ns.do(func() error {
+		l, err := netlink.LinkByName(sp.Kernel)
+		if err != nil {
+			return err
+		}
+		return netlink.LinkDel(l)
+	}))
+	if after := drops(); after < n {
+		t.Errorf("%d, and %d once the device was gone", n, after)
+	}
+	h.s.pairGone(sp)
+	if after := drops(); after < n {
+		t.Errorf("%d, and %d once its namespace was given up", n, after)
+	}
 }

@@ -378,6 +378,25 @@ func (r Route) lead() error {
 	return nil
 }
 
+// RouteDrops is how many packets the TUN had no room for since it was opened: they came
+// faster than they were read. 0 while there is none.
+func RouteDrops(r Route) (n uint64, err error) {
+	err = namespace.Run(r.NetNS, func() error {
+		link, err := netlink.LinkByName(r.Device)
+		if errors.As(err, &netlink.LinkNotFoundError{}) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("counters of %s: %w", r.Device, err)
+		}
+		if s := link.Attrs().Statistics; s != nil {
+			n = s.TxDropped
+		}
+		return nil
+	})
+	return n, err
+}
+
 // RemoveRoute takes rules, routes and the nftables table away: the kernel routes
 // again as if nothing had been. found reports whether there was any of it.
 func RemoveRoute(r Route) (found bool, err error) {

@@ -309,6 +309,28 @@ func TestBurst(t *testing.T) {
 	p.balance(t)
 }
 
+// What comes while the device's queue is full is counted.
+func TestRouteDrops(t *testing.T) {
+	r, p := newTUN(t)
+	conn := r.dial(t, far[false])
+	const sent = 2000 // a TUN's queue holds 500
+	for range sent {
+		if _, err := conn.Write([]byte{1}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	route := Route{NetNS: r.path, Device: "tun0"}
+	if n, err := RouteDrops(route); err != nil || n == 0 || n >= sent {
+		t.Errorf("%d of %d are counted, %v", n, sent, err)
+	}
+	if err := p.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := RouteDrops(route); err != nil || n != 0 {
+		t.Errorf("%d are counted of a device that is gone, %v", n, err)
+	}
+}
+
 // A frame without the steering tag is nobody's, and neither is one that ends in it.
 func TestUntagged(t *testing.T) {
 	_, p, w := newTAP(t)
