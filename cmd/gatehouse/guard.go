@@ -178,7 +178,7 @@ func (g *guard) adjust(id string, w *waiting) {
 func (g *guard) firstStart() bool {
 	epoch, err := g.steer.Epoch()
 	g.fault("epoch", err)
-	return err == nil && epoch == 0
+	return err == nil && epoch == 0 && !g.steer.Replaces()
 }
 
 // change gives an admitted endpoint another spec, on the port that it has.
@@ -654,11 +654,11 @@ func (g *guard) recordDropsAt(id string) {
 	}
 }
 
-// quiet are drops that no endpoint is to blame for; they are counted only.
+// quiet are drops that every container has now and then, or that no endpoint has to do
+// with; they are counted only.
 var quiet = [policy.ReasonCount]bool{
 	policy.ReasonRouterSolicitation: true,
 	policy.ReasonMulticast:          true,
-	policy.ReasonGatewayDown:        true,
 	policy.ReasonInternal:           true,
 }
 

@@ -195,6 +195,9 @@ func TestKillAndRestart(t *testing.T) {
 	}
 	flowing(t, "in the end", streams...)
 	w.none("a forbidden conversation")
+	if v := gw.violation("what nobody decided", func(v ViolationView) bool { return v.Reason == "gateway-down" && v.From == "ghe-closed/client" }); v.Direction != "egress" {
+		t.Errorf("what nobody decided: %+v", v)
+	}
 	var vs []ViolationView
 	gw.mustGet("/v1/violations", &vs)
 	for _, v := range vs {

@@ -392,7 +392,7 @@ func (s *Steer) disown(k steerOwnerKey, ifindex uint32) error {
 
 // Sweep removes what an earlier gateway left and this one has not taken over:
 // endpoints that nobody admitted, links of interfaces that are gone, numbers of
-// namespaces that are gone. Call it once everything present has been admitted.
+// namespaces that are gone, all of another layout. Call it once everything present has been admitted.
 func (s *Steer) Sweep() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -401,7 +401,7 @@ func (s *Steer) Sweep() error {
 		errs = append(errs, s.sweepPort(k, slot))
 	}
 	clear(s.found)
-	errs = append(errs, s.sweepOwners(), s.sweepLinks(), s.sweepSpaces())
+	errs = append(errs, s.sweepOwners(), s.sweepLinks(), s.sweepSpaces(), s.dropOthers())
 	for _, sp := range s.spaces {
 		errs = append(errs, s.syncDefault(sp))
 	}

@@ -42,23 +42,27 @@ func mountBPF(dir string) error {
 	return nil
 }
 
-// pinDirs makes the directories of this layout and removes other layouts', and
-// with them what was attached. Without it nothing is admitted: the standing
-// default holds what it guards until each endpoint is admitted again. Only who
-// holds the lock may do so.
+// othersAge is how old the heartbeat of a gateway that has ended is for its programs to
+// know it, and a little more.
+const othersAge = 250 * time.Millisecond
+
+// pinDirs makes the directories of this layout and finds other layouts'. What is
+// attached by those stays, so that what is shut stays so and what they carry goes
+// on, until ours is attached in its place, or Sweep. By then their programs hand
+// nothing to user space any more: it would take their numbers of endpoints for
+// ours. Only who holds the lock may do so.
 func (s *Steer) pinDirs() error {
 	entries, err := os.ReadDir(s.cfg.PinDir)
 	if err != nil {
 		return err
 	}
 	for _, e := range entries {
-		if e.Name() == layout || !isLayout(e.Name()) {
-			continue
+		if e.Name() != layout && isLayout(e.Name()) {
+			s.others = append(s.others, filepath.Join(s.cfg.PinDir, e.Name()))
 		}
-		dir := filepath.Join(s.cfg.PinDir, e.Name())
-		if err := errors.Join(s.dropFilters(filepath.Join(dir, linksDir)), os.RemoveAll(dir)); err != nil {
-			return fmt.Errorf("remove pins of another version: %w", err)
-		}
+	}
+	if len(s.others) > 0 {
+		time.Sleep(othersAge)
 	}
 	for _, sub := range []string{mapsDir, linksDir} {
 		if err := os.MkdirAll(filepath.Join(s.cfg.PinDir, layout, sub), 0o700); err != nil {
@@ -68,16 +72,43 @@ func (s *Steer) pinDirs() error {
 	return nil
 }
 
-// dropFilters takes the filters off whose programs are pinned in another
-// layout's directory: unlike a link, a filter outlives its pin.
-func (s *Steer) dropFilters(dir string) error {
-	hooks, err := hooksIn(dir)
-	for _, h := range hooks {
-		if isFiltered(dir, h) {
-			err = errors.Join(err, s.inNamespaceOf(h.cookie, func() error { return s.dropFilter(h) }))
+// Replaces reports whether another version's gateway was here: nothing of its maps
+// was taken over, but what it had shut is to stay shut.
+func (s *Steer) Replaces() bool { return len(s.others) > 0 }
+
+// detachOthers takes off what another layout has attached at the hook.
+func (s *Steer) detachOthers(h hook) error {
+	var errs []error
+	for _, dir := range s.others {
+		links := filepath.Join(dir, linksDir)
+		errs = append(errs, detachPinned(filepath.Join(links, h.pinName())))
+		if !isFiltered(links, h) {
+			continue
 		}
+		if !s.filtered(h) { // else ours is in its place; unlike a link, a filter outlives its pin
+			errs = append(errs, s.inNamespaceOf(h.cookie, func() error { return s.dropFilter(h) }))
+		}
+		errs = append(errs, os.Remove(filepath.Join(links, h.pinName()+filterSuffix)))
 	}
-	return err
+	return errors.Join(errs...)
+}
+
+// dropOthers removes other layouts' pins, and what is still attached by them.
+func (s *Steer) dropOthers() error {
+	s.attaching.Lock()
+	defer s.attaching.Unlock()
+	var errs []error
+	for _, dir := range s.others {
+		hooks, err := hooksIn(filepath.Join(dir, linksDir))
+		for _, h := range hooks {
+			err = errors.Join(err, s.detachOthers(h))
+		}
+		errs = append(errs, err, os.RemoveAll(dir))
+	}
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("remove pins of another version: %w", err)
+	}
+	return nil
 }
 
 // lockPatience is how long a gateway that has been told to stop may take.
@@ -192,8 +223,15 @@ func parsePinName(name string) (h hook, ok bool) {
 }
 
 // attach puts prog at the hook, in place of our program there if there is one,
-// in one step. ns must be the hook's.
+// in one step; one of another layout goes afterwards. ns must be the hook's.
 func (s *Steer) attach(ns *netns, h hook, prog *ebpf.Program) error {
+	if err := s.attachOwn(ns, h, prog); err != nil {
+		return err
+	}
+	return s.detachOthers(h)
+}
+
+func (s *Steer) attachOwn(ns *netns, h hook, prog *ebpf.Program) error {
 	if s.cfg.Attach == AttachClsact || s.noTCX.Load() {
 		return s.attachFilter(ns, h, prog)
 	}
@@ -251,8 +289,9 @@ func (s *Steer) detach(h hook) error {
 
 // detachLink takes the link off and removes its pin. Removing the pin alone
 // would leave the program there for a moment.
-func (s *Steer) detachLink(h hook) error {
-	path := filepath.Join(s.links, h.pinName())
+func (s *Steer) detachLink(h hook) error { return detachPinned(filepath.Join(s.links, h.pinName())) }
+
+func detachPinned(path string) error {
 	l, err := link.LoadPinnedLink(path, nil)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil

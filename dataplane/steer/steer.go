@@ -108,9 +108,11 @@ type Steer struct {
 	lock  *os.File // of the pin directory: one gateway at a time writes the flow tables
 	cfg   Config
 	links string // directory of pinned links
-	maps  steerMaps
-	flows *FlowMap
-	cache *btf.Cache
+	// others are directories of other layouts that were there at Open.
+	others []string
+	maps   steerMaps
+	flows  *FlowMap
+	cache  *btf.Cache
 
 	attaching sync.Mutex // one attachment at a time: the kernel's own lock allows no more
 	noTCX     atomic.Bool
@@ -412,7 +414,7 @@ func (s *Steer) Uninstall() error {
 		errs = append(errs, s.clean(ns), ns.close())
 	}
 	hooks, err := s.pinnedHooks()
-	errs = append(errs, err, s.detachAll(hooks))
+	errs = append(errs, err, s.detachAll(hooks), s.dropOthers())
 	return errors.Join(append(errs, removePins(s.cfg.PinDir))...)
 }
 

@@ -545,30 +545,80 @@ func TestPinsElsewhere(t *testing.T) {
 	}
 }
 
-// TestOtherVersion: of a gateway with another layout nothing stays attached,
-// whichever way it was.
+// otherVersion is a host whose closed network has two containers, of a gateway with
+// another layout that has ended, attached that way: one flow between them it had
+// decided.
+func otherVersion(t *testing.T, way Attach, v6 bool) (h *host, a, b *container) {
+	t.Helper()
+	h = newHost(t)
+	must(t, h.s.Close())
+	h.cfg.Attach = way
+	h.open()
+	h.guard(true)
+	a, b = h.run("a", 2), h.run("b", 3)
+	h.admit(a)
+	h.admit(b)
+	must(t, h.s.Flows().Put([]dataplane.FlowEntry{flowEntry(a, b, v6, policy.ProtoUDP, 1000, 53)}))
+	h.beat(0, 0)
+	must(t, h.s.Close())
+	must(t, os.Rename(filepath.Join(h.cfg.PinDir, layout), filepath.Join(h.cfg.PinDir, "v2")))
+	h.show(h.ns, "host")
+	return h, a, b
+}
+
+// TestOtherVersion: what a gateway with another layout has shut stays shut, and what it
+// decided goes on, until the programs here are in place of its own; of those nothing
+// stays then, whichever way they were attached.
 func TestOtherVersion(t *testing.T) {
 	for _, way := range []Attach{AttachTCX, AttachClsact} {
-		t.Run(way.String(), func(t *testing.T) {
-			h := newHost(t)
-			must(t, h.s.Close())
-			h.cfg.Attach = way
-			h.open()
-			h.guard(true)
-			a, b := h.run("a", 2), h.run("b", 3)
-			h.admit(a)
-			h.admit(b)
-			h.guard(false)
-			h.quiet(a, b, a, "held", datagram(t, a, b, false, 1, 2, "held"))
-			must(t, h.s.Close())
-			must(t, os.Rename(filepath.Join(h.cfg.PinDir, layout), filepath.Join(h.cfg.PinDir, "v2")))
-			h.show(h.ns, "host")
+		for _, next := range []Attach{AttachTCX, AttachClsact} {
+			t.Run(way.String()+" to "+next.String(), func(t *testing.T) {
+				families(t, func(t *testing.T, v6 bool) {
+					h, a, b := otherVersion(t, way, v6)
+					decided, other := datagram(t, a, b, v6, 1000, 53, "decided"), datagram(t, a, b, v6, 1, 2, "other")
+					h.cfg.Attach = next
+					h.open()
+					if !h.s.Replaces() {
+						t.Error("nobody is said to have been here")
+					}
+					h.arrives(a, b, "decided", decided)
+					h.quiet(a, b, a, "other", other)
 
-			h.cfg.Attach = AttachTCX
-			h.open()
-			h.guard(false)
-			h.arrives(a, b, "by nobody's hook", datagram(t, a, b, false, 1, 2, "by nobody's hook"))
-		})
+					h.guard(true)
+					before := h.counters().Steered
+					h.admit(a)
+					h.admit(b)
+					h.quiet(a, b, a, "other", other)
+					if n := h.counters().Steered - before; n == 0 {
+						t.Error("the programs of this layout saw nothing")
+					}
+					must(t, h.s.Sweep())
+					if entries, err := os.ReadDir(h.cfg.PinDir); err != nil || len(entries) != 1 || entries[0].Name() != layout {
+						t.Errorf("pins of %v, %v; want those of %s", entries, err, layout)
+					}
+					must(t, h.s.Flows().Put([]dataplane.FlowEntry{flowEntry(a, b, v6, policy.ProtoUDP, 1, 2)}))
+					h.arrives(a, b, "other", other) // the old programs would not have let it
+				})
+			})
+		}
+	}
+}
+
+// TestOtherVersionLeaves: where this one does not guard what another layout's gateway did,
+// nothing of that stays attached; nor does it where this one is uninstalled at once.
+func TestOtherVersionLeaves(t *testing.T) {
+	for _, way := range []Attach{AttachTCX, AttachClsact} {
+		for what, end := range map[string]func(*Steer) error{"sweep": (*Steer).Sweep, "uninstall": (*Steer).Uninstall} {
+			t.Run(way.String()+" "+what, func(t *testing.T) {
+				h, a, b := otherVersion(t, way, false)
+				h.open()
+				if what == "sweep" {
+					h.guard(false)
+				}
+				must(t, end(h.s))
+				h.arrives(a, b, "by nobody's hook", datagram(t, a, b, false, 1, 2, "by nobody's hook"))
+			})
+		}
 	}
 }
 
