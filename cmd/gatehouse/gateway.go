@@ -53,6 +53,9 @@ func (g *gateway) status() Status {
 		s.Place = g.place.name
 	} else {
 		d := g.watcher.Status()
+		if d.Unkept != "" {
+			s.Problems = append(s.Problems, "the numbers of networks cannot be kept for a restart: "+d.Unkept)
+		}
 		s.Docker = DockerStatus{Connected: d.Connected, LastSync: d.LastList, Swarm: d.Swarm, Error: d.Error}
 	}
 	r := g.report()

@@ -117,6 +117,7 @@ type Status struct {
 	Synced    bool      `json:"synced"`             // the inventory holds what this connection listed
 	Error     string    `json:"error,omitempty"`    // what fails at present, "" if nothing
 	Swarm     string    `json:"swarm,omitempty"`    // "", "worker" or "manager"
+	Unkept    string    `json:"unkept,omitempty"`   // why zones of networks are not kept for a restart, "" if they are
 	Connects  uint64    `json:"connects"`
 	Lists     uint64    `json:"lists"`
 	Events    uint64    `json:"events"`

@@ -160,13 +160,11 @@ func (s *session) describe(n *network) bool {
 		return false
 	}
 	zone, err := s.zone(n.id, n.info.Driver)
-	if err == nil {
-		err = s.state.zones.save()
-	}
 	if err != nil {
-		s.once(fmt.Sprintf("network %s stays closed: %v", n.info.Name, err))
+		s.once(fmt.Sprintf("network %s is not guarded: %v", n.info.Name, err))
 		return false
 	}
+	s.saveZones()
 	d := describeNetwork(n.info, s.state.swarm.ingress[n.id], s.domains(), s.config.NetNSDir, s.state.devices)
 	d.Zone, d.Newcomer = zone, s.expects(n)
 	// Behind the routing mesh all that is no task is A4.
@@ -180,6 +178,24 @@ func (s *session) describe(n *network) bool {
 	}
 	s.state.described[n.id] = d
 	return true
+}
+
+// saveZones keeps the zones for a restart. Where the disk takes nothing, networks are
+// guarded by those that they have: a successor that gives them others judges anew
+// whatever flow it takes over, and a network without a zone would be open. The next
+// description of any network tries again.
+func (s *session) saveZones() {
+	text := ""
+	if err := s.state.zones.save(); err != nil {
+		text = err.Error()
+	}
+	was := s.Status().Unkept
+	if text != "" && was == "" {
+		s.log.Error("docker: the numbers of networks cannot be kept for a restart", "error", text)
+	}
+	if text != was {
+		s.note(func(st *Status) { st.Unkept = text })
+	}
 }
 
 // zone is 0 for the networks that have no addresses of their own.

@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -48,6 +49,40 @@ func addrs(texts ...string) (out []netip.Addr) {
 		out = append(out, netip.MustParseAddr(s))
 	}
 	return out
+}
+
+// Where the disk takes nothing, networks are guarded all the same, and it is told
+// until it does.
+func TestZonesOnAFullDisk(t *testing.T) {
+	f := newFakeEngine(t, "compose")
+	dir := t.TempDir()
+	state, target := filepath.Join(dir, "state"), filepath.Join(dir, "target")
+	if err := os.Symlink(target, state); err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(state, "zones.json")
+	w, inv := start(t, Config{Host: f.host(), DaemonConfig: "testdata/none", ResolvConf: "testdata/none", NetNSDir: "/netns", ZoneFile: file})
+	awaitSynced(t, w, inv)
+	n := networkNamed(inv.Snapshot(), "shop_default")
+	if n == nil || n.Zone == 0 || !n.Guarded {
+		t.Fatalf("the network is %+v", n)
+	}
+	if s := w.Status(); !strings.Contains(s.Unkept, state) || w.Ready() != nil {
+		t.Errorf("told %q, ready: %v", s.Unkept, w.Ready())
+	}
+	if err := os.Mkdir(target, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	wp := service(inv.Snapshot(), "shop/wordpress")
+	for deadline := time.Now().Add(time.Minute); w.Status().Unkept != ""; time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("not kept after a minute")
+		}
+		f.send("network", "connect", n.ID, map[string]string{"container": wp.ID})
+	}
+	if _, err := os.Stat(file); err != nil {
+		t.Error(err)
+	}
 }
 
 func TestComposeRecorded(t *testing.T) {
