@@ -201,7 +201,7 @@ func filePeer(st *control.State, id policy.Identity) string {
 
 func explainRows(w io.Writer, a *ExplainAnswer) {
 	if v := a.Violation; v != nil {
-		row(w, "violation", fmt.Sprintf("%s: %s -> %s, %s %s, app %s, %s, %s (%s)", v.ID, v.From, v.To, v.Proto, v.Dest, spokenText(v.App), quantity(v.Count, "packet"), v.Verdict, v.Reason))
+		row(w, "violation", fmt.Sprintf("%s: %s -> %s, %s, app %s, %s, %s (%s)", v.ID, partyText(v.From), partyText(v.To), destinationText(v.Proto, v.Dest), spokenText(v.App), quantity(v.Count, "packet"), v.Verdict, v.Reason))
 	}
 	for _, l := range a.Lines {
 		row(w, l.What, l.Text)

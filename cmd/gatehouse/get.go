@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"strings"
@@ -147,8 +148,21 @@ func flowRows(w io.Writer, items []FlowView) {
 func violationRows(w io.Writer, items []ViolationView) {
 	row(w, "ID", "LAST", "COUNT", "FROM", "TO", "DESTINATION", "APP", "VERDICT", "REASON", "WHY")
 	for _, i := range items {
-		row(w, i.ID, ago(i.Last), i.Count, i.From, i.To, i.Proto+" "+i.Dest, spokenText(i.App), i.Verdict, i.Reason, i.Why)
+		row(w, i.ID, ago(i.Last), i.Count, partyText(i.From), partyText(i.To), destinationText(i.Proto, i.Dest), spokenText(i.App), i.Verdict, i.Reason, i.Why)
 	}
+}
+
+// noDestination is the destination of what has no addresses: of frames that nobody
+// could judge only one end is known.
+const noDestination = "-"
+
+func partyText(name string) string { return cmp.Or(name, "-") }
+
+func destinationText(proto, dest string) string {
+	if dest == noDestination {
+		return dest
+	}
+	return proto + " " + dest
 }
 
 func ago(t time.Time) string {

@@ -117,7 +117,7 @@ func observedRow(out io.Writer, line []byte) error {
 	if err := json.Unmarshal(line, &v); err != nil {
 		return fail(exitReach, "the gateway's stream is broken: %w", err)
 	}
-	text := fmt.Sprintf("%s %s %s -> %s %s %s %s %s", clockText(v.Last, time.Now()), v.ID, v.From, v.To, v.Proto, v.Dest, saidText(v.App), v.Verdict)
+	text := fmt.Sprintf("%s %s %s -> %s %s %s %s", clockText(v.Last, time.Now()), v.ID, partyText(v.From), partyText(v.To), destinationText(v.Proto, v.Dest), saidText(v.App), v.Verdict)
 	switch {
 	case v.Why != "":
 		text += fmt.Sprintf(" (%s) %s", v.Reason, v.Why)

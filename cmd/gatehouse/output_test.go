@@ -80,3 +80,25 @@ func TestObservedRow(t *testing.T) {
 		}
 	}
 }
+
+// Of frames that nobody could judge only one end is known: the rows say no more.
+func TestUnjudgedRows(t *testing.T) {
+	v := ViolationView{ID: "v-2", To: "shop/web", Dest: noDestination, Proto: "proto-0", App: "none", Verdict: "dropped", Reason: "miss-budget", Why: "too many"}
+	var table, stream, explained strings.Builder
+	violationRows(&table, []ViolationView{v})
+	line, err := json.Marshal(v)
+	if err == nil {
+		err = observedRow(&stream, line)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	explainRows(&explained, &ExplainAnswer{Violation: &v})
+	for _, c := range []struct{ text, want string }{
+		{table.String(), "\t-\tshop/web\t-\t"}, {stream.String(), " v-2 - -> shop/web - app=not-read dropped"}, {explained.String(), "v-2: - -> shop/web, -, app"},
+	} {
+		if !strings.Contains(c.text, c.want) || strings.Contains(c.text, "proto-0") {
+			t.Errorf("%q, want %q", c.text, c.want)
+		}
+	}
+}
