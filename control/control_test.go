@@ -2,6 +2,7 @@ package control
 
 import (
 	"log/slog"
+	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -218,6 +219,33 @@ func TestHoldsThatCannotBeStoredDoNotCount(t *testing.T) {
 	}
 	if l.State() != good || len(l.published) != 1 || l.Fault() != "" || len(l.Basis().Situation.Quarantines) > 0 || l.Basis().Situation.Threat.Level != 0 {
 		t.Errorf("%d published, fault %q, holds %+v", len(l.published), l.Fault(), l.Basis().Situation)
+	}
+}
+
+// A quarantine that cannot be in force is taken back, and the one before it is not.
+func TestQuarantineThatCannotBeInForce(t *testing.T) {
+	l := newLoop(t, filepath.Join(t.TempDir(), "modes.json"))
+	l.put("db", "172.30.0.2")
+	l.put("web", "172.30.0.3")
+	l.refresh(t)
+	if err := l.Quarantine("shop/db", Hold{By: "first"}); err != nil {
+		t.Fatal(err)
+	}
+	l.inv.PutHost(policy.Host{Name: "renamed"}) // all is compiled
+	l.cfg.Compile.ExtraSite = make([]netip.Prefix, 1)
+	for _, subject := range []string{"shop/db", "shop/web"} {
+		if err := l.Quarantine(subject, Hold{By: "second"}); err == nil {
+			t.Errorf("%s: no error", subject)
+		}
+	}
+	l.cfg.Compile.ExtraSite = nil
+	l.refresh(t)
+	want := map[string]Hold{"shop/db": {By: "first"}}
+	if got := l.State().Situation.Quarantines; !maps.Equal(got, want) {
+		t.Errorf("%v is in force, want %v", got, want)
+	}
+	if holds, err := OpenHolds(l.cfg.Holds.path); err != nil || !maps.Equal(holds.Quarantines(time.Now()), want) {
+		t.Errorf("%v on disk, %v", holds, err)
 	}
 }
 

@@ -99,14 +99,25 @@ func (c *Control) hold(edit func(*held)) (stored bool, err error) {
 }
 
 // Quarantine cuts a service or a container off and returns once that is in force.
-// What cannot be in force is taken back.
+// What cannot be in force is taken back, and a hold from before stays.
 func (c *Control) Quarantine(subject string, hold Hold) error {
-	stored, err := c.hold(func(h *held) { h.Quarantines[subject] = hold })
+	var earlier Hold
+	was := false
+	stored, err := c.hold(func(h *held) {
+		earlier, was = h.Quarantines[subject]
+		h.Quarantines[subject] = hold
+	})
 	switch {
 	case !stored:
 		return err
 	case err != nil:
-		_, undo := c.hold(func(h *held) { delete(h.Quarantines, subject) })
+		_, undo := c.hold(func(h *held) {
+			if was {
+				h.Quarantines[subject] = earlier
+			} else {
+				delete(h.Quarantines, subject)
+			}
+		})
 		return errors.Join(err, undo)
 	}
 	c.cfg.Log.Warn("quarantine", append([]any{"of", subject}, hold.attrs()...)...)
