@@ -35,18 +35,21 @@ func TestOldFlowsUnderNewTables(t *testing.T) {
 			t.Errorf("a container came: %+v", r)
 		}
 		e := Entry{Key: b.out.Flow.Key, Epoch: 2, Initiator: b.out.Flow.Initiator, Slot: 1, Verdict: policy.Allow, Spoken: b.out.Flow.Spoken}
+		if !b.out.Flow.IsOld() {
+			t.Error("it is not said to be old")
+		}
 		b.c.SetTable(world{epoch: 3}.table(t))
 		want(t, "forbidden", b.send(unread(31)), false, policy.ReasonPolicyChanged)
 
-		for _, ran := range []bool{false, true} {
+		for _, old := range []bool{false, true} { // all workloads ran before a gateway that is started anew
 			b = newBench(t, world{statements: statements(), epoch: 3}, Config{})
-			b.in.RanBefore = ran
-			e.RanBefore = ran
+			b.in.RanBefore = true
+			e.Old = old
 			if !b.c.Adopt(e, b.now) {
 				t.Fatal("not adopted")
 			}
-			if r := b.send(unread(32)); r.Forward != ran {
-				t.Errorf("after a restart, ran before %v: %+v", ran, r)
+			if r := b.send(unread(32)); r.Forward != old {
+				t.Errorf("after a restart, old %v: %+v", old, r)
 			}
 		}
 	})

@@ -17,7 +17,7 @@ type Entry struct {
 	Reason    policy.Reason // of a Drop
 	Spoken    policy.Spoken
 	Closed    uint8 // bit 0, 1: FIN from that side; bit 2: RST
-	RanBefore bool  // as Ingress has it of that endpoint
+	Old       bool  // as Flow.IsOld had it
 }
 
 // Adopt makes a flow of what the kernel kept while user space was away: its
@@ -34,7 +34,7 @@ func (c *Classifier) Adopt(e Entry, now int64) bool {
 	c.count[e.Slot]++
 	f.Initiator, f.Slot, f.Spoken = e.Initiator, e.Slot, e.Spoken
 	f.First, f.Seen, f.State = now, now, Answered
-	f.MidStream, f.lenient = true, e.RanBefore && e.Key.Proto == policy.ProtoTCP
+	f.MidStream, f.lenient = true, e.Old
 	f.setClosed(e.Closed)
 	// What it was decided by is in the table that is gone; the one at hand
 	// gives reason and rule, and the verdict once they differ in epoch.

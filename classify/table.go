@@ -108,6 +108,11 @@ func (f *Flow) Query() policy.Query {
 // V6 reports whether it is IPv6.
 func (f *Flow) V6() bool { return [12]byte(f.Key.AddrA[:12]) != v4prefix }
 
+// IsOld: it was met in the middle of its life, and may not have shown what it is (V9).
+func (f *Flow) IsOld() bool {
+	return f.lenient && f.Key.Proto == policy.ProtoTCP && f.Confidence != appid.ConfidenceBothSides
+}
+
 // Allowed reports whether packets of f pass now.
 func (f *Flow) Allowed() bool { return f.Verdict == policy.Allow || f.Verdict == policy.Undecided }
 

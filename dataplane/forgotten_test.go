@@ -1,6 +1,7 @@
 package dataplane_test
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -125,6 +126,45 @@ func TestNameMismatchOfEarlyDatagram(t *testing.T) {
 				l.passes(web, api, datagram)
 			} else {
 				l.isDropped(web, api, datagram, policy.ReasonNameMismatch)
+			}
+		}
+	})
+}
+
+// A connection that was read from its beginning ends when a newer table forbids what
+// it speaks, also where the gateway was started anew meanwhile: then all workloads ran
+// before it.
+func TestForbiddenAfterRestart(t *testing.T) {
+	before := []policy.Statement{line(policy.Allow, "web", "db", "any", "tcp/9000"), line(policy.Drop, "web", "db", "ssh", "tcp/9000")}
+	after := []policy.Statement{line(policy.Allow, "web", "db", "http", "tcp/9000")}
+	families(t, func(t *testing.T, v6 bool) {
+		for _, restart := range []bool{false, true} {
+			l := newLane(t, before...)
+			c := newConn(t, web, db, v6, 40000, 9000)
+			c.open(l)
+			for range 30 {
+				l.send(web, db, c.segment(false, "A", "\x03"+strings.Repeat("\xee", 99)))
+				l.send(db, web, c.segment(true, "A", "\x07"+strings.Repeat("\xdd", 99)))
+			}
+			entry, ok := l.m.Get(c.key())
+			if !ok || entry.Verdict != policy.Allow || entry.App != policy.AppUnknown {
+				t.Fatalf("%+v", entry)
+			}
+			if restart {
+				l = newLane(t, before...)
+				eps := []dataplane.Endpoint{web.endpoint(), db.endpoint()}
+				for i := range eps {
+					eps[i].RanBefore = true
+				}
+				l.d.SetEndpoints(eps)
+				l.d.Turn(0)
+				l.d.Adopt([]dataplane.FlowEntry{entry})
+				l.d.Turn(0)
+			}
+			l.d.SetTable(table(t, 2, policy.Enforce, after...))
+			l.d.Turn(0)
+			if got := l.send(web, db, c.segment(false, "A", "\x03"+strings.Repeat("\xee", 99))); len(got) != 0 {
+				t.Errorf("restart %v: what is forbidden passes", restart)
 			}
 		}
 	})

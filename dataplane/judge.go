@@ -311,6 +311,7 @@ func (w *worker) decide(f *Frame, ep *localEndpoint) bool {
 		Inner:     flow.Spoken.Inner,
 		ALPN:      flow.Spoken.ALPN,
 		Stays:     w.result.Stays,
+		Old:       flow.IsOld(),
 		Opening:   w.result.Opening,
 		Awaited:   w.result.Awaited,
 		Seen:      uint32(w.now / int64(time.Second)),

@@ -150,6 +150,7 @@ type FlowEntry struct {
 	// Stays: of an Allow, its packets come to user space. What that lets pass goes
 	// past the bridge once the entry has proof that the bridge delivers it.
 	Stays   bool
+	Old     bool       // of an Allow: classify.Flow.IsOld, for the next gateway
 	App     policy.App // App to ALPN are its policy.Spoken
 	Sub     policy.App
 	Inner   policy.App

@@ -380,7 +380,7 @@ func (w *worker) adopt(entries []FlowEntry) (n int) {
 			Reason:    e.Reason,
 			Spoken:    policy.Spoken{App: e.App, Sub: e.Sub, Inner: e.Inner, ALPN: e.ALPN},
 			Closed:    e.Closed,
-			RanBefore: owner.RanBefore,
+			Old:       e.Old,
 		}, w.clock.now())
 		if ok {
 			n++

@@ -516,6 +516,7 @@ const (
 	flowBare      = 8
 	flowOpening   = 16
 	flowStays     = 32
+	flowOld       = 64
 
 	closedFIN = 1
 	closedRST = 2
@@ -550,6 +551,9 @@ func flagsOf(e *dataplane.FlowEntry) uint8 {
 		if e.Stays {
 			flags |= flowStays
 		}
+		if e.Old {
+			flags |= flowOld
+		}
 	case policy.Undecided:
 		flags |= flowBare
 		if e.Opening {
@@ -569,6 +573,7 @@ func (f *FlowMap) entry(l *steerFlow, v6 bool) dataplane.FlowEntry {
 		Initiator: l.Flags & flowInitiator,
 		Peer:      l.Flags&flowPeer != 0,
 		Stays:     l.Flags&flowStays != 0,
+		Old:       l.Flags&flowOld != 0,
 		Closed:    l.Closed[0]&closedFIN | l.Closed[1]&closedFIN<<1,
 		Packets:   l.Packets,
 		Bytes:     l.Bytes,

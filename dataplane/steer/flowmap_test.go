@@ -101,7 +101,7 @@ func TestFlowEntryRoundTrip(t *testing.T) {
 	opening := numbered(8)
 	opening.Verdict, opening.Opening, opening.Awaited = policy.Undecided, true, 0xfedcba98
 	stays := numbered(9)
-	stays.Verdict, stays.Peer, stays.Stays = policy.Allow, true, true
+	stays.Verdict, stays.Peer, stays.Stays, stays.Old = policy.Allow, true, true, true
 	must(t, f.Put([]dataplane.FlowEntry{e, denied, undecided, opening, stays}))
 	got := all(t, f, 1)
 	if len(got) != 5 || got[stays.Key] != stays || got[opening.Key] != opening || got[undecided.Key] != undecided || got[e.Key] != e || got[denied.Key] != denied {

@@ -163,6 +163,7 @@ struct flow_key {
 #define FLOW_BARE 8      // undecided: acknowledgements without payload pass, user space sees the rest
 #define FLOW_OPENING 16  // with FLOW_BARE: only once the answer to the SYN has passed, which passes too
 #define FLOW_STAYS 32    // with FLOW_ALLOW and FLOW_PEER: user space sees its packets, and the line proves delivery alone
+#define FLOW_OLD 64      // with FLOW_ALLOW, for user space: it was met in its middle
 
 #define CLOSED_FIN 1
 #define CLOSED_RST 2
