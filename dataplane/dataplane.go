@@ -190,9 +190,13 @@ func (d *Dataplane) RemoveSpace(space int) error {
 // then frames of that one are dropped.
 func (d *Dataplane) SetEndpoints(list []Endpoint) {
 	d.mu.Lock()
-	d.endpoints.Store(newEndpoints(list, d.endpoints.Load()))
+	old := d.endpoints.Load()
+	d.endpoints.Store(newEndpoints(list, old))
 	d.mu.Unlock()
 	d.settle()
+	if gone := old.without(list); len(gone) > 0 {
+		d.violations.part(gone)
+	}
 }
 
 // SetTable makes t the policy. When it returns, no frame is judged by the old

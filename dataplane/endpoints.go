@@ -81,6 +81,20 @@ func (e *endpoints) add(l *localEndpoint) {
 	}
 }
 
+// without is who of e is not in list any more.
+func (e *endpoints) without(list []Endpoint) (gone []*localEndpoint) {
+	here := make(map[string]int64, len(list))
+	for i := range list {
+		here[list[i].ID] = list[i].Attached
+	}
+	for _, l := range e.all {
+		if at, ok := here[l.ID]; !ok || at != l.Attached {
+			gone = append(gone, l)
+		}
+	}
+	return gone
+}
+
 // isLeg reports whether the endpoint is an interface of a bump in the wire.
 func (x *Endpoint) isLeg() bool { return x.Transit && x.Ifindex != 0 }
 

@@ -289,10 +289,27 @@ func (v *Violations) connectionOf(e *event, now time.Time) *Violation {
 		return nil
 	}
 	r, ok := v.kernelRecord(e.key)
-	if !ok || r.Mode != e.mode || e.reason != r.Reason && e.reason != policy.ReasonNoFlow || now.Sub(r.Last) > lateMax {
+	if !ok || e.reason != policy.ReasonNoFlow && r.Src != netip.AddrPortFrom(netip.AddrFrom16(e.src).Unmap(), e.sport) {
+		return nil // the other end has begun one of its own
+	}
+	if r.Mode != e.mode || e.reason != r.Reason && e.reason != policy.ReasonNoFlow || now.Sub(r.Last) > lateMax {
 		return nil
 	}
 	return r
+}
+
+// part forgets whose connections those of endpoints were that are gone: who has their
+// addresses next has its own.
+func (v *Violations) part(gone []*localEndpoint) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	for key := range v.offloaded {
+		if slices.ContainsFunc(gone, func(l *localEndpoint) bool {
+			return l.Zone == policy.Zone(key.Zone) && (l.has(key.AddrA) || l.has(key.AddrB))
+		}) {
+			delete(v.offloaded, key)
+		}
+	}
 }
 
 // ofLookup reports whether a query was refused for the name that it asked for.

@@ -89,6 +89,46 @@ func TestLateSegmentsAreOfTheirConnection(t *testing.T) {
 	})
 }
 
+// Who has an address, and a port, after another is told to have sent what it sent.
+func TestViolationsOfAnHeir(t *testing.T) {
+	families(t, func(t *testing.T, v6 bool) {
+		l := newLane(t)
+		syn := func() []byte { return newConn(t, web, db, v6, 40000, 22).segment(false, "S", "") }
+		l.isDropped(web, db, syn(), policy.ReasonNoRule)
+		l.d.Settle()
+		heir := web.endpoint()
+		heir.ID, heir.Workload = "heir-ep", "heir"
+		l.d.SetEndpoints([]dataplane.Endpoint{db.endpoint()})
+		l.d.Turn(0)
+		l.d.Elapse(time.Minute)
+		l.d.SetEndpoints([]dataplane.Endpoint{heir, db.endpoint()})
+		l.d.Turn(0)
+		l.isDropped(web, db, syn(), policy.ReasonNoRule)
+		l.d.Settle()
+		vs := l.d.Violations().List()
+		if len(vs) != 2 || vs[0].Workload != "heir" {
+			t.Errorf("%+v", vs)
+		}
+	})
+}
+
+// A connection in the other direction, on the same ports, is another's violation.
+func TestViolationsOfTheOtherEnd(t *testing.T) {
+	families(t, func(t *testing.T, v6 bool) {
+		l := newLane(t)
+		l.isDropped(web, db, newConn(t, web, db, v6, 40000, 22).segment(false, "S", ""), policy.ReasonNoRule)
+		l.d.Elapse(time.Minute)
+		l.d.Turn(0)
+		l.d.Turn(0)
+		l.isDropped(db, web, newConn(t, db, web, v6, 22, 40000).segment(false, "S", ""), policy.ReasonNoRule)
+		l.d.Settle()
+		vs := l.d.Violations().List()
+		if len(vs) != 2 || vs[0].Workload != "db" || vs[0].Src.Port() != 22 {
+			t.Errorf("%+v", vs)
+		}
+	})
+}
+
 func TestUnmatchedFlowIsDroppedAndCountedOnce(t *testing.T) {
 	families(t, func(t *testing.T, v6 bool) {
 		l := newLane(t)
