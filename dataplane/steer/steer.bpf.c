@@ -342,7 +342,7 @@ struct {
 } open_zones SEC(".maps");
 
 // What of a port's drops was told. Only user space reads it: over a restart nothing
-// is told twice, and nothing left out.
+// is told twice. A gateway that is killed may leave out what it had just noted.
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
