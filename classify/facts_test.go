@@ -58,11 +58,8 @@ func TestOldFlowsUnderNewTables(t *testing.T) {
 // TestLikelyUnderNewTables: what a flow behaves like may be denied by a newer table
 // too, and is never what a newer table allows it by (V15).
 func TestLikelyUnderNewTables(t *testing.T) {
-	rtp := func(seq int) string {
-		return "\x80\x00" + string([]byte{byte(seq >> 8), byte(seq)}) + "\x00\x00\x00\x01\x00\x00\x00\x07payload"
-	}
 	port := udpPort(40000)
-	any, only := allow(webIdx, dbIdx, policy.AnyApp, port), allow(webIdx, dbIdx, plain(policy.AppRTP), port)
+	all, only := allow(webIdx, dbIdx, policy.AnyApp, port), allow(webIdx, dbIdx, plain(policy.AppRTP), port)
 	noDNS, noRTP := deny(webIdx, dbIdx, plain(policy.AppDNS), port), deny(webIdx, dbIdx, plain(policy.AppRTP), port)
 	families(t, func(t *testing.T, v6 bool) {
 		out := wire{v6, webIdx, dbIdx}
@@ -74,9 +71,9 @@ func TestLikelyUnderNewTables(t *testing.T) {
 			forward bool
 			reason  policy.Reason
 		}{
-			{"denied later", []policy.Statement{any, noDNS}, true, []policy.Statement{any, noRTP}, false, policy.ReasonPolicyChanged},
-			{"denied no more", []policy.Statement{any, noRTP}, false, []policy.Statement{any, noDNS}, true, policy.ReasonNone},
-			{"never by a statement for it", []policy.Statement{any, noRTP}, false, []policy.Statement{only}, false, policy.ReasonAppUnknown},
+			{"denied later", []policy.Statement{all, noDNS}, true, []policy.Statement{all, noRTP}, false, policy.ReasonPolicyChanged},
+			{"denied no more", []policy.Statement{all, noRTP}, false, []policy.Statement{all, noDNS}, true, policy.ReasonNone},
+			{"never by a statement for it", []policy.Statement{all, noRTP}, false, []policy.Statement{only}, false, policy.ReasonAppUnknown},
 		} {
 			b := newBench(t, world{statements: c.before}, Config{})
 			var r Result

@@ -20,12 +20,14 @@ func noise(n int) string {
 	return string(b)
 }
 
+// rtp is one packet of a stream.
+func rtp(seq int) string {
+	return "\x80\x00" + string([]byte{byte(seq >> 8), byte(seq)}) + "\x00\x00\x00\x01\x00\x00\x00\x07payload"
+}
+
 // TestLikely: a stream of RTP that nobody announced is called that, and no
 // statement for rtp lets it pass; one that denies rtp stops it (V15).
 func TestLikely(t *testing.T) {
-	rtp := func(seq int) string {
-		return "\x80\x00" + string([]byte{byte(seq >> 8), byte(seq)}) + "\x00\x00\x00\x01\x00\x00\x00\x07payload"
-	}
 	no := allow(webIdx, dbIdx, plain(policy.AppRTP), udpPort(40002))
 	no.Verdict, no.Tier = policy.Drop, policy.TierOperator
 	statements := []policy.Statement{
