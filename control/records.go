@@ -48,6 +48,8 @@ type sourceState struct {
 	fault   string    // what is wrong at present, and since when
 	since   time.Time
 	remote  netip.AddrPort // where the answer came from
+	unkept  string         // why the last answer that counted is not on disk
+	pending *saved         // it, while unkept says something
 }
 
 // SourceStatus tells how a source does.
@@ -57,7 +59,8 @@ type SourceStatus struct {
 	Records int       `json:"records"`
 	Good    time.Time `json:"good,omitzero"` // when what counts was said
 	Fault   string    `json:"fault,omitempty"`
-	Since   time.Time `json:"since,omitzero"` // of the fault
+	Since   time.Time `json:"since,omitzero"`   // of the fault
+	Unkept  string    `json:"unkept,omitempty"` // why what counts is not kept for a restart
 }
 
 // NewRecordStore returns a store that keeps copies in the folder dir.
@@ -157,7 +160,7 @@ func (s *RecordStore) Status() []SourceStatus {
 		if st.source.Path+st.source.URL != "" {
 			from = st.source.Path + st.source.URL
 		}
-		out = append(out, SourceStatus{st.source.Name, from, len(st.records.Records), st.good, st.fault, st.since})
+		out = append(out, SourceStatus{st.source.Name, from, len(st.records.Records), st.good, st.fault, st.since, st.unkept})
 	}
 	return out
 }
@@ -257,6 +260,9 @@ func (s *RecordStore) Ask(ctx context.Context, src operator.Source) {
 		return // it says what it said last, which counts no more since it was asked
 	}
 	s.note(st, err)
+	if st.pending != nil && (err != nil || answer == nil) {
+		s.save(st, st.pending)
+	}
 	if err != nil || answer == nil {
 		return
 	}
@@ -288,6 +294,8 @@ func (s *RecordStore) note(st *sourceState, err error) {
 	}
 }
 
+// save has an answer outlive a restart. Where that cannot be, each asking tries again,
+// be there news or not.
 func (s *RecordStore) save(st *sourceState, answer *saved) {
 	if s.dir == "" {
 		return
@@ -296,9 +304,14 @@ func (s *RecordStore) save(st *sourceState, answer *saved) {
 	if err == nil {
 		err = statefile.Write(s.copyOf(&st.source), data)
 	}
-	if err != nil {
+	if err == nil {
+		st.unkept, st.pending = "", nil
+		return
+	}
+	if st.unkept == "" {
 		s.log.Error("what a system of record says cannot be kept for the next start", "source", st.source.Name, "error", err)
 	}
+	st.unkept, st.pending = err.Error(), answer
 }
 
 // read returns what the source says, nil where that is what it said last.

@@ -86,6 +86,43 @@ func TestMovedSourceSaysWhatItSaid(t *testing.T) {
 	said("restarted")
 }
 
+// What a source said while the disk took nothing is stored once it does, though the
+// source has nothing new to say.
+func TestRecordsOnAFullDisk(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "cmdb.json")
+	src := operator.Source{Name: "cmdb", Path: file, Timeout: time.Minute, MaxBytes: 1 << 20}
+	say := func(threat string, age time.Duration) {
+		t.Helper()
+		err := os.WriteFile(file, []byte(`{"records": [], "threat": "`+threat+`"}`), 0o600)
+		if then := time.Now().Add(-age); err == nil {
+			err = os.Chtimes(file, then, then)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	state := filepath.Join(t.TempDir(), "state")
+	s := NewRecordStore(state, slog.New(slog.DiscardHandler))
+	s.Follow([]operator.Source{src})
+	say("critical", time.Hour)
+	s.Ask(t.Context(), src)
+	if s.Status()[0].Unkept == "" {
+		t.Error("it is not told")
+	}
+	if err := os.Mkdir(state, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	s.Ask(t.Context(), src)
+	if text := s.Status()[0].Unkept; text != "" {
+		t.Error(text)
+	}
+	s = NewRecordStore(state, slog.New(slog.DiscardHandler))
+	s.Follow([]operator.Source{src})
+	if got := s.All()[0].Threat; got != operator.ThreatCritical {
+		t.Errorf("after a restart: %v", got)
+	}
+}
+
 // What no longer fits the kinds of its source counts no more, and the source's fault
 // says so, until it has answered by them.
 func TestRecordsThatFitNoMore(t *testing.T) {

@@ -299,6 +299,9 @@ func (s *SituationStatus) problems() []string {
 			}
 			out = append(out, fmt.Sprintf("system of record %s fails since %s, %s: %s", r.Name, r.Since.Format(time.RFC3339), stays, r.Fault))
 		}
+		if r.Unkept != "" {
+			out = append(out, fmt.Sprintf("what system of record %s says is in force, and cannot be kept for a restart: %s", r.Name, r.Unkept))
+		}
 	}
 	return out
 }

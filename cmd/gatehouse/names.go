@@ -57,6 +57,7 @@ func (n *knownNames) keep(ctx context.Context) {
 	t := time.NewTicker(namesSave)
 	defer t.Stop()
 	var saved uint64
+	failed := false // told already
 	for running := true; running; {
 		select {
 		case <-ctx.Done():
@@ -67,10 +68,14 @@ func (n *knownNames) keep(ctx context.Context) {
 		if now == saved && running {
 			continue
 		}
-		saved = now
-		if err := n.save(); err != nil {
+		err := n.save()
+		switch {
+		case err == nil:
+			saved = now
+		case !failed:
 			n.log.Error("cannot keep what names stand for over a restart", "error", err)
 		}
+		failed = err != nil
 	}
 }
 
