@@ -112,9 +112,11 @@ func (c *Control) Quarantine(subject string, hold Hold) error {
 		return err
 	case err != nil:
 		_, undo := c.hold(func(h *held) {
-			if was {
+			switch {
+			case h.Quarantines[subject] != hold: // somebody else's by now
+			case was:
 				h.Quarantines[subject] = earlier
-			} else {
+			default:
 				delete(h.Quarantines, subject)
 			}
 		})
