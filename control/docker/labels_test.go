@@ -124,11 +124,13 @@ func TestBakedLabels(t *testing.T) {
 func TestWorkloadHoldsNoSecret(t *testing.T) {
 	const secret = "zq7secretzq7"
 	labels := map[string]string{
-		"traefik.http.middlewares.a.basicauth.users": "admin:" + secret,
-		"caddy.basic_auth.bob":                       secret,
-		"vendor.api-token":                           secret,
-		"backup.target":                              "postgres://u:" + secret + "@db/x",
-		"backup.script":                              "u:" + secret + "@host",
+		"traefik.http.middlewares.a.basicauth.users":     "admin:" + secret,
+		"caddy.basic_auth.bob":                           secret,
+		"vendor.api-token":                               secret,
+		"vendor.login.server":                            "admin:" + secret,
+		"traefik.http.middlewares.a.forwardauth.address": "http://sso/verify?key=" + secret,
+		"backup.target":                                  "postgres://u:" + secret + "@db/x",
+		"backup.script":                                  "u:" + secret + "@host",
 	}
 	img := &image{labels: map[string]string{"build.token": secret}, env: []string{"IMAGE_PASSWORD=" + secret}, entrypoint: []string{"/entry"}}
 	w := derive(labels, img, func(s *sight) {

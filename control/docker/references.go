@@ -264,13 +264,13 @@ func (p *referenceParser) positional(program, arg string) {
 // key asks for a host.
 func (p *referenceParser) value(source, key, value string, bare bool, sibling uint16) {
 	if strings.Contains(value, "://") {
-		if looksSecret(key) && !bare {
+		if hidesHost(key) && !bare {
 			return
 		}
 		p.urls(source, value)
 		return
 	}
-	if looksSecret(key) || notHosts(key) {
+	if hidesHost(key) || notHosts(key) {
 		return
 	}
 	switch {
@@ -558,25 +558,32 @@ var (
 	secretWords = []string{"PASSWORD", "PASSWD", "PASSPHRASE", "SECRET", "TOKEN", "CREDENTIAL", "APIKEY", "PRIVATE", "USERPASS"}
 )
 
-// hostParts are what the last part of a key says of a value that is a host and
-// no secret, whatever it is the host of: AUTH_SERVER, SESSION_REDIS_HOST.
-var hostParts = []string{"HOST", "HOSTS", "HOSTNAME", "SERVER", "SERVERS", "ADDR", "ADDRESS", "ENDPOINT", "ENDPOINTS"}
-
 // looksSecret reports whether the value of such a key may be a secret.
 func looksSecret(key string) bool {
 	key = strings.ToUpper(key)
-	for _, word := range secretWords {
-		if strings.Contains(key, word) {
-			return true
-		}
-	}
-	parts := keyParts(key)
-	if n := len(parts); n > 1 && slices.Contains(hostParts, parts[n-1]) {
-		return false
-	}
-	return slices.ContainsFunc(parts, func(part string) bool {
+	return hasSecretWord(key) || slices.ContainsFunc(keyParts(key), func(part string) bool {
 		return slices.Contains(secretParts, part) || strings.HasSuffix(part, "PASS") || strings.HasSuffix(part, "PWD") || strings.HasSuffix(part, "AUTH")
 	})
+}
+
+func hasSecretWord(key string) bool {
+	return slices.ContainsFunc(secretWords, func(word string) bool { return strings.Contains(key, word) })
+}
+
+// hostParts are what the last part of a key says of a value that is a host,
+// whatever it is the host of: AUTH_SERVER, SESSION_REDIS_HOST.
+var hostParts = []string{"HOST", "HOSTS", "HOSTNAME", "SERVER", "SERVERS", "ADDR", "ADDRESS", "ENDPOINT", "ENDPOINTS"}
+
+// hidesHost reports whether the value of such a key is not read for hosts. Of what is
+// read only host, port and scheme stay, so that less is a secret here than of what is
+// kept whole.
+func hidesHost(key string) bool {
+	upper := strings.ToUpper(key)
+	parts := keyParts(upper)
+	if n := len(parts); n > 1 && slices.Contains(hostParts, parts[n-1]) {
+		return hasSecretWord(upper)
+	}
+	return looksSecret(key)
 }
 
 // notHosts reports whether a value of the form a:1 under that key is something
