@@ -127,8 +127,8 @@ func (s *session) follow(events <-chan event, ended <-chan error, addresses <-ch
 		}
 		select {
 		case e := <-events:
-			s.note(func(st *Status) { st.Events++ })
 			s.apply(e)
+			s.note(func(st *Status) { st.Events++ })
 		case f := <-s.arrived:
 			s.state.open--
 			f()
