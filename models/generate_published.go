@@ -21,11 +21,13 @@ type exposure struct {
 // exposures are the published ports of all members, by target port.
 func (s *subject) exposures() []exposure {
 	var out []exposure
+	of := make(map[policy.PortRange]int)
 	for _, p := range s.publishedPorts() {
 		target := policy.Port(p.Proto, p.Port)
-		i := slices.IndexFunc(out, func(e exposure) bool { return e.port == target })
-		if i < 0 {
+		i, known := of[target]
+		if !known {
 			i = len(out)
+			of[target] = i
 			out = append(out, exposure{port: target, loopback: true, ingress: true})
 		}
 		e := &out[i]
@@ -72,7 +74,7 @@ func (g *generator) published(s *subject) {
 	}
 	for _, l := range lines {
 		g.propose(kindEnd(l.from), subjectEnd(s), draft{
-			app: l.offer.entry.appMatch(), ports: joinPorts(ports[l]),
+			app: l.offer.entry.appMatch(), ports: joinRuns(ports[l]),
 			origin: []string{"published " + bindingsText(bindings[l]), l.offer.origin + " publish " + l.offer.part.model.PublishOf(l.offer.entry).String()},
 		})
 	}
@@ -177,23 +179,45 @@ func bindingsText(ps []policy.Published) string {
 		return cmp.Or(cmp.Compare(a.HostIP.Unmap().BitLen(), b.HostIP.Unmap().BitLen()), a.HostIP.Compare(b.HostIP),
 			cmp.Compare(a.HostPort, b.HostPort), cmp.Compare(a.Proto, b.Proto))
 	})
-	var out []string
+	var runs []bindingRun
+	last := make(map[policy.Published]int) // of runs, by what all of a run have
 	for _, p := range ps {
-		text := fmt.Sprint(p.HostPort)
-		if p.HostIP.IsValid() {
-			text = hostOf(p.HostIP.Unmap()) + ":" + text
+		like := policy.Published{HostIP: p.HostIP, Proto: p.Proto, Ingress: p.Ingress}
+		i, known := last[like]
+		if !known || int(p.HostPort) > int(runs[i].hi)+1 {
+			i, last[like] = len(runs), len(runs)
+			runs = append(runs, bindingRun{p, p.HostPort})
 		}
-		if p.Proto != policy.ProtoTCP {
-			text += "/" + p.Proto.String()
-		}
-		if p.Ingress {
-			text += " (ingress)"
-		}
-		if !slices.Contains(out, text) {
-			out = append(out, text)
-		}
+		runs[i].hi = p.HostPort
+	}
+	out := make([]string, 0, len(runs))
+	for _, r := range runs {
+		out = append(out, r.String())
 	}
 	return strings.Join(out, ", ")
+}
+
+// bindingRun are published ports of the host that follow one another.
+type bindingRun struct {
+	policy.Published
+	hi uint16
+}
+
+func (r bindingRun) String() string {
+	text := fmt.Sprint(r.HostPort)
+	if r.hi > r.HostPort {
+		text += fmt.Sprint("-", r.hi)
+	}
+	if r.HostIP.IsValid() {
+		text = hostOf(r.HostIP.Unmap()) + ":" + text
+	}
+	if r.Proto != policy.ProtoTCP {
+		text += "/" + r.Proto.String()
+	}
+	if r.Ingress {
+		text += " (ingress)"
+	}
+	return text
 }
 
 // servedOutside proposes entries that name peers which are no workload as

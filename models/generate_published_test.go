@@ -1,6 +1,8 @@
 package models
 
 import (
+	"fmt"
+	"net/netip"
 	"testing"
 
 	"gatehouse/policy"
@@ -17,7 +19,15 @@ func TestR13(t *testing.T) {
 		{"any: external and host", func(b *town) {
 			b.network("n+6", "p")
 			b.run("p/app", "x/app", "n", publish("8080:3000"), publish("9090:3001"))
-		}, []string{"@external -> p/app : any tcp/3000,tcp/3001", "@host -> p/app : any tcp/3000,tcp/3001"}, nil},
+		}, []string{"@external -> p/app : any tcp/3000-3001", "@host -> p/app : any tcp/3000-3001"}, nil},
+		{"ten thousand are one range", func(b *town) {
+			b.network("n+6", "p")
+			var media []option
+			for p := 10_000; p <= 20_000; p++ {
+				media = append(media, publish(fmt.Sprintf("%d:%d/udp", p, p)))
+			}
+			b.run("p/app", "x/app", "n", media...)
+		}, []string{"@external -> p/app : any udp/10000-20000", "@host -> p/app : any udp/10000-20000"}, nil},
 		{"site: site and host", db(publish("5432:5432")),
 			[]string{"@host -> p/db : postgresql+starttls tcp/5432", "@host -> p/db : tls(postgresql) tcp/5432",
 				"@site -> p/db : postgresql+starttls tcp/5432", "@site -> p/db : tls(postgresql) tcp/5432"}, nil},
@@ -33,6 +43,23 @@ func TestR13(t *testing.T) {
 		{"not in the model", db(publish("2222:22")), nil, []string{"port-not-in-model tcp/22"}},
 		{"a protocol that is not in the model", db(publish("5432:5432/udp")), nil, []string{"port-not-in-model udp/5432"}},
 	})
+}
+
+func TestBindingsText(t *testing.T) {
+	at := func(ip string, port uint16, proto policy.Proto) policy.Published {
+		p := policy.Published{HostPort: port, Port: 80, Proto: proto}
+		if ip != "" {
+			p.HostIP = netip.MustParseAddr(ip)
+		}
+		return p
+	}
+	tcp, udp := policy.ProtoTCP, policy.ProtoUDP
+	got := bindingsText([]policy.Published{
+		at("::", 7, udp), at("", 53, udp), at("", 53, tcp), at("", 54, udp), at("", 53, udp), at("", 56, udp), at("", 65535, tcp), at("192.0.2.1", 54, tcp), at("192.0.2.1", 55, tcp),
+	})
+	if want := "53, 53-54/udp, 56/udp, 65535, 192.0.2.1:54-55, [::]:7/udp"; got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
 }
 
 func TestR14(t *testing.T) {

@@ -385,6 +385,19 @@ func joinPorts(lists ...[]policy.PortRange) []policy.PortRange {
 	return out
 }
 
+// joinRuns is joinPorts, ranges that follow one another as one too.
+func joinRuns(ports []policy.PortRange) []policy.PortRange {
+	var out []policy.PortRange
+	for _, r := range joinPorts(ports) {
+		if n := len(out); n > 0 && out[n-1].Proto == r.Proto && int(out[n-1].Hi)+1 == int(r.Lo) {
+			out[n-1].Hi = r.Hi
+			continue
+		}
+		out = append(out, r)
+	}
+	return out
+}
+
 func intersectPorts(a, b []policy.PortRange) []policy.PortRange {
 	var out []policy.PortRange
 	for _, x := range a {
