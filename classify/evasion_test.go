@@ -36,6 +36,38 @@ func TestDecoys(t *testing.T) {
 				t.Errorf("%d bytes passed", n)
 			}
 		})
+		t.Run("sent again, as news of its receipt is late", func(t *testing.T) {
+			b := newBench(t, world{statements: statements()}, Config{})
+			k := b.conn(out, 40000, 80)
+			k.open()
+			first := k.seq
+			k.client(httpGet)
+			for range 62 { // a window full
+				k.client(strings.Repeat("x", 1000))
+			}
+			last := k.seq - 1000
+			for i := range 8 {
+				if r := b.send(out.tcp(t, 40000, 80, ACK, last, k.ack, strings.Repeat("x", 1000))); !r.Forward {
+					t.Fatalf("time %d: %+v", i, r)
+				}
+			}
+			if r := b.send(out.back().tcp(t, 80, 40000, ACK, k.ack, k.seq, "")); r.Verdict != policy.Allow {
+				t.Errorf("once received: %+v", r)
+			}
+			b = newBench(t, world{statements: statements()}, Config{})
+			k = b.conn(out, 40000, 80)
+			k.open()
+			k.client(httpGet)
+			n := 0
+			for range 400 { // for ever it is not
+				if r := b.send(out.tcp(t, 40000, 80, ACK, first+5000, k.ack, strings.Repeat("x", 1000))); r.Forward {
+					n += 1000
+				}
+			}
+			if n < 100_000 || n > 140_000 {
+				t.Errorf("%d bytes passed", n)
+			}
+		})
 		t.Run("other bytes in their place", func(t *testing.T) {
 			b := newBench(t, world{statements: statements()}, Config{})
 			k := b.conn(out, 40000, 80)

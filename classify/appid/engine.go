@@ -268,7 +268,7 @@ func (e *Engine) Feed(s *State, dir Dir, seq uint32, payload []byte) Outcome {
 	switch {
 	case !s.outcome.Decided && grew:
 		e.judge(s, dir)
-	case s.outcome.Decided && s.dir[FromClient].bytes > unreceivedMax:
+	case s.outcome.Decided && s.neverReceived():
 		s.disbelieve()
 	case s.outcome.Decided && grew && s.proto >= 0:
 		e.watch(s) // what waits to be received may still turn out to be something else

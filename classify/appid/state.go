@@ -23,6 +23,9 @@ const (
 	// unreceivedMax is how much a client sends before its first acknowledgement:
 	// the window of a SYN-ACK is never scaled (RFC 7323 2.2).
 	unreceivedMax = 1 << 16
+	// unreceivedTwice is how much with what it sends once more: the news that it was
+	// received may be late.
+	unreceivedTwice = 2 * unreceivedMax
 
 	// A hello that is cut too fine to be read to its end within the budget is
 	// one if this much of it was consistent: all up to the cipher suites.
@@ -74,6 +77,7 @@ type State struct {
 	dir      [2]stream
 	tally    [2]tally
 	asked    uint32 // how often a signature was called
+	reach    uint32 // how far the client has sent, what is out of all windows left out
 	v        view   // borrowed by the signatures; slices of buf
 	media    [2]rtpTrack
 	ahead    view // of what follows the first message
@@ -96,7 +100,7 @@ func (s *State) Reset(proto policy.Proto, port uint16, mid bool) {
 	if mid {
 		s.tally[1] = tally{}
 	}
-	s.awaiting, s.naming, s.asked = false, no, 0
+	s.awaiting, s.naming, s.asked, s.reach = false, no, 0, 0
 	s.tunnel, s.depth, s.rounds, s.outer, s.targetN = no, 0, 0, policy.Spoken{}, 0
 }
 
@@ -408,6 +412,9 @@ func (s *State) segment(dir Dir, seq uint32, payload []byte) (grew bool, a Anoma
 		}
 		payload, off = payload[-off:], 0
 	}
+	if dir == FromClient && off <= unreceivedMax {
+		s.reach = max(s.reach, uint32(off+len(payload)))
+	}
 	if off >= len(keep) {
 		d.charge(len(payload))
 		return false, AnomalyNone
@@ -536,6 +543,12 @@ func (e *Engine) giveUp(s *State) {
 		s.outcome.Spoken = s.unknown()
 		s.outcome.Confidence, s.outcome.Evidence = ConfidenceNone, 0
 	}
+}
+
+// neverReceived: a client that is heard has sent no more before that was acknowledged.
+func (s *State) neverReceived() bool {
+	sent := s.dir[FromClient].bytes
+	return sent > unreceivedMax && (s.udp || s.reach > unreceivedMax || sent > unreceivedTwice)
 }
 
 // disbelieve decides on unknown where what was sent was never received.
